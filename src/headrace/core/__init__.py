@@ -1,0 +1,1 @@
+"""Vocabulary of headrace: the frozen records that cross layers. Standard library only."""

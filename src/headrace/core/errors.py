@@ -1,0 +1,172 @@
+"""The exception tree: what went wrong, as fields a program can read and a sentence a person can.
+
+HeadraceError
+|-- ConfigError            field, value, allowed, hint
+|-- RequestError           the caller can mend it: 4xx
+|   |-- InvalidParameter, UnsupportedParameter (param), ContextTooLong (num_tokens, max_model_len), ModelNotFound
+|   |-- NotAuthenticated, NotPermitted
+|   `-- RateLimited        retry_after_s
+|-- CapacityError          full, draining, waking up: retry_after_s
+|-- ModelFileError         UnsupportedFormat, MissingTensor, DigestMismatch
+|-- ModelSourceError       a model could not be fetched: every source and why
+|-- OutOfMemory            the plan does not fit: needed and available bytes
+`-- BackendError           EngineStalled, EngineDied; retryable, tokens_sent
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class HeadraceError(Exception):
+    """Base of every error that headrace raises on purpose."""
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class ConfigError(HeadraceError):
+    """A setting is wrong: names the field, the value given, what is allowed and what to do."""
+
+    def __init__(self, field: str, value: object, allowed: str, hint: str = "") -> None:
+        self.field, self.value, self.allowed, self.hint = field, value, allowed, hint
+        text = f"{field} is {value!r}; allowed: {allowed}."
+        super().__init__(f"{text} {hint}".rstrip())
+
+
+class RequestError(HeadraceError):
+    """The caller can mend it. `param` is the field at fault, where there is one."""
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        self.param, self.code = param, code
+        super().__init__(message)
+
+
+class InvalidParameter(RequestError):
+    """A field has a wrong type, an impossible value, or contradicts another."""
+
+    def __init__(self, param: str, value: object, allowed: str, hint: str = "") -> None:
+        self.value, self.allowed, self.hint = value, allowed, hint
+        shown = repr(value)
+        if len(shown) > 120:
+            shown = shown[:117] + "..."
+        text = f"{param} is {shown}; allowed: {allowed}."
+        super().__init__(f"{text} {hint}".rstrip(), param, "invalid_value")
+
+
+class UnsupportedParameter(RequestError):
+    """A field is known and has an effect, but this server or model cannot honour it."""
+
+    def __init__(self, param: str, reason: str) -> None:
+        super().__init__(f"{param} is not supported: {reason}", param, "unsupported_parameter")
+
+
+class ContextTooLong(RequestError):
+    """Prompt, or prompt and wanted output, exceed the context. Units: tokens."""
+
+    def __init__(
+        self, num_tokens: int, max_model_len: int, max_tokens: int | None = None, param: str = "messages"
+    ) -> None:
+        self.num_tokens, self.max_model_len, self.max_tokens = num_tokens, max_model_len, max_tokens
+        wanted = "" if max_tokens is None else f" and asks for {max_tokens} more"
+        super().__init__(
+            f"This model's maximum context length is {max_model_len} tokens. The prompt has "
+            f"{num_tokens} tokens{wanted}. Shorten the prompt"
+            f"{' or lower max_tokens' if max_tokens is not None else ''}.",
+            param,
+            "context_length_exceeded",
+        )
+
+
+class ModelNotFound(RequestError):
+    """No such model here. `known` are names that would work."""
+
+    def __init__(self, model: str, known: Sequence[str] = ()) -> None:
+        self.model, self.known = model, tuple(known)
+        names = ", ".join(self.known) if self.known else "none"
+        super().__init__(f"The model {model!r} does not exist here. Known: {names}.", "model", "model_not_found")
+
+
+class NotAuthenticated(RequestError):
+    """The key is missing or unknown."""
+
+
+class NotPermitted(RequestError):
+    """The key is valid but lacks the scope."""
+
+
+class RateLimited(RequestError):
+    """A limit of the key is used up. Units: seconds."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message, None, "rate_limit_exceeded")
+
+
+class CapacityError(HeadraceError):
+    """Full, draining or not ready yet. Units: seconds. `is_full` tells a full queue from not ready."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0, is_full: bool = True) -> None:
+        self.retry_after_s, self.is_full = retry_after_s, is_full
+        super().__init__(message)
+
+
+class ModelFileError(HeadraceError):
+    """A model file is damaged, hostile or not what it says."""
+
+
+class UnsupportedFormat(ModelFileError):
+    """A tensor format, file version or architecture that headrace does not read."""
+
+
+class MissingTensor(ModelFileError):
+    """The architecture wants a tensor that the file lacks."""
+
+    def __init__(self, name: str, where: str) -> None:
+        self.name, self.where = name, where
+        super().__init__(f"{where} has no tensor {name!r}, which this architecture needs.")
+
+
+class DigestMismatch(ModelFileError):
+    """The bytes are not the bytes the catalogue names."""
+
+    def __init__(self, path: str, expected: str, actual: str) -> None:
+        self.path, self.expected, self.actual = path, expected, actual
+        super().__init__(
+            f"{path} has sha256 {actual}, expected {expected}. The file is damaged or was changed; "
+            "remove it and pull the model again."
+        )
+
+
+class ModelSourceError(HeadraceError):
+    """Every source failed. `attempts` holds (source, reason) in the order tried."""
+
+    def __init__(self, model: str, attempts: Sequence[tuple[str, str]]) -> None:
+        self.model, self.attempts = model, tuple(attempts)
+        lines = "".join(f"\n  {source}: {reason}" for source, reason in self.attempts)
+        super().__init__(f"{model!r} could not be fetched from any source:{lines}")
+
+
+class OutOfMemory(HeadraceError):
+    """The memory plan does not fit. Units: bytes."""
+
+    def __init__(self, message: str, needed_bytes: int, available_bytes: int) -> None:
+        self.needed_bytes, self.available_bytes = needed_bytes, available_bytes
+        super().__init__(message)
+
+
+class BackendError(HeadraceError):
+    """What answers requests failed. `tokens_sent` were delivered before it did."""
+
+    def __init__(self, message: str, retryable: bool = False, tokens_sent: int = 0) -> None:
+        self.retryable, self.tokens_sent = retryable, tokens_sent
+        super().__init__(message)
+
+
+class EngineStalled(BackendError):
+    """Requests run and no step ends."""
+
+
+class EngineDied(BackendError):
+    """The engine loop ended with an error."""

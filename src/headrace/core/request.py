@@ -1,0 +1,160 @@
+"""What a caller asks for: prompt, sampling, limits. Checked on construction, frozen after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from headrace.core.errors import InvalidParameter
+from headrace.core.message import Message, Tool
+
+MAX_LOGPROBS = 20
+MAX_N = 128
+MAX_STOP_STRINGS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How tokens are chosen and when to stop. The defaults are the OpenAI API's.
+
+    Fields:
+        temperature: 0 is greedy. 0 to 2.
+        top_k: keep the k most likely tokens; 0 or -1 keeps all.
+        top_p, min_p, typical_p: nucleus, floor relative to the best token, locally typical.
+        repetition_penalty: above 1 discourages tokens of prompt and output; 1 is off.
+        presence_penalty, frequency_penalty: over the output; -2 to 2, 0 is off.
+        logit_bias: token id -> number added to its logit, -100 to 100.
+        allowed_token_ids: nothing else may be chosen. bad_words: texts that may not appear.
+        seed: same seed, same answer, whatever the batch; None draws one.
+        n: answers per prompt. logprobs: None for none, else how many beside the chosen one (0 to 20).
+        stop: texts that end the answer. stop_token_ids: tokens that do.
+        min_tokens: nothing ends the answer before. max_tokens: None is what the context leaves.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    allowed_token_ids: Sequence[int] | None = None
+    bad_words: Sequence[str] = ()
+    seed: int | None = None
+    n: int = 1
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    min_tokens: int = 0
+    max_tokens: int | None = None
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    return_token_ids: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed, is_allowed in _NUMBER_RULES:
+            value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
+            wants_int = name in _INTEGERS
+            is_number = isinstance(value, int if wants_int else int | float) and not isinstance(value, bool)
+            if not is_number or not is_allowed(value):
+                raise InvalidParameter(name, value, allowed)
+        for name in _BOOLEANS:
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidParameter(name, getattr(self, name), "true or false")
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        self._set_texts("stop", stop)
+        self._set_texts("bad_words", self.bad_words)
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise InvalidParameter("stop", f"{len(self.stop)} texts", f"at most {MAX_STOP_STRINGS}")
+        self._set_token_ids("stop_token_ids", self.stop_token_ids)
+        if self.allowed_token_ids is not None:
+            self._set_token_ids("allowed_token_ids", self.allowed_token_ids)
+            if not self.allowed_token_ids:
+                raise InvalidParameter("allowed_token_ids", (), "at least one token id, or leave it out")
+        self._set_logit_bias()
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidParameter("min_tokens", self.min_tokens, f"0 to max_tokens ({self.max_tokens})")
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    def _set_texts(self, name: str, value: object) -> None:
+        is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        if not is_list or not all(isinstance(text, str) and text for text in value):  # type: ignore[attr-defined]
+            raise InvalidParameter(name, value, "a list of non-empty strings")
+        object.__setattr__(self, name, tuple(value))  # type: ignore[arg-type]
+
+    def _set_token_ids(self, name: str, value: object) -> None:
+        is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        if not is_list or not all(type(token_id) is int and token_id >= 0 for token_id in value):  # type: ignore[attr-defined]
+            raise InvalidParameter(name, value, "a list of token ids (integers, 0 or more)")
+        object.__setattr__(self, name, tuple(value))  # type: ignore[arg-type]
+
+    def _set_logit_bias(self) -> None:
+        bias: dict[int, float] = {}
+        if not isinstance(self.logit_bias, Mapping):
+            raise InvalidParameter("logit_bias", self.logit_bias, "a map from token id to a number")
+        for key, value in self.logit_bias.items():
+            is_id = type(key) is int or (isinstance(key, str) and key.isdigit())
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_id or int(key) < 0 or not is_number or not -100 <= value <= 100:
+                raise InvalidParameter("logit_bias", {key: value}, "token id -> number from -100 to 100")
+            bias[int(key)] = float(value)
+        object.__setattr__(self, "logit_bias", bias)
+
+
+_Rule = tuple[str, str, Callable[[Any], bool]]
+_NUMBER_RULES: tuple[_Rule, ...] = (
+    ("temperature", "0 to 2", lambda v: 0 <= v <= 2),
+    ("top_p", "more than 0, at most 1", lambda v: 0 < v <= 1),
+    ("top_k", "-1 or 0 (all), or 1 and more", lambda v: v >= -1),
+    ("min_p", "0 to 1", lambda v: 0 <= v <= 1),
+    ("typical_p", "more than 0, at most 1", lambda v: 0 < v <= 1),
+    ("repetition_penalty", "more than 0, at most 10", lambda v: 0 < v <= 10),
+    ("presence_penalty", "-2 to 2", lambda v: -2 <= v <= 2),
+    ("frequency_penalty", "-2 to 2", lambda v: -2 <= v <= 2),
+    ("seed", "a signed 64-bit integer", lambda v: -(2**63) <= v < 2**63),
+    ("n", f"1 to {MAX_N}", lambda v: 1 <= v <= MAX_N),
+    ("logprobs", f"0 to {MAX_LOGPROBS}", lambda v: 0 <= v <= MAX_LOGPROBS),
+    ("prompt_logprobs", f"0 to {MAX_LOGPROBS}", lambda v: 0 <= v <= MAX_LOGPROBS),
+    ("min_tokens", "0 or more", lambda v: v >= 0),
+    ("max_tokens", "1 or more", lambda v: v >= 1),
+)
+_OPTIONAL = frozenset({"seed", "logprobs", "prompt_logprobs", "max_tokens"})
+_INTEGERS = frozenset({"top_k", "seed", "n", "logprobs", "prompt_logprobs", "min_tokens", "max_tokens"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One call of a caller: exactly one of `prompt` (text or token ids) and `messages`.
+
+    `tenant` salts the prefix cache and comes from the key, never from the body; `cache_salt` only
+    narrows it. `priority`: lower runs earlier (used by the priority queue).
+    """
+
+    request_id: str
+    model: str
+    prompt: str | tuple[int, ...] | None = None
+    messages: tuple[Message, ...] | None = None
+    tools: tuple[Tool, ...] = ()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    truncate_prompt_tokens: int | None = None
+    tenant: str = "default"
+    cache_salt: str = ""
+    priority: int = 0
+
+
+_BOOLEANS = tuple(f.name for f in fields(SamplingParams) if f.type == "bool")

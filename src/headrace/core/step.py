@@ -1,0 +1,129 @@
+"""Records of one engine step: what the scheduler wants, what the executor found, what came of it.
+
+Token ids and numbers only: no text, no arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from headrace.core.output import FinishReason
+from headrace.core.request import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class NewRequest:
+    """A request's constant part, sent to the executor the first time it is scheduled.
+
+    `seed` is resolved (unsigned 64 bit). `bad_words_ids` are token sequences that may not be completed.
+    """
+
+    request_id: str
+    prompt_token_ids: Sequence[int]
+    sampling: SamplingParams
+    seed: int
+    stop_token_ids: Sequence[int] = ()
+    bad_words_ids: Sequence[Sequence[int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledRequest:
+    """The tokens one request computes in a step: positions [num_computed_tokens, + len(token_ids)).
+
+    `block_ids` is the whole block table. `num_logit_rows` trailing tokens get logits; when
+    `is_sampled`, the last of them chooses the next token. Rows before it feed prompt logprobs.
+    """
+
+    request_id: str
+    token_ids: Sequence[int]
+    num_computed_tokens: int
+    block_ids: Sequence[int]
+    num_logit_rows: int
+    is_sampled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerOutput:
+    """One step's work. Finished requests are those the executor may forget before it."""
+
+    step_id: int
+    scheduled: tuple[ScheduledRequest, ...]
+    new_requests: tuple[NewRequest, ...] = ()
+    finished_request_ids: tuple[str, ...] = ()
+
+    @property
+    def num_scheduled_tokens(self) -> int:
+        return sum(len(request.token_ids) for request in self.scheduled)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Chosen token's logprob and rank, and the top tokens with theirs, best first."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    top_token_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RowOutput:
+    """What a scheduled request got. `prompt_logprobs` belong to its logit rows but the sampled one."""
+
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRunnerOutput:
+    """Per request id, for the requests of the step with the same id."""
+
+    step_id: int
+    rows: Mapping[str, RowOutput]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestProgress:
+    """What a step gave one request, for the output side.
+
+    Times are `Clock.monotonic_s`; `finish_reason` set means it is over.
+    """
+
+    request_id: str
+    new_token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    num_cached_tokens: int = 0
+    num_preemptions: int = 0
+    queued_at_s: float = 0.0
+    scheduled_at_s: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """Counters since the last report (`num_new_*`) and gauges after the step."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_used_blocks: int = 0
+    num_blocks: int = 0
+    num_scheduled_tokens: int = 0
+    num_new_preemptions: int = 0
+    num_new_prefix_queries: int = 0
+    num_new_prefix_hits: int = 0
+    step_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """Everything the output side needs to know of one step."""
+
+    step_id: int
+    progress: tuple[RequestProgress, ...]
+    stats: StepStats = field(default_factory=StepStats)

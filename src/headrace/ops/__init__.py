@@ -1,0 +1,1 @@
+"""What models call: the Ops protocol, the arrays of a step, and the implementations by device."""

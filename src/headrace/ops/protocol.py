@@ -1,0 +1,227 @@
+"""Ops: everything a model computes with. One definition, an implementation per device.
+
+Models are written over this protocol and over nothing else; `Array` and `Act` are opaque to them.
+On reference and CPU an Array is a numpy array; an Act is an activation in the form its linear reads
+(float in the reference, int8 groups with scales on CPU), converted at first use.
+
+Shape letters: R requests, T tokens of the flat batch, S rows whose logits are wanted, C model width,
+V vocabulary, H query heads, K KV heads, D head size, F feed-forward, N blocks in the KV pool,
+B tokens of a block, P blocks in a row of the block table, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from headrace.ops.step_inputs import Float32, Int32, SampleInputs, StepInputs
+from headrace.quant.quant_tensor import QuantTensor
+
+Array = Any
+Act = Any
+PackedLinear = Any
+PackedTable = Any
+RopeTable = Any
+KVLayer = Any
+
+GATE_UP_INTERLEAVE = 16
+"""Columns of gate and up alternate in units of 16: [16 gate, 16 up, 16 gate, ...]."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """The constants of an attention layer.
+
+    `scale` multiplies q.k. `window`: a token sees itself and the window-1 tokens before it; None is
+    all. `soft_cap` c turns scores s into c*tanh(s/c); None is off.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    scale: float
+    window: int | None = None
+    soft_cap: float | None = None
+
+    @property
+    def qkv_width(self) -> int:
+        return (self.num_heads + 2 * self.num_kv_heads) * self.head_size
+
+
+@dataclass(frozen=True, slots=True)
+class RopeParams:
+    """Rotary embedding, half-split pairs (i, i + rotary_size/2) within the first rotary_size dims.
+
+    `factors` [rotary_size/2] divide the inverse frequencies (1 = plain; Llama 3 and LongRoPE scaling
+    come this way). `attention_factor` multiplies cos and sin.
+    """
+
+    theta: float
+    rotary_size: int
+    max_positions: int
+    factors: tuple[float, ...] | None = None
+    attention_factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class KVCache:
+    """Keys and values of all layers: [N, K, B, D] per layer, the order inside a block is the device's."""
+
+    layers: tuple[KVLayer, ...]
+    num_blocks: int
+    block_size: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Log-softmax facts of S rows. Shapes: logprobs, ranks [S]; top_ids, top_logprobs [S, k], best first."""
+
+    logprobs: Float32
+    ranks: Int32
+    top_ids: Int32
+    top_logprobs: Float32
+
+
+class Ops(Protocol):
+    """What a device offers. Arrays are float32 unless said; all are C-contiguous."""
+
+    name: str
+
+    # -- at load -------------------------------------------------------------------------------
+
+    def pack_linear(
+        self,
+        parts: Sequence[QuantTensor],
+        biases: Sequence[QuantTensor | None] | None = None,
+        interleave: bool = False,
+    ) -> PackedLinear:
+        """Fuse parts [out_i, in] along `out` into one matrix, exact integers kept.
+
+        `interleave` takes two parts of equal size and alternates GATE_UP_INTERLEAVE rows of each.
+        Raises: UnsupportedFormat.
+        """
+        ...
+
+    def pack_table(self, table: QuantTensor) -> PackedTable:
+        """Keep an embedding table [V, C] for row reads."""
+        ...
+
+    def pack_vector(self, vector: QuantTensor) -> Array:
+        """A norm weight or bias as float32."""
+        ...
+
+    def rope_table(self, params: RopeParams) -> RopeTable:
+        """cos and sin for positions below max_positions, computed in float64, kept as float32."""
+        ...
+
+    def kv_bytes_per_block(self, specs: Sequence[AttentionSpec], block_size: int) -> int:
+        """Bytes one block takes over all layers."""
+        ...
+
+    def allocate_kv(
+        self, specs: Sequence[AttentionSpec], num_blocks: int, block_size: int
+    ) -> KVCache:
+        """Room for num_blocks blocks in each layer. bf16."""
+        ...
+
+    # -- forward -------------------------------------------------------------------------------
+
+    def embed(self, token_ids: Int32, table: PackedTable, scale: float = 1.0) -> Array:
+        """Rows of the table times scale. Shapes: token_ids [T], table [V, C] -> [T, C]."""
+        ...
+
+    def rms_norm(self, h: Array, weight: Array, eps: float, add: Array | None = None) -> Act:
+        """h += add, where given; then h / sqrt(mean(h^2) + eps) * weight.
+
+        Shapes: h, add [T, C]; weight [C] -> Act [T, C].
+        Mutates: h when add is given.
+        """
+        ...
+
+    def norm_array(self, x: Array, weight: Array, eps: float) -> Array:
+        """rms_norm where no linear follows (Gemma's post norms). Shapes: [T, C] -> Array [T, C]."""
+        ...
+
+    def linear(self, x: Act, weight: PackedLinear) -> Array:
+        """x @ weight.T + bias. Shapes: Act [T, in], weight [out, in] -> [T, out]."""
+        ...
+
+    def rope(
+        self,
+        qkv: Array,
+        positions: Int32,
+        table: RopeTable,
+        spec: AttentionSpec,
+        q_norm: Array | None = None,
+        k_norm: Array | None = None,
+        eps: float = 0.0,
+    ) -> None:
+        """Rotate q and k of every head, after a per-head rms norm where weights [D] are given.
+
+        Shapes: qkv [T, (H+2K)*D]; positions [T]. Mutates: qkv.
+        """
+        ...
+
+    def store_kv(
+        self, qkv: Array, layer: KVLayer, slot_mapping: Int32, spec: AttentionSpec
+    ) -> None:
+        """Write the step's keys and values into their slots.
+
+        Shapes: qkv [T, (H+2K)*D]; slot_mapping [T], -1 skips the row. Mutates: layer.
+        Source: arXiv 2309.06180, section 4.
+        """
+        ...
+
+    def attention(self, qkv: Array, layer: KVLayer, step: StepInputs, spec: AttentionSpec) -> Act:
+        """Causal attention of the step's queries over their paged keys and values.
+
+        Shapes: qkv [T, (H+2K)*D] -> Act [T, H*D]. Row t of request r, at absolute position p, sees
+        cache positions max(0, p - window + 1) .. p.
+        """
+        ...
+
+    def silu_mul(self, gate_up: Array) -> Act:
+        """silu(gate) * up of interleaved columns. Shapes: [T, 2F] -> Act [T, F]."""
+        ...
+
+    def gelu_mul(self, gate_up: Array) -> Act:
+        """gelu_tanh(gate) * up of interleaved columns. Shapes: [T, 2F] -> Act [T, F]."""
+        ...
+
+    def add(self, h: Array, x: Array) -> None:
+        """h += x. Shapes: [T, C]. Mutates: h."""
+        ...
+
+    def logits(
+        self,
+        h: Array,
+        norm: Array,
+        eps: float,
+        head: PackedLinear,
+        rows: Int32,
+        add: Array | None = None,
+        soft_cap: float | None = None,
+    ) -> Array:
+        """Norm and head of the wanted rows only. Shapes: h, add [T, C]; rows [S] -> [S, V]."""
+        ...
+
+    # -- choosing ------------------------------------------------------------------------------
+
+    def adjust_logits(self, logits: Array, inputs: SampleInputs) -> None:
+        """Mask, bias, then repetition, frequency and presence penalties. Mutates: logits [S, V]."""
+        ...
+
+    def sample(self, logits: Array, inputs: SampleInputs) -> Int32:
+        """Choose a token per row: greedy, or Gumbel-max over what the filters keep.
+
+        Filters in order, after logits/temperature: top_k, top_p, min_p, typical_p; a filter never removes the
+        best token. Noise is a counter-based function of (seed, position, token id). Ties go to the
+        lowest id. Shapes: [S, V] -> [S].
+        """
+        ...
+
+    def logprobs(self, logits: Array, token_ids: Int32, num_top: int) -> Logprobs:
+        """Log-softmax of the chosen tokens, their ranks, and the num_top best of each row."""
+        ...

@@ -1,0 +1,69 @@
+"""The arrays of one step. Built once per step by the executor, passed explicitly, never changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+UInt32 = NDArray[np.uint32]
+UInt64 = NDArray[np.uint64]
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """The flat batch: T tokens of R requests, S rows whose logits are wanted. All int32, contiguous.
+
+    Shapes: token_ids, positions, slot_mapping [T] (slot = block id * block_size + offset, -1 skips);
+    query_start [R+1]; seq_lens [R] (tokens in the cache after this step); block_table [R, P],
+    unused entries -1; logit_rows [S] (rows of the flat batch).
+    """
+
+    token_ids: Int32
+    positions: Int32
+    slot_mapping: Int32
+    query_start: Int32
+    seq_lens: Int32
+    block_table: Int32
+    logit_rows: Int32
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLists:
+    """Ragged lists of token ids with a number each: row s owns [start[s], start[s+1])."""
+
+    start: Int32  # [S+1]
+    token_ids: Int32  # [X]
+    values: Float32  # [X]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleInputs:
+    """How each of S rows chooses its token.
+
+    Shapes: all [S] but the lists and token_mask [S, ceil(V/32)] (bit set = may be chosen) or None.
+    `positions` are the absolute positions of the tokens to be chosen: noise is a function of
+    (seed, position, token id) alone. temperature 0 is greedy. top_k 0 keeps all; top_p, typical_p 1
+    and min_p 0 are off.
+    `prompt_counts` / `output_counts` list the distinct tokens of prompt and output with their counts
+    (only for rows with a penalty); `bias` lists additive logits (-inf bans a token).
+    """
+
+    temperature: Float32
+    top_k: Int32
+    top_p: Float32
+    min_p: Float32
+    typical_p: Float32
+    seeds: UInt64
+    positions: Int64
+    repetition_penalty: Float32
+    presence_penalty: Float32
+    frequency_penalty: Float32
+    prompt_counts: TokenLists | None = None
+    output_counts: TokenLists | None = None
+    bias: TokenLists | None = None
+    token_mask: UInt32 | None = None
