@@ -1,0 +1,64 @@
+"""What a command's failure looks like: one line on stderr and an exit code.
+
+In: whatever a command raised. Out: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+`HEADRACE_LOG_LEVEL=debug` shows the traceback above the line.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from headrace.config.env import is_debugging
+from headrace.core.errors import ConfigError, HeadraceError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def run_guarded(run: Callable[[], object]) -> int:
+    """Run a command and turn what it raises into a line on stderr and an exit code."""
+    try:
+        run()
+    except SystemExit as stop:
+        if stop.code is None:
+            return 0
+        return stop.code if isinstance(stop.code, int) else EXIT_FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away (`headrace models | head`); keep the interpreter's last flush quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except ConfigError as error:
+        return _report(error, error.message, EXIT_USAGE)
+    except HeadraceError as error:
+        return _report(error, error.message, EXIT_FAILED)
+    except OSError as error:
+        return _report(error, _describe(error), EXIT_FAILED)
+    except Exception as error:
+        hint = "This is a bug in headrace; HEADRACE_LOG_LEVEL=debug shows where."
+        return _report(error, f"{type(error).__name__}: {error} ({hint})", EXIT_FAILED)
+    return 0
+
+
+def _report(error: BaseException, text: str, code: int) -> int:
+    if is_debugging(os.environ):
+        traceback.print_exception(error, file=sys.stderr)
+    sys.stderr.write(f"error: {text}\n")
+    return code
+
+
+def _describe(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"{where}no space left on the disk. Free some, or set HEADRACE_HOME to another disk."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{where}{reason}. Check its permissions, or set HEADRACE_HOME to a folder you own."
+    return f"{where}{reason}"

@@ -1,0 +1,101 @@
+"""The `headrace` command: finds the file of the command that was typed and runs it.
+
+A new command is one line in `COMMANDS` and one function `COMMAND(...)` in `cli/COMMAND.py`, written
+as a typer command: parameters with `Annotated[..., typer.Option(help=...)]`, the docstring as help.
+A module is imported only when its command is the one typed, so keep heavy imports in those modules.
+A command raises `HeadraceError` for whatever a person can mend, writes answers to stdout and
+everything else to stderr, and ends by returning, or `raise typer.Exit(code)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli.errors import run_guarded
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A line of the help page, and the function (`module:name`) behind it."""
+
+    summary: str
+    target: str
+
+
+COMMANDS: dict[str, Command] = {
+    "pull": Command("Fetch a model and check it.", "headrace.cli.pull:pull"),
+    "models": Command("List known and local models.", "headrace.cli.models:models"),
+    "rm": Command("Remove a local model.", "headrace.cli.rm:rm"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit the process with its code.
+
+    `arguments` are those after the program's name; None takes them from `sys.argv`.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    app = build_app(given)
+    sys.exit(run_guarded(lambda: app(given, prog_name="headrace", standalone_mode=True)))
+
+
+def build_app(arguments: Sequence[str]) -> typer.Typer:
+    """Make the typer application for these arguments: only the command they name is imported."""
+    app = typer.Typer(
+        name="headrace",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_root)
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        function = _load(command.target) if name == chosen else _not_chosen
+        app.command(name, short_help=command.summary)(function)
+    return app
+
+
+def _load(target: str) -> Callable[..., Any]:
+    module_name, _, function_name = target.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module_name), function_name)
+    return function
+
+
+def _not_chosen() -> None:
+    """Stands on the help page for a command that is not the one typed."""
+    raise RuntimeError("a command was run that the arguments do not name")
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"headrace {_version()}")
+        raise typer.Exit()
+
+
+def _version() -> str:
+    # Costs as much as the rest of the help page, so it is loaded for --version alone.
+    metadata = importlib.import_module("importlib.metadata")
+    try:
+        return str(metadata.version("headrace"))
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Run trained models on this machine, behind the APIs you already use."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)

@@ -1,0 +1,52 @@
+"""How a command gets its settings: the options every command shares, and `load_config`.
+
+In: flags of the command. Out: a resolved `Config`; logging starts at its level, on stderr.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.config.resolve import resolve_config
+from headrace.core.config import Config
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML file with settings.", show_default=False),
+]
+
+# Third-party loggers speak only when asked for debugging.
+_QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "filelock", "asyncio")
+
+
+def load_config(
+    config_file: Path | None = None, flags: Mapping[str, object] | None = None
+) -> Config:
+    """Settle all settings for a command: flag, then environment, then file, then default.
+
+    `flags` maps dotted names (`engine.num_threads`) to values; None means that it was not given.
+    Raises: ConfigError.
+    """
+    # A first set-up, so that warnings about the settings themselves are seen.
+    _configure_logging("info")
+    config = resolve_config(flags=flags or {}, environ=os.environ, config_file=config_file)
+    _configure_logging(config.server.log_level)
+    return config
+
+
+def _configure_logging(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(),
+        stream=sys.stderr,
+        format="%(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)

@@ -1,0 +1,1 @@
+"""From files, environment and flags to the frozen records of `core.config`."""

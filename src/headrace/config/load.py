@@ -1,0 +1,212 @@
+"""YAML text to settings, strictly: unknown keys, wrong types and repeated keys are errors.
+
+In: a file, or dotted settings with plain values. Out: checked values, then `Config`. What a field
+accepts is read from its annotation: a new setting is one field in `core.config`, nothing here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Hashable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from headrace.core.config import Config, EngineConfig, HubConfig, ServerConfig
+from headrace.core.errors import ConfigError
+from headrace.core.units import parse_bytes
+
+MAX_FILE_BYTES = 1024**2
+SECTIONS: dict[str, type[EngineConfig] | type[HubConfig] | type[ServerConfig]] = {
+    "engine": EngineConfig,
+    "hub": HubConfig,
+    "server": ServerConfig,
+}
+_BOOLEAN_TEXTS = {"1": True, "true": True, "yes": True, "on": True}
+_BOOLEAN_TEXTS |= {"0": False, "false": False, "no": False, "off": False}
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            shown = key if isinstance(key, str | int | float | bool) else repr(key)
+            if shown in seen:
+                line = key_node.start_mark.line + 1
+                raise ConfigError(str(shown), "given twice", "each key once", f"See line {line}.")
+            seen.add(shown)
+        return super().construct_mapping(node, deep)
+
+
+def load_settings(path: Path) -> dict[str, object]:
+    """Read a YAML file into dotted settings: `{"engine.num_threads": 4}`.
+
+    Raises: ConfigError for a file that cannot be read, is not YAML, or names unknown settings.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            "config file", str(path), "a readable YAML file", f"{error.strerror}."
+        ) from None
+    if len(raw) > MAX_FILE_BYTES:
+        raise ConfigError("config file", str(path), f"at most {MAX_FILE_BYTES} bytes")
+    try:
+        tree = yaml.load(raw.decode("utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError("config file", str(path), "YAML text", reason) from None
+    return flatten({} if tree is None else tree)
+
+
+def flatten(tree: object) -> dict[str, object]:
+    """Turn `{"engine": {"num_threads": 4}}` into `{"engine.num_threads": 4}`; names are checked."""
+    if not isinstance(tree, Mapping):
+        raise ConfigError("config file", type(tree).__name__, f"a map with {', '.join(SECTIONS)}")
+    settings: dict[str, object] = {}
+    for section, values in tree.items():
+        if section not in SECTIONS:
+            raise _unknown(str(section), list(SECTIONS), "a section")
+        if values is None:
+            continue
+        if not isinstance(values, Mapping):
+            raise ConfigError(section, values, "a map of settings")
+        for key, value in values.items():
+            setting = f"{section}.{key}"
+            check_name(setting)
+            settings[setting] = value
+    return settings
+
+
+def check_name(setting: str) -> None:
+    """Raises: ConfigError, with near names, unless `setting` is `section.field`."""
+    section, _, name = setting.partition(".")
+    if section not in SECTIONS:
+        raise _unknown(section, list(SECTIONS), "a section")
+    names = [field.name for field in fields(SECTIONS[section])]
+    if name not in names:
+        raise _unknown(setting, [f"{section}.{known}" for known in names], "a setting")
+
+
+def convert(setting: str, value: object, shown_as: str | None = None) -> object:
+    """Bring a value from YAML, the environment or a flag to the type of its field.
+
+    Text is read as a number, truth value or size where the field is one. `shown_as` is the name for
+    errors, such as that of an environment variable.
+    Raises: ConfigError.
+    """
+    section, _, name = setting.partition(".")
+    hint = get_type_hints(SECTIONS[section])[name]
+    shown = shown_as or setting
+    if name.endswith("_bytes") and value is not None:
+        if not isinstance(value, str | int):
+            raise ConfigError(shown, value, "a size such as 2GiB")
+        return parse_bytes(value, shown)
+    return _convert_to(hint, value, shown)
+
+
+def build_config(settings: Mapping[str, object]) -> Config:
+    """Make the records from dotted settings that are converted.
+
+    Raises: ConfigError for a value out of range.
+    """
+    values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for setting, value in settings.items():
+        section, _, name = setting.partition(".")
+        values[section][name] = value
+    return Config(
+        engine=EngineConfig(**values["engine"]),
+        hub=HubConfig(**values["hub"]),
+        server=ServerConfig(**values["server"]),
+    )
+
+
+def _convert_to(hint: Any, value: object, shown: str) -> object:
+    if get_origin(hint) in (Union, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = [choice for choice in get_args(hint) if choice is not type(None)]
+    if get_origin(hint) is Literal:
+        return _to_choice(get_args(hint), value, shown)
+    if get_origin(hint) is tuple:
+        return _to_texts(value, shown)
+    return _TO_PLAIN[hint](value, shown)
+
+
+def _to_choice(choices: tuple[str, ...], value: object, shown: str) -> str:
+    text = value.strip().lower() if isinstance(value, str) else value
+    if text not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        raise ConfigError(
+            shown, value, f"one of {', '.join(choices)}", f"Did you mean {near[0]}?" if near else ""
+        )
+    return str(text)
+
+
+def _to_texts(value: object, shown: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+        raise ConfigError(shown, value, "a text or a list of texts")
+    return tuple(value)
+
+
+def _to_boolean(value: object, shown: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in _BOOLEAN_TEXTS:
+        return _BOOLEAN_TEXTS[value.strip().lower()]
+    raise ConfigError(shown, value, "true or false")
+
+
+def _to_integer(value: object, shown: str) -> int:
+    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(shown, value, "a whole number")
+    return value
+
+
+def _to_number(value: object, shown: str) -> float:
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise ConfigError(shown, value, "a number") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(shown, value, "a number")
+    return float(value)
+
+
+def _to_text(value: object, shown: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(shown, value, "a text")
+    return value
+
+
+def _to_path(value: object, shown: str) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ConfigError(shown, value, "a path")
+    return Path(value).expanduser().absolute()
+
+
+_TO_PLAIN: dict[type, Any] = {
+    bool: _to_boolean,
+    int: _to_integer,
+    float: _to_number,
+    str: _to_text,
+    Path: _to_path,
+}
+
+
+def _unknown(name: str, known: list[str], kind: str) -> ConfigError:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    hint = f"Did you mean {' or '.join(near)}?" if near else ""
+    return ConfigError(name, "unknown", f"{kind} among {', '.join(known)}", hint)

@@ -1,0 +1,70 @@
+"""Settles every setting once: flag, then environment, then file, then default; then `auto`.
+
+In: flags, environment, an optional file, and what the machine has. Out: a `Config` that nothing
+writes to afterwards. Reads files and variables only through `config.load` and `config.env`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from headrace.config import env, load
+from headrace.core.config import MIN_MEMORY_BYTES, Config, EngineConfig
+from headrace.core.machine import Machine
+
+logger = logging.getLogger(__name__)
+
+# The rest is for the page cache of the weights and for what other programs take meanwhile.
+MEMORY_SHARE = 0.8
+EXTENSION = "headrace._cpu"
+
+
+def resolve_config(
+    flags: Mapping[str, object], environ: Mapping[str, str], config_file: Path | None = None
+) -> Config:
+    """Gather the settings, the strongest first: flags, environment, file, defaults.
+
+    Flags are dotted names (`engine.num_threads`); a value of None means that it was not given.
+    What is derived from the machine stays open until `resolve_engine`.
+    Raises: ConfigError.
+    """
+    path = config_file if config_file is not None else env.config_file(environ)
+    settings: dict[str, object] = {}
+    cache_home = env.cache_home(environ)
+    if cache_home is not None:
+        settings["hub.home"] = cache_home
+    if path is not None:
+        for name, value in load.load_settings(path).items():
+            settings[name] = load.convert(name, value)
+    for name, (variable, text) in env.read_environment(environ).items():
+        settings[name] = load.convert(name, text, shown_as=variable)
+    for name, value in flags.items():
+        load.check_name(name)
+        if value is not None:
+            settings[name] = load.convert(name, value)
+    for warning in env.find_unknown(environ):
+        logger.warning("%s", warning)
+    return load.build_config(settings)
+
+
+def resolve_engine(config: EngineConfig, machine: Machine) -> EngineConfig:
+    """Turn `auto` and None into values: device, threads and memory.
+
+    `isa` and `max_model_len` stay None: the kernels know the CPU, the memory plan knows the model.
+    """
+    device = config.device
+    if device == "auto":
+        device = "cpu" if importlib.util.find_spec(EXTENSION) is not None else "reference"
+    memory_bytes = config.memory_bytes
+    if memory_bytes is None:
+        memory_bytes = max(MIN_MEMORY_BYTES, int(machine.memory_available_bytes * MEMORY_SHARE))
+    return replace(
+        config,
+        device=device,
+        num_threads=config.num_threads or machine.num_cores,
+        memory_bytes=memory_bytes,
+    )

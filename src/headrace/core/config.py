@@ -1,0 +1,179 @@
+"""Settings as frozen records, one per package, checked on construction.
+
+In: values of the right type (`config.load` reads files, `config.env` the environment). Out: records
+that nobody writes to. `None` means "derive it"; `config.resolve` does that once. A class receives
+its own record or plain values, never `Config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from headrace.core.errors import ConfigError
+
+Device = Literal["auto", "cpu", "reference"]
+Isa = Literal["generic", "avx2", "avx512", "amx"]
+QueuePolicy = Literal["fcfs", "priority"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+MIN_MEMORY_BYTES = 64 * 1024**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How the engine computes and what it may use.
+
+    Fields:
+        device: `cpu` is the C++ extension, `reference` numpy; `auto` takes the best installed.
+        isa: highest instruction set that kernels may use; None is the best of this CPU.
+        num_threads: threads of the kernels; None is one per physical core this process may use.
+        memory_bytes: weights, KV cache and scratch together; None is a share of what is free.
+        kv_format: how keys and values are stored.
+        block_size: tokens in a block of the KV cache.
+        max_model_len: longest prompt plus answer in tokens; None is the model's, bounded by memory.
+        max_num_seqs: requests in one step.
+        max_num_batched_tokens: tokens in one step; longer prompts are computed in chunks.
+        max_waiting_requests: requests that may queue before new ones are refused.
+        enable_prefix_caching: reuse the KV blocks of equal prompt beginnings.
+        policy: order of the queue: first come first served, or the priority of the request.
+    """
+
+    device: Device = "auto"
+    isa: Isa | None = None
+    num_threads: int | None = None
+    memory_bytes: int | None = None
+    kv_format: Literal["bf16"] = "bf16"
+    block_size: int = 32
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    max_waiting_requests: int = 1024
+    enable_prefix_caching: bool = True
+    policy: QueuePolicy = "fcfs"
+
+    def __post_init__(self) -> None:
+        _check_choice("engine.device", self.device, get_args(Device))
+        _check_choice("engine.isa", self.isa, (None, *get_args(Isa)))
+        _check_integer("engine.num_threads", self.num_threads, 1, 1024, is_optional=True)
+        _check_integer(
+            "engine.memory_bytes", self.memory_bytes, MIN_MEMORY_BYTES, 2**50, is_optional=True
+        )
+        _check_choice("engine.kv_format", self.kv_format, ("bf16",))
+        _check_choice("engine.block_size", self.block_size, (16, 32, 64, 128))
+        _check_integer("engine.max_model_len", self.max_model_len, 1, 2**24, is_optional=True)
+        _check_integer("engine.max_num_seqs", self.max_num_seqs, 1, 4096)
+        _check_integer("engine.max_num_batched_tokens", self.max_num_batched_tokens, 1, 65536)
+        _check_integer("engine.max_waiting_requests", self.max_waiting_requests, 1, 2**20)
+        _check_boolean("engine.enable_prefix_caching", self.enable_prefix_caching)
+        _check_choice("engine.policy", self.policy, get_args(QueuePolicy))
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ConfigError(
+                "engine.max_num_batched_tokens",
+                self.max_num_batched_tokens,
+                f"at least engine.max_num_seqs ({self.max_num_seqs})",
+                "Every running request computes at least one token per step.",
+            )
+
+
+def default_home() -> Path:
+    """Where files go when nobody says: `~/.cache/headrace`."""
+    return Path.home() / ".cache" / "headrace"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubConfig:
+    """Where model files live and how they get there.
+
+    Fields:
+        home: folder of everything headrace keeps on disk.
+        offline: never open a connection; what is not local is an error.
+        connect_timeout_s: a source that has not accepted a connection by then is skipped.
+    """
+
+    home: Path = field(default_factory=default_home)
+    offline: bool = False
+    connect_timeout_s: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.home, Path):
+            raise ConfigError("hub.home", self.home, "a folder path")
+        _check_boolean("hub.offline", self.offline)
+        _check_number("hub.connect_timeout_s", self.connect_timeout_s, 0.1, 300.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """The HTTP server.
+
+    Fields:
+        host, port: address to listen on; port 0 takes a free one.
+        served_model_names: names clients may use, the first is shown; empty is the model's own.
+        default_max_tokens: answer length if a request names none; None is what the context leaves.
+        max_body_bytes: larger request bodies are refused.
+        shutdown_timeout_s: how long running requests may finish after a stop signal.
+        log_level: detail of the log on stderr.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    served_model_names: tuple[str, ...] = ()
+    default_max_tokens: int | None = None
+    max_body_bytes: int = 16 * 1024**2
+    shutdown_timeout_s: float = 10.0
+    log_level: LogLevel = "info"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.host, str) or not self.host:
+            raise ConfigError("server.host", self.host, "a host name or address")
+        _check_integer("server.port", self.port, 0, 65535)
+        names = self.served_model_names
+        if not isinstance(names, tuple) or not all(
+            isinstance(name, str) and name for name in names
+        ):
+            raise ConfigError("server.served_model_names", names, "a list of non-empty names")
+        if len(set(names)) != len(names):
+            raise ConfigError("server.served_model_names", names, "each name once")
+        _check_integer(
+            "server.default_max_tokens", self.default_max_tokens, 1, 2**24, is_optional=True
+        )
+        _check_integer("server.max_body_bytes", self.max_body_bytes, 1024, 2**32)
+        _check_number("server.shutdown_timeout_s", self.shutdown_timeout_s, 0.0, 3600.0)
+        _check_choice("server.log_level", self.log_level, get_args(LogLevel))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Every setting. Only config, launch, llm, deploy and cli see the whole."""
+
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+
+
+def _check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
+    if isinstance(value, bool) or value not in allowed:
+        shown = ", ".join("none" if choice is None else str(choice) for choice in allowed)
+        raise ConfigError(name, value, f"one of {shown}")
+
+
+def _check_integer(
+    name: str, value: object, low: int, high: int, is_optional: bool = False
+) -> None:
+    if is_optional and value is None:
+        return
+    if type(value) is not int or not low <= value <= high:
+        raise ConfigError(name, value, f"a whole number from {low} to {high}")
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:  # type: ignore[operator]
+        raise ConfigError(name, value, f"a number from {low:g} to {high:g}")
+
+
+def _check_boolean(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(name, value, "true or false")

@@ -1,0 +1,18 @@
+"""What this machine has, as found. A result, never a setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Cores and memory that this process may use, after affinity and container limits.
+
+    Units: bytes. `num_cores` counts physical cores, `num_cpus` hardware threads.
+    """
+
+    num_cores: int
+    num_cpus: int
+    memory_total_bytes: int
+    memory_available_bytes: int
