@@ -1,0 +1,133 @@
+"""The byte plan: what a model will take, made from the file's index before anything is loaded.
+
+In: config, tensor index, limits. Out: Capacity with its breakdown, or OutOfMemory with the number
+that would do. Units: bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headrace.core.config import EngineConfig
+from headrace.core.errors import OutOfMemory
+from headrace.core.units import format_bytes
+from headrace.models.model_config import ModelConfig
+from headrace.ops.protocol import Ops
+from headrace.weights.weight_reader import WeightReader
+
+PROGRAM_BYTES = 160 * 2**20
+"""Interpreter, libraries, tokenizer and templates of a serving process, measured."""
+
+PACKING_OVERHEAD = 1.03
+"""Packed panels against GGUF blocks: scales widened and columns padded (docs/design/0001)."""
+
+MAX_LOGIT_ROWS = 64
+"""Logits are made at most this many rows at a time."""
+
+DEFAULT_CONTEXT_SHARE = 2048
+"""Tokens of KV cache that each of max_num_seqs gets by default."""
+
+FREE_SHARE = 0.7
+"""The default budget never takes more of the free memory than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What fits. `max_model_len` is the model's, lowered to what the KV cache holds."""
+
+    weights_bytes: int
+    kv_bytes: int
+    scratch_bytes: int
+    program_bytes: int
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.kv_bytes + self.scratch_bytes + self.program_bytes
+
+    @property
+    def num_kv_tokens(self) -> int:
+        return self.num_blocks * self.block_size
+
+    def describe(self) -> str:
+        """The breakdown as one line for people."""
+        return (
+            f"memory {format_bytes(self.total_bytes)}: weights {format_bytes(self.weights_bytes)}, "
+            f"KV cache {format_bytes(self.kv_bytes)} ({self.num_kv_tokens} tokens in "
+            f"{self.num_blocks} blocks of {self.block_size}), "
+            f"scratch {format_bytes(self.scratch_bytes)}, "
+            f"program {format_bytes(self.program_bytes)}; context {self.max_model_len} tokens"
+        )
+
+
+def plan_capacity(
+    config: ModelConfig,
+    reader: WeightReader,
+    ops: Ops,
+    engine: EngineConfig,
+    free_bytes: int,
+) -> Capacity:
+    """Split the budget into weights, scratch and KV blocks. Raises: OutOfMemory, ConfigError."""
+    block_size = engine.block_size
+    block_bytes = ops.kv_bytes_per_block(config.attention, block_size)
+    wanted_len = engine.max_model_len or config.max_model_len
+    weights = weights_bytes(config, reader, wanted_len)
+    scratch = scratch_bytes(config, engine)
+    fixed = weights + scratch + PROGRAM_BYTES
+    budget = engine.memory_bytes
+    if budget is None:
+        usual = max(wanted_len, engine.max_num_seqs * DEFAULT_CONTEXT_SHARE)
+        num_blocks = -(-usual // block_size) + 1
+        num_blocks = min(num_blocks, int(free_bytes * FREE_SHARE - fixed) // block_bytes)
+        source = f"{format_bytes(free_bytes)} free"
+    else:
+        num_blocks = (budget - fixed) // block_bytes
+        source = f"a limit of {format_bytes(budget)}"
+    min_len = engine.max_model_len or min(config.max_model_len, 4 * block_size)
+    min_blocks = -(-min_len // block_size) + 1
+    if num_blocks < min_blocks:
+        needed = fixed + min_blocks * block_bytes
+        needed = needed if budget is not None else int(needed / FREE_SHARE) + 1
+        raise OutOfMemory(
+            f"The model needs {format_bytes(needed)} ({format_bytes(weights)} weights, "
+            f"{format_bytes(scratch)} scratch, {format_bytes(PROGRAM_BYTES)} program, "
+            f"{format_bytes(min_blocks * block_bytes)} KV cache for {min_len} tokens) and there is "
+            f"{source}. Give it --memory {format_bytes(needed)} or more, lower --max-model-len, "
+            "or take a smaller model.",
+            needed_bytes=needed,
+            available_bytes=budget if budget is not None else free_bytes,
+        )
+    return Capacity(
+        weights_bytes=weights,
+        kv_bytes=num_blocks * block_bytes,
+        scratch_bytes=scratch,
+        program_bytes=PROGRAM_BYTES,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        max_model_len=min(wanted_len, (num_blocks - 1) * block_size),
+    )
+
+
+def weights_bytes(config: ModelConfig, reader: WeightReader, max_positions: int) -> int:
+    """Packed size of all tensors. A tied embedding is packed once more, as the head."""
+    total = sum(reader.tensor(name).nbytes for name in reader.names())
+    rope = sum(
+        params.rotary_size * 4 * max_positions for params in set(config.ropes)
+    )  # cos and sin, fp32
+    return int(total * PACKING_OVERHEAD) + rope
+
+
+def scratch_bytes(config: ModelConfig, engine: EngineConfig) -> int:
+    """Activations of the widest step, and logits with their copy for log-probabilities."""
+    spec = config.attention[0]
+    tokens = max(engine.max_num_batched_tokens, engine.max_num_seqs)
+    per_token = 4 * (
+        4 * config.hidden_size
+        + 2 * spec.qkv_width
+        + spec.num_heads * spec.head_size
+        + 4 * config.intermediate_size
+    )
+    logits = 2 * min(MAX_LOGIT_ROWS, engine.max_num_seqs) * config.vocab_size * 4
+    return tokens * per_token + logits

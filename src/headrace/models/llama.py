@@ -1,0 +1,127 @@
+"""Llama: the decoder that Mistral and SmolLM share, and whose forward Qwen and Phi-3 reuse.
+
+In: packed weights, the arrays of a step, the KV cache. Out: hidden states, then logits of the
+wanted rows. Knows nothing of devices, files or requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from headrace.models.model_config import (
+    GGUFFields,
+    ModelConfig,
+    gguf_attention,
+    gguf_rope,
+    huggingface_attention,
+    huggingface_rope,
+    huggingface_rope_settings,
+    required,
+)
+from headrace.models.weight_spec import DecoderWeights, LayerSpec, decoder_layer_spec
+from headrace.ops.protocol import Array, KVCache, Ops
+from headrace.ops.step_inputs import Int32, StepInputs
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """The residual stream after the last layer, and what is still to be added to it. [T, C] each."""
+
+    h: Array
+    add: Array
+
+
+class Llama:
+    """RMSNorm, grouped-query attention with rotary embedding, SwiGLU.
+
+    Source: arXiv 2302.13971; grouped queries arXiv 2305.13245.
+    """
+
+    model_type = "llama"
+
+    @classmethod
+    def config_from_gguf(cls, metadata: Mapping[str, object]) -> ModelConfig:
+        """The numbers in GGUF metadata. Raises: ModelFileError, UnsupportedFormat."""
+        fields = GGUFFields(metadata)
+        spec = gguf_attention(fields)
+        num_layers = fields.integer("block_count")
+        max_model_len = fields.integer("context_length")
+        rope = gguf_rope(fields, spec.head_size, max_model_len)
+        return ModelConfig(
+            model_type=cls.model_type,
+            num_layers=num_layers,
+            hidden_size=fields.integer("embedding_length"),
+            intermediate_size=fields.integer("feed_forward_length"),
+            vocab_size=fields.vocab_size(),
+            max_model_len=max_model_len,
+            rms_norm_eps=fields.number("attention.layer_norm_rms_epsilon"),
+            attention=(spec,) * num_layers,
+            ropes=(rope,) * num_layers,
+        )
+
+    @classmethod
+    def config_from_huggingface(cls, config: Mapping[str, Any]) -> ModelConfig:
+        """The numbers in config.json. Raises: ModelFileError, UnsupportedFormat."""
+        spec = huggingface_attention(config)
+        num_layers = required(config, "num_hidden_layers", int)
+        max_model_len = required(config, "max_position_embeddings", int)
+        settings = huggingface_rope_settings(config)
+        rope = huggingface_rope(settings, config, spec.head_size, max_model_len)
+        return ModelConfig(
+            model_type=cls.model_type,
+            num_layers=num_layers,
+            hidden_size=required(config, "hidden_size", int),
+            intermediate_size=required(config, "intermediate_size", int),
+            vocab_size=required(config, "vocab_size", int),
+            max_model_len=max_model_len,
+            rms_norm_eps=required(config, "rms_norm_eps", float),
+            attention=(replace(spec, window=sliding_window(config)),) * num_layers,
+            ropes=(rope,) * num_layers,
+        )
+
+    @classmethod
+    def layer_spec(cls, config: ModelConfig) -> LayerSpec:
+        return decoder_layer_spec(config)
+
+    def __init__(self, ops: Ops, config: ModelConfig, weights: DecoderWeights) -> None:
+        self.ops, self.config, self.weights = ops, config, weights
+
+    def forward(self, step: StepInputs, cache: KVCache) -> Hidden:
+        """One pass over the flat batch. Mutates: cache."""
+        ops, config, w = self.ops, self.config, self.weights
+        eps = config.rms_norm_eps
+        h = ops.embed(step.token_ids, w.embed, config.embed_scale)  # [T, C]
+        y = None
+        for layer, kv, spec, rope in zip(
+            w.layers, cache.layers, config.attention, w.ropes, strict=True
+        ):
+            x = ops.rms_norm(h, layer.attn_norm, eps, add=y)
+            qkv = ops.linear(x, layer.qkv)  # [T, (H+2K)*D]
+            ops.rope(qkv, step.positions, rope, spec, layer.q_norm, layer.k_norm, eps)
+            ops.store_kv(qkv, kv, step.slot_mapping, spec)
+            y = ops.linear(ops.attention(qkv, kv, step, spec), layer.o)  # [T, C]
+            x = ops.rms_norm(h, layer.mlp_norm, eps, add=y)
+            y = ops.linear(ops.silu_mul(ops.linear(x, layer.gate_up)), layer.down)
+        return Hidden(h, y)
+
+    def logits(self, hidden: Hidden, rows: Int32) -> Array:
+        """Logits of the wanted rows. Shapes: rows [S] -> [S, V]."""
+        return self.ops.logits(
+            hidden.h,
+            self.weights.norm,
+            self.config.rms_norm_eps,
+            self.weights.head,
+            rows,
+            add=hidden.add,
+            soft_cap=self.config.logit_soft_cap,
+        )
+
+
+def sliding_window(config: Mapping[str, Any]) -> int | None:
+    """Mistral's and Phi-3's window over all layers, None where the file has none or a switch is off."""
+    if config.get("use_sliding_window") is False:
+        return None
+    value = config.get("sliding_window")
+    return int(value) if value else None

@@ -1,0 +1,25 @@
+"""Phi-3: Llama with fused projections in its files, partial rotary embedding and long-context factors.
+
+Source: arXiv 2404.14219; long context arXiv 2402.13753.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from headrace.models.llama import Llama
+from headrace.models.model_config import GGUFFields, ModelConfig
+
+
+class Phi3(Llama):
+    """Same forward; weights.names splits the fused tensors."""
+
+    model_type = "phi3"
+
+    @classmethod
+    def config_from_gguf(cls, metadata: Mapping[str, object]) -> ModelConfig:
+        config = super().config_from_gguf(metadata)
+        window = GGUFFields(metadata).integer("attention.sliding_window", 0) or None
+        specs = tuple(replace(spec, window=window) for spec in config.attention)
+        return replace(config, attention=specs)

@@ -1,0 +1,33 @@
+"""model_type -> the class that runs it. An explicit table; files register nothing by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headrace.core.errors import UnsupportedFormat
+from headrace.models.gemma3 import Gemma3
+from headrace.models.llama import Llama
+from headrace.models.phi3 import Phi3
+from headrace.models.qwen2 import Qwen2
+from headrace.models.qwen3 import Qwen3
+
+MODELS: Mapping[str, type[Llama]] = {
+    "llama": Llama,
+    "mistral": Llama,
+    "qwen2": Qwen2,
+    "qwen3": Qwen3,
+    "gemma3": Gemma3,
+    "gemma3_text": Gemma3,
+    "phi3": Phi3,
+}
+
+
+def model_class(architecture: str) -> type[Llama]:
+    """The class for a file's architecture. Raises: UnsupportedFormat that lists the known ones."""
+    try:
+        return MODELS[architecture]
+    except KeyError:
+        known = ", ".join(sorted(MODELS))
+        raise UnsupportedFormat(
+            f"The architecture {architecture!r} is not supported; known: {known}."
+        ) from None

@@ -1,0 +1,83 @@
+"""What tensors a decoder wants, how they are fused, and the packed weights a forward reads.
+
+The executor fills these records; a model only names them. Optional tensors are None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from headrace.models.model_config import ModelConfig
+from headrace.ops.protocol import Array, PackedLinear, PackedTable, RopeTable
+
+
+@dataclass(frozen=True, slots=True)
+class LinearSpec:
+    """A fused matrix: `parts` along `out`, a bias name per part, gate and up interleaved or not."""
+
+    field: str
+    parts: tuple[str, ...]
+    biases: tuple[str, ...] = ()
+    interleave: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """The fields of DecoderLayer and the tensors, relative to `layers.<i>.`, that fill them."""
+
+    linears: tuple[LinearSpec, ...]
+    vectors: tuple[str, ...]
+
+    def tensor_names(self, layer: int) -> Iterator[str]:
+        for linear in self.linears:
+            for name in (*linear.parts, *linear.biases):
+                yield f"layers.{layer}.{name}"
+        for name in self.vectors:
+            yield f"layers.{layer}.{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    """Packed weights of one layer."""
+
+    attn_norm: Array
+    qkv: PackedLinear
+    o: PackedLinear
+    mlp_norm: Array
+    gate_up: PackedLinear
+    down: PackedLinear
+    q_norm: Array | None = None
+    k_norm: Array | None = None
+    post_attn_norm: Array | None = None
+    post_mlp_norm: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    """Packed weights of a decoder. `ropes` has one entry per layer; equal tables are shared."""
+
+    embed: PackedTable
+    layers: tuple[DecoderLayer, ...]
+    ropes: tuple[RopeTable, ...]
+    norm: Array
+    head: PackedLinear
+
+
+def decoder_layer_spec(config: ModelConfig, *, has_post_norms: bool = False) -> LayerSpec:
+    """The layer every architecture here shares, with its optional parts."""
+    biases = ("q_bias", "k_bias", "v_bias") if config.has_qkv_bias else ()
+    vectors = ["attn_norm", "mlp_norm"]
+    if config.has_qk_norm:
+        vectors += ["q_norm", "k_norm"]
+    if has_post_norms:
+        vectors += ["post_attn_norm", "post_mlp_norm"]
+    return LayerSpec(
+        linears=(
+            LinearSpec("qkv", ("q", "k", "v"), biases),
+            LinearSpec("o", ("o",)),
+            LinearSpec("gate_up", ("gate", "up"), interleave=True),
+            LinearSpec("down", ("down",)),
+        ),
+        vectors=tuple(vectors),
+    )

@@ -1,0 +1,138 @@
+"""Sampling parameters of running requests, kept as rows so that a step gathers them at once.
+
+In: NewRequest records, then the tokens each request gains. Out: SampleInputs of a step.
+Knows nothing of models, blocks or text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from headrace.core.request import SamplingParams
+from headrace.core.step import NewRequest
+from headrace.ops.step_inputs import SampleInputs, TokenLists, UInt32
+
+_ROW = np.dtype(
+    [
+        ("temperature", np.float32),
+        ("top_k", np.int32),
+        ("top_p", np.float32),
+        ("min_p", np.float32),
+        ("typical_p", np.float32),
+        ("seed", np.uint64),
+        ("repetition_penalty", np.float32),
+        ("presence_penalty", np.float32),
+        ("frequency_penalty", np.float32),
+    ]
+)
+
+
+@dataclass(slots=True)
+class SampleRow:
+    """One request's parameters and the tokens they depend on."""
+
+    new: NewRequest
+    values: np.void
+    has_penalty: bool
+    token_mask: UInt32 | None
+    output_token_ids: list[int] = field(default_factory=list)
+    prompt_counts: Counter[int] = field(default_factory=Counter)
+    output_counts: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return self.new.sampling
+
+    def append(self, token_id: int) -> None:
+        """A token was chosen."""
+        self.output_token_ids.append(token_id)
+        if self.has_penalty:
+            self.output_counts[token_id] += 1
+
+    def bias(self) -> dict[int, float]:
+        """Additive logits of the next token: the request's own, and -inf for what may not come."""
+        bias = dict(self.sampling.logit_bias)
+        if len(self.output_token_ids) < self.sampling.min_tokens:
+            bias.update(dict.fromkeys(self.new.stop_token_ids, -np.inf))
+        for banned in self.banned_tokens():
+            bias[banned] = -np.inf
+        return bias
+
+    def banned_tokens(self) -> Iterable[int]:
+        """Last tokens of bad words whose beginning stands at the end of the output."""
+        output = self.output_token_ids
+        for word in self.new.bad_words_ids:
+            head = list(word[:-1])
+            if not head or output[-len(head) :] == head:
+                yield word[-1]
+
+
+def make_row(new: NewRequest, vocab_size: int) -> SampleRow:
+    """The row of a request that enters."""
+    params = new.sampling
+    values = np.zeros((), dtype=_ROW)
+    for name in _ROW.names or ():
+        values[name] = new.seed if name == "seed" else getattr(params, name)
+    values["top_k"] = max(params.top_k, 0)
+    has_penalty = (
+        params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
+    )
+    mask = None
+    if params.allowed_token_ids is not None:
+        mask = token_mask(params.allowed_token_ids, vocab_size)
+    row = SampleRow(new, values[()], has_penalty, mask)
+    if has_penalty:
+        row.prompt_counts.update(new.prompt_token_ids)
+    return row
+
+
+def token_mask(token_ids: Sequence[int], vocab_size: int) -> UInt32:
+    """A bit per token of the vocabulary. Shapes: [ceil(V/32)] uint32."""
+    mask = np.zeros(-(-vocab_size // 32), dtype=np.uint32)
+    ids = np.asarray(token_ids, dtype=np.int64)
+    np.bitwise_or.at(mask, ids // 32, np.uint32(1) << (ids % 32).astype(np.uint32))
+    return mask
+
+
+def gather(rows: Sequence[SampleRow], positions: Sequence[int], vocab_size: int) -> SampleInputs:
+    """The arrays of a step's S sampled rows; `positions` are where the new tokens will stand."""
+    table = np.array([row.values for row in rows], dtype=_ROW)
+    penalized = any(row.has_penalty for row in rows)
+    biases = [row.bias() for row in rows]
+    return SampleInputs(
+        temperature=np.ascontiguousarray(table["temperature"]),
+        top_k=np.ascontiguousarray(table["top_k"]),
+        top_p=np.ascontiguousarray(table["top_p"]),
+        min_p=np.ascontiguousarray(table["min_p"]),
+        typical_p=np.ascontiguousarray(table["typical_p"]),
+        seeds=np.ascontiguousarray(table["seed"]),
+        positions=np.asarray(positions, dtype=np.int64),
+        repetition_penalty=np.ascontiguousarray(table["repetition_penalty"]),
+        presence_penalty=np.ascontiguousarray(table["presence_penalty"]),
+        frequency_penalty=np.ascontiguousarray(table["frequency_penalty"]),
+        prompt_counts=token_lists([row.prompt_counts for row in rows]) if penalized else None,
+        output_counts=token_lists([row.output_counts for row in rows]) if penalized else None,
+        bias=token_lists(biases) if any(biases) else None,
+        token_mask=masks(rows, vocab_size),
+    )
+
+
+def token_lists(rows: Sequence[dict[int, float]] | Sequence[Counter[int]]) -> TokenLists:
+    """Ragged lists in row order."""
+    start = np.zeros(len(rows) + 1, dtype=np.int32)
+    np.cumsum([len(row) for row in rows], out=start[1:])
+    ids = [token_id for row in rows for token_id in row]
+    values = [value for row in rows for value in row.values()]
+    return TokenLists(start, np.asarray(ids, dtype=np.int32), np.asarray(values, dtype=np.float32))
+
+
+def masks(rows: Sequence[SampleRow], vocab_size: int) -> UInt32 | None:
+    """Masks of all rows when any has one; rows without one may choose everything."""
+    if all(row.token_mask is None for row in rows):
+        return None
+    everything = np.full(-(-vocab_size // 32), 0xFFFFFFFF, dtype=np.uint32)
+    return np.stack([everything if row.token_mask is None else row.token_mask for row in rows])
