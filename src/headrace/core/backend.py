@@ -12,13 +12,17 @@ from headrace.core.request import GenerateRequest
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A served model. Units: `created` unix seconds, `max_model_len` tokens."""
+    """A served model. Units: `created` unix seconds, `max_model_len` tokens.
+
+    `template_variables` are the names its chat template reads beside messages and tools.
+    """
 
     name: str
     max_model_len: int
     created: int
     root: str
     has_chat_template: bool = True
+    template_variables: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,11 @@ class ServerConfig:
         served_model_names: names clients may use, the first is shown; empty is the model's own.
         default_max_tokens: answer length if a request names none; None is what the context leaves.
         max_body_bytes: larger request bodies are refused.
+        max_json_depth: lists and objects that a request body may nest.
+        max_prompts: prompts that one completions request may carry.
+        body_timeout_s: a request body that has not arrived by then is refused.
+        request_timeout_s: an answer that is not complete by then is stopped.
+        heartbeat_s: a stream that has nothing to say that long sends a comment line.
         shutdown_timeout_s: how long running requests may finish after a stop signal.
         log_level: detail of the log on stderr.
     """
@@ -122,6 +127,11 @@ class ServerConfig:
     served_model_names: tuple[str, ...] = ()
     default_max_tokens: int | None = None
     max_body_bytes: int = 16 * 1024**2
+    max_json_depth: int = 64
+    max_prompts: int = 256
+    body_timeout_s: float = 30.0
+    request_timeout_s: float = 3600.0
+    heartbeat_s: float = 5.0
     shutdown_timeout_s: float = 10.0
     log_level: LogLevel = "info"
 
@@ -140,6 +150,11 @@ class ServerConfig:
             "server.default_max_tokens", self.default_max_tokens, 1, 2**24, is_optional=True
         )
         _check_integer("server.max_body_bytes", self.max_body_bytes, 1024, 2**32)
+        _check_integer("server.max_json_depth", self.max_json_depth, 4, 256)
+        _check_integer("server.max_prompts", self.max_prompts, 1, 2**16)
+        _check_number("server.body_timeout_s", self.body_timeout_s, 0.1, 3600.0)
+        _check_number("server.request_timeout_s", self.request_timeout_s, 0.1, 2**24)
+        _check_number("server.heartbeat_s", self.heartbeat_s, 0.01, 3600.0)
         _check_number("server.shutdown_timeout_s", self.shutdown_timeout_s, 0.0, 3600.0)
         _check_choice("server.log_level", self.log_level, get_args(LogLevel))
 

@@ -55,7 +55,8 @@ class RequestTimes:
 class RequestOutput:
     """One step of a request's stream.
 
-    `usage` is the running total over all answers. Prompt fields come with the first output.
+    `usage` is the running total over all answers. Prompt fields come with the first output:
+    `prompt_text` and `prompt_tokens` (the text of each token) when `return_prompt_text` asks.
     `times` comes with the last, when `is_finished`.
     """
 
@@ -66,3 +67,5 @@ class RequestOutput:
     prompt_token_ids: tuple[int, ...] | None = None
     prompt_logprobs: tuple[PositionLogprobs | None, ...] | None = None
     times: RequestTimes | None = None
+    prompt_text: str | None = None
+    prompt_tokens: tuple[str, ...] | None = None

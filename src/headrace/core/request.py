@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -12,6 +13,9 @@ from headrace.core.message import Message, Tool
 MAX_LOGPROBS = 20
 MAX_N = 128
 MAX_STOP_STRINGS = 64
+
+# Decimal digits only: `str.isdigit` also takes characters that `int` refuses.
+_TOKEN_ID = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +108,7 @@ class SamplingParams:
         if not isinstance(self.logit_bias, Mapping):
             raise InvalidParameter("logit_bias", self.logit_bias, "a map from token id to a number")
         for key, value in self.logit_bias.items():
-            is_id = type(key) is int or (isinstance(key, str) and key.isdigit())
+            is_id = type(key) is int or (isinstance(key, str) and bool(_TOKEN_ID.fullmatch(key)))
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if not is_id or int(key) < 0 or not is_number or not -100 <= value <= 100:
                 raise InvalidParameter("logit_bias", {key: value}, "token id -> number from -100 to 100")
@@ -138,7 +142,8 @@ class GenerateRequest:
     """One call of a caller: exactly one of `prompt` (text or token ids) and `messages`.
 
     `tenant` salts the prefix cache and comes from the key, never from the body; `cache_salt` only
-    narrows it. `priority`: lower runs earlier (used by the priority queue).
+    narrows it. `priority`: lower runs earlier (used by the priority queue). `return_prompt_text`
+    asks for `prompt_text` and `prompt_tokens` in the first output.
     """
 
     request_id: str
@@ -152,6 +157,7 @@ class GenerateRequest:
     continue_final_message: bool = False
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     truncate_prompt_tokens: int | None = None
+    return_prompt_text: bool = False
     tenant: str = "default"
     cache_salt: str = ""
     priority: int = 0
