@@ -1,0 +1,63 @@
+# Everyday commands; `make help` lists them. A target is one or two visible lines.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROMPT ?= Write a Python function that returns the n-th Fibonacci number, and explain it in two sentences.
+SOURCES := $(shell find csrc CMakeLists.txt pyproject.toml -type f 2>/dev/null)
+
+.PHONY: help run setup build check fix test test-all models bench serve size clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+run: $(VENV)/.stamp-run  ## build, fetch the default model, stream an answer
+	$(BIN)/headrace run "$(PROMPT)"
+
+serve: $(VENV)/.stamp-run  ## an OpenAI-compatible server on http://127.0.0.1:8000
+	$(BIN)/headrace serve qwen2.5-coder:0.5b
+
+setup: $(VENV)/.stamp-dev  ## environment with everything tests and checks need
+
+build: $(VENV)/.stamp-dev  ## rebuild the C++ extension, incremental
+	$(BIN)/pip install -q --no-build-isolation --no-deps -e .
+
+check: $(VENV)/.stamp-dev  ## format, lint, types, import contracts, C++ symbols; changes nothing
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' | xargs $(BIN)/clang-format --dry-run -Werror
+	$(BIN)/python scripts/check_symbols.py
+
+fix: $(VENV)/.stamp-dev  ## repair what `make check` can repair
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' | xargs $(BIN)/clang-format -i
+
+models: $(VENV)/.stamp-run  ## fetch the models the tests use
+	$(BIN)/headrace pull qwen2.5-coder:0.5b && $(BIN)/headrace pull qwen2.5-coder:1.5b && $(BIN)/headrace pull gemma3:270m
+
+test: $(VENV)/.stamp-dev models  ## everything that must pass
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: $(VENV)/.stamp-dev models  ## the same, and the slow ones
+	$(BIN)/python -m pytest -m "not gpu"
+
+bench: $(VENV)/.stamp-dev  ## one benchmark: make bench name=kernels/bench_matmul
+	$(BIN)/python benchmarks/$(name).py
+
+size: $(VENV)/.stamp-dev  ## lines per package beside the budget
+	$(BIN)/python scripts/size.py
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist src/headrace/_cpu*.so
+
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp-run: $(VENV)/pyvenv.cfg $(SOURCES)
+	$(BIN)/pip install -q -e .
+	touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/pyvenv.cfg $(SOURCES)
+	$(BIN)/pip install -q "nanobind>=2.9" "scikit-build-core>=0.11" "cmake>=3.25" "ninja>=1.11"
+	$(BIN)/pip install -q --no-build-isolation -e ".[test,dev]"
+	touch $@ $(VENV)/.stamp-run

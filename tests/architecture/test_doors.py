@@ -1,0 +1,68 @@
+"""Every third-party library has one door: the packages that may import it, and no other."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import headrace
+
+ROOT = Path(headrace.__file__).parent
+
+DOORS = {
+    "torch": (),
+    "triton": (),
+    "fastapi": ("server",),
+    "starlette": ("server",),
+    "pydantic": ("server",),
+    "uvicorn": ("server",),
+    "msgspec": ("server",),
+    "tokenizers": ("text",),
+    "jinja2": ("text",),
+    "safetensors": ("weights/safetensors.py",),
+    "huggingface_hub": ("hub/huggingface.py",),
+    "prometheus_client": ("observe",),
+    "yaml": ("config",),
+    "typer": ("cli",),
+    "rich": ("cli",),
+    "_cpu": ("ops/cpu",),
+}
+
+
+def imported_names(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def library_of(name: str) -> str:
+    parts = name.split(".")
+    return parts[1] if parts[0] == "headrace" and len(parts) > 1 else parts[0]
+
+
+def test_each_library_is_imported_behind_its_door_only() -> None:
+    strangers = []
+    for path in ROOT.rglob("*.py"):
+        place = path.relative_to(ROOT).as_posix()
+        for name in imported_names(path):
+            doors = DOORS.get(library_of(name))
+            if doors is not None and not place.startswith(doors or ("nowhere",)):
+                strangers.append(f"{place} imports {name}")
+    assert strangers == []
+
+
+def test_no_import_stands_inside_a_function() -> None:
+    inside = []
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                inside += [
+                    f"{path.relative_to(ROOT)}:{child.lineno}"
+                    for child in ast.walk(node)
+                    if isinstance(child, ast.Import | ast.ImportFrom)
+                ]
+    assert inside == []

@@ -1,0 +1,32 @@
+"""Fixtures that several folders share: the real model files, fetched once into the model store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from headrace.config.resolve import resolve_config
+from headrace.hub.model_store import ModelStore
+
+
+def local_model(name: str) -> Path:
+    """Path of a named model, fetched when it is not there yet."""
+    store = ModelStore(resolve_config(flags={}, environ=os.environ, config_file=None).hub)
+    return store.pull(name, lambda progress: None).path
+
+
+@pytest.fixture(scope="session")
+def qwen05_path() -> Path:
+    return local_model("qwen2.5-coder:0.5b")
+
+
+@pytest.fixture(scope="session")
+def qwen15_path() -> Path:
+    return local_model("qwen2.5-coder:1.5b")
+
+
+@pytest.fixture(scope="session")
+def gemma_path() -> Path:
+    return local_model("gemma3:270m")
