@@ -10,7 +10,7 @@ HeadraceError
 |-- ModelFileError         UnsupportedFormat, MissingTensor, DigestMismatch
 |-- ModelSourceError       a model could not be fetched: every source and why
 |-- OutOfMemory            the plan does not fit: needed and available bytes
-`-- BackendError           EngineStalled, EngineDied; retryable, tokens_sent
+`-- BackendError           EngineStalled, EngineDied, InvalidLogits (rows); retryable, tokens_sent
 """
 
 from __future__ import annotations
@@ -170,3 +170,15 @@ class EngineStalled(BackendError):
 
 class EngineDied(BackendError):
     """The engine loop ended with an error."""
+
+
+class InvalidLogits(BackendError):
+    """Rows of a step from which no token can be chosen: NaN, +inf, or every token banned."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows = tuple(rows)
+        shown = ", ".join(str(row) for row in self.rows[:8]) + (", ..." if len(self.rows) > 8 else "")
+        super().__init__(
+            f"The logits of row {shown} hold NaN, +inf or nothing but -inf, so no token can be "
+            "chosen. Either the weights are damaged, or mask and bias ban every token."
+        )

@@ -1,0 +1,1 @@
+"""The ops in numpy: float64 defines correct, float32 is the portable fallback."""

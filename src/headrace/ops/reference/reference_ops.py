@@ -1,0 +1,139 @@
+"""ReferenceOps: the Ops protocol over numpy, one family of functions per file.
+
+With float64 it is the definition that every device is measured against; with float32 it is what
+runs where the C++ extension is missing. Knows nothing of models or requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from headrace.ops.protocol import AttentionSpec, KVCache, Logprobs, RopeParams
+from headrace.ops.reference import (
+    activation,
+    attention,
+    embed,
+    matmul,
+    norm,
+    rope,
+    sampling,
+    store_kv,
+)
+from headrace.ops.reference.matmul import Linear
+from headrace.ops.reference.norm import Floats
+from headrace.ops.reference.rope import RopeTable
+from headrace.ops.reference.store_kv import KVLayer
+from headrace.ops.step_inputs import Float32, Int32, SampleInputs, StepInputs
+from headrace.quant.quant_tensor import QuantTensor
+
+
+class ReferenceOps:
+    """Ops in numpy. `dtype` is float64 or float32; logits and what follows are always float32."""
+
+    def __init__(self, dtype: DTypeLike = np.float64) -> None:
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.dtype(np.float64), np.dtype(np.float32)):
+            raise ValueError(f"dtype is {self.dtype}; allowed: float64, float32.")
+        self.name = f"reference-{self.dtype.name}"
+
+    # -- at load -------------------------------------------------------------------------------
+
+    def pack_linear(
+        self,
+        parts: Sequence[QuantTensor],
+        biases: Sequence[QuantTensor | None] | None = None,
+        interleave: bool = False,
+    ) -> Linear:
+        return matmul.pack_linear(parts, biases, interleave, self.dtype)
+
+    def pack_table(self, table: QuantTensor) -> QuantTensor:
+        return table
+
+    def pack_vector(self, vector: QuantTensor) -> Floats:
+        return vector.dequantize().reshape(-1).astype(self.dtype)
+
+    def rope_table(self, params: RopeParams) -> RopeTable:
+        return rope.rope_table(params)
+
+    def kv_bytes_per_block(self, specs: Sequence[AttentionSpec], block_size: int) -> int:
+        return store_kv.kv_bytes_per_block(specs, block_size, self.dtype)
+
+    def allocate_kv(
+        self, specs: Sequence[AttentionSpec], num_blocks: int, block_size: int
+    ) -> KVCache:
+        return store_kv.allocate_kv(specs, num_blocks, block_size, self.dtype)
+
+    # -- forward -------------------------------------------------------------------------------
+
+    def embed(self, token_ids: Int32, table: QuantTensor, scale: float = 1.0) -> Floats:
+        return embed.embed(token_ids, table, scale, self.dtype)
+
+    def rms_norm(self, h: Floats, weight: Floats, eps: float, add: Floats | None = None) -> Floats:
+        return norm.add_rms_norm(h, weight, eps, add)
+
+    def norm_array(self, x: Floats, weight: Floats, eps: float) -> Floats:
+        return norm.rms_norm(x, weight, eps)
+
+    def linear(self, x: Floats, weight: Linear) -> Floats:
+        return matmul.linear(x, weight)
+
+    def rope(
+        self,
+        qkv: Floats,
+        positions: Int32,
+        table: RopeTable,
+        spec: AttentionSpec,
+        q_norm: Floats | None = None,
+        k_norm: Floats | None = None,
+        eps: float = 0.0,
+    ) -> None:
+        rope.rope(qkv, positions, table, spec, q_norm, k_norm, eps)
+
+    def store_kv(
+        self, qkv: Floats, layer: KVLayer, slot_mapping: Int32, spec: AttentionSpec
+    ) -> None:
+        store_kv.store_kv(qkv, layer, slot_mapping, spec)
+
+    def attention(
+        self, qkv: Floats, layer: KVLayer, step: StepInputs, spec: AttentionSpec
+    ) -> Floats:
+        return attention.attention(qkv, layer, step, spec)
+
+    def silu_mul(self, gate_up: Floats) -> Floats:
+        return activation.silu_mul(gate_up)
+
+    def gelu_mul(self, gate_up: Floats) -> Floats:
+        return activation.gelu_mul(gate_up)
+
+    def add(self, h: Floats, x: Floats) -> None:
+        h += x
+
+    def logits(
+        self,
+        h: Floats,
+        norm: Floats,
+        eps: float,
+        head: Linear,
+        rows: Int32,
+        add: Floats | None = None,
+        soft_cap: float | None = None,
+    ) -> Float32:
+        wanted = h[rows] if add is None else h[rows] + add[rows]
+        result = self.linear(self.norm_array(wanted, norm, eps), head)
+        if soft_cap is not None:
+            result = soft_cap * np.tanh(result / soft_cap)
+        return np.ascontiguousarray(result, dtype=np.float32)
+
+    # -- choosing ------------------------------------------------------------------------------
+
+    def adjust_logits(self, logits: Float32, inputs: SampleInputs) -> None:
+        sampling.adjust_logits(logits, inputs)
+
+    def sample(self, logits: Float32, inputs: SampleInputs) -> Int32:
+        return sampling.sample(logits, inputs)
+
+    def logprobs(self, logits: Float32, token_ids: Int32, num_top: int) -> Logprobs:
+        return sampling.logprobs(logits, token_ids, num_top)
