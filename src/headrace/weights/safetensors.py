@@ -1,0 +1,211 @@
+"""Hugging Face folders: config.json with one model.safetensors or an index of shards.
+
+In: a folder. Out: metadata (the config) and tensors as views of the mapped shards. The safetensors
+library checks each header (sizes, offsets, overlaps); the data is mapped here, because numpy has no
+bfloat16 for the library to return. Knows nothing of architectures or tokenizers.
+Source: safetensors, README, "Format".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from headrace.core.errors import MissingTensor, ModelFileError, UnsupportedFormat
+from headrace.quant.format import FORMATS
+from headrace.quant.quant_tensor import QuantTensor
+
+MAX_JSON_BYTES = 1 << 26
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_FORMAT_NAMES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+# model_type of a text model inside a family, by the family's name.
+_ARCHITECTURES = {"gemma3_text": "gemma3"}
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredTensor:
+    """Where a tensor lies in a shard. Units: bytes from the start of the shard."""
+
+    shard: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class SafetensorsReader:
+    """An open Hugging Face folder; a WeightReader."""
+
+    kind: Literal["safetensors"] = "safetensors"
+
+    def __init__(self, path: Path) -> None:
+        """Read the config and map every shard.
+
+        Raises: ModelFileError, UnsupportedFormat.
+        """
+        self.path = path
+        self.metadata: Mapping[str, object] = _read_json(path, "config.json")
+        self.architecture = _architecture(path, self.metadata)
+        self._maps: dict[str, mmap.mmap] = {}
+        self._bytes: dict[str, NDArray[np.uint8]] = {}
+        self._tensors: dict[str, _StoredTensor] = {}
+        try:
+            self._open_shards(_shards(path))
+        except BaseException:
+            self.close()
+            raise
+
+    def names(self) -> Sequence[str]:
+        """Names of the tensors, sorted."""
+        return tuple(sorted(self._tensors))
+
+    def tensor(self, name: str) -> QuantTensor:
+        """A tensor as stored: a read-only view of its shard.
+
+        Raises: MissingTensor; UnsupportedFormat for a dtype that is not f32, f16 or bf16.
+        """
+        stored = self._tensors.get(name)
+        if stored is None:
+            raise MissingTensor(name, str(self.path))
+        format_name = _FORMAT_NAMES.get(stored.dtype)
+        if format_name is None or 0 in stored.shape:
+            raise UnsupportedFormat(
+                f"{self.path / stored.shard}: tensor {name!r} is {stored.dtype} of shape "
+                f"{stored.shape}; headrace reads {', '.join(_FORMAT_NAMES)} with no empty axis."
+            )
+        shape = stored.shape or (1,)
+        data = self._bytes[stored.shard][stored.start : stored.stop]
+        rows = data.reshape(math.prod(shape[:-1]), -1)
+        return QuantTensor(FORMATS[format_name], shape, rows)
+
+    def release(self) -> None:
+        """Give mapped pages back to the system; reading a tensor later maps them again."""
+        for mapped in self._maps.values():
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+    def close(self) -> None:
+        """Let go of the shards. Tensors that are still held keep their mapping alive."""
+        self._tensors, self._bytes = {}, {}
+        while self._maps:
+            _, mapped = self._maps.popitem()
+            try:
+                mapped.close()
+            except BufferError:  # a tensor is still held: the map goes with the last of them
+                continue
+
+    def _open_shards(self, shards: Mapping[str, frozenset[str] | None]) -> None:
+        for shard, wanted in shards.items():
+            stored = _read_header(self.path / shard, shard)
+            missing = sorted((wanted or frozenset()) - stored.keys())
+            if missing:
+                raise MissingTensor(missing[0], f"{self.path / shard}, named by {_INDEX},")
+            if wanted is not None:  # the index decides which shard a tensor is read from
+                stored = {name: stored[name] for name in wanted}
+            self._tensors.update(stored)
+            with (self.path / shard).open("rb") as file:
+                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._bytes[shard] = np.frombuffer(self._maps[shard], dtype=np.uint8)
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ModelFileError(f"{path} has more than {MAX_JSON_BYTES} bytes.")
+        parsed = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ModelFileError(
+            f"{folder} has no {name}. A Hugging Face folder holds config.json and safetensors."
+        ) from error
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(parsed, dict):
+        raise ModelFileError(f"{path} holds {type(parsed).__name__}, and must hold an object.")
+    return parsed
+
+
+def _architecture(folder: Path, config: Mapping[str, object]) -> str:
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or not model_type:
+        raise ModelFileError(f"{folder / 'config.json'} does not name its model_type.")
+    quantization = config.get("quantization_config")
+    if quantization is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise UnsupportedFormat(
+            f"{folder} is quantized with {method or 'an unnamed method'}. Of safetensors, headrace "
+            "reads F32, F16 and BF16. Use the unquantized model or a GGUF file."
+        )
+    return _ARCHITECTURES.get(model_type, model_type)
+
+
+def _shards(folder: Path) -> Mapping[str, frozenset[str] | None]:
+    """Shard file -> names the index puts there, or None for all of a single file."""
+    if (folder / _INDEX).is_file():
+        return _shards_of_index(folder)
+    if (folder / _SINGLE).is_file():
+        return {_SINGLE: None}
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+        raise UnsupportedFormat(
+            f"{folder} holds pickled weights, which can run code; headrace does not read them. "
+            "Get the model as safetensors."
+        )
+    raise ModelFileError(f"{folder} has neither {_SINGLE} nor {_INDEX}.")
+
+
+def _shards_of_index(folder: Path) -> Mapping[str, frozenset[str]]:
+    weight_map = _read_json(folder, _INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelFileError(f"{folder / _INDEX} has no weight_map from tensors to files.")
+    wanted: dict[str, set[str]] = {}
+    for name, shard in weight_map.items():
+        # A plain file name: an index must not reach outside its folder.
+        is_plain = isinstance(shard, str) and shard == Path(shard).name and "\\" not in shard
+        if not is_plain or not shard.endswith(".safetensors") or "\0" in shard:
+            raise ModelFileError(
+                f"{folder / _INDEX} puts {name!r} in {shard!r}; allowed: the name of a "
+                ".safetensors file in the same folder."
+            )
+        wanted.setdefault(shard, set()).add(name)
+    absent = sorted(shard for shard in wanted if not (folder / shard).is_file())
+    if absent:
+        raise ModelFileError(
+            f"{folder} lacks {len(absent)} of {len(wanted)} shards that {_INDEX} names: "
+            f"{', '.join(absent[:4])}. Fetch the model again."
+        )
+    return {shard: frozenset(names) for shard, names in sorted(wanted.items())}
+
+
+def _read_header(path: Path, shard: str) -> dict[str, _StoredTensor]:
+    try:
+        with safe_open(path, framework="numpy"):  # the library's checks of the whole header
+            pass
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+    except SafetensorError as error:
+        raise ModelFileError(f"{path} is truncated or damaged: {error}.") from error
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
+    header.pop("__metadata__", None)
+    base = 8 + length
+    return {
+        name: _StoredTensor(
+            shard,
+            entry["dtype"],
+            tuple(entry["shape"]),
+            base + entry["data_offsets"][0],
+            base + entry["data_offsets"][1],
+        )
+        for name, entry in header.items()
+    }
