@@ -1,0 +1,39 @@
+"""headrace: inference of language models. Public names are loaded on first use.
+
+`import headrace` costs a few milliseconds; the engine is imported when `headrace.LLM` is touched.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "LLM": "headrace.llm",
+    "Completion": "headrace.llm",
+    "Generation": "headrace.llm",
+    "SamplingParams": "headrace.core.request",
+    "Message": "headrace.core.message",
+    "Tool": "headrace.core.message",
+    "ToolCall": "headrace.core.message",
+    "RequestOutput": "headrace.core.output",
+    "Usage": "headrace.core.usage",
+    "HeadraceError": "headrace.core.errors",
+    "RequestError": "headrace.core.errors",
+    "CapacityError": "headrace.core.errors",
+    "Config": "headrace.core.config",
+    "EngineConfig": "headrace.core.config",
+    "open_engine": "headrace.launch.backends",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'headrace' has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

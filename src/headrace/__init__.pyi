@@ -1,0 +1,15 @@
+from headrace.core.config import Config as Config
+from headrace.core.config import EngineConfig as EngineConfig
+from headrace.core.errors import CapacityError as CapacityError
+from headrace.core.errors import HeadraceError as HeadraceError
+from headrace.core.errors import RequestError as RequestError
+from headrace.core.message import Message as Message
+from headrace.core.message import Tool as Tool
+from headrace.core.message import ToolCall as ToolCall
+from headrace.core.output import RequestOutput as RequestOutput
+from headrace.core.request import SamplingParams as SamplingParams
+from headrace.core.usage import Usage as Usage
+from headrace.launch.backends import open_engine as open_engine
+from headrace.llm import LLM as LLM
+from headrace.llm import Completion as Completion
+from headrace.llm import Generation as Generation

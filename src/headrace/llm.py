@@ -1,0 +1,245 @@
+"""LLM: generate and chat in a script. A thread runs the asynchronous engine; calls here wait for it.
+
+In: prompts, messages, sampling parameters. Out: answers, or streams of deltas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, TypeVar
+
+from headrace.config.resolve import resolve_config
+from headrace.core.errors import InvalidParameter
+from headrace.core.message import Message
+from headrace.core.output import FinishReason, PositionLogprobs, RequestOutput, RequestTimes
+from headrace.core.request import GenerateRequest, SamplingParams
+from headrace.core.usage import Usage
+from headrace.launch.backends import open_engine
+
+T = TypeVar("T")
+Prompt = str | Sequence[int]
+Chat = Sequence[Message | Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer. `logprobs` has an entry per token when they were asked for."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    stop_reason: str | int | None = None
+    logprobs: tuple[PositionLogprobs, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A prompt's answers, its usage over all of them, and its times."""
+
+    completions: tuple[Completion, ...]
+    usage: Usage
+    prompt_token_ids: tuple[int, ...]
+    prompt_logprobs: tuple[PositionLogprobs | None, ...] | None
+    times: RequestTimes | None
+
+    @property
+    def text(self) -> str:
+        """The first answer's text."""
+        return self.completions[0].text
+
+
+class LLM:
+    """A model, loaded and ready.
+
+    `model` is a name of the catalogue, a GGUF file or a Hugging Face folder; a named model is pulled
+    when it is not local. `options` are fields of EngineConfig (`num_threads=2`,
+    `memory_bytes=2 * 2**30`, `max_model_len=4096`). Use it in a `with`, or call `close`.
+
+    Raises: ModelNotFound, ModelSourceError, ModelFileError, OutOfMemory, ConfigError.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        progress: Callable[[str, float], None] | None = None,
+        **options: object,
+    ) -> None:
+        flags = {f"engine.{name}": value for name, value in options.items()}
+        self.config = resolve_config(flags=flags, environ=os.environ, config_file=None)
+        self.engine = open_engine(model, self.config, progress=progress)
+        self._ids = itertools.count()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="headrace", daemon=True)
+        self._thread.start()
+        self._slots = asyncio.Semaphore(2 * self.config.engine.max_num_seqs)
+        self._wait(self.engine.start())
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[Generation]:
+        """Answer prompts, given as text or token ids; all run together.
+
+        One SamplingParams serves all prompts, or give one per prompt.
+        Raises: RequestError, CapacityError, BackendError.
+        """
+        batch = as_prompts(prompts)
+        params = as_params(sampling, len(batch))
+        requests = [
+            self._request(params=each, prompt=prompt if isinstance(prompt, str) else tuple(prompt))
+            for prompt, each in zip(batch, params, strict=True)
+        ]
+        return self._wait(self._run_all(requests))
+
+    def chat(self, messages: Chat, sampling: SamplingParams | None = None) -> Generation:
+        """Answer a conversation through the model's chat template.
+
+        Messages are Message records or mappings with `role` and `content`.
+        Raises: RequestError, CapacityError, BackendError.
+        """
+        request = self._request(params=sampling, messages=as_messages(messages))
+        return self._wait(self._run_all([request]))[0]
+
+    def stream(
+        self, prompt: Prompt | Chat, sampling: SamplingParams | None = None
+    ) -> Iterator[RequestOutput]:
+        """Answer a prompt (text or token ids) or a conversation piece by piece.
+
+        Leaving the loop aborts the request. Raises: RequestError, CapacityError, BackendError.
+        """
+        is_chat = not isinstance(prompt, str) and bool(prompt) and not isinstance(prompt[0], int)
+        if is_chat:
+            request = self._request(params=sampling, messages=as_messages(prompt))
+        else:
+            text_or_ids = prompt if isinstance(prompt, str) else tuple(prompt)
+            request = self._request(params=sampling, prompt=text_or_ids)
+        outputs = self._wait(self.engine.generate(request))
+        try:
+            while (output := self._wait(anext(outputs, None))) is not None:
+                yield output
+        finally:
+            self._wait(outputs.aclose())
+
+    def close(self) -> None:
+        """Stop the engine and free its memory. Calling it twice is harmless."""
+        if self._loop.is_closed():
+            return
+        self._wait(self.engine.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _request(self, params: SamplingParams | None, **prompt: Any) -> GenerateRequest:
+        return GenerateRequest(
+            request_id=f"llm-{next(self._ids)}",
+            model=self.engine.model_info.name,
+            sampling=params or SamplingParams(),
+            **prompt,
+        )
+
+    async def _run_all(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._run(request)) for request in requests]
+        return [task.result() for task in tasks]
+
+    async def _run(self, request: GenerateRequest) -> Generation:
+        async with self._slots:
+            outputs = await self.engine.generate(request)
+            return collect([output async for output in outputs])
+
+    def _wait(self, work: Coroutine[Any, Any, T] | Any) -> T:
+        future: Future[T] = asyncio.run_coroutine_threadsafe(_as_coroutine(work), self._loop)
+        try:
+            return future.result()
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        except BaseException:
+            future.cancel()
+            raise
+
+
+async def _as_coroutine(work: Any) -> Any:
+    return await work
+
+
+def collect(outputs: Sequence[RequestOutput]) -> Generation:
+    """Join the deltas of a finished stream."""
+    answers: dict[int, Completion] = {}
+    for delta in (delta for output in outputs for delta in output.deltas):
+        known = answers.get(delta.index) or Completion(delta.index, "", (), None)
+        logprobs = known.logprobs
+        if delta.logprobs is not None:
+            logprobs = (logprobs or ()) + delta.logprobs
+        answers[delta.index] = replace(
+            known,
+            text=known.text + delta.text,
+            token_ids=known.token_ids + delta.token_ids,
+            finish_reason=delta.finish_reason or known.finish_reason,
+            stop_reason=delta.stop_reason if delta.finish_reason else known.stop_reason,
+            logprobs=logprobs,
+        )
+    first, last = outputs[0], outputs[-1]
+    return Generation(
+        completions=tuple(answers[index] for index in sorted(answers)),
+        usage=last.usage,
+        prompt_token_ids=first.prompt_token_ids or (),
+        prompt_logprobs=next((o.prompt_logprobs for o in outputs if o.prompt_logprobs), None),
+        times=last.times,
+    )
+
+
+def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several, as a list. Raises: InvalidParameter."""
+    if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
+        return [prompts]  # type: ignore[list-item]
+    if len(prompts) == 0:
+        raise InvalidParameter("prompts", prompts, "a text, a list of token ids, or a list of these")
+    return list(prompts)  # type: ignore[arg-type]
+
+
+def as_params(
+    sampling: SamplingParams | Sequence[SamplingParams] | None, count: int
+) -> list[SamplingParams]:
+    """Sampling parameters per prompt. Raises: InvalidParameter."""
+    if sampling is None or isinstance(sampling, SamplingParams):
+        return [sampling or SamplingParams()] * count
+    if len(sampling) != count:
+        raise InvalidParameter("sampling", f"{len(sampling)} records", f"one, or one per prompt ({count})")
+    return list(sampling)
+
+
+def as_messages(messages: Any) -> tuple[Message, ...]:
+    """Messages from records or mappings. Raises: InvalidParameter."""
+    result = []
+    for index, message in enumerate(messages):
+        if isinstance(message, Message):
+            result.append(message)
+            continue
+        try:
+            result.append(Message(**message))
+        except TypeError as error:
+            raise InvalidParameter(
+                f"messages[{index}]", message, "a Message, or a mapping with role and content"
+            ) from error
+    return tuple(result)
