@@ -1,4 +1,4 @@
-"""LLM: generate and chat in a script. A thread runs the asynchronous engine; calls here wait for it.
+"""LLM: generate and chat in a script. A thread runs the asynchronous engine; calls wait for it.
 
 In: prompts, messages, sampling parameters. Out: answers, or streams of deltas.
 """
@@ -59,8 +59,8 @@ class Generation:
 class LLM:
     """A model, loaded and ready.
 
-    `model` is a name of the catalogue, a GGUF file or a Hugging Face folder; a named model is pulled
-    when it is not local. `options` are fields of EngineConfig (`num_threads=2`,
+    `model` is a name of the catalogue, a GGUF file or a Hugging Face folder; a named model is
+    pulled when it is not local. `options` are fields of EngineConfig (`num_threads=2`,
     `memory_bytes=2 * 2**30`, `max_model_len=4096`). Use it in a `with`, or call `close`.
 
     Raises: ModelNotFound, ModelSourceError, ModelFileError, OutOfMemory, ConfigError.
@@ -214,7 +214,9 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
         return [prompts]  # type: ignore[list-item]
     if len(prompts) == 0:
-        raise InvalidParameter("prompts", prompts, "a text, a list of token ids, or a list of these")
+        raise InvalidParameter(
+            "prompts", prompts, "a text, a list of token ids, or a list of these"
+        )
     return list(prompts)  # type: ignore[arg-type]
 
 
@@ -225,7 +227,9 @@ def as_params(
     if sampling is None or isinstance(sampling, SamplingParams):
         return [sampling or SamplingParams()] * count
     if len(sampling) != count:
-        raise InvalidParameter("sampling", f"{len(sampling)} records", f"one, or one per prompt ({count})")
+        raise InvalidParameter(
+            "sampling", f"{len(sampling)} records", f"one, or one per prompt ({count})"
+        )
     return list(sampling)
 
 

@@ -1,6 +1,6 @@
-"""Gemma 3 (text): norms before and after each block, q/k norms, GELU, windows in five layers of six.
+"""Gemma 3 (text): norms around each block, q/k norms, GELU, windows in five layers of six.
 
-Local layers see `sliding_window` tokens with one rotary base, global layers everything with another.
+Local layers see `sliding_window` tokens with one rotary base, global layers all with another.
 Source: arXiv 2503.19786.
 """
 
@@ -66,7 +66,9 @@ class Gemma3(Llama):
         if text.get("attn_logit_softcapping") or text.get("use_bidirectional_attention"):
             raise UnsupportedFormat("This Gemma variant uses attention that headrace does not run.")
         settings = huggingface_rope_settings(text, "full_attention")
-        base = super().config_from_huggingface({**text, "rope_parameters": settings, "sliding_window": None})
+        base = super().config_from_huggingface(
+            {**text, "rope_parameters": settings, "sliding_window": None}
+        )
         head_size = base.attention[0].head_size
         local = huggingface_rope_settings(text, "sliding_attention")
         if not isinstance(text.get("rope_parameters"), Mapping):

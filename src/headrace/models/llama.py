@@ -27,7 +27,7 @@ from headrace.ops.step_inputs import Int32, StepInputs
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """The residual stream after the last layer, and what is still to be added to it. [T, C] each."""
+    """The residual stream after the last layer, and what is still to be added. [T, C] each."""
 
     h: Array
     add: Array
@@ -120,7 +120,7 @@ class Llama:
 
 
 def sliding_window(config: Mapping[str, Any]) -> int | None:
-    """Mistral's and Phi-3's window over all layers, None where the file has none or a switch is off."""
+    """Mistral's and Phi-3's window over all layers; None without one, or when switched off."""
     if config.get("use_sliding_window") is False:
         return None
     value = config.get("sliding_window")

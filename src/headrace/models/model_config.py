@@ -119,11 +119,15 @@ def gguf_rope(fields: GGUFFields, head_size: int, max_model_len: int) -> RopePar
     if kind == "linear":
         factors = (fields.number("rope.scaling.factor"),) * (size // 2)
     elif kind not in (None, "none"):
-        raise UnsupportedFormat(f"rope scaling {kind!r} of GGUF is not supported; known: none, linear.")
+        raise UnsupportedFormat(
+            f"rope scaling {kind!r} of GGUF is not supported; known: none, linear."
+        )
     return RopeParams(fields.number("rope.freq_base", 10000.0), size, max_model_len, factors)
 
 
-def huggingface_rope_settings(config: Mapping[str, Any], layer_type: str | None = None) -> Mapping[str, Any]:
+def huggingface_rope_settings(
+    config: Mapping[str, Any], layer_type: str | None = None
+) -> Mapping[str, Any]:
     """Theta and scaling as one mapping, whether the file has the new or the old spelling."""
     parameters = config.get("rope_parameters")
     if isinstance(parameters, Mapping):
@@ -194,11 +198,15 @@ def longrope_factors(
         "original_max_position_embeddings"
     )
     if original is None:
-        raise ModelFileError("config.json has longrope scaling but no original_max_position_embeddings.")
+        raise ModelFileError(
+            "config.json has longrope scaling but no original_max_position_embeddings."
+        )
     full = int(config.get("max_position_embeddings", max_model_len))
     scale = full / original
     attention_factor = settings.get("attention_factor")
     if attention_factor is None:
-        attention_factor = 1.0 if scale <= 1 else math.sqrt(1 + math.log(scale) / math.log(original))
+        attention_factor = (
+            1.0 if scale <= 1 else math.sqrt(1 + math.log(scale) / math.log(original))
+        )
     name = "long_factor" if max_model_len > original else "short_factor"
     return tuple(float(value) for value in settings[name]), float(attention_factor)

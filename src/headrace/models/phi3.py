@@ -1,4 +1,4 @@
-"""Phi-3: Llama with fused projections in its files, partial rotary embedding and long-context factors.
+"""Phi-3: Llama with fused projections in its files, partial rotary embedding, long context.
 
 Source: arXiv 2404.14219; long context arXiv 2402.13753.
 """

@@ -34,5 +34,5 @@ def refuse_partial_windows(config: Mapping[str, Any]) -> None:
     """Qwen's switch for windows in its upper layers. Raises: UnsupportedFormat when it is on."""
     if config.get("use_sliding_window"):
         raise UnsupportedFormat(
-            "config.json has use_sliding_window = true, which headrace does not run for this architecture."
+            "config.json has use_sliding_window = true, which headrace does not run here."
         )

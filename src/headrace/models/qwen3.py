@@ -28,6 +28,8 @@ class Qwen3(Llama):
     def config_from_huggingface(cls, config: Mapping[str, Any]) -> ModelConfig:
         refuse_partial_windows(config)
         if config.get("attention_bias"):
-            raise UnsupportedFormat("config.json has attention_bias = true, which Qwen 3 files do not use.")
+            raise UnsupportedFormat(
+                "config.json has attention_bias = true, which Qwen 3 files do not use."
+            )
         plain = {**config, "sliding_window": None}
         return replace(super().config_from_huggingface(plain), has_qk_norm=True)

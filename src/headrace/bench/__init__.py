@@ -1,0 +1,1 @@
+"""Measures a model on this machine: latency of one stream, throughput of many, beside the roof."""
