@@ -9,6 +9,7 @@ HeadraceError
 |-- CapacityError          full, draining, waking up: retry_after_s
 |-- ModelFileError         UnsupportedFormat, MissingTensor, DigestMismatch
 |-- ModelSourceError       a model could not be fetched: every source and why
+|-- DiskFull               a download would not fit: needed and free bytes
 |-- OutOfMemory            the plan does not fit: needed and available bytes
 `-- BackendError           EngineStalled, EngineDied, InvalidLogits (rows); retryable, tokens_sent
 """
@@ -66,7 +67,11 @@ class ContextTooLong(RequestError):
     """Prompt, or prompt and wanted output, exceed the context. Units: tokens."""
 
     def __init__(
-        self, num_tokens: int, max_model_len: int, max_tokens: int | None = None, param: str = "messages"
+        self,
+        num_tokens: int,
+        max_model_len: int,
+        max_tokens: int | None = None,
+        param: str = "messages",
     ) -> None:
         self.num_tokens, self.max_model_len, self.max_tokens = num_tokens, max_model_len, max_tokens
         wanted = "" if max_tokens is None else f" and asks for {max_tokens} more"
@@ -82,10 +87,11 @@ class ContextTooLong(RequestError):
 class ModelNotFound(RequestError):
     """No such model here. `known` are names that would work."""
 
-    def __init__(self, model: str, known: Sequence[str] = ()) -> None:
-        self.model, self.known = model, tuple(known)
+    def __init__(self, model: str, known: Sequence[str] = (), hint: str = "") -> None:
+        self.model, self.known, self.hint = model, tuple(known), hint
         names = ", ".join(self.known) if self.known else "none"
-        super().__init__(f"The model {model!r} does not exist here. Known: {names}.", "model", "model_not_found")
+        text = f"The model {model!r} does not exist here. Known: {names}. {hint}".rstrip()
+        super().__init__(text, "model", "model_not_found")
 
 
 class NotAuthenticated(RequestError):
@@ -148,6 +154,17 @@ class ModelSourceError(HeadraceError):
         super().__init__(f"{model!r} could not be fetched from any source:{lines}")
 
 
+class DiskFull(HeadraceError):
+    """A download would not fit on the disk. Units: bytes."""
+
+    def __init__(self, path: str, needed_bytes: int, free_bytes: int) -> None:
+        self.path, self.needed_bytes, self.free_bytes = path, needed_bytes, free_bytes
+        super().__init__(
+            f"{path} has {free_bytes} bytes free and {needed_bytes} are needed. "
+            "Free some space, remove a model (headrace rm) or set HEADRACE_HOME to another disk."
+        )
+
+
 class OutOfMemory(HeadraceError):
     """The memory plan does not fit. Units: bytes."""
 
@@ -177,7 +194,9 @@ class InvalidLogits(BackendError):
 
     def __init__(self, rows: Sequence[int]) -> None:
         self.rows = tuple(rows)
-        shown = ", ".join(str(row) for row in self.rows[:8]) + (", ..." if len(self.rows) > 8 else "")
+        shown = ", ".join(str(row) for row in self.rows[:8]) + (
+            ", ..." if len(self.rows) > 8 else ""
+        )
         super().__init__(
             f"The logits of row {shown} hold NaN, +inf or nothing but -inf, so no token can be "
             "chosen. Either the weights are damaged, or mask and bias ban every token."

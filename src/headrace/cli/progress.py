@@ -1,0 +1,155 @@
+"""Shows a pull: a bar on a terminal, plain lines elsewhere. Also fetches what a command needs.
+
+In: the moments of a pull. Out: stderr. Answers of commands go to stdout and never through here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from headrace.core.errors import ModelNotFound
+from headrace.core.units import format_bytes
+from headrace.hub.model_store import LocalModel, ModelStore
+from headrace.hub.pull import PullProgress, Stage
+
+LINE_EVERY_PERCENT = 10
+
+
+def pull_model(store: ModelStore, name: str) -> LocalModel:
+    """Pull a model and show how it goes."""
+    view: PullBar | PullLines = PullBar() if sys.stderr.isatty() else PullLines(_write_line)
+    with view:
+        return store.pull(name, view.show)
+
+
+def ensure_model(store: ModelStore, name: str) -> LocalModel:
+    """Find a model on this machine; one that the catalogue names is pulled when it is missing."""
+    try:
+        return store.resolve(name)
+    except ModelNotFound:
+        if store.catalogue.find(name) is None:
+            raise
+    return pull_model(store, name)
+
+
+class PullBar:
+    """A bar with bytes, speed and time left."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._key: tuple[str, str, Stage] | None = None
+
+    def __enter__(self) -> PullBar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, moment: PullProgress) -> None:
+        key = (moment.file, moment.source, moment.stage)
+        if key != self._key:
+            self._key = key
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+                self._task = None
+            line = describe(moment)
+            if line and moment.stage in ("source_failed", "waiting", "connecting"):
+                self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            if moment.stage in ("downloading", "verifying"):
+                # The first moment of a resumed file is its start, so that speed counts new bytes.
+                self._task = self._progress.add_task(
+                    f"{moment.stage} {moment.file}", completed=moment.done_bytes
+                )
+        if self._task is not None:
+            self._progress.update(self._task, completed=moment.done_bytes, total=moment.total_bytes)
+
+
+class PullLines:
+    """A line when something new begins and at every tenth of a file."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._key: tuple[str, str, Stage] | None = None
+        self._percent = 0
+
+    def __enter__(self) -> PullLines:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def show(self, moment: PullProgress) -> None:
+        key = (moment.file, moment.source, moment.stage)
+        if key != self._key:
+            self._key, self._percent = key, self._percent_of(moment)
+            line = describe(moment)
+            if line:
+                self._write(line)
+            return
+        percent = self._percent_of(moment)
+        if moment.stage == "downloading" and percent >= self._percent + LINE_EVERY_PERCENT:
+            self._percent = percent
+            size = f"{format_bytes(moment.done_bytes)} of {format_bytes(moment.total_bytes or 0)}"
+            self._write(f"  {percent} % ({size})")
+
+    @staticmethod
+    def _percent_of(moment: PullProgress) -> int:
+        return 100 * moment.done_bytes // moment.total_bytes if moment.total_bytes else 0
+
+
+def describe(moment: PullProgress) -> str:
+    """One line for the beginning of a stage; empty for what needs no words."""
+    match moment.stage:
+        case "waiting":
+            return f"{moment.name}: waiting, {moment.detail}"
+        case "connecting":
+            return f"{moment.file} from {moment.source}"
+        case "downloading":
+            total = format_bytes(moment.total_bytes) if moment.total_bytes else "size unknown"
+            start = f", going on at {format_bytes(moment.done_bytes)}" if moment.done_bytes else ""
+            return f"  downloading, {total}{start}"
+        case "verifying":
+            return "  verifying the checksum"
+        case "source_failed":
+            return f"  {moment.source} failed: {moment.detail}"
+        case "done":
+            return ""
+
+
+def _write_line(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

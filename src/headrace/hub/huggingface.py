@@ -1,0 +1,138 @@
+"""Source: the Hugging Face hub. The only file that imports huggingface_hub.
+
+In: repository, revision and file. Out: addresses, sizes and digests; the bytes come through
+`hub.https`, which resumes. The token and the endpoint are those of huggingface_hub
+(`hf auth login`, HF_TOKEN, HF_ENDPOINT).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import HfApi, get_token, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import ModelInfo, RepoSibling
+
+from headrace.core.config import HubConfig
+from headrace.hub.https import HttpsSource, check_reachable
+from headrace.hub.model_source import HttpsFile, HubFile, ModelFile, ReportBytes, SourceFailed
+
+ANSWER_TIMEOUT_S = 15.0
+# What a folder of safetensors is read with. Weights in other formats and code are left there.
+_FOLDER_NAMES = frozenset(
+    {
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "chat_template.jinja",
+        "chat_template.json",
+        "model.safetensors.index.json",
+    }
+)
+
+
+class HuggingFaceSource:
+    """Fetches one file of a repository."""
+
+    def __init__(self, spec: HubFile, config: HubConfig, endpoint: str | None = None) -> None:
+        self._spec = spec
+        self._config = config
+        self._url = hf_hub_url(spec.repo, spec.file, revision=spec.revision, endpoint=endpoint)
+
+    @property
+    def label(self) -> str:
+        return f"huggingface {self._spec.repo}"
+
+    def fetch(self, file: ModelFile, partial: Path, report: ReportBytes) -> None:
+        token = get_token()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        https = HttpsSource(HttpsFile(self._url), self._config, headers)
+        https.fetch(file, partial, report)
+
+
+def list_files(
+    spec: HubFile, config: HubConfig, endpoint: str | None = None
+) -> tuple[ModelFile, ...]:
+    """Ask the hub which files a pull of this repository or file means, with sizes and digests.
+
+    A repository without a file means its only GGUF file, or its safetensors with configuration and
+    tokenizer. The revision is pinned to the commit that answered.
+    Raises: SourceFailed with what to type instead, where that can be known.
+    """
+    info = _ask(spec, config, endpoint)
+    siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    names = [spec.file] if spec.file else _choose(spec.repo, sorted(siblings))
+    if spec.file and spec.file not in siblings:
+        near = [name for name in sorted(siblings) if name.endswith(".gguf")]
+        raise SourceFailed(f"{spec.repo} has no file {spec.file!r}.{_offer(spec.repo, near)}")
+    revision = info.sha or spec.revision
+    return tuple(_to_file(spec.repo, revision, siblings[name]) for name in names)
+
+
+def _ask(spec: HubFile, config: HubConfig, endpoint: str | None) -> ModelInfo:
+    api = HfApi(endpoint=endpoint)
+    check_reachable(api.endpoint, config.connect_timeout_s)
+    try:
+        return api.model_info(
+            spec.repo, revision=spec.revision, files_metadata=True, timeout=ANSWER_TIMEOUT_S
+        )
+    except GatedRepoError:
+        reason = "accept its licence on its page, then set HF_TOKEN or run `hf auth login`"
+        raise SourceFailed(f"{spec.repo} is gated: {reason}") from None
+    except RevisionNotFoundError:
+        raise SourceFailed(f"{spec.repo} has no revision {spec.revision!r}") from None
+    except RepositoryNotFoundError:
+        raise SourceFailed(
+            f"{spec.repo} is not there, or is private and HF_TOKEN does not open it"
+        ) from None
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        raise SourceFailed(_first_line(error)) from None
+    except Exception as error:
+        # The HTTP client under huggingface_hub differs by release, and so do its exceptions.
+        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests"):
+            raise SourceFailed(f"no answer: {_first_line(error)}") from None
+        raise
+
+
+def _choose(repo: str, names: list[str]) -> list[str]:
+    safetensors = [name for name in names if name.endswith(".safetensors") and "/" not in name]
+    if safetensors and "config.json" in names:
+        return safetensors + [name for name in names if name in _FOLDER_NAMES]
+    gguf = [name for name in names if name.endswith(".gguf")]
+    if len(gguf) == 1:
+        return gguf
+    if gguf:
+        raise SourceFailed(f"{repo} has {len(gguf)} GGUF files; name one.{_offer(repo, gguf)}")
+    raise SourceFailed(f"{repo} has neither safetensors with config.json nor a GGUF file")
+
+
+def _to_file(repo: str, revision: str, sibling: RepoSibling) -> ModelFile:
+    name = sibling.rfilename
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise SourceFailed(f"{repo} has a file that points outside: {name!r}")
+    sha256 = sibling.lfs.sha256 if sibling.lfs is not None else None
+    return ModelFile(path.name, sibling.size, sha256, (HubFile(repo, name, revision),))
+
+
+def _offer(repo: str, names: list[str]) -> str:
+    shown = ", ".join(f"{repo}/{name}" for name in names[:8])
+    return f" Files: {shown}{', ...' if len(names) > 8 else ''}" if names else ""
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

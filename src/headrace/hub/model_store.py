@@ -1,0 +1,232 @@
+"""The folder of models on this machine: resolve a name, pull, list, remove.
+
+In: a name as a person types it. Out: a `LocalModel` whose bytes were checked. Owns the files under
+`home/models`; one pull at a time per model, by a lock on a file that the kernel drops with the
+process. Knows nothing of what is in a model file.
+
+    home/models/<folder>/model.json          written last: with it, the model is there
+    home/models/<folder>/<file>              moved here after its digest was checked
+    home/models/<folder>/.<file>.<source>.partial   what an interrupted pull goes on from
+    home/locks/<folder>.lock
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.core.config import HubConfig
+from headrace.core.errors import CapacityError, ModelFileError, ModelNotFound, ModelSourceError
+from headrace.hub.catalogue import Catalogue, CatalogueEntry, load_catalogue
+from headrace.hub.manifest import Manifest, check_files, read_manifest, write_manifest
+from headrace.hub.model_name import ModelName, parse_name, url_file_name
+from headrace.hub.model_source import HttpsFile, ModelFile, SourceFailed
+from headrace.hub.pull import Pull, PullProgress, ReportProgress, ignore_progress
+
+logger = logging.getLogger(__name__)
+
+HUB_LISTING = "headrace.hub.huggingface"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model on this machine. `path` is a GGUF file, or a folder with safetensors.
+
+    `sha256` is known for pulled models of one file. Units: bytes.
+    """
+
+    path: Path
+    name: str
+    size_bytes: int
+    sha256: str | None = None
+    entry: CatalogueEntry | None = None
+
+
+class ModelStore:
+    """Models by name, under `config.home`."""
+
+    def __init__(self, config: HubConfig, catalogue: Catalogue | None = None) -> None:
+        self._config = config
+        self._catalogue = catalogue or load_catalogue()
+        self._models = config.home / "models"
+        self._locks = config.home / "locks"
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return self._catalogue
+
+    def resolve(self, name: str) -> LocalModel:
+        """Find a model that is on this machine, by any name it can be pulled under, or by path.
+
+        Raises: ModelNotFound with what to do, ModelFileError, DigestMismatch, InvalidParameter.
+        """
+        parsed = parse_name(name, self._catalogue)
+        if parsed.kind == "path" and parsed.path is not None:
+            return self._resolve_path(parsed.path)
+        folder = self._folder(parsed)
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            checked = check_files(folder, manifest)
+            if checked != manifest:
+                self._remember(folder, checked)
+            return self._local(folder, checked)
+        loose = self._models / f"{name}.gguf"
+        if parsed.kind == "unknown" and "/" not in name and loose.is_file():
+            return self._resolve_path(loose)
+        raise self._not_found(parsed)
+
+    def pull(self, name: str, progress: ReportProgress = ignore_progress) -> LocalModel:
+        """Fetch a model unless it is here, from the first source that delivers the right bytes.
+
+        Goes on where an earlier pull stopped. A second pull of the same model waits for the first.
+        Raises: ModelNotFound, ModelSourceError, DiskFull, ModelFileError, InvalidParameter.
+        """
+        parsed = parse_name(name, self._catalogue)
+        if parsed.kind == "unknown":
+            raise self._not_found(parsed)
+        if parsed.kind == "path" and parsed.path is not None:
+            return self._resolve_path(parsed.path)
+        folder = self._folder(parsed)
+        with self._locked(folder, parsed.text, progress):
+            manifest = self._still_good(folder)
+            if manifest is None:
+                files = self._list_files(parsed)
+                folder.mkdir(parents=True, exist_ok=True)
+                manifest = Pull(self._config, parsed.text, folder, progress).run(files)
+        progress(PullProgress(parsed.text, manifest.files[0].name, "done"))
+        return self._local(folder, manifest)
+
+    def list(self) -> list[LocalModel]:
+        """Every model in the store, and GGUF files that somebody put into its folder."""
+        found = []
+        for path in sorted(self._models.iterdir()) if self._models.is_dir() else ():
+            try:
+                manifest = read_manifest(path)
+            except ModelFileError as error:
+                logger.warning("%s", error)
+                continue
+            if manifest is not None:
+                found.append(self._local(path, manifest))
+            elif path.is_file() and path.suffix == ".gguf":
+                found.append(self._resolve_path(path))
+        return found
+
+    def remove(self, name: str) -> int:
+        """Delete a model and what interrupted pulls of it left; returns the bytes freed.
+
+        Raises: ModelNotFound, CapacityError while it is being pulled, InvalidParameter for a path
+        outside the store.
+        """
+        parsed = parse_name(name, self._catalogue)
+        loose = self._models / f"{name}.gguf"
+        if parsed.kind == "unknown" and "/" not in name and loose.is_file():
+            num_bytes = loose.stat().st_size
+            loose.unlink()
+            return num_bytes
+        folder = self._folder(parsed)
+        if parsed.kind in ("path", "unknown") or not folder.is_dir():
+            names = tuple(model.name for model in self.list())
+            hint = "Only models in the store are removed; a file given by path is yours to delete."
+            raise ModelNotFound(name, names, hint if parsed.kind == "path" else "")
+        with self._locked(folder, parsed.text, progress=None):
+            num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            # First the manifest: a removal that is interrupted leaves no model that looks whole.
+            (folder / "model.json").unlink(missing_ok=True)
+            shutil.rmtree(folder)
+        return num_bytes
+
+    def _resolve_path(self, path: Path) -> LocalModel:
+        if path.is_dir():
+            if not (path / "config.json").is_file():
+                raise ModelFileError(
+                    f"{path} is a folder without config.json. Give a GGUF file, or a folder with "
+                    "config.json, tokenizer.json and safetensors."
+                )
+            num_bytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+            return LocalModel(path.absolute(), path.absolute().name, num_bytes)
+        if not path.is_file():
+            raise ModelNotFound(str(path), (), "There is no such file or folder.")
+        return LocalModel(path.absolute(), path.stem, path.stat().st_size)
+
+    def _local(self, folder: Path, manifest: Manifest) -> LocalModel:
+        is_single = not manifest.is_folder
+        return LocalModel(
+            path=folder / manifest.files[0].name if is_single else folder,
+            name=manifest.name,
+            size_bytes=manifest.size_bytes,
+            sha256=manifest.files[0].sha256 if is_single else None,
+            entry=self._catalogue.find(manifest.name),
+        )
+
+    def _folder(self, parsed: ModelName) -> Path:
+        """The model's folder: a readable form of its name, with a digest unless it is ours."""
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", parsed.text).strip("-.")[-80:]
+        if parsed.kind != "catalogue":
+            readable += "-" + hashlib.sha256(parsed.text.encode()).hexdigest()[:10]
+        return self._models / readable
+
+    def _not_found(self, parsed: ModelName) -> ModelNotFound:
+        if parsed.kind == "unknown":
+            near = self._catalogue.near_names(parsed.text)
+            hint = "`headrace models` lists names; owner/repo, a URL or a path work too."
+            return ModelNotFound(parsed.text, near, hint)
+        local = tuple(model.name for model in self.list())
+        return ModelNotFound(parsed.text, local, f"Fetch it with `headrace pull {parsed.text}`.")
+
+    def _still_good(self, folder: Path) -> Manifest | None:
+        """The manifest when all files are as they were; None when there is something to fetch."""
+        try:
+            manifest = read_manifest(folder)
+            return check_files(folder, manifest) if manifest is not None else None
+        except ModelFileError as error:
+            logger.warning("%s Fetching it again.", error)
+            (folder / "model.json").unlink(missing_ok=True)
+            return None
+
+    def _remember(self, folder: Path, manifest: Manifest) -> None:
+        try:
+            write_manifest(folder, manifest)
+        except OSError as error:
+            # A store that is mounted read-only still serves; it is hashed again next time.
+            logger.info("cannot update %s: %s", folder, error)
+
+    def _list_files(self, parsed: ModelName) -> tuple[ModelFile, ...]:
+        if parsed.entry is not None:
+            return parsed.entry.files
+        if self._config.offline:
+            raise ModelSourceError(parsed.text, [("offline", "set HEADRACE_OFFLINE=0 to fetch it")])
+        if parsed.hub is not None:
+            listing = importlib.import_module(HUB_LISTING)
+            try:
+                files: tuple[ModelFile, ...] = listing.list_files(parsed.hub, self._config)
+            except SourceFailed as error:
+                source = f"huggingface {parsed.hub.repo}"
+                raise ModelSourceError(parsed.text, [(source, error.message)]) from None
+            return files
+        name = url_file_name(parsed.text)
+        return (ModelFile(name, None, parsed.sha256, (HttpsFile(parsed.text),)),)
+
+    @contextmanager
+    def _locked(self, folder: Path, name: str, progress: ReportProgress | None) -> Iterator[None]:
+        """Hold the model's lock. With `progress`, wait for it; without, refuse when it is taken."""
+        self._locks.mkdir(parents=True, exist_ok=True)
+        with (self._locks / f"{folder.name}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if progress is None:
+                    text = (
+                        f"{name!r} is being pulled by another process; try again when it is done."
+                    )
+                    raise CapacityError(text) from None
+                progress(PullProgress(name, "", "waiting", detail="another process pulls it"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
