@@ -53,7 +53,7 @@ def _narrow(fmt: QuantFormat, x: Floats) -> NDArray[np.uint8]:
 
 def _round_blocks(fmt: QuantFormat, x: Floats) -> NDArray[np.uint8]:
     blocks = x.reshape(x.shape[0], -1, fmt.block_size)  # [rows, blocks, block]
-    with np.errstate(over="ignore"):  # an f16 scale that overflows is refused below
+    with np.errstate(over="ignore", invalid="ignore"):  # a scale that overflows is refused below
         integers = _choose(fmt.name, blocks)
     scales = (integers.d, integers.dmin, integers.m)
     if not all(scale is None or np.isfinite(scale).all() for scale in scales):
@@ -82,8 +82,9 @@ _ASYMMETRIC_256 = {"q2_k": (16, 3, 15), "q4_k": (32, 15, 63), "q5_k": (32, 31, 6
 
 
 def _inverse(scale: Floats) -> Floats:
-    """1 / scale, and 0 for groups of zeros."""
-    return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+    """1 / scale, and 0 for groups of zeros and scales too small for float16 to hold."""
+    is_usable = np.abs(scale) > np.finfo(np.float32).tiny
+    return np.divide(1, scale, out=np.zeros_like(scale), where=is_usable)
 
 
 def _extreme(x: Floats) -> Floats:
