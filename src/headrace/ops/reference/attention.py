@@ -18,7 +18,7 @@ def attention(qkv: Floats, layer: KVLayer, step: StepInputs, spec: AttentionSpec
     Source: arXiv 1706.03762; paging arXiv 2309.06180; soft cap arXiv 2408.00118.
     """
     num_rows, heads, size = len(qkv), spec.num_heads, spec.head_size
-    queries = qkv.reshape(num_rows, -1, size)[:, :heads]  # [T, H, D]
+    queries = qkv.reshape(num_rows, spec.qkv_width // size, size)[:, :heads]  # [T, H, D]
     out = np.zeros((num_rows, heads, size), dtype=qkv.dtype)
     for r in range(len(step.seq_lens)):
         rows = slice(int(step.query_start[r]), int(step.query_start[r + 1]))

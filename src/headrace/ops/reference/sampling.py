@@ -29,8 +29,12 @@ Masses = NDArray[np.int64]
 def adjust_logits(logits: Float32, inputs: SampleInputs) -> None:
     """Mask, bias, then repetition, frequency and presence penalties. Mutates: logits [S, V].
 
+    Raises: IndexError for a listed token outside the vocabulary.
     Source: repetition arXiv 1909.05858; frequency and presence as in the OpenAI API.
     """
+    for lists in (inputs.bias, inputs.prompt_counts, inputs.output_counts):
+        if lists is not None:
+            check_token_ids(lists.token_ids, logits.shape[1])
     if inputs.token_mask is not None:
         logits[~_allowed(inputs.token_mask, logits.shape[1])] = -np.inf
     for s, row in enumerate(logits):
@@ -58,6 +62,13 @@ def _row_list(lists: TokenLists | None, s: int) -> tuple[Int32, Float32]:
         return np.zeros(0, np.int32), np.zeros(0, np.float32)
     part = slice(int(lists.start[s]), int(lists.start[s + 1]))
     return lists.token_ids[part], lists.values[part]
+
+
+def check_token_ids(token_ids: Int32, num_tokens: int) -> None:
+    """Raises: IndexError for a token outside the vocabulary."""
+    bad = token_ids[(token_ids < 0) | (token_ids >= num_tokens)]
+    if bad.size:
+        raise IndexError(f"token id {bad[0]} is outside the {num_tokens} logits of a row.")
 
 
 def sample(logits: Float32, inputs: SampleInputs) -> Int32:
@@ -142,9 +153,7 @@ def logprobs(logits: Float32, token_ids: Int32, num_top: int) -> Logprobs:
     """
     check_logits(logits)
     num_rows, num_tokens = logits.shape
-    bad = token_ids[(token_ids < 0) | (token_ids >= num_tokens)]
-    if bad.size:
-        raise IndexError(f"token id {bad[0]} is outside the {num_tokens} logits of a row.")
+    check_token_ids(token_ids, num_tokens)
     num_top = min(num_top, num_tokens)
     best = logits.max(axis=1, keepdims=True)
     log_sums = np.array([_log_sum(row) for row in logits - best], dtype=np.float32)

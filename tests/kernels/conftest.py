@@ -1,0 +1,56 @@
+"""Fixtures of the kernel tests: every implementation of Ops that this machine can run."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from headrace.ops.protocol import Ops
+from headrace.ops.reference.reference_ops import ReferenceOps
+
+if importlib.util.find_spec("headrace._cpu"):
+    from headrace.ops.cpu.cpu_ops import CpuOps
+    from headrace.ops.cpu.isa import supported_isas
+
+    _UNSUPPORTED = None
+else:
+    _UNSUPPORTED = "the C++ extension is not built"
+
+ISAS = ("generic", "avx2", "avx512", "amx")
+
+
+def make_cpu_ops(isa: str, num_threads: int = 2) -> Ops:
+    """CpuOps of an instruction set; skips where this machine has no such thing."""
+    if _UNSUPPORTED is not None:
+        pytest.skip(_UNSUPPORTED)
+    if isa not in supported_isas():
+        pytest.skip(f"this CPU has no {isa}")
+    return CpuOps(isa=isa, num_threads=num_threads)
+
+
+@pytest.fixture(scope="session", params=ISAS)
+def cpu_ops(request: pytest.FixtureRequest) -> Ops:
+    """The CPU kernels of each instruction set."""
+    return make_cpu_ops(request.param)
+
+
+@pytest.fixture(scope="session", params=("reference", *ISAS))
+def ops(request: pytest.FixtureRequest) -> Ops:
+    """Every implementation that works in float32."""
+    if request.param == "reference":
+        return ReferenceOps(np.float32)
+    return make_cpu_ops(request.param)
+
+
+@pytest.fixture(scope="session")
+def exact_ops() -> ReferenceOps:
+    """The definition of correct: numpy in float64."""
+    return ReferenceOps(np.float64)
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers of the test's own name, the same in every order of tests."""
+    return np.random.default_rng(list(request.node.name.encode()))

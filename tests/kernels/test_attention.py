@@ -1,0 +1,133 @@
+"""Paged attention and store_kv: error against float64, and equality of bits over ways to batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cases import (
+    ATTENTION_BF16_ERROR,
+    ATTENTION_BF16_RMS_ERROR,
+    ATTENTION_CASES,
+    ATTENTION_FLOAT_ERROR,
+    AttentionCase,
+    AttentionInputs,
+    attention_inputs,
+    spec,
+)
+from errors import largest_error, rms_error, values_of
+
+from headrace.ops.protocol import Ops
+from headrace.ops.reference.reference_ops import ReferenceOps
+
+
+def run(ops: Ops, case: AttentionCase, inputs: AttentionInputs) -> np.ndarray:
+    """Fill a poisoned cache with the past, store the step's rows, attend."""
+    cache = ops.allocate_kv([case.spec], inputs.num_blocks, inputs.block_size)
+    layer = cache.layers[0]
+    all_slots = np.arange(inputs.num_blocks * inputs.block_size, dtype=np.int32)
+    nan = np.full((len(all_slots), case.spec.qkv_width), np.nan, np.float32)
+    dtype = getattr(ops, "dtype", np.float32)
+    ops.store_kv(nan.astype(dtype), layer, all_slots, case.spec)
+    ops.store_kv(inputs.past_qkv.astype(dtype), layer, inputs.past_slots, case.spec)
+    qkv = inputs.qkv.astype(dtype)
+    ops.store_kv(qkv, layer, inputs.step.slot_mapping, case.spec)
+    return values_of(ops.attention(qkv, layer, inputs.step, case.spec))
+
+
+@pytest.mark.parametrize("case", ATTENTION_CASES, ids=str)
+def test_attention(
+    ops: Ops, exact_ops: ReferenceOps, rng: np.random.Generator, case: AttentionCase
+) -> None:
+    inputs = attention_inputs(case, rng)
+    expected = run(exact_ops, case, inputs)
+    actual = run(ops, case, inputs)
+    assert actual.shape == (len(inputs.qkv), case.spec.num_heads * case.spec.head_size)
+    if ops.name.endswith("amx"):
+        assert largest_error(actual, expected) < ATTENTION_BF16_ERROR
+        assert rms_error(actual, expected) < ATTENTION_BF16_RMS_ERROR
+    else:
+        assert largest_error(actual, expected) < ATTENTION_FLOAT_ERROR
+
+
+@pytest.mark.parametrize("scale", [1e-3, 8.0])
+def test_flat_and_sharp_softmax(
+    ops: Ops, exact_ops: ReferenceOps, rng: np.random.Generator, scale: float
+) -> None:
+    case = AttentionCase("sharp", spec(14, 2, 64), ((100, 1), (0, 70), (700, 2)))
+    inputs = attention_inputs(case, rng, scale)
+    error = largest_error(run(ops, case, inputs), run(exact_ops, case, inputs))
+    # A sharp softmax turns the absolute error of its scores, up to 64 * 8 * 8, into a relative one.
+    limit = ATTENTION_BF16_ERROR if ops.name.endswith("amx") else ATTENTION_FLOAT_ERROR * 20
+    assert error < limit
+
+
+def with_chunks(case: AttentionCase, total: int, chunk: int) -> list[AttentionCase]:
+    """One request of `total` tokens, computed `chunk` tokens at a time."""
+    return [
+        replace(case, requests=((done, min(chunk, total - done)),))
+        for done in range(0, total, chunk)
+    ]
+
+
+BIT_SPECS = (
+    spec(14, 2, 64),
+    spec(12, 2, 128),
+    spec(4, 1, 256, window=100),
+    spec(4, 2, 64, soft_cap=30.0, window=600),
+)
+
+
+@pytest.mark.parametrize("attention", BIT_SPECS, ids=lambda s: f"d{s.head_size}-w{s.window}")
+@pytest.mark.parametrize("chunk", [1, 7, 64, 333])
+def test_chunks_give_the_same_bits(
+    cpu_ops: Ops, rng: np.random.Generator, attention, chunk: int
+) -> None:
+    total = 700
+    case = AttentionCase("whole", attention, ((0, total),))
+    inputs = attention_inputs(case, rng)
+    whole = run(cpu_ops, case, inputs)
+    layer = cpu_ops.allocate_kv([attention], inputs.num_blocks, inputs.block_size).layers[0]
+    for start in range(0, total, chunk):
+        if chunk == 1 and 40 < start < 480:  # every place in a tile is seen without these
+            part = slice(start, start + 1)
+            cpu_ops.store_kv(
+                inputs.qkv[part].copy(), layer, inputs.step.slot_mapping[part], attention
+            )
+            continue
+        end = min(start + chunk, total)
+        step = replace(
+            inputs.step,
+            positions=np.arange(start, end, dtype=np.int32),
+            slot_mapping=inputs.step.slot_mapping[start:end].copy(),
+            query_start=np.array([0, end - start], np.int32),
+            seq_lens=np.array([end], np.int32),
+        )
+        qkv = inputs.qkv[start:end].copy()
+        cpu_ops.store_kv(qkv, layer, step.slot_mapping, attention)
+        rows = values_of(cpu_ops.attention(qkv, layer, step, attention))
+        assert rows.tobytes() == whole[start:end].tobytes(), f"rows {start}:{end}"
+
+
+@pytest.mark.parametrize("attention", BIT_SPECS, ids=lambda s: f"d{s.head_size}-w{s.window}")
+def test_neighbours_do_not_matter(cpu_ops: Ops, rng: np.random.Generator, attention) -> None:
+    case = AttentionCase("batch", attention, ((100, 1), (0, 70), (600, 5), (37, 40), (0, 1)))
+    inputs = attention_inputs(case, rng)
+    cache = cpu_ops.allocate_kv([attention], inputs.num_blocks, inputs.block_size)
+    layer = cache.layers[0]
+    cpu_ops.store_kv(inputs.past_qkv, layer, inputs.past_slots, attention)
+    cpu_ops.store_kv(inputs.qkv, layer, inputs.step.slot_mapping, attention)
+    whole = values_of(cpu_ops.attention(inputs.qkv, layer, inputs.step, attention))
+    for r in range(len(case.requests)):
+        rows = slice(*inputs.step.query_start[r : r + 2])
+        alone = replace(
+            inputs.step,
+            positions=inputs.step.positions[rows].copy(),
+            slot_mapping=inputs.step.slot_mapping[rows].copy(),
+            query_start=np.array([0, rows.stop - rows.start], np.int32),
+            seq_lens=inputs.step.seq_lens[r : r + 1].copy(),
+            block_table=inputs.step.block_table[r : r + 1].copy(),
+        )
+        result = values_of(cpu_ops.attention(inputs.qkv[rows].copy(), layer, alone, attention))
+        assert result.tobytes() == whole[rows].tobytes(), f"request {r}"
