@@ -1,1 +1,1 @@
-"""Runs a step: scheduler output in, chosen tokens out. Loads weights and plans memory before that."""
+"""Runs a step: scheduler output in, chosen tokens out. Before that, plans memory and loads."""

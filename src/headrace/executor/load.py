@@ -12,19 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from headrace.core.errors import MissingTensor, ModelFileError
+from headrace.core.errors import MissingTensor, ModelFileError, UnsupportedFormat
 from headrace.models.llama import Llama
 from headrace.models.model_config import ModelConfig
 from headrace.models.weight_spec import DecoderLayer, DecoderWeights, LayerSpec, LinearSpec
 from headrace.ops.protocol import Ops, RopeParams, RopeTable
 from headrace.quant.quant_tensor import QuantTensor
-from headrace.weights.names import TensorSource, load_tensor, sources
+from headrace.weights.names import TensorSource, load_tensor, sources, unread_names
 from headrace.weights.weight_reader import WeightReader
 
 Progress = Callable[[int, int], None]
 """Called with layers done and layers in all."""
-
-ROPE_FACTOR_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +32,31 @@ class ModelTensors:
     reader: WeightReader
     config: ModelConfig
     table: Mapping[str, TensorSource]
+    present: frozenset[str]
 
     @classmethod
     def open(cls, reader: WeightReader, config: ModelConfig) -> ModelTensors:
-        metadata = reader.metadata.get("text_config", reader.metadata)
-        table = sources(reader.architecture, reader.kind, config.num_layers, metadata)
-        return cls(reader, config, table)
+        table = sources(reader.architecture, reader.kind, config.num_layers, reader.metadata)
+        return cls(reader, config, table, frozenset(reader.names()))
 
     def has(self, name: str) -> bool:
-        return name in self.table and self.table[name].name in self.reader.names()
+        return name in self.table and self.table[name].name in self.present
 
     def get(self, name: str) -> QuantTensor:
         """Raises: MissingTensor."""
         if name not in self.table:
             raise MissingTensor(name, str(self.reader.path))
-        heads = self.config.attention[0]
-        count = heads.num_kv_heads if name.endswith((".k", ".k_bias")) else heads.num_heads
-        return load_tensor(self.reader, self.table[name], count)
+        return load_tensor(self.reader, self.table[name])
+
+    def refuse_unread(self) -> None:
+        """A tensor that nobody reads means another model. Raises: UnsupportedFormat."""
+        unread = unread_names(self.reader, self.table)
+        if unread:
+            raise UnsupportedFormat(
+                f"{self.reader.path} has {len(unread)} tensors that the architecture "
+                f"{self.reader.architecture!r} does not use here, for example {unread[0]!r}; "
+                "running without them would give wrong answers."
+            )
 
 
 def load_weights(
@@ -66,7 +72,9 @@ def load_weights(
     Raises: MissingTensor, UnsupportedFormat, ModelFileError.
     """
     tensors = ModelTensors.open(reader, config)
+    tensors.refuse_unread()
     spec = model.layer_spec(config)
+    ropes = rope_tables(ops, config, tensors, max_positions)
     embed = tensors.get("embed")
     check_shape("embed", embed, (config.vocab_size, config.hidden_size))
     layers = []
@@ -75,13 +83,16 @@ def load_weights(
         reader.release()
         if progress is not None:
             progress(layer + 1, config.num_layers)
-    head = tensors.get("head") if tensors.has("head") else embed
+    is_tied = not tensors.has("head") and config.is_head_tied is not False
+    head = embed if is_tied else tensors.get("head")
     check_shape("head", head, (config.vocab_size, config.hidden_size))
+    norm = tensors.get("norm")
+    check_shape("norm", norm, (config.hidden_size,))
     weights = DecoderWeights(
         embed=ops.pack_table(embed),
         layers=tuple(layers),
-        ropes=rope_tables(ops, config, reader, max_positions),
-        norm=ops.pack_vector(tensors.get("norm")),
+        ropes=ropes,
+        norm=ops.pack_vector(norm),
         head=ops.pack_linear([head]),
     )
     reader.release()
@@ -94,7 +105,9 @@ def load_layer(ops: Ops, tensors: ModelTensors, spec: LayerSpec, layer: int) -> 
     for linear in spec.linears:
         values[linear.field] = pack(ops, tensors, linear, f"layers.{layer}.")
     for name in spec.vectors:
-        values[name] = ops.pack_vector(tensors.get(f"layers.{layer}.{name}"))
+        vector = tensors.get(f"layers.{layer}.{name}")
+        check_shape(f"layers.{layer}.{name}", vector, (vector_size(tensors.config, name),))
+        values[name] = ops.pack_vector(vector)
     return DecoderLayer(**values)
 
 
@@ -103,8 +116,30 @@ def pack(ops: Ops, tensors: ModelTensors, linear: LinearSpec, prefix: str) -> An
     parts = [tensors.get(prefix + name) for name in linear.parts]
     for name, part in zip(linear.parts, parts, strict=True):
         check_shape(prefix + name, part, linear_shape(tensors.config, name))
-    biases = [tensors.get(prefix + name) for name in linear.biases] or None
-    return ops.pack_linear(parts, biases, linear.interleave)
+    return ops.pack_linear(parts, biases(tensors, linear, prefix), linear.interleave)
+
+
+def biases(
+    tensors: ModelTensors, linear: LinearSpec, prefix: str
+) -> list[QuantTensor | None] | None:
+    """A bias per part, None where the file has none and the architecture lets it."""
+    if not any(tensors.has(prefix + name) for name in linear.biases) and not linear.needs_biases:
+        return None
+    found: list[QuantTensor | None] = []
+    for part, name in zip(linear.parts, linear.biases, strict=True):
+        if not linear.needs_biases and not tensors.has(prefix + name):
+            found.append(None)
+            continue
+        bias = tensors.get(prefix + name)
+        check_shape(prefix + name, bias, linear_shape(tensors.config, part)[:1])
+        found.append(bias)
+    return found
+
+
+def vector_size(config: ModelConfig, name: str) -> int:
+    """Weights of a norm: per head for q and k, per model width otherwise."""
+    is_head = name in ("q_norm", "k_norm")
+    return config.attention[0].head_size if is_head else config.hidden_size
 
 
 def linear_shape(config: ModelConfig, name: str) -> tuple[int, int]:
@@ -128,15 +163,16 @@ def check_shape(name: str, tensor: QuantTensor, expected: tuple[int, ...]) -> No
     """Raises: ModelFileError when the file disagrees with its own numbers."""
     if tuple(tensor.shape) != expected:
         raise ModelFileError(
-            f"The tensor {name} has shape {list(tensor.shape)}; the model's config says {list(expected)}."
+            f"The tensor {name} has shape {list(tensor.shape)}; "
+            f"the model's config says {list(expected)}."
         )
 
 
 def rope_tables(
-    ops: Ops, config: ModelConfig, reader: WeightReader, max_positions: int
+    ops: Ops, config: ModelConfig, tensors: ModelTensors, max_positions: int
 ) -> tuple[RopeTable, ...]:
     """A table per layer; layers with equal parameters share one."""
-    factors = rope_factors(reader)
+    factors = rope_factors(config, tensors, max_positions)
     tables: dict[RopeParams, RopeTable] = {}
     result = []
     for layer_params in config.ropes:
@@ -149,12 +185,32 @@ def rope_tables(
     return tuple(result)
 
 
-def rope_factors(reader: WeightReader) -> tuple[float, ...] | None:
-    """Frequency divisors that GGUF files keep as a tensor (Llama 3.x, Phi-3 long context)."""
-    names = set(reader.names())
-    for name in ROPE_FACTOR_TENSORS:
-        if reader.kind == "gguf" and name in names:
-            values = np.asarray(reader.tensor(name).dequantize(), dtype=np.float64)
-            return tuple(float(value) for value in values.reshape(-1))
-    return None
+def rope_factors(
+    config: ModelConfig, tensors: ModelTensors, max_positions: int
+) -> tuple[float, ...] | None:
+    """Frequency divisors that GGUF files keep as tensors, or that depend on the context's length.
 
+    Llama 3 has one list; LongRoPE has a long one for contexts beyond the original length, used for
+    every position, so that an answer does not depend on its own length.
+    """
+    half = config.ropes[0].rotary_size // 2
+    if tensors.has("rope_freqs"):
+        factors = factor_list(tensors, "rope_freqs")
+    elif config.long_rope is not None:
+        factors = config.long_rope.factors(max_positions)
+    elif tensors.has("rope_factors_long"):
+        original = config.original_max_model_len or config.max_model_len
+        name = "rope_factors_long" if max_positions > original else "rope_factors_short"
+        factors = factor_list(tensors, name)
+    else:
+        return None
+    if len(factors) != half:
+        raise ModelFileError(
+            f"{tensors.reader.path} has {len(factors)} rope factors; its rotary size needs {half}."
+        )
+    return factors
+
+
+def factor_list(tensors: ModelTensors, name: str) -> tuple[float, ...]:
+    values = np.asarray(tensors.get(name).dequantize(), dtype=np.float64)
+    return tuple(float(value) for value in values.reshape(-1))

@@ -67,7 +67,9 @@ class ModelRunner:
             wanted = self._wanted(output.scheduled)
             for start in range(0, len(wanted), MAX_LOGIT_ROWS):
                 part = wanted[start : start + MAX_LOGIT_ROWS]
-                self._choose(hidden, step.logit_rows[start : start + len(part)], part, rows, tokens, chosen)
+                self._choose(
+                    hidden, step.logit_rows[start : start + len(part)], part, rows, tokens, chosen
+                )
         self._finished.append(
             ModelRunnerOutput(
                 output.step_id,

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace.models.model_config import (
+    SILU,
     GGUFFields,
     ModelConfig,
+    check_activation,
     gguf_attention,
     gguf_rope,
     huggingface_attention,
@@ -64,11 +66,12 @@ class Llama:
     @classmethod
     def config_from_huggingface(cls, config: Mapping[str, Any]) -> ModelConfig:
         """The numbers in config.json. Raises: ModelFileError, UnsupportedFormat."""
+        check_activation(config, "hidden_act", SILU)
         spec = huggingface_attention(config)
         num_layers = required(config, "num_hidden_layers", int)
         max_model_len = required(config, "max_position_embeddings", int)
         settings = huggingface_rope_settings(config)
-        rope = huggingface_rope(settings, config, spec.head_size, max_model_len)
+        rope, long_rope = huggingface_rope(settings, spec.head_size, max_model_len)
         return ModelConfig(
             model_type=cls.model_type,
             num_layers=num_layers,
@@ -79,6 +82,8 @@ class Llama:
             rms_norm_eps=required(config, "rms_norm_eps", float),
             attention=(replace(spec, window=sliding_window(config)),) * num_layers,
             ropes=(rope,) * num_layers,
+            is_head_tied=config.get("tie_word_embeddings"),
+            long_rope=long_rope,
         )
 
     @classmethod

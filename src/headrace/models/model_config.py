@@ -16,13 +16,34 @@ from headrace.ops.protocol import AttentionSpec, RopeParams
 
 T = TypeVar("T")
 
+SILU = ("silu", "swish")
+
+
+@dataclass(frozen=True, slots=True)
+class LongRope:
+    """Frequency divisors of LongRoPE: one list up to the original context, one for longer ones.
+
+    Units: original_max_model_len in tokens. Source: arXiv 2402.13753.
+    """
+
+    original_max_model_len: int
+    short_factors: tuple[float, ...]
+    long_factors: tuple[float, ...]
+
+    def factors(self, max_positions: int) -> tuple[float, ...]:
+        """The list for a context of this size, whatever the length of an answer in it."""
+        is_long = max_positions > self.original_max_model_len
+        return self.long_factors if is_long else self.short_factors
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Units: sizes in elements, `max_model_len` in tokens.
+    """Units: sizes in elements, `max_model_len` and `original_max_model_len` in tokens.
 
     `attention` and `ropes` have one entry per layer. `has_*` say which optional tensors the
-    architecture uses. `embed_scale` multiplies embeddings.
+    architecture uses. `embed_scale` multiplies embeddings. `is_head_tied` is what the file says of
+    an absent head, None where it says nothing. `long_rope` and `original_max_model_len` are set
+    where rotary factors depend on the context's length.
     """
 
     model_type: str
@@ -38,10 +59,9 @@ class ModelConfig:
     has_qk_norm: bool = False
     embed_scale: float = 1.0
     logit_soft_cap: float | None = None
-
-    @property
-    def num_kv_layers(self) -> int:
-        return len(self.attention)
+    is_head_tied: bool | None = None
+    long_rope: LongRope | None = None
+    original_max_model_len: int | None = None
 
 
 class GGUFFields:
@@ -99,6 +119,12 @@ def gguf_attention(fields: GGUFFields) -> AttentionSpec:
     check_divisible(num_heads, num_kv_heads)
     default = fields.integer("embedding_length") // num_heads
     head_size = fields.integer("attention.key_length", default)
+    value_size = fields.integer("attention.value_length", head_size)
+    if value_size != head_size:
+        raise UnsupportedFormat(
+            f"The model has keys of {head_size} and values of {value_size} per head; headrace runs "
+            "models where they are equal."
+        )
     return AttentionSpec(num_heads, num_kv_heads, head_size, scale=head_size**-0.5)
 
 
@@ -112,17 +138,22 @@ def huggingface_attention(config: Mapping[str, Any]) -> AttentionSpec:
 
 
 def gguf_rope(fields: GGUFFields, head_size: int, max_model_len: int) -> RopeParams:
-    """Plain or linearly scaled rotary embedding. Raises: UnsupportedFormat for other scalings."""
+    """Rotary embedding from metadata; lists of factors are tensors and are read with the weights.
+
+    Raises: UnsupportedFormat for other scalings.
+    """
     size = fields.integer("rope.dimension_count", head_size)
     kind = fields.optional("rope.scaling.type")
     factors = None
     if kind == "linear":
         factors = (fields.number("rope.scaling.factor"),) * (size // 2)
-    elif kind not in (None, "none"):
+    elif kind not in (None, "none", "longrope"):
         raise UnsupportedFormat(
-            f"rope scaling {kind!r} of GGUF is not supported; known: none, linear."
+            f"rope scaling {kind!r} of GGUF is not supported; known: none, linear, longrope."
         )
-    return RopeParams(fields.number("rope.freq_base", 10000.0), size, max_model_len, factors)
+    theta = fields.number("rope.freq_base", 10000.0)
+    attention_factor = fields.number("rope.scaling.attn_factor", 1.0)
+    return RopeParams(theta, size, max_model_len, factors, attention_factor)
 
 
 def huggingface_rope_settings(
@@ -132,37 +163,47 @@ def huggingface_rope_settings(
     parameters = config.get("rope_parameters")
     if isinstance(parameters, Mapping):
         nested = parameters.get(layer_type) if layer_type else None
-        return nested if isinstance(nested, Mapping) else parameters
-    settings = dict(config.get("rope_scaling") or {})
-    settings.setdefault("rope_type", settings.get("type", "default"))
-    settings["rope_theta"] = config.get("rope_theta", 10000.0)
+        settings = dict(nested if isinstance(nested, Mapping) else parameters)
+    else:
+        settings = dict(config.get("rope_scaling") or {})
+    for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
+        if settings.get(key) is None and config.get(key) is not None:
+            settings[key] = config[key]
     return settings
 
 
 def huggingface_rope(
-    settings: Mapping[str, Any], config: Mapping[str, Any], head_size: int, max_model_len: int
-) -> RopeParams:
+    settings: Mapping[str, Any], head_size: int, max_model_len: int
+) -> tuple[RopeParams, LongRope | None]:
     """Rotary embedding of a Hugging Face config: default, linear, llama3, longrope.
 
-    Raises: UnsupportedFormat. Source: transformers' documented rope parameters.
+    Raises: UnsupportedFormat, ModelFileError. Source: transformers' documented rope parameters.
     """
-    share = settings.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
-    size = int(head_size * share)
-    theta = float(settings.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    size = int(head_size * float(settings.get("partial_rotary_factor", 1.0)))
+    theta = float(settings.get("rope_theta", 10000.0))
     kind = settings.get("rope_type") or settings.get("type") or "default"
     factors: tuple[float, ...] | None = None
-    attention_factor = 1.0
+    attention_factor, long_rope = 1.0, None
     if kind == "linear":
-        factors = (float(settings["factor"]),) * (size // 2)
+        factors = (setting(settings, "factor"),) * (size // 2)
     elif kind == "llama3":
         factors = llama3_factors(settings, theta, size)
-    elif kind == "longrope":
-        factors, attention_factor = longrope_factors(settings, config, max_model_len)
+    elif kind in ("longrope", "su"):
+        long_rope = read_long_rope(settings)
+        attention_factor = long_attention_factor(settings, max_model_len)
     elif kind != "default":
         raise UnsupportedFormat(
             f"rope_type {kind!r} is not supported; known: default, linear, llama3, longrope."
         )
-    return RopeParams(theta, size, max_model_len, factors, attention_factor)
+    return RopeParams(theta, size, max_model_len, factors, attention_factor), long_rope
+
+
+def setting(settings: Mapping[str, Any], key: str) -> float:
+    """A number of the rope parameters. Raises: ModelFileError."""
+    value = settings.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ModelFileError(f"config.json has rope {key} = {value!r}; a number is needed.")
+    return float(value)
 
 
 def llama3_factors(settings: Mapping[str, Any], theta: float, size: int) -> tuple[float, ...]:
@@ -170,9 +211,9 @@ def llama3_factors(settings: Mapping[str, Any], theta: float, size: int) -> tupl
 
     Source: Llama 3.1 model card, rope scaling.
     """
-    factor = float(settings["factor"])
-    low, high = float(settings["low_freq_factor"]), float(settings["high_freq_factor"])
-    original = float(settings["original_max_position_embeddings"])
+    factor = setting(settings, "factor")
+    low, high = setting(settings, "low_freq_factor"), setting(settings, "high_freq_factor")
+    original = setting(settings, "original_max_position_embeddings")
     factors = []
     for i in range(size // 2):
         wavelength = 2 * math.pi * theta ** (2 * i / size)
@@ -186,27 +227,31 @@ def llama3_factors(settings: Mapping[str, Any], theta: float, size: int) -> tupl
     return tuple(factors)
 
 
-def longrope_factors(
-    settings: Mapping[str, Any], config: Mapping[str, Any], max_model_len: int
-) -> tuple[tuple[float, ...], float]:
-    """Phi-3's per-dimension factors and its attention factor.
+def read_long_rope(settings: Mapping[str, Any]) -> LongRope:
+    """Phi-3's two lists of factors. Raises: ModelFileError."""
+    lists = []
+    for key in ("short_factor", "long_factor"):
+        values = settings.get(key)
+        if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
+            raise ModelFileError(f"config.json has rope {key} = {values!r}; it needs numbers.")
+        lists.append(tuple(float(value) for value in values))
+    original = int(setting(settings, "original_max_position_embeddings"))
+    return LongRope(original, *lists)
 
-    The long list is used when max_model_len exceeds the original context, for every position, so
-    that an answer does not depend on its own length. Source: arXiv 2402.13753.
-    """
-    original = config.get("original_max_position_embeddings") or settings.get(
-        "original_max_position_embeddings"
-    )
-    if original is None:
-        raise ModelFileError(
-            "config.json has longrope scaling but no original_max_position_embeddings."
+
+def long_attention_factor(settings: Mapping[str, Any], max_model_len: int) -> float:
+    """What LongRoPE multiplies cos and sin by: given, or from how far the context is stretched."""
+    if settings.get("attention_factor") is not None:
+        return setting(settings, "attention_factor")
+    original = setting(settings, "original_max_position_embeddings")
+    stretch = settings.get("factor") or max_model_len / original
+    return 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(original))
+
+
+def check_activation(config: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> None:
+    """Raises: UnsupportedFormat for a feed-forward activation that the class does not compute."""
+    value = config.get(key)
+    if value is not None and value not in allowed:
+        raise UnsupportedFormat(
+            f"config.json has {key} = {value!r}; headrace runs {', '.join(allowed)} here."
         )
-    full = int(config.get("max_position_embeddings", max_model_len))
-    scale = full / original
-    attention_factor = settings.get("attention_factor")
-    if attention_factor is None:
-        attention_factor = (
-            1.0 if scale <= 1 else math.sqrt(1 + math.log(scale) / math.log(original))
-        )
-    name = "long_factor" if max_model_len > original else "short_factor"
-    return tuple(float(value) for value in settings[name]), float(attention_factor)

@@ -19,7 +19,12 @@ class Phi3(Llama):
 
     @classmethod
     def config_from_gguf(cls, metadata: Mapping[str, object]) -> ModelConfig:
+        fields = GGUFFields(metadata)
         config = super().config_from_gguf(metadata)
-        window = GGUFFields(metadata).integer("attention.sliding_window", 0) or None
-        specs = tuple(replace(spec, window=window) for spec in config.attention)
-        return replace(config, attention=specs)
+        window = fields.integer("attention.sliding_window", 0) or None
+        return replace(
+            config,
+            attention=tuple(replace(spec, window=window) for spec in config.attention),
+            original_max_model_len=fields.integer("rope.scaling.original_context_length", 0)
+            or None,
+        )

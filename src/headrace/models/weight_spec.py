@@ -5,7 +5,6 @@ The executor fills these records; a model only names them. Optional tensors are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from headrace.models.model_config import ModelConfig
@@ -14,11 +13,15 @@ from headrace.ops.protocol import Array, PackedLinear, PackedTable, RopeTable
 
 @dataclass(frozen=True, slots=True)
 class LinearSpec:
-    """A fused matrix: `parts` along `out`, a bias name per part, gate and up interleaved or not."""
+    """A fused matrix: `parts` along `out`, a bias name per part, gate and up interleaved or not.
+
+    Biases that are not needed are read where the file has them.
+    """
 
     field: str
     parts: tuple[str, ...]
     biases: tuple[str, ...] = ()
+    needs_biases: bool = False
     interleave: bool = False
 
 
@@ -28,13 +31,6 @@ class LayerSpec:
 
     linears: tuple[LinearSpec, ...]
     vectors: tuple[str, ...]
-
-    def tensor_names(self, layer: int) -> Iterator[str]:
-        for linear in self.linears:
-            for name in (*linear.parts, *linear.biases):
-                yield f"layers.{layer}.{name}"
-        for name in self.vectors:
-            yield f"layers.{layer}.{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +62,7 @@ class DecoderWeights:
 
 def decoder_layer_spec(config: ModelConfig, *, has_post_norms: bool = False) -> LayerSpec:
     """The layer every architecture here shares, with its optional parts."""
-    biases = ("q_bias", "k_bias", "v_bias") if config.has_qkv_bias else ()
+    biases = ("q_bias", "k_bias", "v_bias")
     vectors = ["attn_norm", "mlp_norm"]
     if config.has_qk_norm:
         vectors += ["q_norm", "k_norm"]
@@ -74,7 +70,7 @@ def decoder_layer_spec(config: ModelConfig, *, has_post_norms: bool = False) -> 
         vectors += ["post_attn_norm", "post_mlp_norm"]
     return LayerSpec(
         linears=(
-            LinearSpec("qkv", ("q", "k", "v"), biases),
+            LinearSpec("qkv", ("q", "k", "v"), biases, needs_biases=config.has_qkv_bias),
             LinearSpec("o", ("o",)),
             LinearSpec("gate_up", ("gate", "up"), interleave=True),
             LinearSpec("down", ("down",)),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace.core.request import SamplingParams
 from headrace.core.step import NewRequest
@@ -36,7 +37,7 @@ class SampleRow:
     """One request's parameters and the tokens they depend on."""
 
     new: NewRequest
-    values: np.void
+    values: NDArray[np.void]
     has_penalty: bool
     token_mask: UInt32 | None
     output_token_ids: list[int] = field(default_factory=list)
@@ -79,12 +80,14 @@ def make_row(new: NewRequest, vocab_size: int) -> SampleRow:
         values[name] = new.seed if name == "seed" else getattr(params, name)
     values["top_k"] = max(params.top_k, 0)
     has_penalty = (
-        params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
+        params.repetition_penalty != 1
+        or params.presence_penalty != 0
+        or params.frequency_penalty != 0
     )
     mask = None
     if params.allowed_token_ids is not None:
         mask = token_mask(params.allowed_token_ids, vocab_size)
-    row = SampleRow(new, values[()], has_penalty, mask)
+    row = SampleRow(new, values, has_penalty, mask)
     if has_penalty:
         row.prompt_counts.update(new.prompt_token_ids)
     return row
