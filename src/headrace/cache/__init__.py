@@ -1,0 +1,1 @@
+"""Logical KV cache: which blocks hold what. Block ids only, no arrays."""
