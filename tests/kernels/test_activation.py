@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import FLOAT32_ERROR, ROW_COUNTS, rows
-from errors import values_of
 
 from headrace.ops.protocol import Ops
 from headrace.ops.reference.reference_ops import ReferenceOps
+from kernels.cases import FLOAT32_ERROR, ROW_COUNTS, rows
+from kernels.errors import values_of
 
 INNER_WIDTHS = (16, 48, 4864, 8960)
 

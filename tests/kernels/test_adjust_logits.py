@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import LOGPROB_ERROR, SampleSettings, logit_rows, sample_inputs, token_lists
 
 from headrace.core.errors import InvalidLogits
 from headrace.ops.protocol import Ops
 from headrace.ops.reference import sampling
+from kernels.cases import LOGPROB_ERROR, SampleSettings, logit_rows, sample_inputs, token_lists
 
 NUM_TOKENS = 1000
 

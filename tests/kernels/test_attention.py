@@ -6,7 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import (
+
+from headrace.ops.protocol import Ops
+from headrace.ops.reference.reference_ops import ReferenceOps
+from kernels.cases import (
     ATTENTION_BF16_ERROR,
     ATTENTION_BF16_RMS_ERROR,
     ATTENTION_CASES,
@@ -16,10 +19,7 @@ from cases import (
     attention_inputs,
     spec,
 )
-from errors import largest_error, rms_error, values_of
-
-from headrace.ops.protocol import Ops
-from headrace.ops.reference.reference_ops import ReferenceOps
+from kernels.errors import largest_error, rms_error, values_of
 
 
 def run(ops: Ops, case: AttentionCase, inputs: AttentionInputs) -> np.ndarray:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import FLOAT32_ERROR, ROW_COUNTS, ROW_KINDS, WIDTHS, rows
-from errors import largest_error, values_of
 
 from headrace.ops.protocol import Ops
 from headrace.ops.reference.reference_ops import ReferenceOps
 from headrace.quant.quant_tensor import QuantTensor
+from kernels.cases import FLOAT32_ERROR, ROW_COUNTS, ROW_KINDS, WIDTHS, rows
+from kernels.errors import largest_error, values_of
 
 EPS = 1e-6
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import FLOAT32_ERROR, rows, spec
-from errors import largest_error
 
 from headrace.ops.protocol import AttentionSpec, Ops, RopeParams
 from headrace.ops.reference.reference_ops import ReferenceOps
+from kernels.cases import FLOAT32_ERROR, rows, spec
+from kernels.errors import largest_error
 
 SPECS = (spec(14, 2, 64), spec(4, 1, 256), spec(4, 2, 80), spec(2, 2, 128), spec(4, 2, 16))
 

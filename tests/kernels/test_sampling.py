@@ -4,14 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import (
-    LOGIT_KINDS,
-    SAMPLE_SETTINGS,
-    VOCABULARIES,
-    SampleSettings,
-    logit_rows,
-    sample_inputs,
-)
 from numpy.typing import NDArray
 
 from headrace.core.errors import InvalidLogits
@@ -19,6 +11,14 @@ from headrace.ops.protocol import Ops
 from headrace.ops.reference import sampling
 from headrace.ops.reference.exact_math import gumbel, noise_bits, row_key
 from headrace.ops.reference.reference_ops import ReferenceOps
+from kernels.cases import (
+    LOGIT_KINDS,
+    SAMPLE_SETTINGS,
+    VOCABULARIES,
+    SampleSettings,
+    logit_rows,
+    sample_inputs,
+)
 
 Bools = NDArray[np.bool_]
 SEEDS = np.array([0, 1, 2**63 + 12345, 2**64 - 1], np.uint64)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import AttentionCase, attention_inputs, spec
-from errors import values_of
 
 from headrace.ops.protocol import Ops
+from kernels.cases import AttentionCase, attention_inputs, spec
+from kernels.errors import values_of
 
 SPEC = spec(4, 2, 64)
 

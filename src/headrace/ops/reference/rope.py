@@ -59,10 +59,9 @@ def rope(
     bad = positions[(positions < 0) | (positions >= max_positions)]
     if bad.size:
         raise IndexError(f"position {bad[0]} is outside the rope table of {max_positions}.")
-    rows = qkv.reshape(
-        len(positions), spec.qkv_width // spec.head_size, spec.head_size
-    )  # [T, H+2K, D]
     end = spec.num_heads + spec.num_kv_heads
+    shape = (len(positions), end + spec.num_kv_heads, spec.head_size)
+    rows = qkv.reshape(shape)  # [T, H+2K, D]
     for weight, heads in ((q_norm, slice(0, spec.num_heads)), (k_norm, slice(spec.num_heads, end))):
         if weight is not None:
             rows[:, heads] = rms_norm(rows[:, heads], weight, eps)

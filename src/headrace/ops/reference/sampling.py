@@ -109,6 +109,8 @@ def kept_tokens(distances: Float32, inputs: SampleInputs, s: int) -> Bools:
     top_k = int(inputs.top_k[s])
     if 0 < top_k < len(distances):
         keep &= distances >= np.partition(distances, -top_k)[-top_k]
+    if inputs.top_p[s] >= 1 and inputs.min_p[s] <= 0 and inputs.typical_p[s] >= 1:
+        return keep
     weights = exp32(distances)
     masses = np.rint(weights * MASS_UNIT).astype(np.int64)
     if inputs.top_p[s] < 1:

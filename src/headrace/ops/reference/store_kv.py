@@ -48,11 +48,10 @@ def store_kv(qkv: Floats, layer: KVLayer, slot_mapping: Int32, spec: AttentionSp
     bad = slot_mapping[(slot_mapping < -1) | (slot_mapping >= num_blocks * block_size)]
     if bad.size:
         raise IndexError(f"slot {bad[0]} is outside the cache of {num_blocks * block_size} slots.")
-    rows = qkv.reshape(
-        len(slot_mapping), spec.qkv_width // spec.head_size, spec.head_size
-    )  # [T, H+2K, D]
+    first_v = spec.num_heads + spec.num_kv_heads
+    shape = (len(slot_mapping), first_v + spec.num_kv_heads, spec.head_size)
+    rows = qkv.reshape(shape)  # [T, H+2K, D]
     wanted = np.flatnonzero(slot_mapping >= 0)
     blocks, offsets = np.divmod(slot_mapping[wanted], block_size)
-    first_v = spec.num_heads + spec.num_kv_heads
     layer.k[blocks, :, offsets] = rows[wanted, spec.num_heads : first_v]
     layer.v[blocks, :, offsets] = rows[wanted, first_v:]
