@@ -122,8 +122,9 @@ class StepStats:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Everything the output side needs to know of one step."""
+    """Everything the output side needs to know of one step. `ended_at_s` is `Clock.monotonic_s`."""
 
     step_id: int
     progress: tuple[RequestProgress, ...]
     stats: StepStats = field(default_factory=StepStats)
+    ended_at_s: float = 0.0

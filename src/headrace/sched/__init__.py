@@ -1,0 +1,1 @@
+"""Who runs this step, and with how many tokens."""

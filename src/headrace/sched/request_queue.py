@@ -1,0 +1,83 @@
+"""The requests that wait, in the order in which they will run. Bounded.
+
+In and out: RequestState. A rank, given once on arrival, is the whole policy: the queue is sorted
+by it, and preemption takes the highest rank first. Knows nothing of blocks or budgets.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Mapping
+
+from headrace.core.errors import CapacityError
+from headrace.sched.request_state import RequestSpec, RequestState
+
+Rank = tuple[int, int]
+RankRule = Callable[[RequestSpec, int], Rank]
+
+
+def first_come_rank(spec: RequestSpec, arrival: int) -> Rank:
+    """First come, first served."""
+    return (0, arrival)
+
+
+def priority_rank(spec: RequestSpec, arrival: int) -> Rank:
+    """Lower value first, then first come. A steady flow of urgent work starves the rest."""
+    return (spec.priority, arrival)
+
+
+RANK_RULES: Mapping[str, RankRule] = {"fcfs": first_come_rank, "priority": priority_rank}
+
+
+class RequestQueue:
+    """A list kept sorted by rank. Removal from the middle leaves nothing behind."""
+
+    def __init__(self, max_num_requests: int) -> None:
+        self.max_num_requests = max_num_requests
+        self._requests: list[RequestState] = []
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[RequestState]:
+        return iter(self._requests)
+
+    def push(self, request: RequestState) -> None:
+        """Add a new request.
+
+        Raises: CapacityError when the queue is full.
+        """
+        if len(self._requests) >= self.max_num_requests:
+            raise CapacityError(
+                f"{len(self._requests)} requests wait already, which is the limit. Try again later."
+            )
+        self.restore(request)
+
+    def restore(self, request: RequestState) -> None:
+        """Put back a request that was admitted before; the limit is not for it."""
+        insort(self._requests, request, key=_rank)
+
+    def pop(self) -> RequestState:
+        """Take the request whose turn it is."""
+        return self._requests.pop(0)
+
+    def remove(self, request: RequestState) -> None:
+        """Take a request out of the middle."""
+        remove_ranked(self._requests, request)
+
+
+def remove_ranked(requests: list[RequestState], request: RequestState) -> None:
+    """Remove a request from a list sorted by rank. Ranks are unique. Mutates: requests."""
+    index = bisect_left(requests, request.rank, key=_rank)
+    if index == len(requests) or requests[index] is not request:
+        raise RuntimeError(f"Request {request.request_id!r} is not where its rank says.")
+    del requests[index]
+
+
+def insert_ranked(requests: list[RequestState], request: RequestState) -> None:
+    """Insert a request into a list sorted by rank. Mutates: requests."""
+    insort(requests, request, key=_rank)
+
+
+def _rank(request: RequestState) -> Rank:
+    return request.rank

@@ -1,0 +1,133 @@
+"""One request as the scheduler sees it: what was asked, how far it is, which blocks it has.
+
+In: RequestSpec, a frozen order of token ids and limits. `RequestState` has one writer, the
+scheduler; others see SchedulerOutput and StepReport. Knows nothing of text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from headrace.cache.block_table import BlockTable
+from headrace.core.request import SamplingParams
+from headrace.core.step import NewRequest
+
+
+class RequestStatus(Enum):
+    """Where a request is kept: in the queue, among the running, or nowhere."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestSpec:
+    """One answer to generate. Plain data, so that it can cross a process boundary.
+
+    `max_tokens` is resolved. `eos_token_ids` is empty when they are to be ignored.
+    `seed` is unsigned 64 bit. `priority`: lower runs earlier.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    seed: int
+    max_tokens: int
+    eos_token_ids: tuple[int, ...] = ()
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    priority: int = 0
+    tenant: str = "default"
+    cache_salt: str = ""
+
+
+class RequestState:
+    """Progress of a request: `num_computed_tokens` catching up with `token_ids`.
+
+    token_ids    | prompt ................ | output ........ |
+    computed     |----------- num_computed_tokens
+    pending                               |------------------|  a step computes some of these
+    """
+
+    __slots__ = (
+        "block_table",
+        "eos_token_ids",
+        "is_known_to_runner",
+        "num_cached_tokens",
+        "num_computed_tokens",
+        "num_preemptions",
+        "num_prompt_logprobs",
+        "num_prompt_tokens",
+        "queued_at_s",
+        "rank",
+        "scheduled_at_s",
+        "spec",
+        "status",
+        "stop_token_ids",
+        "token_ids",
+    )
+
+    def __init__(
+        self, spec: RequestSpec, block_table: BlockTable, rank: tuple[int, int], queued_at_s: float
+    ) -> None:
+        self.spec = spec
+        self.block_table = block_table
+        self.rank = rank
+        self.queued_at_s = queued_at_s
+        self.scheduled_at_s: float | None = None
+        self.status = RequestStatus.WAITING
+        self.token_ids = list(spec.prompt_token_ids)
+        self.num_prompt_tokens = len(spec.prompt_token_ids)
+        self.num_computed_tokens = 0
+        self.num_cached_tokens = 0
+        self.num_preemptions = 0
+        self.num_prompt_logprobs = 0
+        self.is_known_to_runner = False
+        self.eos_token_ids = frozenset(spec.eos_token_ids)
+        self.stop_token_ids = frozenset(spec.sampling.stop_token_ids)
+
+    @property
+    def request_id(self) -> str:
+        return self.spec.request_id
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_pending_tokens(self) -> int:
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Tell whether prompt logprobs are asked for and not complete. The first token has none."""
+        is_asked = self.spec.sampling.prompt_logprobs is not None
+        return is_asked and self.num_prompt_logprobs < self.num_prompt_tokens - 1
+
+    def num_logit_rows(self, num_scheduled_tokens: int) -> int:
+        """Count the trailing tokens of the next chunk whose logits are wanted.
+
+        The last known token chooses the next one. A prompt position before it, while its logprob
+        has not been delivered (a preempted request computes some positions twice), scores the
+        token that follows it.
+        """
+        end = self.num_computed_tokens + num_scheduled_tokens
+        if self.wants_prompt_logprobs:
+            return max(0, end - max(self.num_computed_tokens, self.num_prompt_logprobs))
+        return int(end == self.num_tokens)
+
+    def to_new_request(self) -> NewRequest:
+        """Describe the constant part to the executor."""
+        return NewRequest(
+            request_id=self.spec.request_id,
+            prompt_token_ids=self.spec.prompt_token_ids,
+            sampling=self.spec.sampling,
+            seed=self.spec.seed,
+            stop_token_ids=tuple(sorted(self.eos_token_ids | self.stop_token_ids)),
+            bad_words_ids=self.spec.bad_words_ids,
+        )

@@ -1,0 +1,342 @@
+"""Scheduler: who runs this step, with how many tokens, and what comes of it.
+
+In: RequestSpec, Abort by id, ModelRunnerOutput. Out: SchedulerOutput, StepReport. There is no
+prefill and no decode: each request has `num_computed_tokens` catching up with the tokens it has,
+and a step gives each one some. Only writer of RequestState. Knows nothing of text or arrays.
+Source: the idea of tokens catching up is vLLM's, `v1/core/sched/scheduler.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headrace.cache.kv_cache_manager import KVCacheManager
+from headrace.core.clock import Clock
+from headrace.core.errors import ContextTooLong, InvalidParameter
+from headrace.core.output import FinishReason
+from headrace.core.step import (
+    ModelRunnerOutput,
+    NewRequest,
+    RequestProgress,
+    RowOutput,
+    ScheduledRequest,
+    SchedulerOutput,
+    StepReport,
+    StepStats,
+)
+from headrace.sched.preemption import choose_victim, preempt
+from headrace.sched.request_queue import (
+    RANK_RULES,
+    RequestQueue,
+    insert_ranked,
+    remove_ranked,
+)
+from headrace.sched.request_state import RequestSpec, RequestState, RequestStatus
+from headrace.sched.stop import find_stop
+from headrace.sched.token_budget import SchedulerLimits, TokenBudget
+
+Plan = list[tuple[RequestState, int]]
+
+
+@dataclass(slots=True)
+class StepCounters:
+    """What happened since the last report. Prefix numbers are tokens of first admissions."""
+
+    num_preemptions: int = 0
+    num_prefix_queries: int = 0
+    num_prefix_hits: int = 0
+
+
+class Scheduler:
+    """Requests in two places: `waiting`, sorted by rank, and `running`, sorted by rank."""
+
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        kv_cache: KVCacheManager,
+        clock: Clock,
+        policy: str = "fcfs",
+    ) -> None:
+        self.limits = limits
+        self._kv_cache = kv_cache
+        self._clock = clock
+        self._rank_rule = RANK_RULES[policy]
+        self._requests: dict[str, RequestState] = {}
+        self._waiting = RequestQueue(limits.max_num_requests)
+        self._running: list[RequestState] = []
+        self._ended: list[RequestProgress] = []
+        self._forgotten_ids: list[str] = []
+        self._counters = StepCounters()
+        self._num_arrivals = 0
+        self._step_id = 0
+        self._step_started_at_s = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        """Tell whether a step would compute, report or forget anything."""
+        return bool(self._requests or self._ended or self._forgotten_ids)
+
+    @property
+    def num_unfinished(self) -> int:
+        return len(self._requests)
+
+    @property
+    def max_num_tokens(self) -> int:
+        """The longest request, prompt and output, that can be computed here."""
+        return min(self.limits.max_model_len, self._kv_cache.max_num_tokens)
+
+    def add(self, spec: RequestSpec) -> None:
+        """Queue a request.
+
+        Raises: ContextTooLong when it could never run; CapacityError when the queue is full;
+        InvalidParameter when the id is in use.
+        """
+        num_prompt_tokens = len(spec.prompt_token_ids)
+        if num_prompt_tokens + 1 > self.max_num_tokens:
+            raise ContextTooLong(num_prompt_tokens, self.max_num_tokens, param="prompt")
+        if spec.request_id in self._requests:
+            raise InvalidParameter("request_id", spec.request_id, "an id that is not in use")
+        table = self._kv_cache.new_table(spec.tenant, spec.cache_salt)
+        rank = self._rank_rule(spec, self._num_arrivals)
+        request = RequestState(spec, table, rank, self._clock.monotonic_s())
+        self._waiting.push(request)
+        self._requests[spec.request_id] = request
+        self._num_arrivals += 1
+
+    def abort(self, request_id: str) -> None:
+        """End a request now and free its blocks. An unknown id is one that ended already."""
+        request = self._requests.get(request_id)
+        if request is not None:
+            self._end(request)
+            self._ended.append(self._progress(request, finish_reason="abort"))
+
+    def schedule(self) -> SchedulerOutput:
+        """Plan a step: decodes, then chunks of running requests, then admissions.
+
+        Mutates: blocks, queue and running; progress is made in `update`.
+        """
+        self._step_id += 1
+        self._step_started_at_s = self._clock.monotonic_s()
+        budget = TokenBudget(self.limits.max_num_batched_tokens)
+        plan: Plan = []
+        num_preempted = self._plan_decodes(plan, budget)
+        self._plan_chunks(plan, budget)
+        if not num_preempted:
+            self._plan_admissions(plan, budget)
+        forgotten_ids, self._forgotten_ids = tuple(self._forgotten_ids), []
+        return SchedulerOutput(
+            self._step_id,
+            scheduled=tuple(_to_scheduled(request, num_tokens) for request, num_tokens in plan),
+            new_requests=_introduce(plan),
+            finished_request_ids=forgotten_ids,
+        )
+
+    def update(self, output: SchedulerOutput, result: ModelRunnerOutput) -> StepReport:
+        """Take in what a step computed: progress, new tokens, ends.
+
+        Raises: RuntimeError when the result does not fit the step.
+        """
+        if result.step_id != output.step_id:
+            raise RuntimeError(f"Result of step {result.step_id} came for step {output.step_id}.")
+        progress, self._ended = self._ended, []
+        for row in output.scheduled:
+            request = self._requests.get(row.request_id)
+            if request is None:  # aborted while the step was computed
+                continue
+            found = result.rows.get(row.request_id, RowOutput())
+            if row.is_sampled and not found.token_ids:
+                raise RuntimeError(f"The step chose no token for request {row.request_id!r}.")
+            request.num_computed_tokens += len(row.token_ids)
+            self._kv_cache.register(
+                request.block_table, request.token_ids, request.num_computed_tokens
+            )
+            gained = self._accept(request, found)
+            if gained is not None:
+                progress.append(gained)
+        return self._report(output, progress)
+
+    def check_integrity(self) -> None:
+        """Prove that requests, queue, running and blocks agree. Expensive; for tests.
+
+        Raises: RuntimeError naming what differs.
+        """
+        held = [*self._running, *self._waiting]
+        if sorted(request.request_id for request in held) != sorted(self._requests):
+            raise RuntimeError("A request is neither waiting nor running, or is both.")
+        if len(self._running) > self.limits.max_num_seqs:
+            raise RuntimeError(f"{len(self._running)} requests run.")
+        if any(request.block_table.block_ids for request in self._waiting):
+            raise RuntimeError("A waiting request holds blocks.")
+        self._kv_cache.check_integrity([request.block_table for request in held])
+
+    def _plan_decodes(self, plan: Plan, budget: TokenBudget) -> int:
+        """Give one token to each request that has caught up; stop others if blocks run out.
+
+        Requests come in rank order and the victim has the highest rank, so it is never one that
+        is planned already.
+        """
+        num_preempted = 0
+        for request in [r for r in self._running if r.num_pending_tokens == 1]:
+            while request.status is RequestStatus.RUNNING:
+                if self._kv_cache.allocate(request.block_table, request.num_tokens):
+                    plan.append((request, budget.take(1)))
+                    break
+                self._preempt(choose_victim(self._running))
+                num_preempted += 1
+        return num_preempted
+
+    def _plan_chunks(self, plan: Plan, budget: TokenBudget) -> None:
+        """Go on with requests that are behind. Their blocks were allocated on admission."""
+        for request in self._running:
+            if not budget.num_left:
+                break
+            if request.num_pending_tokens > 1:
+                plan.append((request, budget.take(request.num_pending_tokens)))
+
+    def _plan_admissions(self, plan: Plan, budget: TokenBudget) -> None:
+        """Start waiting requests in rank order while seats, blocks and tokens last.
+
+        A request whose next block is being computed by another one waits for it instead of
+        computing it too. It keeps its seat and holds nobody else up.
+        """
+        held: list[RequestState] = []
+        while budget.num_left and len(self._waiting):
+            if len(self._running) + len(held) >= self.limits.max_num_seqs:
+                break
+            request = self._waiting.pop()
+            prefix = self._lookup(request)
+            table = request.block_table
+            if self._kv_cache.is_being_computed(table, len(prefix)):
+                held.append(request)
+                continue
+            num_spare = self._num_spare_blocks
+            if not self._kv_cache.allocate(table, request.num_tokens, prefix, num_spare):
+                held.append(request)
+                break
+            self._admit(request, len(prefix) * self._kv_cache.block_size)
+            plan.append((request, budget.take(request.num_pending_tokens)))
+        for request in held:
+            self._waiting.restore(request)
+
+    @property
+    def _num_spare_blocks(self) -> int:
+        """Blocks an admission leaves for running requests to grow: 1 %, so that it is not undone
+        by the next step. None when nothing runs: what fits alone must start."""
+        return -(-self._kv_cache.pool.num_blocks // 100) if self._running else 0
+
+    def _lookup(self, request: RequestState) -> Sequence[int]:
+        """Find cached blocks. Prompt logprobs need the logits of every position, so none then."""
+        if request.wants_prompt_logprobs:
+            return ()
+        return self._kv_cache.lookup(request.block_table, request.token_ids)
+
+    def _admit(self, request: RequestState, num_cached_tokens: int) -> None:
+        request.num_computed_tokens = num_cached_tokens
+        request.status = RequestStatus.RUNNING
+        insert_ranked(self._running, request)
+        if request.scheduled_at_s is None:
+            request.scheduled_at_s = self._step_started_at_s
+            request.num_cached_tokens = num_cached_tokens
+            self._counters.num_prefix_queries += request.num_tokens
+            self._counters.num_prefix_hits += num_cached_tokens
+
+    def _preempt(self, request: RequestState) -> None:
+        remove_ranked(self._running, request)
+        preempt(request, self._kv_cache)
+        self._waiting.restore(request)
+        self._counters.num_preemptions += 1
+
+    def _accept(self, request: RequestState, found: RowOutput) -> RequestProgress | None:
+        """Append what was found, up to the token that ends the request."""
+        new_token_ids: list[int] = []
+        finish_reason: FinishReason | None = None
+        stop_token_id: int | None = None
+        request.num_prompt_logprobs += len(found.prompt_logprobs)
+        for token_id in found.token_ids:
+            request.token_ids.append(token_id)
+            new_token_ids.append(token_id)
+            finish_reason, stop_token_id = find_stop(request, self.max_num_tokens)
+            if finish_reason is not None:
+                self._end(request)
+                break
+        if not new_token_ids and not found.prompt_logprobs:
+            return None
+        return self._progress(
+            request, new_token_ids, found, finish_reason=finish_reason, stop_token_id=stop_token_id
+        )
+
+    def _end(self, request: RequestState) -> None:
+        if request.status is RequestStatus.RUNNING:
+            remove_ranked(self._running, request)
+        else:
+            self._waiting.remove(request)
+        request.status = RequestStatus.FINISHED
+        self._kv_cache.free(request.block_table)
+        del self._requests[request.request_id]
+        if request.is_known_to_runner:
+            self._forgotten_ids.append(request.request_id)
+
+    def _progress(
+        self,
+        request: RequestState,
+        new_token_ids: Sequence[int] = (),
+        found: RowOutput | None = None,
+        *,
+        finish_reason: FinishReason | None = None,
+        stop_token_id: int | None = None,
+        error: str | None = None,
+    ) -> RequestProgress:
+        found = found or RowOutput()
+        return RequestProgress(
+            request_id=request.request_id,
+            new_token_ids=tuple(new_token_ids),
+            logprobs=found.logprobs[: len(new_token_ids)],
+            prompt_logprobs=found.prompt_logprobs,
+            finish_reason=finish_reason,
+            stop_token_id=stop_token_id,
+            num_cached_tokens=request.num_cached_tokens,
+            num_preemptions=request.num_preemptions,
+            queued_at_s=request.queued_at_s,
+            scheduled_at_s=request.scheduled_at_s,
+            error=error,
+        )
+
+    def _report(self, output: SchedulerOutput, progress: list[RequestProgress]) -> StepReport:
+        now_s = self._clock.monotonic_s()
+        counters, self._counters = self._counters, StepCounters()
+        stats = StepStats(
+            num_running=len(self._running),
+            num_waiting=len(self._waiting),
+            num_used_blocks=self._kv_cache.pool.num_used_blocks,
+            num_blocks=self._kv_cache.pool.num_blocks,
+            num_scheduled_tokens=output.num_scheduled_tokens,
+            num_new_preemptions=counters.num_preemptions,
+            num_new_prefix_queries=counters.num_prefix_queries,
+            num_new_prefix_hits=counters.num_prefix_hits,
+            step_s=now_s - self._step_started_at_s,
+        )
+        return StepReport(output.step_id, tuple(progress), stats, ended_at_s=now_s)
+
+
+def _to_scheduled(request: RequestState, num_tokens: int) -> ScheduledRequest:
+    start = request.num_computed_tokens
+    end = start + num_tokens
+    return ScheduledRequest(
+        request_id=request.spec.request_id,
+        token_ids=tuple(request.token_ids[start:end]),
+        num_computed_tokens=start,
+        block_ids=tuple(request.block_table.block_ids),
+        num_logit_rows=request.num_logit_rows(num_tokens),
+        is_sampled=end == len(request.token_ids),
+    )
+
+
+def _introduce(plan: Plan) -> tuple[NewRequest, ...]:
+    """Describe the requests that the executor has not met."""
+    new_requests = []
+    for request, _ in plan:
+        if not request.is_known_to_runner:
+            request.is_known_to_runner = True
+            new_requests.append(request.to_new_request())
+    return tuple(new_requests)

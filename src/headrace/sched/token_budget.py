@@ -1,0 +1,55 @@
+"""Arithmetic of one step: the limits, and how many tokens are left to give. Knows no requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headrace.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerLimits:
+    """What a step and the queue may hold.
+
+    Fields:
+        max_num_batched_tokens: tokens in one step. max_num_seqs: requests that run at once.
+        max_waiting_requests: requests beyond the running ones before new ones are refused.
+        max_model_len: tokens of prompt and output together.
+    """
+
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    max_waiting_requests: int
+    max_model_len: int
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_model_len"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, getattr(self, name), "1 or more")
+        if self.max_waiting_requests < 0:
+            raise ConfigError("max_waiting_requests", self.max_waiting_requests, "0 or more")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ConfigError(
+                "max_num_batched_tokens",
+                self.max_num_batched_tokens,
+                f"at least max_num_seqs ({self.max_num_seqs})",
+                "Every running request computes at least one token per step.",
+            )
+
+    @property
+    def max_num_requests(self) -> int:
+        """Requests that may be unfinished at once: running and waiting."""
+        return self.max_num_seqs + self.max_waiting_requests
+
+
+class TokenBudget:
+    """Tokens that a step may still compute."""
+
+    def __init__(self, num_tokens: int) -> None:
+        self.num_left = num_tokens
+
+    def take(self, num_wanted: int) -> int:
+        """Give as many as are left, at most what is wanted."""
+        num_given = min(num_wanted, self.num_left)
+        self.num_left -= num_given
+        return num_given

@@ -1,0 +1,93 @@
+"""FakeRunner: a runner whose KV cache is real and whose model is a hash.
+
+A slot holds the token and position that were stored there. The next token is a function of the
+tokens read back through the block table, so a wrong table, a block given away too early or a
+prefix hit on other content changes the answer. Keeps what a runner keeps, to show what leaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from headrace.core.step import (
+    ModelRunnerOutput,
+    NewRequest,
+    RowOutput,
+    ScheduledRequest,
+    SchedulerOutput,
+    TokenLogprobs,
+)
+
+
+def next_token(token_ids: Sequence[int], seed: int, vocab_size: int) -> int:
+    """The model: what follows these tokens."""
+    text = f"{seed}:{','.join(map(str, token_ids))}".encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little") % vocab_size
+
+
+def expected_output(
+    prompt: Sequence[int], seed: int, num_tokens: int, vocab_size: int
+) -> tuple[int, ...]:
+    """What an unlimited engine would answer."""
+    token_ids = list(prompt)
+    for _ in range(num_tokens):
+        token_ids.append(next_token(token_ids, seed, vocab_size))
+    return tuple(token_ids[len(prompt) :])
+
+
+class FakeRunner:
+    """Executes steps over slots in a list. `steps` keeps every plan it was given."""
+
+    def __init__(self, block_size: int, vocab_size: int = 1000) -> None:
+        self.block_size, self.vocab_size = block_size, vocab_size
+        self.slots: dict[int, tuple[int, int]] = {}
+        self.known: dict[str, NewRequest] = {}
+        self.steps: list[SchedulerOutput] = []
+        self._results: list[ModelRunnerOutput] = []
+
+    def submit(self, output: SchedulerOutput) -> None:
+        self.steps.append(output)
+        for request_id in output.finished_request_ids:
+            del self.known[request_id]
+        for new in output.new_requests:
+            assert new.request_id not in self.known
+            self.known[new.request_id] = new
+        for row in output.scheduled:  # all stores come before all reads, as in a layer
+            self._store(row)
+        rows = {row.request_id: self._read(row) for row in output.scheduled}
+        self._results.append(ModelRunnerOutput(output.step_id, rows))
+
+    def collect(self) -> ModelRunnerOutput:
+        return self._results.pop(0)
+
+    def _slot(self, row: ScheduledRequest, position: int) -> int:
+        block_id = row.block_ids[position // self.block_size]
+        return block_id * self.block_size + position % self.block_size
+
+    def _store(self, row: ScheduledRequest) -> None:
+        for position, token_id in enumerate(row.token_ids, row.num_computed_tokens):
+            self.slots[self._slot(row, position)] = (token_id, position)
+
+    def _read(self, row: ScheduledRequest) -> RowOutput:
+        end = row.num_computed_tokens + len(row.token_ids)
+        read = [self.slots[self._slot(row, position)] for position in range(end)]
+        assert [position for _, position in read] == list(range(end))
+        token_ids = [token_id for token_id, _ in read]
+        new = self.known[row.request_id]
+        num_prompt_rows = row.num_logit_rows - row.is_sampled
+        first = end - row.num_logit_rows
+        prompt_logprobs = tuple(
+            self._logprob(new.prompt_token_ids[position + 1], token_ids[: position + 1])
+            for position in range(first, first + num_prompt_rows)
+        )
+        if not row.is_sampled:
+            return RowOutput(prompt_logprobs=prompt_logprobs)
+        token_id = next_token(token_ids, new.seed, self.vocab_size)
+        wants_logprobs = new.sampling.logprobs is not None
+        logprobs = (self._logprob(token_id, token_ids),) if wants_logprobs else ()
+        return RowOutput((token_id,), logprobs, prompt_logprobs)
+
+    def _logprob(self, token_id: int, before: Sequence[int]) -> TokenLogprobs:
+        value = next_token([*before, token_id], 0, 1000) / -100.0
+        return TokenLogprobs(token_id, value, 1, (token_id,), (value,))
