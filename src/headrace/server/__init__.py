@@ -1,0 +1,1 @@
+"""HTTP: the OpenAI and vLLM dialects over a Backend. Knows `core`, not engines or models."""

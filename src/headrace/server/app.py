@@ -1,0 +1,229 @@
+"""The ASGI app: routes, and the envelope around each of them.
+
+In: a Backend and settings. Out: an ASGI app. The envelope gives every answer a request id, turns
+every exception into an error body, and stops a request whose client has gone. Knows no dialect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.routing import Route, Router
+from starlette.types import Message, Receive, Scope, Send
+
+from headrace.core.backend import Backend
+from headrace.core.clock import Clock, SystemClock
+from headrace.core.config import ServerConfig
+from headrace.server.error_responses import HttpRefusal, describe_error, is_our_fault
+from headrace.server.health import report_health, report_load, report_metrics, report_version
+from headrace.server.json_body import read_json_object
+from headrace.server.lifetime import stopping_error
+from headrace.server.openai_chat import create_chat_completion
+from headrace.server.openai_completions import create_completion
+from headrace.server.openai_models import list_models, retrieve_model
+from headrace.server.replies import EventReply, JsonReply
+from headrace.server.request_ids import header_request_id
+from headrace.server.services import Call, MetricsText, Services
+from headrace.server.sse import send_events
+
+_log = logging.getLogger(__name__)
+
+Report = Callable[[Services], JsonReply]
+Inference = Callable[[Services, Call], Awaitable[JsonReply | EventReply]]
+Lifespan = Callable[[], AbstractAsyncContextManager[None]]
+
+
+def build_app(
+    backend: Backend,
+    config: ServerConfig,
+    metrics: MetricsText,
+    version: str,
+    *,
+    clock: Clock | None = None,
+    lifespan: Lifespan | None = None,
+) -> HeadraceApp:
+    """Join a backend to the routes. `lifespan` surrounds the time in which requests are taken."""
+    services = Services(backend, config, metrics, version, clock or SystemClock())
+    return HeadraceApp(services, lifespan or _no_lifespan)
+
+
+@asynccontextmanager
+async def _no_lifespan() -> AsyncIterator[None]:
+    yield
+
+
+class HeadraceApp:
+    """The envelope: request ids, errors, timing. `services.lifetime` drains it."""
+
+    def __init__(self, services: Services, lifespan: Lifespan) -> None:
+        self.services = services
+
+        @asynccontextmanager
+        async def run_lifespan(_: object) -> AsyncIterator[None]:
+            async with lifespan():
+                yield
+
+        self._router = Router(
+            _routes(services), redirect_slashes=False, default=_no_route, lifespan=run_lifespan
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000, "reason": ""})
+        else:
+            await self._router(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        clock, status = self.services.clock, 0
+        begin_s = clock.monotonic_s()
+        request_id = header_request_id(Headers(scope=scope).get("x-request-id"))
+        scope["headrace.request_id"] = request_id
+        fixed = [
+            (b"x-request-id", request_id.encode("latin-1")),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *fixed]
+            await send(message)
+
+        try:
+            await self._router(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            pass
+        except Exception as error:
+            if is_our_fault(error):
+                _log.exception("request %s failed", request_id)
+            if not status:
+                await _send_error(error, request_id, send_with_headers)
+        finally:
+            spent_s = clock.monotonic_s() - begin_s
+            _log.info(
+                "%s %s %s %.3f s %s",
+                scope["method"],
+                scope["path"],
+                status or "gone",
+                spent_s,
+                request_id,
+            )
+
+
+async def _send_error(error: Exception, request_id: str, send: Send) -> None:
+    reply = describe_error(error, request_id)
+    await _send_json(JsonReply(reply.body(), reply.status, reply.headers), send)
+
+
+async def _send_json(reply: JsonReply, send: Send) -> None:
+    fixed = {"content-type": reply.content_type, "content-length": str(len(reply.body))}
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in (fixed | dict(reply.headers)).items()
+    ]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+
+
+async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    path = scope["path"]
+    shown = path if len(path) <= 120 else f"{path[:117]}..."
+    raise HttpRefusal(404, f"There is no route {shown!r}. GET /v1/models lists the models.")
+
+
+def _routes(services: Services) -> list[Route]:
+    """Every route; a new dialect is a line here."""
+    reports: tuple[tuple[str, Report], ...] = (
+        ("/health", report_health),
+        ("/version", report_version),
+        ("/load", report_load),
+        ("/metrics", report_metrics),
+        ("/v1/models", list_models),
+    )
+    inference: tuple[tuple[str, Inference], ...] = (
+        ("/v1/chat/completions", create_chat_completion),
+        ("/v1/completions", create_completion),
+    )
+    return [
+        *(Route(path, _Report(services, report), methods=["GET"]) for path, report in reports),
+        Route("/ping", _Report(services, report_health), methods=["GET", "POST"]),
+        Route("/v1/models/{name:path}", _OneModel(services), methods=["GET"]),
+        *(Route(path, _Inference(services, make), methods=["POST"]) for path, make in inference),
+    ]
+
+
+class _Report:
+    """A route that answers at once from what is known."""
+
+    def __init__(self, services: Services, report: Report) -> None:
+        self._services, self._report = services, report
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _send_json(self._report(self._services), send)
+
+
+class _OneModel:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path_params"]["name"]
+        await _send_json(retrieve_model(self._services, name), send)
+
+
+class _Inference:
+    """A route that runs a model: checks readiness, reads the body, watches the client."""
+
+    def __init__(self, services: Services, answer: Inference) -> None:
+        self._services, self._answer = services, answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        services = self._services
+        services.check_ready()
+        headers = Headers(scope=scope)
+        body = await read_json_object(receive, headers, services.config)
+        call = Call(body, headers, scope["headrace.request_id"])
+        work = asyncio.create_task(self._run(call, send))
+        with services.lifetime.track(work):
+            await _run_until_gone(work, receive)
+
+    async def _run(self, call: Call, send: Send) -> None:
+        lifetime = self._services.lifetime
+        try:
+            reply = await self._answer(self._services, call)
+            if isinstance(reply, JsonReply):
+                await _send_json(reply, send)
+            else:
+                await send_events(reply.frames, reply.headers, send, lifetime, call.request_id)
+        except asyncio.CancelledError:
+            if lifetime.is_closing:
+                raise stopping_error() from None
+            raise
+
+
+async def _run_until_gone(work: asyncio.Task[None], receive: Receive) -> None:
+    """Run the work; cancel it as soon as its client disconnects."""
+    gone = asyncio.create_task(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+    finally:
+        gone.cancel()
+        if not work.done():
+            work.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

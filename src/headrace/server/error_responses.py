@@ -1,0 +1,181 @@
+"""Errors as HTTP: the only place where statuses, error bodies and their headers are made.
+
+In: whatever a route raised. Out: status, body and headers of section 2.3 of the HTTP reference.
+Pydantic's errors become `RequestError`s here too, in the words of the rest of headrace.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+
+from headrace.core.errors import (
+    BackendError,
+    CapacityError,
+    ContextTooLong,
+    EngineDied,
+    EngineStalled,
+    HeadraceError,
+    InvalidParameter,
+    ModelNotFound,
+    NotAuthenticated,
+    NotPermitted,
+    RateLimited,
+    RequestError,
+)
+
+ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
+
+# Clients stop retrying when they are told to wait longer than this.
+MAX_RETRY_AFTER_S = 120.0
+DEAD_RETRY_AFTER_S = 10.0
+
+_STATUS_OF: tuple[tuple[type[RequestError], int], ...] = (
+    (ModelNotFound, 404),
+    (NotAuthenticated, 401),
+    (NotPermitted, 403),
+    (RateLimited, 429),
+)
+
+
+class HttpRefusal(RequestError):
+    """A request that is refused for its HTTP side: route, method, size, content type."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        self.status, self.headers = status, dict(headers or {})
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
+    """An error as a client sees it."""
+
+    status: int
+    type: ErrorType
+    message: str
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        """Encode the error object; all four keys are always there."""
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        return msgspec.json.encode({"error": error})
+
+
+def describe_error(error: Exception, request_id: str) -> ErrorReply:
+    """Say what an exception is in HTTP. Anything unknown is a fault of ours: 500 and no detail."""
+    if isinstance(error, HttpRefusal):
+        return ErrorReply(
+            error.status, "invalid_request_error", error.message, headers=error.headers
+        )
+    if isinstance(error, RequestError):
+        return _describe_request_error(error)
+    if isinstance(error, HTTPException):
+        return _describe_routing(error)
+    if isinstance(error, CapacityError):
+        headers = _retry_headers(error.retry_after_s)
+        if error.is_full:
+            return ErrorReply(429, "rate_limit_error", error.message, None, "slow_down", headers)
+        return ErrorReply(503, "server_error", error.message, headers=headers)
+    if isinstance(error, EngineDied | EngineStalled):
+        headers = _retry_headers(DEAD_RETRY_AFTER_S)
+        return ErrorReply(503, "server_error", error.message, headers=headers)
+    reason = error.message if isinstance(error, BackendError) else "The server failed to answer."
+    text = f"{reason} Its log has more under request id {request_id}."
+    return ErrorReply(500, "server_error", text)
+
+
+def is_our_fault(error: Exception) -> bool:
+    """Whether the log should have the traceback."""
+    return not isinstance(error, RequestError | CapacityError | HTTPException) and not (
+        isinstance(error, HeadraceError) and isinstance(error, EngineDied | EngineStalled)
+    )
+
+
+def _describe_request_error(error: RequestError) -> ErrorReply:
+    status = next((status for kind, status in _STATUS_OF if isinstance(error, kind)), 400)
+    if isinstance(error, RateLimited):
+        headers = _retry_headers(error.retry_after_s)
+        return ErrorReply(
+            status, "rate_limit_error", error.message, error.param, error.code, headers
+        )
+    return ErrorReply(status, "invalid_request_error", error.message, error.param, error.code)
+
+
+def _describe_routing(error: HTTPException) -> ErrorReply:
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        allowed = headers.get("Allow", "")
+        headers["Allow"] = ", ".join(sorted(part.strip() for part in allowed.split(",")))
+        message = f"This route does not take that method; allowed: {headers['Allow']}."
+        return ErrorReply(405, "invalid_request_error", message, headers=headers)
+    return ErrorReply(
+        error.status_code, "invalid_request_error", str(error.detail), headers=headers
+    )
+
+
+def _retry_headers(retry_after_s: float) -> dict[str, str]:
+    wait_s = min(max(retry_after_s, 0.0), MAX_RETRY_AFTER_S)
+    return {
+        "Retry-After": str(max(1, math.ceil(wait_s))),
+        "retry-after-ms": str(max(1, math.ceil(wait_s * 1000))),
+    }
+
+
+def rename_parameters(error: RequestError, wire_names: Mapping[str, str]) -> RequestError:
+    """Say an error of `core` in the field names of a dialect (`max_tokens` has two on the wire)."""
+    if isinstance(error, InvalidParameter) and error.param is not None:
+        allowed, hint = error.allowed, error.hint
+        for name, wire_name in wire_names.items():
+            allowed, hint = allowed.replace(name, wire_name), hint.replace(name, wire_name)
+        return InvalidParameter(
+            wire_names.get(error.param, error.param), error.value, allowed, hint
+        )
+    if isinstance(error, ContextTooLong) and "max_tokens" in wire_names:
+        message = error.message.replace("lower max_tokens", f"lower {wire_names['max_tokens']}")
+        return RequestError(message, error.param, error.code)
+    return error
+
+
+def describe_validation(
+    error: ValidationError, schema: type[BaseModel], body: Mapping[str, Any], prefix: str = ""
+) -> RequestError:
+    """Turn pydantic's first complaint into our words: field, given, allowed.
+
+    What is allowed is the `description` of the schema's field.
+    """
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    schema_field = schema.model_fields.get(name)
+    allowed = (schema_field.description if schema_field else None) or str(first["msg"])
+    if first["type"] == "missing" and len(first["loc"]) == 1:
+        return RequestError(
+            f"{prefix}{name} is missing; give {allowed}.",
+            f"{prefix}{name}",
+            "missing_required_parameter",
+        )
+    path, value = _locate(body, first["loc"])
+    return InvalidParameter(f"{prefix}{path}", value, allowed)
+
+
+def _locate(body: Mapping[str, Any], loc: Sequence[str | int]) -> tuple[str, object]:
+    """Follow a location as far as the body goes; the rest of it names branches of the schema."""
+    path, value = "", body
+    for part in loc:
+        if isinstance(part, int) and isinstance(value, list) and part < len(value):
+            path, value = f"{path}[{part}]", value[part]
+        elif isinstance(part, str) and isinstance(value, Mapping) and part in value:
+            path, value = f"{path}.{part}" if path else part, value[part]
+    return path, value

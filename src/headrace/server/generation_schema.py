@@ -1,0 +1,197 @@
+"""Fields that chat and text completions share, their types, and what they become in `core`.
+
+A field's `description` says what is allowed, and error messages quote it. Pydantic checks types;
+ranges are checked once, in `core.request.SamplingParams`. `REFUSED` names known fields that have an
+effect and are not served: they are errors, never ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
+from headrace.core.request import SamplingParams
+from headrace.server.error_responses import describe_validation, rename_parameters
+
+_NUMBER = "a number"
+_INTEGER = "a whole number"
+_BOOLEAN = "true or false"
+_TEXT = "a string"
+
+
+class Strict(BaseModel):
+    """Exact JSON types: "10" is no number, true is no integer. Unknown keys are kept aside."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, protected_namespaces=())
+
+
+def allowed(description: str) -> Any:
+    """A field that may be left out or null, with what it may hold."""
+    return Field(default=None, description=description)
+
+
+class StreamOptions(Strict):
+    include_usage: bool | None = allowed(_BOOLEAN)
+    include_obfuscation: bool | None = allowed(_BOOLEAN)
+    continuous_usage_stats: bool | None = allowed(_BOOLEAN)
+
+
+class GenerationFields(Strict):
+    """Sampling and request fields at the top level of a body. null means the default."""
+
+    model: str = Field(description="the name of a served model, as GET /v1/models lists them")
+    stream: bool | None = allowed(_BOOLEAN)
+    stream_options: dict[str, Any] | None = allowed(
+        "an object with include_usage and continuous_usage_stats"
+    )
+    max_tokens: int | None = allowed("a whole number, 1 or more")
+
+    temperature: float | None = allowed("a number from 0 to 2")
+    top_p: float | None = allowed("a number, more than 0, at most 1")
+    top_k: int | None = allowed("a whole number: -1 or 0 (all), or 1 and more")
+    min_p: float | None = allowed("a number from 0 to 1")
+    typical_p: float | None = allowed("a number, more than 0, at most 1")
+    repetition_penalty: float | None = allowed("a number, more than 0, at most 10")
+    presence_penalty: float | None = allowed("a number from -2 to 2")
+    frequency_penalty: float | None = allowed("a number from -2 to 2")
+    logit_bias: dict[str, float] | None = allowed(
+        "an object from token id to a number from -100 to 100"
+    )
+    allowed_token_ids: list[int] | None = allowed("a list of token ids")
+    bad_words: list[str] | None = allowed("a list of strings")
+    seed: int | None = allowed("a signed 64-bit integer")
+    n: int | None = allowed("a whole number from 1 to 128")
+    stop: str | list[str] | None = allowed("a string or a list of strings")
+    stop_token_ids: list[int] | None = allowed("a list of token ids")
+    min_tokens: int | None = allowed("a whole number, 0 or more")
+    prompt_logprobs: int | None = allowed("a whole number from 0 to 20")
+    ignore_eos: bool | None = allowed(_BOOLEAN)
+    include_stop_str_in_output: bool | None = allowed(_BOOLEAN)
+    skip_special_tokens: bool | None = allowed(_BOOLEAN)
+    spaces_between_special_tokens: bool | None = allowed(_BOOLEAN)
+
+    add_special_tokens: bool | None = allowed(_BOOLEAN)
+    truncate_prompt_tokens: int | None = allowed("a whole number, 1 or more")
+    return_token_ids: bool | None = allowed(_BOOLEAN)
+    return_tokens_as_token_ids: bool | None = allowed(_BOOLEAN)
+    priority: int | None = allowed("a whole number; lower runs earlier")
+    cache_salt: str | None = allowed(_TEXT)
+    request_id: str | None = Field(
+        default=None,
+        description="1 to 128 letters, digits and _ . : -",
+        pattern=r"^[A-Za-z0-9_.:-]{1,128}$",
+    )
+    session_id: str | None = allowed(_TEXT)
+    user: str | None = allowed(_TEXT)
+
+
+# Effect unsupported -> reason. A value in the second table changes nothing and is accepted.
+REFUSED: dict[str, str] = {
+    "structured_outputs": "constrained answers are not served yet. Leave it out.",
+    "guided_json": "constrained answers are not served yet. Leave it out.",
+    "guided_regex": "constrained answers are not served yet. Leave it out.",
+    "guided_choice": "constrained answers are not served yet. Leave it out.",
+    "guided_grammar": "constrained answers are not served yet. Leave it out.",
+    "use_beam_search": "there is no beam search. Use n with a temperature.",
+    "length_penalty": "it belongs to beam search, which is not served. Leave it out.",
+    "logprob_token_ids": "ask for the most likely tokens with top_logprobs or logprobs instead.",
+    "truncation_side": "prompts are cut at the left only. Leave it out.",
+    "repetition_detection": "use max_tokens or repetition_penalty instead.",
+    "stream_interval": "every token is sent as it comes. Leave it out.",
+    "vllm_xargs": "there are no plugins. Leave it out.",
+    "prompt_embeds": "prompts are text or token ids. Use prompt.",
+    "thinking_token_budget": "reasoning is not parsed yet. Use max_tokens.",
+    "include_reasoning": "reasoning is not parsed yet. Leave it out.",
+    "lora_request": "adapters are not served yet. Leave it out.",
+}
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "use_beam_search": (False,),
+    "length_penalty": (1, 1.0),
+    "truncation_side": ("left",),
+    "stream_interval": (1,),
+    "include_reasoning": (True,),
+    "vllm_xargs": ({},),
+    "logprob_token_ids": ([],),
+}
+
+# Fields of SamplingParams whose name and meaning on the wire are the same.
+_SAMPLING_NAMES = (
+    *("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"),
+    *("presence_penalty", "frequency_penalty", "logit_bias", "allowed_token_ids", "bad_words"),
+    *("seed", "n", "stop", "stop_token_ids", "min_tokens", "prompt_logprobs", "ignore_eos"),
+    *("include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens"),
+    "return_token_ids",
+)
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def validate(schema: type[Schema], body: Mapping[str, Any], prefix: str = "") -> Schema:
+    """Check a JSON object against a schema.
+
+    Raises: RequestError that names the field, its value and what is allowed.
+    """
+    try:
+        return schema.model_validate(body)
+    except ValidationError as error:
+        raise describe_validation(error, schema, body, prefix) from None
+
+
+def refuse_unsupported(
+    body: Mapping[str, Any],
+    refused: Mapping[str, str],
+    neutral: Mapping[str, tuple[object, ...]],
+) -> None:
+    """Raises: UnsupportedParameter for a known field that cannot be honoured."""
+    for name in body:
+        if name not in refused or body[name] is None:
+            continue
+        value = body[name]
+        if not any(type(value) is type(ok) and value == ok for ok in neutral.get(name, ())):
+            raise UnsupportedParameter(name, refused[name])
+
+
+def unknown_names(fields: BaseModel, known: Collection[str], prefix: str = "") -> list[str]:
+    """Names of keys with a value that nobody defines."""
+    extra = fields.model_extra or {}
+    return [
+        f"{prefix}{name}"
+        for name, value in extra.items()
+        if name not in known and value is not None
+    ]
+
+
+def read_stream_options(fields: GenerationFields) -> StreamOptions:
+    """Raises: InvalidParameter when there are options and no stream."""
+    if fields.stream_options is None:
+        return StreamOptions()
+    if not fields.stream:
+        raise InvalidParameter(
+            "stream_options", fields.stream_options, "only together with stream: true"
+        )
+    return validate(StreamOptions, fields.stream_options, "stream_options.")
+
+
+def make_sampling(
+    fields: GenerationFields, wire_names: Mapping[str, str], **settled: Any
+) -> SamplingParams:
+    """Build the sampling parameters; `settled` are those a dialect words differently.
+
+    Raises: RequestError in the field names of the dialect.
+    """
+    given = {name: getattr(fields, name) for name in _SAMPLING_NAMES}
+    arguments = {name: value for name, value in (given | settled).items() if value is not None}
+    try:
+        return SamplingParams(**arguments)
+    except RequestError as error:
+        raise rename_parameters(error, wire_names) from None
+
+
+def check_truncation(fields: GenerationFields) -> None:
+    """Raises: InvalidParameter unless `truncate_prompt_tokens` is 1 or more."""
+    wanted = fields.truncate_prompt_tokens
+    if wanted is not None and wanted < 1:
+        raise InvalidParameter("truncate_prompt_tokens", wanted, "a whole number, 1 or more")

@@ -1,0 +1,119 @@
+"""Request bodies: from bytes of a stranger to a JSON object, within limits.
+
+In: the ASGI `receive` channel and headers. Out: a dict, or a refusal that says why. Limits are on
+size, on the time the bytes take and on nesting, so that no body can exhaust memory or the stack.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from headrace.core.config import ServerConfig
+from headrace.core.errors import RequestError
+from headrace.server.error_responses import HttpRefusal
+
+# A client reads the answer only after it has sent its body: some excess is read and thrown away.
+_EXCESS_FACTOR = 4
+
+
+def check_content_type(content_type: str | None) -> None:
+    """Accept JSON only: browsers may send other types across sites without asking.
+
+    Raises: HttpRefusal 415.
+    """
+    kind = (content_type or "").split(";", 1)[0].strip().lower()
+    is_json = kind == "application/json" or (
+        kind.startswith("application/") and kind.endswith("+json")
+    )
+    if not is_json:
+        given = repr(kind[:100]) if kind else "missing"
+        raise HttpRefusal(
+            415, f"Content-Type is {given}; allowed: application/json. Send the body as JSON."
+        )
+
+
+async def read_json_object(
+    receive: Receive, headers: Mapping[str, str], config: ServerConfig
+) -> dict[str, Any]:
+    """Read and decode the body.
+
+    Raises: HttpRefusal 413 and 415, RequestError for what is not a JSON object.
+    """
+    check_content_type(headers.get("content-type"))
+    try:
+        async with asyncio.timeout(config.body_timeout_s):
+            body = await _read(receive, config.max_body_bytes)
+    except TimeoutError:
+        raise RequestError(
+            f"The request body did not arrive within {config.body_timeout_s:g} s. Send it again."
+        ) from None
+    return decode_json_object(body, config.max_json_depth)
+
+
+async def _read(receive: Receive, max_bytes: int) -> bytearray:
+    body, num_bytes, is_complete = bytearray(), 0, False
+    while not is_complete and num_bytes <= max_bytes * _EXCESS_FACTOR:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        num_bytes += len(chunk)
+        if num_bytes <= max_bytes:
+            body += chunk
+        is_complete = not message.get("more_body", False)
+    if num_bytes > max_bytes:
+        raise HttpRefusal(
+            413,
+            f"The request body has more than {max_bytes} bytes, this server's limit "
+            "(max_body_bytes). Send less, or raise the limit.",
+            {"Connection": "close"},
+        )
+    return body
+
+
+def decode_json_object(body: bytes | bytearray, max_depth: int) -> dict[str, Any]:
+    """Decode a JSON object.
+
+    Raises: RequestError for broken JSON, another kind of value, or too much nesting.
+    """
+    too_deep = RequestError(
+        f"The request body nests lists and objects more than {max_depth} deep, this server's "
+        "limit (max_json_depth). Send a flatter body."
+    )
+    try:
+        value = msgspec.json.decode(body)
+    except RecursionError:
+        raise too_deep from None
+    except msgspec.DecodeError as error:
+        raise RequestError(
+            f"The request body is not valid JSON: {error}. Send a JSON object."
+        ) from None
+    if not isinstance(value, dict):
+        kind = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+        given = kind.get(type(value), "a number")
+        raise RequestError(f"The request body is {given}; allowed: a JSON object.")
+    num_openers = body.count(b"[") + body.count(b"{")
+    if num_openers > max_depth and _is_deeper(value, max_depth):
+        raise too_deep
+    return value
+
+
+def _is_deeper(value: dict[str, Any], max_depth: int) -> bool:
+    """Walk level by level, without recursion."""
+    level: list[Any] = [value]
+    for _ in range(max_depth):
+        level = [
+            child
+            for container in level
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,303 @@
+"""POST /v1/chat/completions: a body becomes a GenerateRequest, outputs become an answer or chunks.
+
+In: a decoded body and a Backend. Out: one JSON object, or a stream of chunks whose texts join to
+the same answer. Knows nothing of templates, tokens or scheduling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec import UNSET, UnsetType
+
+from headrace.core.backend import ModelInfo
+from headrace.core.errors import BackendError, InvalidParameter
+from headrace.core.output import CompletionDelta, PositionLogprobs, RequestOutput
+from headrace.core.request import GenerateRequest, SamplingParams
+from headrace.core.usage import Usage
+from headrace.server.generation_schema import (
+    StreamOptions,
+    check_truncation,
+    make_sampling,
+    read_stream_options,
+    refuse_unsupported,
+    unknown_names,
+    validate,
+)
+from headrace.server.openai_chat_schema import (
+    CHAT_NEUTRAL,
+    CHAT_REFUSED,
+    ChatCompletionFields,
+    check_features,
+    parse_messages,
+)
+from headrace.server.openai_payloads import (
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    ChatMessageBody,
+    PromptLogprobsBody,
+    check_delta,
+    encode,
+    make_chat_logprobs,
+    make_prompt_logprobs,
+    make_usage,
+)
+from headrace.server.output_merge import open_outputs, read_batches
+from headrace.server.replies import EventReply, JsonReply, warning_headers
+from headrace.server.request_ids import engine_request_id, response_id
+from headrace.server.services import Call, Services
+from headrace.server.sse import DONE, HEARTBEAT, frame
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """A checked request, and how its answer is worded."""
+
+    request: GenerateRequest
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+    service_tier: str | UnsetType
+    options: StreamOptions
+    shows_token_ids: bool
+    shows_tokens_as_ids: bool
+
+    def logprobs(self, positions: Sequence[PositionLogprobs] | None) -> ChatLogprobs | None:
+        wanted = self.request.sampling.logprobs
+        if wanted is None or positions is None:
+            return None
+        return make_chat_logprobs(positions, wanted, self.shows_tokens_as_ids)
+
+    def prompt_token_ids(self, output: RequestOutput) -> Sequence[int] | UnsetType:
+        ids = output.prompt_token_ids
+        return ids if self.shows_token_ids and ids is not None else UNSET
+
+    def prompt_logprobs(self, output: RequestOutput) -> PromptLogprobsBody | UnsetType:
+        is_wanted = self.request.sampling.prompt_logprobs is not None
+        positions = output.prompt_logprobs
+        return make_prompt_logprobs(positions) if is_wanted and positions is not None else UNSET
+
+
+async def create_chat_completion(services: Services, call: Call) -> JsonReply | EventReply:
+    """Answer a chat request.
+
+    Raises: RequestError, CapacityError, BackendError.
+    """
+    refuse_unsupported(call.body, CHAT_REFUSED, CHAT_NEUTRAL)
+    fields = validate(ChatCompletionFields, call.body)
+    model = services.find_model(fields.model)
+    check_features(fields, model.template_variables)
+    chat, unknown = _make_call(services, model, fields)
+    headers = warning_headers(unknown)
+    if fields.stream:
+        return EventReply(_stream(services, chat), headers)
+    return JsonReply(encode(await _complete(services, chat)), headers=headers)
+
+
+def _make_call(
+    services: Services, model: ModelInfo, fields: ChatCompletionFields
+) -> tuple[ChatCall, list[str]]:
+    options = read_stream_options(fields)
+    messages, unknown_in_messages = parse_messages(fields.messages)
+    is_continued = bool(fields.continue_final_message)
+    if is_continued and fields.add_generation_prompt:
+        raise InvalidParameter(
+            "add_generation_prompt", True, "false when continue_final_message is true"
+        )
+    check_truncation(fields)
+    answer_id = response_id("chatcmpl", fields.request_id)
+    request = GenerateRequest(
+        request_id=engine_request_id(answer_id),
+        model=model.name,
+        messages=messages,
+        sampling=_sampling(services, fields),
+        add_special_tokens=bool(fields.add_special_tokens),
+        add_generation_prompt=not is_continued and fields.add_generation_prompt is not False,
+        continue_final_message=is_continued,
+        chat_template_kwargs=_template_variables(fields, model),
+        truncate_prompt_tokens=fields.truncate_prompt_tokens,
+        cache_salt=fields.cache_salt or "",
+        priority=fields.priority or 0,
+    )
+    tier = "priority" if fields.service_tier == "fast" else fields.service_tier
+    chat = ChatCall(
+        request=request,
+        id=answer_id,
+        created=int(services.clock.unix_s()),
+        model=fields.model,
+        fingerprint=f"headrace-{services.version}",
+        service_tier=tier or UNSET,
+        options=options,
+        shows_token_ids=bool(fields.return_token_ids),
+        shows_tokens_as_ids=bool(fields.return_tokens_as_token_ids),
+    )
+    ignored = ["store"] if fields.store else []
+    unknown = unknown_names(fields, CHAT_REFUSED) + unknown_in_messages
+    return chat, unknown + unknown_names(options, (), "stream_options.") + ignored
+
+
+def _template_variables(fields: ChatCompletionFields, model: ModelInfo) -> dict[str, Any]:
+    variables = dict(fields.chat_template_kwargs or {})
+    for name in ("reasoning_effort", "verbosity"):
+        value = getattr(fields, name)
+        if value is not None and name in model.template_variables:
+            variables.setdefault(name, value)
+    return variables
+
+
+def _sampling(services: Services, fields: ChatCompletionFields) -> SamplingParams:
+    if fields.top_logprobs is not None and not fields.logprobs:
+        raise InvalidParameter(
+            "top_logprobs", fields.top_logprobs, "only together with logprobs: true"
+        )
+    length_name = "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens"
+    max_tokens = getattr(fields, length_name)
+    return make_sampling(
+        fields,
+        {"max_tokens": length_name, "logprobs": "top_logprobs"},
+        max_tokens=services.config.default_max_tokens if max_tokens is None else max_tokens,
+        logprobs=(fields.top_logprobs or 0) if fields.logprobs else None,
+    )
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One answer as it grows."""
+
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    positions: list[PositionLogprobs] = field(default_factory=list)
+    last: CompletionDelta | None = None
+
+    def add(self, delta: CompletionDelta) -> None:
+        self.texts.append(delta.text)
+        self.token_ids.extend(delta.token_ids)
+        self.positions.extend(delta.logprobs or ())
+        if delta.finish_reason is not None:
+            self.last = delta
+
+
+async def _complete(services: Services, chat: ChatCall) -> ChatCompletion:
+    answers = [_Answer() for _ in range(chat.request.sampling.n)]
+    usage = Usage()
+    prompt_ids: Sequence[int] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobsBody | UnsetType = UNSET
+    config = services.config
+    async with open_outputs(services.backend, [chat.request]) as merge:
+        async for batch in read_batches(merge, config.heartbeat_s, config.request_timeout_s):
+            for _, output in batch:
+                usage = output.usage
+                if prompt_ids is UNSET:
+                    prompt_ids = chat.prompt_token_ids(output)
+                if prompt_logprobs is UNSET:
+                    prompt_logprobs = chat.prompt_logprobs(output)
+                for delta in output.deltas:
+                    answers[delta.index].add(check_delta(delta))
+    return ChatCompletion(
+        id=chat.id,
+        created=chat.created,
+        model=chat.model,
+        choices=[_choice(chat, index, answer) for index, answer in enumerate(answers)],
+        usage=make_usage(usage),
+        system_fingerprint=chat.fingerprint,
+        service_tier=chat.service_tier,
+        prompt_token_ids=prompt_ids,
+        prompt_logprobs=prompt_logprobs,
+    )
+
+
+def _choice(chat: ChatCall, index: int, answer: _Answer) -> ChatChoice:
+    if answer.last is None or answer.last.finish_reason is None:
+        raise BackendError("The model ended an answer without saying why.")
+    return ChatChoice(
+        index=index,
+        message=ChatMessageBody("".join(answer.texts)),
+        logprobs=chat.logprobs(answer.positions),
+        finish_reason=answer.last.finish_reason,
+        stop_reason=answer.last.stop_reason,
+        token_ids=answer.token_ids if chat.shows_token_ids else UNSET,
+    )
+
+
+async def _stream(services: Services, chat: ChatCall) -> AsyncGenerator[bytes, None]:
+    usage, open_answers = Usage(), set(range(chat.request.sampling.n))
+    begun: set[int] = set()
+    config = services.config
+    async with open_outputs(services.backend, [chat.request]) as merge:
+        async for batch in read_batches(merge, config.heartbeat_s, config.request_timeout_s):
+            frames = [] if batch else [HEARTBEAT]
+            for _, output in batch:
+                usage = output.usage
+                frames += [frame(encode(chunk)) for chunk in _chunks(chat, output, begun)]
+                open_answers -= {d.index for d in output.deltas if d.finish_reason is not None}
+            if frames:
+                yield b"".join(frames)
+    if open_answers:
+        raise BackendError("The model ended an answer without saying why.")
+    if chat.options.include_usage:
+        yield frame(encode(_chunk(chat, [], usage))) + DONE
+    else:
+        yield DONE
+
+
+def _chunks(chat: ChatCall, output: RequestOutput, begun: set[int]) -> Iterator[ChatChunk]:
+    """Chunks of one output; the first of each answer opens with the role.
+
+    Mutates: begun.
+    """
+    usage = output.usage if chat.options.continuous_usage_stats else None
+    for delta in output.deltas:
+        check_delta(delta)
+        if delta.index not in begun:
+            is_first = not begun
+            begun.add(delta.index)
+            opening = ChatChunkChoice(delta.index, ChatDelta(role="assistant", content=""))
+            yield _chunk(
+                chat,
+                [opening],
+                usage,
+                chat.prompt_token_ids(output) if is_first else UNSET,
+                chat.prompt_logprobs(output) if is_first else UNSET,
+            )
+        is_last = delta.finish_reason is not None
+        logprobs = chat.logprobs(delta.logprobs)
+        shows_ids = chat.shows_token_ids and bool(delta.token_ids)
+        if not (delta.text or is_last or logprobs or shows_ids):
+            continue
+        choice = ChatChunkChoice(
+            delta.index,
+            ChatDelta(content=delta.text) if delta.text or not is_last else ChatDelta(),
+            logprobs,
+            delta.finish_reason,
+            delta.stop_reason if is_last else UNSET,
+            delta.token_ids if chat.shows_token_ids else UNSET,
+        )
+        yield _chunk(chat, [choice], usage)
+
+
+def _chunk(
+    chat: ChatCall,
+    choices: list[ChatChunkChoice],
+    usage: Usage | None,
+    prompt_token_ids: Sequence[int] | UnsetType = UNSET,
+    prompt_logprobs: PromptLogprobsBody | UnsetType = UNSET,
+) -> ChatChunk:
+    absent = None if chat.options.include_usage else UNSET
+    return ChatChunk(
+        id=chat.id,
+        created=chat.created,
+        model=chat.model,
+        choices=choices,
+        system_fingerprint=chat.fingerprint,
+        service_tier=chat.service_tier,
+        usage=absent if usage is None else make_usage(usage),
+        prompt_token_ids=prompt_token_ids,
+        prompt_logprobs=prompt_logprobs,
+    )

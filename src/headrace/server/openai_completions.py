@@ -1,0 +1,335 @@
+"""POST /v1/completions: several prompts, each a GenerateRequest; their answers are one list.
+
+In: a decoded body and a Backend. Out: one JSON object or a stream of chunks. The choice of prompt
+`i` and answer `k` has index `i * n + k`. Knows nothing of tokens or scheduling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, field
+
+from msgspec import UNSET, UnsetType
+
+from headrace.core.backend import ModelInfo
+from headrace.core.errors import BackendError
+from headrace.core.output import CompletionDelta, PositionLogprobs, RequestOutput
+from headrace.core.request import GenerateRequest, SamplingParams
+from headrace.core.usage import Usage
+from headrace.server.generation_schema import (
+    StreamOptions,
+    check_truncation,
+    make_sampling,
+    read_stream_options,
+    refuse_unsupported,
+    unknown_names,
+    validate,
+)
+from headrace.server.openai_completions_schema import (
+    COMPLETIONS_NEUTRAL,
+    COMPLETIONS_REFUSED,
+    CompletionFields,
+    Prompt,
+    check_best_of,
+    parse_prompts,
+)
+from headrace.server.openai_payloads import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    check_delta,
+    encode,
+    make_completion_logprobs,
+    make_prompt_logprobs,
+    make_usage,
+    sum_usage,
+)
+from headrace.server.output_merge import open_outputs, read_batches
+from headrace.server.replies import EventReply, JsonReply, warning_headers
+from headrace.server.request_ids import engine_request_id, response_id
+from headrace.server.services import Call, Services
+from headrace.server.sse import DONE, HEARTBEAT, frame
+
+# The API's own default; longer answers have to be asked for.
+DEFAULT_MAX_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionCall:
+    """Checked requests, one per prompt, and how their answers are worded."""
+
+    requests: tuple[GenerateRequest, ...]
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+    options: StreamOptions
+    echoes: bool
+    shows_token_ids: bool
+    shows_tokens_as_ids: bool
+    shows_prompt_logprobs: bool
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return self.requests[0].sampling
+
+
+async def create_completion(services: Services, call: Call) -> JsonReply | EventReply:
+    """Answer a text completion request.
+
+    Raises: RequestError, CapacityError, BackendError.
+    """
+    refuse_unsupported(call.body, COMPLETIONS_REFUSED, COMPLETIONS_NEUTRAL)
+    fields = validate(CompletionFields, call.body)
+    model = services.find_model(fields.model)
+    completion, unknown = _make_call(services, model, fields)
+    headers = warning_headers(unknown)
+    if fields.stream:
+        return EventReply(_stream(services, completion), headers)
+    return JsonReply(encode(await _complete(services, completion)), headers=headers)
+
+
+def _make_call(
+    services: Services, model: ModelInfo, fields: CompletionFields
+) -> tuple[CompletionCall, list[str]]:
+    options = read_stream_options(fields)
+    prompts = parse_prompts(fields.prompt, services.config.max_prompts)
+    check_best_of(fields)
+    check_truncation(fields)
+    sampling = _sampling(services, fields)
+    answer_id = response_id("cmpl", fields.request_id)
+    requests = tuple(
+        GenerateRequest(
+            request_id=engine_request_id(answer_id, index),
+            model=model.name,
+            prompt=prompt,
+            sampling=sampling,
+            add_special_tokens=fields.add_special_tokens is not False,
+            truncate_prompt_tokens=fields.truncate_prompt_tokens,
+            return_prompt_text=bool(fields.echo),
+            cache_salt=fields.cache_salt or "",
+            priority=fields.priority or 0,
+        )
+        for index, prompt in enumerate(prompts)
+    )
+    completion = CompletionCall(
+        requests=requests,
+        id=answer_id,
+        created=int(services.clock.unix_s()),
+        model=fields.model,
+        fingerprint=f"headrace-{services.version}",
+        options=options,
+        echoes=bool(fields.echo),
+        shows_token_ids=bool(fields.return_token_ids),
+        shows_tokens_as_ids=bool(fields.return_tokens_as_token_ids),
+        shows_prompt_logprobs=fields.prompt_logprobs is not None,
+    )
+    unknown = unknown_names(fields, COMPLETIONS_REFUSED)
+    return completion, unknown + unknown_names(options, (), "stream_options.")
+
+
+def _sampling(services: Services, fields: CompletionFields) -> SamplingParams:
+    default = services.config.default_max_tokens or DEFAULT_MAX_TOKENS
+    prompt_logprobs = fields.prompt_logprobs
+    if fields.echo and prompt_logprobs is None:
+        prompt_logprobs = fields.logprobs
+    # An echoed prompt is scored as deeply as the answer, so a wrong number is about `logprobs`.
+    wire_names = {} if fields.prompt_logprobs is not None else {"prompt_logprobs": "logprobs"}
+    return make_sampling(
+        fields,
+        wire_names,
+        max_tokens=default if fields.max_tokens is None else fields.max_tokens,
+        logprobs=fields.logprobs,
+        prompt_logprobs=prompt_logprobs,
+    )
+
+
+@dataclass(slots=True)
+class _PromptPart:
+    """What is shown of one prompt; known with its first output."""
+
+    text: str = ""
+    tokens: tuple[str, ...] = ()
+    positions: tuple[PositionLogprobs | None, ...] = ()
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class _Answers:
+    """The choices of a call as they grow. `offsets` counts characters already worded."""
+
+    call: CompletionCall
+    prompts: list[_PromptPart | None] = field(default_factory=list)
+    usages: list[Usage] = field(default_factory=list)
+    begun: set[int] = field(default_factory=set)
+    offsets: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        num_prompts = len(self.call.requests)
+        self.prompts = [None] * num_prompts
+        self.usages = [Usage()] * num_prompts
+
+    def add(self, prompt_index: int, output: RequestOutput) -> Iterator[CompletionChoice]:
+        """Word the deltas of an output as pieces of choices, the echo before the first."""
+        self.usages[prompt_index] = output.usage
+        if self.prompts[prompt_index] is None:
+            self.prompts[prompt_index] = _read_prompt(
+                self.call, self.call.requests[prompt_index].prompt, output
+            )
+        for delta in output.deltas:
+            check_delta(delta)
+            index = prompt_index * self.call.sampling.n + delta.index
+            if index not in self.begun:
+                self.begun.add(index)
+                yield self._opening(index, self.prompts[prompt_index] or _PromptPart())
+            yield self._piece(index, delta)
+
+    def _opening(self, index: int, prompt: _PromptPart) -> CompletionChoice:
+        call = self.call
+        logprobs = None
+        if call.echoes and call.sampling.logprobs is not None:
+            positions = prompt.positions or (None,) * len(prompt.tokens)
+            logprobs = self._logprobs(index, positions, prompt.tokens)
+        return CompletionChoice(
+            index,
+            prompt.text if call.echoes else "",
+            logprobs,
+            prompt_token_ids=prompt.token_ids if call.shows_token_ids else UNSET,
+            prompt_logprobs=(
+                make_prompt_logprobs(prompt.positions) if call.shows_prompt_logprobs else UNSET
+            ),
+        )
+
+    def _piece(self, index: int, delta: CompletionDelta) -> CompletionChoice:
+        logprobs = None
+        if self.call.sampling.logprobs is not None and delta.logprobs:
+            texts = [position.chosen.token for position in delta.logprobs]
+            logprobs = self._logprobs(index, delta.logprobs, texts)
+        return CompletionChoice(
+            index,
+            delta.text,
+            logprobs,
+            delta.finish_reason,
+            delta.stop_reason if delta.finish_reason is not None else UNSET,
+            delta.token_ids if self.call.shows_token_ids else UNSET,
+        )
+
+    def _logprobs(
+        self,
+        index: int,
+        positions: tuple[PositionLogprobs | None, ...],
+        texts: list[str] | tuple[str, ...],
+    ) -> CompletionLogprobs:
+        offset = self.offsets.get(index, 0)
+        self.offsets[index] = offset + sum(map(len, texts))
+        return make_completion_logprobs(positions, texts, offset, self.call.shows_tokens_as_ids)
+
+
+def _read_prompt(call: CompletionCall, given: Prompt | None, output: RequestOutput) -> _PromptPart:
+    is_whole = call.requests[0].truncate_prompt_tokens is None
+    text = given if isinstance(given, str) and is_whole else output.prompt_text
+    if call.echoes and text is None:
+        raise BackendError("The model did not give back the prompt that was to be echoed.")
+    return _PromptPart(
+        text or "",
+        output.prompt_tokens or (),
+        output.prompt_logprobs or (),
+        output.prompt_token_ids or (),
+    )
+
+
+async def _complete(services: Services, call: CompletionCall) -> Completion:
+    answers, config = _Answers(call), services.config
+    pieces: list[list[CompletionChoice]] = [[] for _ in range(_num_choices(call))]
+    async with open_outputs(services.backend, call.requests) as merge:
+        async for batch in read_batches(merge, config.heartbeat_s, config.request_timeout_s):
+            for prompt_index, output in batch:
+                for piece in answers.add(prompt_index, output):
+                    pieces[piece.index].append(piece)
+    choices = [_join(index, parts) for index, parts in enumerate(pieces)]
+    return _completion(call, choices, make_usage(sum_usage(answers.usages)))
+
+
+def _num_choices(call: CompletionCall) -> int:
+    return len(call.requests) * call.sampling.n
+
+
+def _join(index: int, pieces: list[CompletionChoice]) -> CompletionChoice:
+    """Put the pieces of a choice together."""
+    if not pieces or pieces[-1].finish_reason is None:
+        raise BackendError("The model ended an answer without saying why.")
+    first, last = pieces[0], pieces[-1]
+    parts = [piece.logprobs for piece in pieces if piece.logprobs is not None]
+    logprobs = CompletionLogprobs(
+        [token for part in parts for token in part.tokens],
+        [value for part in parts for value in part.token_logprobs],
+        [top for part in parts for top in part.top_logprobs],
+        [offset for part in parts for offset in part.text_offset],
+    )
+    token_ids: list[int] | UnsetType = UNSET
+    if not isinstance(last.token_ids, UnsetType):
+        token_ids = [
+            token_id
+            for piece in pieces
+            if not isinstance(piece.token_ids, UnsetType)
+            for token_id in piece.token_ids
+        ]
+    return CompletionChoice(
+        index,
+        "".join(piece.text for piece in pieces),
+        logprobs if parts else None,
+        last.finish_reason,
+        last.stop_reason,
+        token_ids,
+        first.prompt_token_ids,
+        first.prompt_logprobs,
+    )
+
+
+async def _stream(services: Services, call: CompletionCall) -> AsyncGenerator[bytes, None]:
+    answers, config = _Answers(call), services.config
+    num_open = _num_choices(call)
+    async with open_outputs(services.backend, call.requests) as merge:
+        async for batch in read_batches(merge, config.heartbeat_s, config.request_timeout_s):
+            frames = [] if batch else [HEARTBEAT]
+            for prompt_index, output in batch:
+                for piece in answers.add(prompt_index, output):
+                    num_open -= piece.finish_reason is not None
+                    if _says_something(piece):
+                        frames.append(frame(encode(_chunk(call, [piece], answers.usages))))
+            if frames:
+                yield b"".join(frames)
+    if num_open:
+        raise BackendError("The model ended an answer without saying why.")
+    if call.options.include_usage:
+        usage = make_usage(sum_usage(answers.usages))
+        yield frame(encode(_completion(call, [], usage))) + DONE
+    else:
+        yield DONE
+
+
+def _says_something(piece: CompletionChoice) -> bool:
+    has_extras = any(
+        not isinstance(extra, UnsetType) and bool(extra)
+        for extra in (piece.token_ids, piece.prompt_token_ids, piece.prompt_logprobs)
+    )
+    return bool(piece.text or piece.logprobs or piece.finish_reason or has_extras)
+
+
+def _chunk(
+    call: CompletionCall, choices: list[CompletionChoice], usages: list[Usage]
+) -> Completion:
+    if call.options.continuous_usage_stats:
+        return _completion(call, choices, make_usage(sum_usage(usages)))
+    return _completion(call, choices, None if call.options.include_usage else UNSET)
+
+
+def _completion(call: CompletionCall, choices: list[CompletionChoice], usage: object) -> Completion:
+    return Completion(
+        id=call.id,
+        created=call.created,
+        model=call.model,
+        choices=choices,
+        system_fingerprint=call.fingerprint,
+        usage=usage,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,82 @@
+"""The body of POST /v1/completions: its fields, and its prompts as `core` sees them.
+
+In: a JSON object. Out: checked fields and a list of prompts, each text or token ids.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from headrace.core.errors import InvalidParameter, UnsupportedParameter
+from headrace.server.generation_schema import NEUTRAL, REFUSED, GenerationFields, allowed
+
+_PROMPT = "a string, a list of strings, a list of token ids, or a list of lists of token ids"
+_MAX_TOKEN_ID = 2**31 - 1
+
+COMPLETIONS_REFUSED: dict[str, str] = REFUSED | {
+    "suffix": "filling in the middle is not served yet. Leave it out.",
+    "response_format": "constrained answers are not served yet. Leave it out.",
+}
+COMPLETIONS_NEUTRAL = NEUTRAL | {"suffix": ("",), "response_format": ({"type": "text"},)}
+
+Prompt = str | tuple[int, ...]
+
+
+class CompletionFields(GenerationFields):
+    prompt: Any = Field(description=_PROMPT)
+    logprobs: int | None = allowed("a whole number from 0 to 20")
+    echo: bool | None = allowed("true or false")
+    best_of: int | None = allowed("a whole number equal to n")
+
+
+def check_best_of(fields: CompletionFields) -> None:
+    """Raises: RequestError unless `best_of` asks for what `n` gives."""
+    num_answers = 1 if fields.n is None else fields.n
+    if fields.best_of is None or fields.best_of == num_answers:
+        return
+    if fields.best_of > num_answers:
+        raise UnsupportedParameter(
+            "best_of", "answers are not ranked. Leave it out and choose among n answers."
+        )
+    raise InvalidParameter("best_of", fields.best_of, f"at least n ({num_answers})")
+
+
+def parse_prompts(value: object, max_prompts: int) -> list[Prompt]:
+    """Sort out the four forms of a prompt.
+
+    Raises: InvalidParameter naming the element at fault.
+    """
+    if isinstance(value, str):
+        return [_read_text(value, "prompt")]
+    if not isinstance(value, list) or not value:
+        raise InvalidParameter("prompt", value, _PROMPT)
+    if type(value[0]) is int:
+        return [_read_token_ids(value, "prompt")]
+    if len(value) > max_prompts:
+        raise InvalidParameter(
+            "prompt", f"{len(value)} prompts", f"at most {max_prompts}", "Send several requests."
+        )
+    return [_read_prompt(item, f"prompt[{index}]") for index, item in enumerate(value)]
+
+
+def _read_prompt(value: object, path: str) -> Prompt:
+    if isinstance(value, str):
+        return _read_text(value, path)
+    if isinstance(value, list) and value:
+        return _read_token_ids(value, path)
+    raise InvalidParameter(path, value, "a string or a list of token ids, not empty")
+
+
+def _read_text(value: str, path: str) -> str:
+    if not value:
+        raise InvalidParameter(path, value, "a text that is not empty")
+    return value
+
+
+def _read_token_ids(value: list[Any], path: str) -> tuple[int, ...]:
+    for index, token_id in enumerate(value):
+        if type(token_id) is not int or not 0 <= token_id <= _MAX_TOKEN_ID:
+            raise InvalidParameter(f"{path}[{index}]", token_id, "a token id (0 or more)")
+    return tuple(value)

@@ -1,0 +1,33 @@
+"""What a route returns: a JSON answer or a stream of events, with extra headers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.\-\[\]]")
+_MAX_WARNINGS = 32
+_MAX_NAME_LENGTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class JsonReply:
+    body: bytes
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class EventReply:
+    frames: AsyncGenerator[bytes, None]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def warning_headers(names: Sequence[str]) -> dict[str, str]:
+    """Name ignored fields in a header; characters that a header cannot hold become `?`."""
+    if not names:
+        return {}
+    shown = [_UNSAFE.sub("?", name)[:_MAX_NAME_LENGTH] for name in names[:_MAX_WARNINGS]]
+    return {"x-headrace-warnings": ",".join(shown)}

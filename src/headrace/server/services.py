@@ -1,0 +1,76 @@
+"""What every route is given: the backend, its models under their served names, limits, clock.
+
+In: the arguments of `build_app`. Out: one frozen record; routes receive it as an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from headrace.core.backend import Backend, ModelInfo
+from headrace.core.clock import Clock
+from headrace.core.config import ServerConfig
+from headrace.core.errors import CapacityError, ModelNotFound
+from headrace.server.lifetime import Lifetime
+
+NOT_READY_RETRY_AFTER_S = 5.0
+
+
+class MetricsText(Protocol):
+    """Gives the metrics as text."""
+
+    @property
+    def content_type(self) -> str: ...
+
+    def render(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    backend: Backend
+    config: ServerConfig
+    metrics: MetricsText
+    version: str
+    clock: Clock
+    lifetime: Lifetime = field(default_factory=Lifetime)
+
+    def models(self) -> dict[str, ModelInfo]:
+        """Served names and their models, the default one first.
+
+        Configured names stand for the backend's first model, in place of its own name.
+        """
+        models = self.backend.models()
+        names = self.config.served_model_names
+        if not names or not models:
+            return {model.name: model for model in models}
+        return dict.fromkeys(names, models[0]) | {model.name: model for model in models[1:]}
+
+    def find_model(self, name: str) -> ModelInfo:
+        """Raises: ModelNotFound."""
+        models = self.models()
+        if name not in models:
+            raise ModelNotFound(name, tuple(models))
+        return models[name]
+
+    def check_ready(self) -> None:
+        """Raises: CapacityError while tokens cannot move."""
+        self.lifetime.check_open()
+        health = self.backend.health()
+        if health.status != "ready":
+            detail = f": {health.detail}" if health.detail else ""
+            raise CapacityError(
+                f"The server is {health.status}{detail}. Send the request again later.",
+                NOT_READY_RETRY_AFTER_S,
+                is_full=False,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A decoded request to an inference route."""
+
+    body: dict[str, Any]
+    headers: Mapping[str, str]
+    request_id: str
