@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
@@ -11,8 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.cli.settings import ConfigOption, load_config
+from headrace.core.config import DEFAULT_MODEL
 from headrace.core.units import format_bytes, format_count
 from headrace.hub.model_store import ModelStore
+
+PIPE_COLUMNS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +46,9 @@ def models(
     if is_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    Console().print(_make_table(rows))
+    # A pipe has no width; lines that a program reads are not broken.
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
+    console.print(_make_table(rows))
     typer.echo(f"Local models are in {config.hub.home / 'models'}", err=True)
 
 
@@ -55,7 +61,7 @@ def list_rows(store: ModelStore) -> list[ModelRow]:
         rows.append(
             ModelRow(
                 name=entry.name,
-                is_default=entry.name == store.catalogue.default_name,
+                is_default=entry.name == DEFAULT_MODEL,
                 is_local=model is not None,
                 path=str(model.path) if model else None,
                 size_bytes=model.size_bytes if model else entry.size_bytes,

@@ -27,17 +27,21 @@ _QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "filelo
 
 
 def load_config(
-    config_file: Path | None = None, flags: Mapping[str, object] | None = None
+    config_file: Path | None = None,
+    flags: Mapping[str, object] | None = None,
+    is_server: bool = False,
 ) -> Config:
     """Settle all settings for a command: flag, then environment, then file, then default.
 
     `flags` maps dotted names (`engine.num_threads`) to values; None means that it was not given.
+    A server logs at the level of the settings; other commands keep to warnings unless debugging.
     Raises: ConfigError.
     """
     # A first set-up, so that warnings about the settings themselves are seen.
-    _configure_logging("info")
+    _configure_logging("warning")
     config = resolve_config(flags=flags or {}, environ=os.environ, config_file=config_file)
-    _configure_logging(config.server.log_level)
+    level = config.server.log_level
+    _configure_logging("warning" if level == "info" and not is_server else level)
     return config
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from headrace.config import env, load
+from headrace.core.config import DEFAULT_MODEL as DEFAULT_MODEL
 from headrace.core.config import MIN_MEMORY_BYTES, Config, EngineConfig
 from headrace.core.machine import Machine
 
@@ -32,6 +33,8 @@ def resolve_config(
     What is derived from the machine stays open until `resolve_engine`.
     Raises: ConfigError.
     """
+    for warning in env.find_unknown(environ):
+        logger.warning("%s", warning)
     path = config_file if config_file is not None else env.config_file(environ)
     settings: dict[str, object] = {}
     cache_home = env.cache_home(environ)
@@ -46,8 +49,6 @@ def resolve_config(
         load.check_name(name)
         if value is not None:
             settings[name] = load.convert(name, value)
-    for warning in env.find_unknown(environ):
-        logger.warning("%s", warning)
     return load.build_config(settings)
 
 

@@ -19,6 +19,8 @@ Isa = Literal["generic", "avx2", "avx512", "amx"]
 QueuePolicy = Literal["fcfs", "priority"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
+# The model of commands that are given none; the catalogue of `hub` describes it.
+DEFAULT_MODEL = "qwen2.5-coder:0.5b"
 MIN_MEMORY_BYTES = 64 * 1024**2
 
 

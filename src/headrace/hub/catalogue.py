@@ -55,7 +55,6 @@ class Catalogue:
     """All named models, in the order to show them."""
 
     entries: tuple[CatalogueEntry, ...]
-    default_name: str
 
     def find(self, name: str) -> CatalogueEntry | None:
         """Look a name or alias up; case does not matter."""
@@ -90,16 +89,13 @@ def parse_catalogue(text: str) -> Catalogue:
         raise ConfigError("catalogue version", tree.get("version"), str(CATALOGUE_VERSION))
     try:
         entries = tuple(_parse_entry(model) for model in tree["models"])
-        catalogue = Catalogue(entries, str(tree["default"]))
     except (KeyError, TypeError) as error:
         raise ConfigError("catalogue", repr(error), "entries with every field") from None
     names = [name for entry in entries for name in (entry.name, *entry.aliases)]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise ConfigError("catalogue", sorted(repeated), "each name and alias once")
-    if catalogue.find(catalogue.default_name) is None:
-        raise ConfigError("catalogue default", catalogue.default_name, "a name in the catalogue")
-    return catalogue
+    return Catalogue(entries)
 
 
 def _parse_entry(model: Mapping[str, Any]) -> CatalogueEntry:

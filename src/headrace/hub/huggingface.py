@@ -72,6 +72,8 @@ def list_files(
     tokenizer. The revision is pinned to the commit that answered.
     Raises: SourceFailed with what to type instead, where that can be known.
     """
+    if spec.file and not spec.file.endswith(".gguf"):
+        raise SourceFailed(f"{spec.file!r} is no GGUF file; for safetensors name {spec.repo} alone")
     info = _ask(spec, config, endpoint)
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     names = [spec.file] if spec.file else _choose(spec.repo, sorted(siblings))

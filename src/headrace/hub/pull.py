@@ -110,7 +110,7 @@ class Pull:
             except (SourceFailed, ImportError) as error:
                 reason = error.message if isinstance(error, HeadraceError) else str(error)
                 attempts.append((label, reason))
-                logger.info("%s: %s: %s", self._name, label, reason)
+                logger.debug("%s: %s: %s", self._name, label, reason)
                 self._progress(
                     PullProgress(self._name, file.name, "source_failed", label, detail=reason)
                 )
