@@ -1,0 +1,77 @@
+"""Built tokenizers on disk, so that a second start skips building.
+
+One file per key: a JSON line that describes the body, then the body, a tokenizer.json. In: folder
+and key. Out: a tokenizer, or None when there is none that can be trusted. A damaged file is treated
+as missing and is written again. Files appear by rename, so a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zlib
+from pathlib import Path
+
+import tokenizers
+from tokenizers import Tokenizer
+
+_LOGGER = logging.getLogger(__name__)
+# Raise it when the way tokenizers are built changes.
+_FORMAT = 1
+
+
+def cache_path(cache_dir: Path, key: str) -> Path:
+    """The file of a key. Keys may be any text."""
+    return cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.tokenizer"
+
+
+def load_cached(cache_dir: Path, key: str) -> Tokenizer | None:
+    """The cached tokenizer, or None."""
+    path = cache_path(cache_dir, key)
+    try:
+        head, _, body = path.read_bytes().partition(b"\n")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _LOGGER.warning("tokenizer cache %s cannot be read (%s); building anew", path, error)
+        return None
+    if head != _head(key, body):
+        _LOGGER.warning("tokenizer cache %s is damaged or of another version; building anew", path)
+        return None
+    try:
+        return Tokenizer.from_buffer(body)
+    except Exception as error:  # tokenizers raises bare Exception
+        _LOGGER.warning("tokenizer cache %s cannot be loaded (%s); building anew", path, error)
+        return None
+
+
+def store_cached(cache_dir: Path, key: str, tokenizer: Tokenizer) -> None:
+    """Write the tokenizer; a full or read-only disk costs a warning, not the start."""
+    body = tokenizer.to_str(pretty=False).encode()
+    path = cache_path(cache_dir, key)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=cache_dir, suffix=".partial")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(_head(key, body) + b"\n" + body)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        _LOGGER.warning("tokenizer cache %s cannot be written: %s", path, error)
+
+
+def _head(key: str, body: bytes) -> bytes:
+    head = {
+        "format": _FORMAT,
+        "tokenizers": tokenizers.__version__,
+        "key": key,
+        "length": len(body),
+        "crc32": zlib.crc32(body),
+    }
+    return json.dumps(head).encode()
