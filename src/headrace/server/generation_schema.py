@@ -44,9 +44,7 @@ class GenerationFields(Strict):
 
     model: str = Field(description="the name of a served model, as GET /v1/models lists them")
     stream: bool | None = allowed(_BOOLEAN)
-    stream_options: dict[str, Any] | None = allowed(
-        "an object with include_usage and continuous_usage_stats"
-    )
+    stream_options: dict[str, Any] | None = allowed('an object such as {"include_usage": true}')
     max_tokens: int | None = allowed("a whole number, 1 or more")
 
     temperature: float | None = allowed("a number from 0 to 2")
@@ -57,9 +55,7 @@ class GenerationFields(Strict):
     repetition_penalty: float | None = allowed("a number, more than 0, at most 10")
     presence_penalty: float | None = allowed("a number from -2 to 2")
     frequency_penalty: float | None = allowed("a number from -2 to 2")
-    logit_bias: dict[str, float] | None = allowed(
-        "an object from token id to a number from -100 to 100"
-    )
+    logit_bias: dict[str, float] | None = allowed("token ids with numbers from -100 to 100")
     allowed_token_ids: list[int] | None = allowed("a list of token ids")
     bad_words: list[str] | None = allowed("a list of strings")
     seed: int | None = allowed("a signed 64-bit integer")

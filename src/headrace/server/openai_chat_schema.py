@@ -37,18 +37,14 @@ class ChatCompletionFields(GenerationFields):
     chat_template_kwargs: dict[str, Any] | None = allowed("an object")
     service_tier: ServiceTier | None = allowed(_SERVICE_TIERS)
     tools: list[Any] | None = allowed("a list of tools")
-    tool_choice: str | dict[str, Any] | None = allowed(
-        "none, auto, required, or an object that names a function"
-    )
+    tool_choice: str | dict[str, Any] | None = allowed("none or auto")
     parallel_tool_calls: bool | None = allowed("true or false")
     response_format: dict[str, Any] | None = allowed('an object such as {"type": "text"}')
     modalities: list[str] | None = allowed('["text"]')
     reasoning_effort: str | None = allowed("a string")
     verbosity: str | None = allowed("a string")
     store: bool | None = allowed("true or false")
-    metadata: dict[str, str] | None = allowed(
-        "an object of at most 16 strings, names up to 64 and values up to 512"
-    )
+    metadata: dict[str, str] | None = allowed("at most 16 strings with names")
     safety_identifier: str | None = allowed("a string")
     prompt_cache_key: str | None = allowed("a string")
     prompt_cache_options: dict[str, Any] | None = allowed("an object with mode and ttl")

@@ -1,0 +1,139 @@
+"""The process side of serving: a listening socket, uvicorn around it, and what signals do.
+
+In: an app and an address. Out: nothing until the server has ended. The first SIGTERM or Ctrl-C
+drains, the second ends at once. Knows no route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from headrace.core.errors import ConfigError
+from headrace.server.app import HeadraceApp
+
+_log = logging.getLogger(__name__)
+
+# Above the 5 s after which Python clients drop idle connections, and the 60 s of common proxies:
+# the side that waits less closes first, so that no request meets a closing connection.
+_KEEP_ALIVE_S = 75
+# What is still open after the drain is cut off.
+_CUT_OFF_S = 2
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the listening socket; port 0 takes a free one.
+
+    Raises: ConfigError that says why the address cannot be used.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ConfigError(
+            "server.host", host, "an address of this machine", f"{error.strerror or error}."
+        ) from None
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise _address_error(host, port, error) from None
+    return listener
+
+
+def _address_error(host: str, port: int, error: OSError) -> ConfigError:
+    if error.errno == errno.EADDRINUSE:
+        hint = f"Something listens on {host}:{port} already; stop it, or choose another --port."
+        return ConfigError("server.port", port, "a free port", hint)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ConfigError("server.port", port, "a port this user may open, such as 8000")
+    return ConfigError("server.host", host, "an address of this machine", f"{error.strerror}.")
+
+
+def address_of(listener: socket.socket) -> str:
+    """The base address clients use."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class DrainingServer(uvicorn.Server):
+    """Uvicorn that lets running requests finish before it closes."""
+
+    def __init__(
+        self, app: HeadraceApp, listener: socket.socket, on_ready: Callable[[], None]
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                loop="asyncio",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=_CUT_OFF_S,
+            )
+        )
+        self._services = app.services
+        self._listener = listener
+        self._on_ready = on_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._drain: asyncio.Task[None] | None = None
+
+    async def serve_requests(self) -> None:
+        """Serve until stopped."""
+        self._loop = asyncio.get_running_loop()
+        await self.serve(sockets=[self._listener])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by Python when a signal arrives."""
+        if self._services.lifetime.is_draining or self._loop is None:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+        else:
+            self._services.lifetime.is_draining = True
+            self._loop.call_soon_threadsafe(self.stop)
+
+    def stop(self) -> None:
+        """Take no more requests, and end once the running ones have finished or time is up."""
+        if self._drain is None:
+            self._drain = asyncio.ensure_future(self._drain_and_exit())
+
+    async def _drain_and_exit(self) -> None:
+        lifetime = self._services.lifetime
+        if lifetime.num_running:
+            _log.info("stopping; %d requests are still running", lifetime.num_running)
+        await lifetime.drain(self._services.config.shutdown_timeout_s)
+        self.should_exit = True
+
+
+async def serve_app(
+    app: HeadraceApp, listener: socket.socket, on_ready: Callable[[], None]
+) -> None:
+    """Serve the app on an open socket until a signal ends it. `on_ready` runs once it answers."""
+    await DrainingServer(app, listener, on_ready).serve_requests()

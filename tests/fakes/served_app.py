@@ -1,0 +1,73 @@
+"""A real server on a free port, over FakeBackend, for real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+from openai import OpenAI
+
+from fakes.fake_backend import FakeBackend
+from headrace.core.config import ServerConfig
+from headrace.server.app import HeadraceApp, build_app
+from headrace.server.run import DrainingServer, address_of, listen
+
+
+class FixedMetrics:
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def render(self) -> bytes:
+        return b"headrace_up 1\n"
+
+
+@dataclass
+class RunningServer:
+    """A served app; `call` runs a function in the server's loop."""
+
+    address: str
+    app: HeadraceApp
+    backend: FakeBackend
+    loop: asyncio.AbstractEventLoop
+    server: DrainingServer
+    thread: threading.Thread
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.address, timeout=20)
+
+    def openai(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.address}/v1", api_key="none", max_retries=0, timeout=20)
+
+    def call(self, function: Callable[[], object]) -> None:
+        self.loop.call_soon_threadsafe(function)
+
+
+@contextmanager
+def run_server(
+    backend: FakeBackend | None = None, config: ServerConfig | None = None
+) -> Iterator[RunningServer]:
+    backend = backend or FakeBackend()
+    app = build_app(backend, config or ServerConfig(port=0), FixedMetrics(), "9.9")
+    listener = listen("127.0.0.1", 0)
+    ready = threading.Event()
+    server = DrainingServer(app, listener, ready.set)
+    loop = asyncio.new_event_loop()
+
+    def run() -> None:
+        loop.run_until_complete(server.serve_requests())
+        loop.close()
+
+    thread = threading.Thread(target=run, name="server")
+    thread.start()
+    assert ready.wait(10)
+    running = RunningServer(address_of(listener), app, backend, loop, server, thread)
+    try:
+        yield running
+    finally:
+        if thread.is_alive():
+            running.call(lambda: setattr(server, "should_exit", True))
+        thread.join(10)
+        assert not thread.is_alive()
