@@ -52,8 +52,10 @@ class RequestState:
 
     __slots__ = (
         "block_table",
-        "eos_token_ids",
+        "ending_token_ids",
         "is_known_to_runner",
+        "max_num_tokens",
+        "min_num_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_preemptions",
@@ -64,13 +66,18 @@ class RequestState:
         "scheduled_at_s",
         "spec",
         "status",
-        "stop_token_ids",
         "token_ids",
     )
 
     def __init__(
-        self, spec: RequestSpec, block_table: BlockTable, rank: tuple[int, int], queued_at_s: float
+        self,
+        spec: RequestSpec,
+        block_table: BlockTable,
+        rank: tuple[int, int],
+        max_num_tokens: int,
+        queued_at_s: float,
     ) -> None:
+        """Start with nothing computed. `max_num_tokens` limits prompt and output together."""
         self.spec = spec
         self.block_table = block_table
         self.rank = rank
@@ -79,13 +86,14 @@ class RequestState:
         self.status = RequestStatus.WAITING
         self.token_ids = list(spec.prompt_token_ids)
         self.num_prompt_tokens = len(spec.prompt_token_ids)
+        self.max_num_tokens = min(max_num_tokens, self.num_prompt_tokens + spec.max_tokens)
+        self.min_num_tokens = self.num_prompt_tokens + spec.sampling.min_tokens
+        self.ending_token_ids = frozenset((*spec.eos_token_ids, *spec.sampling.stop_token_ids))
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.num_preemptions = 0
         self.num_prompt_logprobs = 0
         self.is_known_to_runner = False
-        self.eos_token_ids = frozenset(spec.eos_token_ids)
-        self.stop_token_ids = frozenset(spec.sampling.stop_token_ids)
 
     @property
     def request_id(self) -> str:
@@ -94,10 +102,6 @@ class RequestState:
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
-
-    @property
-    def num_output_tokens(self) -> int:
-        return len(self.token_ids) - self.num_prompt_tokens
 
     @property
     def num_pending_tokens(self) -> int:
@@ -128,6 +132,6 @@ class RequestState:
             prompt_token_ids=self.spec.prompt_token_ids,
             sampling=self.spec.sampling,
             seed=self.spec.seed,
-            stop_token_ids=tuple(sorted(self.eos_token_ids | self.stop_token_ids)),
+            stop_token_ids=tuple(sorted(self.ending_token_ids)),
             bad_words_ids=self.spec.bad_words_ids,
         )

@@ -49,7 +49,10 @@ class StepCounters:
 
 
 class Scheduler:
-    """Requests in two places: `waiting`, sorted by rank, and `running`, sorted by rank."""
+    """Requests in two places: `waiting`, sorted by rank, and `running`, sorted by rank.
+
+    `max_num_tokens` is the longest request, prompt and output, that can be computed here.
+    """
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Scheduler:
         policy: str = "fcfs",
     ) -> None:
         self.limits = limits
+        self.max_num_tokens = min(limits.max_model_len, kv_cache.max_num_tokens)
         self._kv_cache = kv_cache
         self._clock = clock
         self._rank_rule = RANK_RULES[policy]
@@ -81,11 +85,6 @@ class Scheduler:
     def num_unfinished(self) -> int:
         return len(self._requests)
 
-    @property
-    def max_num_tokens(self) -> int:
-        """The longest request, prompt and output, that can be computed here."""
-        return min(self.limits.max_model_len, self._kv_cache.max_num_tokens)
-
     def add(self, spec: RequestSpec) -> None:
         """Queue a request.
 
@@ -99,7 +98,8 @@ class Scheduler:
             raise InvalidParameter("request_id", spec.request_id, "an id that is not in use")
         table = self._kv_cache.new_table(spec.tenant, spec.cache_salt)
         rank = self._rank_rule(spec, self._num_arrivals)
-        request = RequestState(spec, table, rank, self._clock.monotonic_s())
+        now_s = self._clock.monotonic_s()
+        request = RequestState(spec, table, rank, self.max_num_tokens, now_s)
         self._waiting.push(request)
         self._requests[spec.request_id] = request
         self._num_arrivals += 1
@@ -109,7 +109,7 @@ class Scheduler:
         request = self._requests.get(request_id)
         if request is not None:
             self._end(request)
-            self._ended.append(self._progress(request, finish_reason="abort"))
+            self._ended.append(_to_progress(request, RowOutput(), 0, "abort"))
 
     def schedule(self) -> SchedulerOutput:
         """Plan a step: decodes, then chunks of running requests, then admissions.
@@ -144,13 +144,12 @@ class Scheduler:
             request = self._requests.get(row.request_id)
             if request is None:  # aborted while the step was computed
                 continue
-            found = result.rows.get(row.request_id, RowOutput())
+            found = result.rows[row.request_id]
             if row.is_sampled and not found.token_ids:
                 raise RuntimeError(f"The step chose no token for request {row.request_id!r}.")
-            request.num_computed_tokens += len(row.token_ids)
-            self._kv_cache.register(
-                request.block_table, request.token_ids, request.num_computed_tokens
-            )
+            num_computed_tokens = request.num_computed_tokens + len(row.token_ids)
+            request.num_computed_tokens = num_computed_tokens
+            self._kv_cache.register(request.block_table, request.token_ids, num_computed_tokens)
             gained = self._accept(request, found)
             if gained is not None:
                 progress.append(gained)
@@ -249,22 +248,20 @@ class Scheduler:
 
     def _accept(self, request: RequestState, found: RowOutput) -> RequestProgress | None:
         """Append what was found, up to the token that ends the request."""
-        new_token_ids: list[int] = []
+        num_new_tokens = 0
         finish_reason: FinishReason | None = None
         stop_token_id: int | None = None
-        request.num_prompt_logprobs += len(found.prompt_logprobs)
         for token_id in found.token_ids:
             request.token_ids.append(token_id)
-            new_token_ids.append(token_id)
-            finish_reason, stop_token_id = find_stop(request, self.max_num_tokens)
+            num_new_tokens += 1
+            finish_reason, stop_token_id = find_stop(request)
             if finish_reason is not None:
                 self._end(request)
                 break
-        if not new_token_ids and not found.prompt_logprobs:
+        request.num_prompt_logprobs += len(found.prompt_logprobs)
+        if not num_new_tokens and not found.prompt_logprobs:
             return None
-        return self._progress(
-            request, new_token_ids, found, finish_reason=finish_reason, stop_token_id=stop_token_id
-        )
+        return _to_progress(request, found, num_new_tokens, finish_reason, stop_token_id)
 
     def _end(self, request: RequestState) -> None:
         if request.status is RequestStatus.RUNNING:
@@ -276,31 +273,6 @@ class Scheduler:
         del self._requests[request.request_id]
         if request.is_known_to_runner:
             self._forgotten_ids.append(request.request_id)
-
-    def _progress(
-        self,
-        request: RequestState,
-        new_token_ids: Sequence[int] = (),
-        found: RowOutput | None = None,
-        *,
-        finish_reason: FinishReason | None = None,
-        stop_token_id: int | None = None,
-        error: str | None = None,
-    ) -> RequestProgress:
-        found = found or RowOutput()
-        return RequestProgress(
-            request_id=request.request_id,
-            new_token_ids=tuple(new_token_ids),
-            logprobs=found.logprobs[: len(new_token_ids)],
-            prompt_logprobs=found.prompt_logprobs,
-            finish_reason=finish_reason,
-            stop_token_id=stop_token_id,
-            num_cached_tokens=request.num_cached_tokens,
-            num_preemptions=request.num_preemptions,
-            queued_at_s=request.queued_at_s,
-            scheduled_at_s=request.scheduled_at_s,
-            error=error,
-        )
 
     def _report(self, output: SchedulerOutput, progress: list[RequestProgress]) -> StepReport:
         now_s = self._clock.monotonic_s()
@@ -323,12 +295,33 @@ def _to_scheduled(request: RequestState, num_tokens: int) -> ScheduledRequest:
     start = request.num_computed_tokens
     end = start + num_tokens
     return ScheduledRequest(
-        request_id=request.spec.request_id,
-        token_ids=tuple(request.token_ids[start:end]),
-        num_computed_tokens=start,
-        block_ids=tuple(request.block_table.block_ids),
-        num_logit_rows=request.num_logit_rows(num_tokens),
-        is_sampled=end == len(request.token_ids),
+        request.spec.request_id,
+        tuple(request.token_ids[start:end]),
+        start,
+        tuple(request.block_table.block_ids),
+        request.num_logit_rows(num_tokens),
+        end == len(request.token_ids),
+    )
+
+
+def _to_progress(
+    request: RequestState,
+    found: RowOutput,
+    num_new_tokens: int,
+    finish_reason: FinishReason | None,
+    stop_token_id: int | None = None,
+) -> RequestProgress:
+    return RequestProgress(
+        request.spec.request_id,
+        found.token_ids[:num_new_tokens],
+        found.logprobs[:num_new_tokens],
+        found.prompt_logprobs,
+        finish_reason,
+        stop_token_id,
+        request.num_cached_tokens,
+        request.num_preemptions,
+        request.queued_at_s,
+        request.scheduled_at_s,
     )
 
 

@@ -6,18 +6,13 @@ from headrace.core.output import FinishReason
 from headrace.sched.request_state import RequestState
 
 
-def find_stop(request: RequestState, max_num_tokens: int) -> tuple[FinishReason | None, int | None]:
+def find_stop(request: RequestState) -> tuple[FinishReason | None, int | None]:
     """Judge a request by its newest token: why it ends, and the asked-for stop token that ended it.
 
     End-of-sequence and stop tokens count from `min_tokens` on. A length limit always counts.
     """
     token_id = request.token_ids[-1]
-    if request.num_output_tokens >= request.spec.sampling.min_tokens:
-        if token_id in request.eos_token_ids:
-            return "stop", None
-        if token_id in request.stop_token_ids:
-            return "stop", token_id
-    is_full = request.num_tokens >= max_num_tokens
-    if is_full or request.num_output_tokens >= request.spec.max_tokens:
-        return "length", None
-    return None, None
+    num_tokens = len(request.token_ids)
+    if token_id in request.ending_token_ids and num_tokens >= request.min_num_tokens:
+        return "stop", None if token_id in request.spec.eos_token_ids else token_id
+    return ("length" if num_tokens >= request.max_num_tokens else None), None

@@ -10,6 +10,7 @@ import pytest
 from fakes.fake_runner import expected_output
 from fakes.scheduling import Answer, Bench, make_spec
 from headrace.core.errors import CapacityError, ContextTooLong, InvalidParameter
+from headrace.core.step import RowOutput
 from headrace.sched.request_state import RequestSpec
 
 
@@ -404,7 +405,7 @@ def test_a_result_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="came for step"):
         bench.scheduler.update(output, type(result)(99, result.rows))
     with pytest.raises(RuntimeError, match="chose no token"):
-        bench.scheduler.update(output, type(result)(output.step_id, {}))
+        bench.scheduler.update(output, type(result)(output.step_id, {"a": RowOutput()}))
 
 
 def test_reports_carry_gauges_counters_and_times() -> None:
