@@ -1,0 +1,15 @@
+"""What transformers computes in float32 for a token sequence: the oracle of every model here."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+
+def logits(model: PreTrainedModel, token_ids: list[int]) -> NDArray[np.float32]:
+    """Logits after every token, in one pass. Shapes: -> [T, V]."""
+    with torch.inference_mode():
+        result = model(torch.tensor([token_ids]), use_cache=False).logits[0]
+    return np.asarray(result.float().numpy())
