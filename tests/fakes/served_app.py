@@ -35,6 +35,11 @@ class RunningServer:
     server: DrainingServer
     thread: threading.Thread
 
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        url = httpx.URL(self.address)
+        return url.host, url.port or 0
+
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.address, timeout=20)
 

@@ -49,7 +49,8 @@ class InvalidParameter(RequestError):
 
     def __init__(self, param: str, value: object, allowed: str, hint: str = "") -> None:
         self.value, self.allowed, self.hint = value, allowed, hint
-        shown = repr(value)
+        # A slice gives the same first characters without writing out megabytes.
+        shown = repr(value[:120] if isinstance(value, str | list | tuple) else value)
         if len(shown) > 120:
             shown = shown[:117] + "..."
         text = f"{param} is {shown}; allowed: {allowed}."

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from headrace.core.errors import InvalidParameter
+from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.message import Message, Tool
 
 MAX_LOGPROBS = 20
@@ -77,7 +77,11 @@ class SamplingParams:
         self._set_texts("stop", stop)
         self._set_texts("bad_words", self.bad_words)
         if len(self.stop) > MAX_STOP_STRINGS:
-            raise InvalidParameter("stop", f"{len(self.stop)} texts", f"at most {MAX_STOP_STRINGS}")
+            raise RequestError(
+                f"stop has {len(self.stop)} texts; allowed: at most {MAX_STOP_STRINGS}.",
+                "stop",
+                "invalid_value",
+            )
         self._set_token_ids("stop_token_ids", self.stop_token_ids)
         if self.allowed_token_ids is not None:
             self._set_token_ids("allowed_token_ids", self.allowed_token_ids)

@@ -7,7 +7,8 @@ Pydantic's errors become `RequestError`s here too, in the words of the rest of h
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -80,6 +81,10 @@ def describe_error(error: Exception, request_id: str) -> ErrorReply:
         return ErrorReply(
             error.status, "invalid_request_error", error.message, headers=error.headers
         )
+    if isinstance(error, InvalidParameter):
+        return ErrorReply(
+            400, "invalid_request_error", _in_json_words(error), error.param, error.code
+        )
     if isinstance(error, RequestError):
         return _describe_request_error(error)
     if isinstance(error, HTTPException):
@@ -102,6 +107,14 @@ def is_our_fault(error: Exception) -> bool:
     return not isinstance(error, RequestError | CapacityError | HTTPException) and not (
         isinstance(error, HeadraceError) and isinstance(error, EngineDied | EngineStalled)
     )
+
+
+def _in_json_words(error: InvalidParameter) -> str:
+    """Show null, true and false as the caller wrote them."""
+    words = {None: "null", True: "true", False: "false"}
+    if error.value is not None and not isinstance(error.value, bool):
+        return error.message
+    return error.message.replace(f"is {error.value}", f"is {words[error.value]}", 1)
 
 
 def _describe_request_error(error: RequestError) -> ErrorReply:
@@ -134,19 +147,24 @@ def _retry_headers(retry_after_s: float) -> dict[str, str]:
     }
 
 
-def rename_parameters(error: RequestError, wire_names: Mapping[str, str]) -> RequestError:
-    """Say an error of `core` in the field names of a dialect (`max_tokens` has two on the wire)."""
-    if isinstance(error, InvalidParameter) and error.param is not None:
+@contextmanager
+def worded(wire_names: Mapping[str, str]) -> Iterator[None]:
+    """Say errors of the block in the field names of a dialect (`max_tokens` has two on the wire).
+
+    Raises: RequestError.
+    """
+    try:
+        yield
+    except InvalidParameter as error:
         allowed, hint = error.allowed, error.hint
         for name, wire_name in wire_names.items():
             allowed, hint = allowed.replace(name, wire_name), hint.replace(name, wire_name)
-        return InvalidParameter(
-            wire_names.get(error.param, error.param), error.value, allowed, hint
-        )
-    if isinstance(error, ContextTooLong) and "max_tokens" in wire_names:
-        message = error.message.replace("lower max_tokens", f"lower {wire_names['max_tokens']}")
-        return RequestError(message, error.param, error.code)
-    return error
+        param = wire_names.get(error.param or "", error.param or "")
+        raise InvalidParameter(param, error.value, allowed, hint) from None
+    except ContextTooLong as error:
+        length_name = wire_names.get("max_tokens", "max_tokens")
+        message = error.message.replace("lower max_tokens", f"lower {length_name}")
+        raise RequestError(message, error.param, error.code) from None
 
 
 def describe_validation(
@@ -160,22 +178,9 @@ def describe_validation(
     name = str(first["loc"][0]) if first["loc"] else ""
     schema_field = schema.model_fields.get(name)
     allowed = (schema_field.description if schema_field else None) or str(first["msg"])
-    if first["type"] == "missing" and len(first["loc"]) == 1:
+    path = f"{prefix}{name}"
+    if name not in body:
         return RequestError(
-            f"{prefix}{name} is missing; give {allowed}.",
-            f"{prefix}{name}",
-            "missing_required_parameter",
+            f"{path} is missing; give {allowed}.", path, "missing_required_parameter"
         )
-    path, value = _locate(body, first["loc"])
-    return InvalidParameter(f"{prefix}{path}", value, allowed)
-
-
-def _locate(body: Mapping[str, Any], loc: Sequence[str | int]) -> tuple[str, object]:
-    """Follow a location as far as the body goes; the rest of it names branches of the schema."""
-    path, value = "", body
-    for part in loc:
-        if isinstance(part, int) and isinstance(value, list) and part < len(value):
-            path, value = f"{path}[{part}]", value[part]
-        elif isinstance(part, str) and isinstance(value, Mapping) and part in value:
-            path, value = f"{path}.{part}" if path else part, value[part]
-    return path, value
+    return InvalidParameter(path, body[name], allowed)

@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
+from headrace.core.errors import InvalidParameter, UnsupportedParameter
 from headrace.core.request import SamplingParams
-from headrace.server.error_responses import describe_validation, rename_parameters
+from headrace.server.error_responses import describe_validation, worded
 
-_NUMBER = "a number"
-_INTEGER = "a whole number"
+# A union keeps what was given: 2 stays 2 in an error message, where float would make it 2.0.
+Number = int | float
+
 _BOOLEAN = "true or false"
 _TEXT = "a string"
 
@@ -47,15 +48,15 @@ class GenerationFields(Strict):
     stream_options: dict[str, Any] | None = allowed('an object such as {"include_usage": true}')
     max_tokens: int | None = allowed("a whole number, 1 or more")
 
-    temperature: float | None = allowed("a number from 0 to 2")
-    top_p: float | None = allowed("a number, more than 0, at most 1")
+    temperature: Number | None = allowed("a number from 0 to 2")
+    top_p: Number | None = allowed("a number, more than 0, at most 1")
     top_k: int | None = allowed("a whole number: -1 or 0 (all), or 1 and more")
-    min_p: float | None = allowed("a number from 0 to 1")
-    typical_p: float | None = allowed("a number, more than 0, at most 1")
-    repetition_penalty: float | None = allowed("a number, more than 0, at most 10")
-    presence_penalty: float | None = allowed("a number from -2 to 2")
-    frequency_penalty: float | None = allowed("a number from -2 to 2")
-    logit_bias: dict[str, float] | None = allowed("token ids with numbers from -100 to 100")
+    min_p: Number | None = allowed("a number from 0 to 1")
+    typical_p: Number | None = allowed("a number, more than 0, at most 1")
+    repetition_penalty: Number | None = allowed("a number, more than 0, at most 10")
+    presence_penalty: Number | None = allowed("a number from -2 to 2")
+    frequency_penalty: Number | None = allowed("a number from -2 to 2")
+    logit_bias: dict[str, Number] | None = allowed("token ids with numbers from -100 to 100")
     allowed_token_ids: list[int] | None = allowed("a list of token ids")
     bad_words: list[str] | None = allowed("a list of strings")
     seed: int | None = allowed("a signed 64-bit integer")
@@ -180,10 +181,8 @@ def make_sampling(
     """
     given = {name: getattr(fields, name) for name in _SAMPLING_NAMES}
     arguments = {name: value for name, value in (given | settled).items() if value is not None}
-    try:
+    with worded(wire_names):
         return SamplingParams(**arguments)
-    except RequestError as error:
-        raise rename_parameters(error, wire_names) from None
 
 
 def check_truncation(fields: GenerationFields) -> None:

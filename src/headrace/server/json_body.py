@@ -50,8 +50,10 @@ async def read_json_object(
         async with asyncio.timeout(config.body_timeout_s):
             body = await _read(receive, config.max_body_bytes)
     except TimeoutError:
-        raise RequestError(
-            f"The request body did not arrive within {config.body_timeout_s:g} s. Send it again."
+        raise HttpRefusal(
+            400,
+            f"The request body did not arrive within {config.body_timeout_s:g} s. Send it again.",
+            {"Connection": "close"},
         ) from None
     return decode_json_object(body, config.max_json_depth)
 

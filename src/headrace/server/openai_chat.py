@@ -6,7 +6,8 @@ the same answer. Knows nothing of templates, tokens or scheduling.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from headrace.core.errors import BackendError, InvalidParameter
 from headrace.core.output import CompletionDelta, PositionLogprobs, RequestOutput
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.usage import Usage
+from headrace.server.error_responses import worded
 from headrace.server.generation_schema import (
     StreamOptions,
     check_truncation,
@@ -48,7 +50,7 @@ from headrace.server.openai_payloads import (
     make_prompt_logprobs,
     make_usage,
 )
-from headrace.server.output_merge import open_outputs, read_batches
+from headrace.server.output_merge import Batches, open_batches
 from headrace.server.replies import EventReply, JsonReply, warning_headers
 from headrace.server.request_ids import engine_request_id, response_id
 from headrace.server.services import Call, Services
@@ -68,6 +70,7 @@ class ChatCall:
     options: StreamOptions
     shows_token_ids: bool
     shows_tokens_as_ids: bool
+    wire_names: Mapping[str, str]
 
     def logprobs(self, positions: Sequence[PositionLogprobs] | None) -> ChatLogprobs | None:
         wanted = self.request.sampling.logprobs
@@ -137,6 +140,7 @@ def _make_call(
         options=options,
         shows_token_ids=bool(fields.return_token_ids),
         shows_tokens_as_ids=bool(fields.return_tokens_as_token_ids),
+        wire_names=_wire_names(fields),
     )
     ignored = ["store"] if fields.store else []
     unknown = unknown_names(fields, CHAT_REFUSED) + unknown_in_messages
@@ -157,14 +161,22 @@ def _sampling(services: Services, fields: ChatCompletionFields) -> SamplingParam
         raise InvalidParameter(
             "top_logprobs", fields.top_logprobs, "only together with logprobs: true"
         )
-    length_name = "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens"
-    max_tokens = getattr(fields, length_name)
+    names = _wire_names(fields)
+    max_tokens = getattr(fields, names["max_tokens"])
     return make_sampling(
         fields,
-        {"max_tokens": length_name, "logprobs": "top_logprobs"},
+        names,
         max_tokens=services.config.default_max_tokens if max_tokens is None else max_tokens,
         logprobs=(fields.top_logprobs or 0) if fields.logprobs else None,
     )
+
+
+def _wire_names(fields: ChatCompletionFields) -> dict[str, str]:
+    is_old = fields.max_completion_tokens is None and fields.max_tokens is not None
+    return {
+        "max_tokens": "max_tokens" if is_old else "max_completion_tokens",
+        "logprobs": "top_logprobs",
+    }
 
 
 @dataclass(slots=True)
@@ -184,14 +196,20 @@ class _Answer:
             self.last = delta
 
 
+@asynccontextmanager
+async def _open_batches(services: Services, chat: ChatCall) -> AsyncIterator[Batches]:
+    with worded(chat.wire_names):
+        async with open_batches(services.backend, [chat.request], services.config) as batches:
+            yield batches
+
+
 async def _complete(services: Services, chat: ChatCall) -> ChatCompletion:
     answers = [_Answer() for _ in range(chat.request.sampling.n)]
     usage = Usage()
     prompt_ids: Sequence[int] | UnsetType = UNSET
     prompt_logprobs: PromptLogprobsBody | UnsetType = UNSET
-    config = services.config
-    async with open_outputs(services.backend, [chat.request]) as merge:
-        async for batch in read_batches(merge, config.heartbeat_s, config.request_timeout_s):
+    async with _open_batches(services, chat) as batches:
+        async for batch in batches:
             for _, output in batch:
                 usage = output.usage
                 if prompt_ids is UNSET:
@@ -229,9 +247,8 @@ def _choice(chat: ChatCall, index: int, answer: _Answer) -> ChatChoice:
 async def _stream(services: Services, chat: ChatCall) -> AsyncGenerator[bytes, None]:
     usage, open_answers = Usage(), set(range(chat.request.sampling.n))
     begun: set[int] = set()
-    config = services.config
-    async with open_outputs(services.backend, [chat.request]) as merge:
-        async for batch in read_batches(merge, config.heartbeat_s, config.request_timeout_s):
+    async with _open_batches(services, chat) as batches:
+        async for batch in batches:
             frames = [] if batch else [HEARTBEAT]
             for _, output in batch:
                 usage = output.usage

@@ -143,13 +143,16 @@ def _check_tools(fields: ChatCompletionFields) -> None:
 def _check_metadata(metadata: Mapping[str, str] | None) -> None:
     given = metadata or {}
     if len(given) > 16:
-        raise InvalidParameter("metadata", f"{len(given)} pairs", "at most 16 pairs")
+        raise RequestError(
+            f"metadata has {len(given)} pairs; allowed: at most 16.", "metadata", "invalid_value"
+        )
     for key, value in given.items():
         if len(key) > 64 or len(value) > 512:
-            raise InvalidParameter(
+            raise RequestError(
+                f"metadata has a name of {len(key)} and a value of {len(value)} characters; "
+                "allowed: names up to 64 and values up to 512.",
                 "metadata",
-                f"a pair of {len(key)} and {len(value)} characters",
-                "names up to 64 and values up to 512 characters",
+                "invalid_value",
             )
 
 

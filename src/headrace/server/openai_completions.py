@@ -44,7 +44,7 @@ from headrace.server.openai_payloads import (
     make_usage,
     sum_usage,
 )
-from headrace.server.output_merge import open_outputs, read_batches
+from headrace.server.output_merge import open_batches
 from headrace.server.replies import EventReply, JsonReply, warning_headers
 from headrace.server.request_ids import engine_request_id, response_id
 from headrace.server.services import Call, Services
@@ -239,10 +239,10 @@ def _read_prompt(call: CompletionCall, given: Prompt | None, output: RequestOutp
 
 
 async def _complete(services: Services, call: CompletionCall) -> Completion:
-    answers, config = _Answers(call), services.config
+    answers = _Answers(call)
     pieces: list[list[CompletionChoice]] = [[] for _ in range(_num_choices(call))]
-    async with open_outputs(services.backend, call.requests) as merge:
-        async for batch in read_batches(merge, config.heartbeat_s, config.request_timeout_s):
+    async with open_batches(services.backend, call.requests, services.config) as batches:
+        async for batch in batches:
             for prompt_index, output in batch:
                 for piece in answers.add(prompt_index, output):
                     pieces[piece.index].append(piece)
@@ -287,10 +287,10 @@ def _join(index: int, pieces: list[CompletionChoice]) -> CompletionChoice:
 
 
 async def _stream(services: Services, call: CompletionCall) -> AsyncGenerator[bytes, None]:
-    answers, config = _Answers(call), services.config
+    answers = _Answers(call)
     num_open = _num_choices(call)
-    async with open_outputs(services.backend, call.requests) as merge:
-        async for batch in read_batches(merge, config.heartbeat_s, config.request_timeout_s):
+    async with open_batches(services.backend, call.requests, services.config) as batches:
+        async for batch in batches:
             frames = [] if batch else [HEARTBEAT]
             for prompt_index, output in batch:
                 for piece in answers.add(prompt_index, output):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from headrace.core.errors import InvalidParameter, UnsupportedParameter
+from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
 from headrace.server.generation_schema import NEUTRAL, REFUSED, GenerationFields, allowed
 
 _PROMPT = "a string, a list of strings, a list of token ids, or a list of lists of token ids"
@@ -55,8 +55,11 @@ def parse_prompts(value: object, max_prompts: int) -> list[Prompt]:
     if type(value[0]) is int:
         return [_read_token_ids(value, "prompt")]
     if len(value) > max_prompts:
-        raise InvalidParameter(
-            "prompt", f"{len(value)} prompts", f"at most {max_prompts}", "Send several requests."
+        raise RequestError(
+            f"prompt has {len(value)} texts or lists; allowed: at most {max_prompts}, this "
+            "server's limit (max_prompts). Send several requests.",
+            "prompt",
+            "invalid_value",
         )
     return [_read_prompt(item, f"prompt[{index}]") for index, item in enumerate(value)]
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from headrace.core.backend import Backend
+from headrace.core.config import ServerConfig
 from headrace.core.errors import RequestError
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
@@ -19,6 +20,7 @@ from headrace.core.request import GenerateRequest
 _MAX_WAITING_OUTPUTS = 64
 
 Batch = list[tuple[int, RequestOutput]]
+Batches = AsyncIterator[Batch]
 
 
 class OutputMerge:
@@ -83,10 +85,13 @@ class OutputMerge:
 
 
 @asynccontextmanager
-async def open_outputs(
-    backend: Backend, requests: Sequence[GenerateRequest]
-) -> AsyncIterator[OutputMerge]:
-    """Admit every request or none, and stop whatever still runs on leaving."""
+async def open_batches(
+    backend: Backend, requests: Sequence[GenerateRequest], config: ServerConfig
+) -> AsyncIterator[Batches]:
+    """Admit every request or none, and stop whatever still runs on leaving.
+
+    Raises: what the backend raises; RequestError when the answers take too long.
+    """
     async with AsyncExitStack() as stack:
         streams = []
         for request in requests:
@@ -94,16 +99,11 @@ async def open_outputs(
             streams.append(await stack.enter_async_context(aclosing(stream)))
         merge = OutputMerge(streams)
         stack.push_async_callback(merge.close)
-        yield merge
+        yield _read_batches(merge, config.heartbeat_s, config.request_timeout_s)
 
 
-async def read_batches(
-    merge: OutputMerge, heartbeat_s: float, timeout_s: float
-) -> AsyncIterator[Batch]:
-    """Batches until the end, empty ones as heartbeats.
-
-    Raises: RequestError when the answer takes longer than `timeout_s`.
-    """
+async def _read_batches(merge: OutputMerge, heartbeat_s: float, timeout_s: float) -> Batches:
+    """Batches until the end, empty ones as heartbeats."""
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + timeout_s
     while (left_s := deadline_s - loop.time()) > 0:
