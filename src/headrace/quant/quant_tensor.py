@@ -58,8 +58,9 @@ class QuantTensor:
                 f"{array.dtype} as {format_name or 'a float format'}: allowed are float32 (f32), "
                 'float16 (f16) and uint16 bits with format_name="bf16"'
             )
-        rows = np.ascontiguousarray(array).reshape(math.prod(array.shape[:-1]), array.shape[-1])
-        return cls(FORMATS[name], tuple(array.shape), rows.view(np.uint8))
+        whole = np.ascontiguousarray(array)  # and a scalar becomes a vector of one
+        rows = whole.reshape(math.prod(whole.shape[:-1]), whole.shape[-1])
+        return cls(FORMATS[name], tuple(whole.shape), rows.view(np.uint8))
 
     @property
     def nbytes(self) -> int:

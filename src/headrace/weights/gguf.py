@@ -120,10 +120,14 @@ class GgufReader:
     def release(self) -> None:
         """Give mapped pages back to the system; reading a tensor later maps them again."""
         self.metadata.release()
-        self._map.madvise(mmap.MADV_DONTNEED)
+        if not self._map.closed:
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
-        """Let go of the file. Tensors that are still held keep the mapping alive."""
+        """Let go of the file. Tensors that are still held keep the mapping alive.
+
+        Arrays of the metadata can no longer be decoded.
+        """
         self._bytes = np.empty(0, dtype=np.uint8)
         self.entries = {}
         try:

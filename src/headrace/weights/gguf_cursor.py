@@ -16,8 +16,9 @@ from pathlib import Path
 
 from headrace.core.errors import ModelFileError
 
-MAX_ARRAY_ITEMS = 1 << 24  # of a whole file; the largest vocabularies have 2**18 tokens
+MAX_ARRAY_ITEMS = 1 << 23  # of a whole file; the largest tokenizers have some 2**20
 MAX_ARRAY_DEPTH = 4
+_NESTED_COST = 64  # items that an array inside an array counts for: it takes as long to walk
 MAX_STRING_BYTES = 1 << 24  # of one metadata value; chat templates take some 2**14
 
 U32, U64 = struct.Struct("<I"), struct.Struct("<Q")
@@ -114,7 +115,7 @@ class GgufCursor:
             self.take(count * layout.size, what)
         elif item_type not in (_STRING, _ARRAY):
             raise self.fail(f"items of {what} have type {item_type}, allowed are 0 to 12")
-        self._items_left -= count
+        self._items_left -= count * (_NESTED_COST if item_type == _ARRAY else 1)
         if self._items_left < 0:
             raise self.fail(f"the metadata has more than {MAX_ARRAY_ITEMS} array items in {what}")
         if item_type == _STRING:

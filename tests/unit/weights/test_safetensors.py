@@ -19,6 +19,7 @@ from headrace.weights.safetensors import SafetensorsReader
 
 INDEX = "model.safetensors.index.json"
 CONFIG: dict[str, Any] = {"model_type": "qwen2", "num_hidden_layers": 2}
+OUTSIDE = '"a": {"dtype": "F32", "shape": [6], "data_offsets": [0, 240]}'
 ONE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
 
@@ -88,6 +89,7 @@ def test_tensors_outlive_release_and_close(tmp_path: Path) -> None:
     assert np.array_equal(held.dequantize(), ONE["a"])
     reader.close()
     reader.close()
+    reader.release()
     assert np.array_equal(held.dequantize(), ONE["a"])
     with pytest.raises(MissingTensor):
         reader.tensor("a")
@@ -217,6 +219,18 @@ def test_hostile_headers_are_refused(tmp_path: Path, entry: object) -> None:
     (folder(tmp_path) / "model.safetensors").write_bytes(raw)
     with pytest.raises(ModelFileError, match="truncated or damaged"):
         SafetensorsReader(tmp_path)
+
+
+def test_a_tensor_named_twice_cannot_reach_outside(tmp_path: Path) -> None:
+    sound = '"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}'
+    for header in (f"{{{sound}, {OUTSIDE}}}", f"{{{OUTSIDE}, {sound}}}"):
+        raw = len(header).to_bytes(8, "little") + header.encode() + bytes(24)
+        (folder(tmp_path) / "model.safetensors").write_bytes(raw)
+        try:
+            reader = SafetensorsReader(tmp_path)
+        except ModelFileError:
+            continue
+        assert reader.tensor("a").shape == (2, 3)
 
 
 def test_a_header_length_beyond_the_file_is_refused(tmp_path: Path) -> None:
