@@ -55,15 +55,17 @@ def _token_ids(vocabulary: GgufVocabulary) -> dict[str, int]:
 
 
 def _byte_level(vocabulary: GgufVocabulary, ids: dict[str, int]) -> Tokenizer:
-    merges = [tuple(merge.split(" ")) for merge in vocabulary.merges]
-    if not merges:
+    if not vocabulary.merges:
         raise ModelFileError("tokenizer.ggml.merges is missing; a gpt2 vocabulary needs it.")
-    for merge in merges:
-        if len(merge) != 2 or "".join(merge) not in ids or not ids.keys() >= set(merge):
+    merges: list[tuple[str, str]] = []
+    for merge in vocabulary.merges:
+        left, _, right = merge.partition(" ")
+        if left not in ids or right not in ids or left + right not in ids:
             raise ModelFileError(
-                f"tokenizer.ggml.merges has {' '.join(merge)!r}; "
+                f"tokenizer.ggml.merges has {merge!r}; "
                 "expected two tokens of the vocabulary whose join is one too."
             )
+        merges.append((left, right))
     rule = vocabulary.rule
     if rule is None:
         raise ModelFileError("a gpt2 vocabulary needs a pre-tokenizer")

@@ -11,6 +11,7 @@ never occur. One merge per piece is therefore exact, and half as many as listing
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 _NO_SCORE = float("-inf")
@@ -36,7 +37,7 @@ def sentencepiece_merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
 def _last_cut(piece: str, scores: Mapping[str, float]) -> int | None:
     """Where the last merge of `piece` joins, or None when merging ends before the whole piece."""
     parts = list(piece)
-    pair_scores = [scores.get(a + b, _NO_SCORE) for a, b in zip(parts, parts[1:], strict=False)]
+    pair_scores = [scores.get(a + b, _NO_SCORE) for a, b in itertools.pairwise(parts)]
     while len(parts) > 2:
         best = max(pair_scores)
         if best == _NO_SCORE:

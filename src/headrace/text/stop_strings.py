@@ -1,9 +1,9 @@
 """StopStringBuffer: watches an answer for stop strings, also across the pieces it comes in.
 
-In: pieces of text. Out: the text that is safe to send, and the stop string that ended it. Holds back
-only what could still become a stop string, so the pieces join to the same text however the answer
-is cut. The stop that completes first wins; of those that complete together, the one that began
-first. Knows nothing of tokens; when a stop counts (min_tokens) is the caller's to decide.
+In: pieces of text. Out: the text that is safe to send, and the stop string that ended it. Holds
+back only what could still become a stop string, so the pieces join to the same text however the
+answer is cut. The stop that completes first wins; of those that complete together, the one that
+began first. Knows nothing of tokens; when a stop counts (min_tokens) is the caller's to decide.
 """
 
 from __future__ import annotations

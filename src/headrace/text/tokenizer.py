@@ -1,9 +1,9 @@
 """Tokenizer: text to token ids and back, for one model.
 
-In: text, and whose it is. Out: ids; exact bytes of ids. Two views of one vocabulary: `parse_special`
-reads control tokens in the text, as a rendered template needs; the other never makes one, whatever
-the text says. Both share the merges. Knows nothing of requests and templates. Safe to share between
-threads: nothing changes after construction but caches.
+In: text, and whose it is. Out: ids; exact bytes of ids. Two views of one vocabulary share the
+merges: `parse_special` reads control tokens in the text, as a rendered template needs; the other
+never makes one, whatever the text says. Knows nothing of requests and templates. Safe to share
+between threads: nothing changes after construction but a cache.
 """
 
 from __future__ import annotations
