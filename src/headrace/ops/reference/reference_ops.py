@@ -137,3 +137,8 @@ class ReferenceOps:
 
     def logprobs(self, logits: Float32, token_ids: Int32, num_top: int) -> Logprobs:
         return sampling.logprobs(logits, token_ids, num_top)
+
+
+def make_ops(isa: str | None, num_threads: int) -> ReferenceOps:
+    """The entry in ops/table.py: float32, numpy's own threads, no choice of instruction set."""
+    return ReferenceOps(np.float32)

@@ -1,0 +1,19 @@
+// Rows of an embedding table, kept in their GGUF blocks.
+#pragma once
+
+#include "api/work.h"
+
+namespace headrace {
+
+// out[t] = table[token_ids[t]] * scale. Items: tokens.
+struct EmbedArgs {
+  const int32_t* token_ids;
+  const uint8_t* table;
+  int64_t row_bytes;
+  int32_t ggml_type;
+  int64_t width;
+  float scale;
+  float* out;
+};
+
+}  // namespace headrace

@@ -1,0 +1,62 @@
+// Linear layers: quantizing activations, and the product with packed weights.
+//
+// Arithmetic, the same for every row count and tier (docs/design/0001-canonical-arithmetic.md):
+//   a    = rne(x * (127 / amax)), scale = amax / 127               per row and group of 32
+//   acc  = sum_k (q[k] - zero) * a[k]                              int32, exact
+//   y    = fma(scale * dW, float(acc), y)                          groups ascending
+//   y    = fma(-mW, scale * float(sum_k a[k]), y)                  formats with a minimum
+#pragma once
+
+#include "api/packed_format.h"
+#include "api/work.h"
+
+namespace headrace {
+
+// M rows of K floats as int8 groups. Rows are stored in tiles of R = min(M, 16), the last tile
+// padded with zero rows; a tile is contiguous: values [tile][group][R][32]. With g = K / 32 groups:
+struct QuantizedRows {
+  int64_t num_rows;
+  int64_t num_groups;
+  int64_t tile_rows;   // R
+  int8_t* values;      // [tiles][g][R][32]
+  float* scales;       // [tiles][g][R]
+  float* scaled_sums;  // [tiles][g][R]   scale * sum of the group
+  int32_t* sums;       // [tiles][g][2][R]  sums of the two halves of a group
+};
+
+// Items: rows.
+struct QuantizeRowsArgs {
+  const float* x;
+  int64_t row_stride;
+  QuantizedRows out;
+};
+
+// A matrix [N, K] in panels of 16 columns, formats mixed at will among the quantized ones.
+struct PackedPanels {
+  int64_t num_columns;  // N
+  int64_t depth;        // K, a multiple of 32 for quantized formats
+  int64_t num_panels;
+  const uint8_t* base;
+  const int64_t* offsets;  // [num_panels + 1] bytes from base
+  const uint8_t* formats;  // [num_panels] PackedFormat
+  const float* bias;       // [16 * num_panels] or null
+};
+
+// y [M, N] = x w^T + bias. Items: panels.
+struct MatmulArgs {
+  QuantizedRows x;      // quantized formats
+  const float* floats;  // float formats: [M, K], row_stride K
+  PackedPanels weight;
+  float* y;
+  int64_t y_stride;
+};
+
+struct MatmulKernels {
+  Kernel<QuantizeRowsArgs> quantize_rows;
+  Kernel<MatmulArgs> quantized;
+  Kernel<MatmulArgs> floating;
+  // Bytes of Work::scratch that `quantized` and `floating` need for `num_rows` rows of `depth`.
+  size_t (*scratch_bytes)(int64_t num_rows, int64_t depth);
+};
+
+}  // namespace headrace

@@ -1,0 +1,18 @@
+// RMS norm with the residual addition before it.
+#pragma once
+
+#include "api/work.h"
+
+namespace headrace {
+
+// h += add where add is not null; out = h / sqrt(mean(h^2) + eps) * weight. Items: rows.
+struct RmsNormArgs {
+  float* h;
+  const float* add;
+  const float* weight;
+  float eps;
+  int64_t width;
+  float* out;
+};
+
+}  // namespace headrace

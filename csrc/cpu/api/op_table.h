@@ -1,0 +1,28 @@
+// OpTable: what a tier offers. One C symbol per tier, headrace_ops_<tier>, is such a table.
+#pragma once
+
+#include "api/activation.h"
+#include "api/attention.h"
+#include "api/embed.h"
+#include "api/matmul.h"
+#include "api/norm.h"
+#include "api/rope.h"
+#include "api/sampling.h"
+#include "api/store_kv.h"
+#include "api/work.h"
+
+namespace headrace {
+
+struct OpTable {
+  const char* isa;
+  MatmulKernels matmul;
+};
+
+}  // namespace headrace
+
+extern "C" {
+extern const headrace::OpTable headrace_ops_generic;
+extern const headrace::OpTable headrace_ops_avx2;
+extern const headrace::OpTable headrace_ops_avx512;
+extern const headrace::OpTable headrace_ops_amx;
+}

@@ -1,0 +1,22 @@
+// What every kernel of every tier receives: its arguments and its share of the work.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace headrace {
+
+// Items [begin, end) of a call, and memory that no other worker touches during it.
+// What an item is (a row, a head, a panel of columns) is said by the argument struct.
+struct Work {
+  int64_t begin;
+  int64_t end;
+  uint8_t* scratch;  // 64-byte aligned, as large as the caller of the kernel asked for
+};
+
+// Kernels are pure functions of their arguments: no allocation, no locks, no globals. Any partition
+// of the items over any number of workers gives the same bits.
+template <class Args>
+using Kernel = void (*)(const Args* args, const Work* work);
+
+}  // namespace headrace

@@ -1,0 +1,119 @@
+// headrace._cpu: the only file that includes Python. Arrays pass without a copy, and the GIL is
+// released while kernels run. Shapes are checked here, nowhere below.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "runtime/detect.h"
+#include "runtime/dispatch.h"
+#include "runtime/linear.h"
+#include "runtime/pack.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace headrace {
+namespace {
+
+template <class T, int dims>
+using In = nb::ndarray<const T, nb::ndim<dims>, nb::c_contig, nb::device::cpu>;
+template <class T, int dims>
+using Out = nb::ndarray<T, nb::ndim<dims>, nb::c_contig, nb::device::cpu>;
+
+void require(bool is_true, const char* message) {
+  if (!is_true) throw std::invalid_argument(message);
+}
+
+// Holds the ops for one call with the GIL released.
+class Running {
+ public:
+  explicit Running(CpuOps& ops) : lock_(ops.mutex()) {}
+
+ private:
+  nb::gil_scoped_release released_;  // before the lock: its holder may need the GIL
+  std::scoped_lock<std::mutex> lock_;
+};
+
+template <class T>
+nb::object to_array(std::vector<T> values, std::vector<size_t> shape) {
+  auto* owned = new std::vector<T>(std::move(values));
+  nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return nb::cast(nb::ndarray<nb::numpy, T>(owned->data(), shape.size(), shape.data(), owner));
+}
+
+using Part = std::tuple<std::string, In<uint8_t, 2>>;
+
+PackedLinear* pack_linear(CpuOps& ops, const std::vector<Part>& parts, int64_t depth,
+                          std::optional<In<float, 1>> bias, bool interleave) {
+  std::vector<WeightPart> weights;
+  int64_t num_rows = 0;
+  for (const auto& [format, data] : parts) {
+    weights.push_back({format, data.data(), (int64_t)data.shape(0), (int64_t)data.shape(1)});
+    num_rows += (int64_t)data.shape(0);
+  }
+  require(!bias || (int64_t)bias->shape(0) == num_rows,
+          "bias must have one value per output column");
+  Running running(ops);
+  return new PackedLinear(ops, weights, depth, bias ? bias->data() : nullptr, interleave);
+}
+
+nb::tuple unpack(const PackedLinear& weight) {
+  UnpackedWeight u = weight.unpack();
+  const auto n = (size_t)weight.num_columns(), k = (size_t)weight.depth();
+  return nb::make_tuple(to_array(std::move(u.q), {n, k}), to_array(std::move(u.zero), {n}),
+                        to_array(std::move(u.scale), {n, k / 16}),
+                        to_array(std::move(u.minimum), {n, k / 32}));
+}
+
+nb::object unpack_floats(const PackedLinear& weight) {
+  return to_array(weight.unpack_floats(), {(size_t)weight.num_columns(), (size_t)weight.depth()});
+}
+
+void bind_linear(nb::module_& m) {
+  nb::class_<PackedLinear>(m, "PackedLinear")
+      .def_prop_ro("num_columns", &PackedLinear::num_columns)
+      .def_prop_ro("depth", &PackedLinear::depth)
+      .def_prop_ro("num_bytes", &PackedLinear::num_bytes)
+      .def_prop_ro("is_quantized", &PackedLinear::is_quantized)
+      .def("unpack", &unpack)
+      .def("unpack_floats", &unpack_floats);
+  m.def("packable_formats", &packable_formats);
+  m.def("pack_linear", &pack_linear, "ops"_a, "parts"_a, "depth"_a, "bias"_a = nb::none(),
+        "interleave"_a = false);
+  m.def(
+      "linear",
+      [](CpuOps& ops, In<float, 2> x, const PackedLinear& weight, Out<float, 2> y) {
+        require((int64_t)x.shape(1) == weight.depth(), "x must be [T, in]");
+        require(y.shape(0) == x.shape(0) && (int64_t)y.shape(1) == weight.num_columns(),
+                "y must be [T, out]");
+        Running running(ops);
+        linear(ops, x.data(), (int64_t)x.shape(0), weight, y.data());
+      },
+      "ops"_a, "x"_a, "weight"_a, "y"_a);
+}
+
+}  // namespace
+}  // namespace headrace
+
+NB_MODULE(_cpu, m) {
+  using namespace headrace;
+  m.doc() = "CPU kernels of headrace. Used by headrace.ops.cpu and nothing else.";
+  nb::class_<CpuOps>(m, "CpuOps")
+      .def(nb::init<const std::string&, int>(), "isa"_a, "num_threads"_a)
+      .def_prop_ro("isa", [](const CpuOps& ops) { return std::string(ops.table().isa); })
+      .def_prop_ro("num_threads", &CpuOps::num_threads);
+  m.def("isas", [] {
+    std::vector<std::tuple<std::string, bool, std::string>> found;
+    for (const IsaStatus& status : isas())
+      found.emplace_back(status.name, status.is_available, status.reason);
+    return found;
+  });
+  bind_linear(m);
+}

@@ -1,0 +1,42 @@
+#include "runtime/memory.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+
+namespace headrace {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kLine = 64;
+
+size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+}  // namespace
+
+Region::Region(size_t num_bytes) {
+  if (num_bytes == 0) return;
+  const size_t unit = num_bytes >= kHugePage ? kHugePage : kLine;
+  size_ = round_up(num_bytes, unit);
+  data_ = static_cast<uint8_t*>(std::aligned_alloc(unit, size_));
+  if (data_ == nullptr) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+  if (unit == kHugePage) madvise(data_, size_, MADV_HUGEPAGE);
+#endif
+}
+
+Region::~Region() { std::free(data_); }
+
+Region::Region(Region&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+Region& Region::operator=(Region&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+}  // namespace headrace

@@ -1,0 +1,41 @@
+// Memory in huge pages where the system has them. Weights and arenas live in these.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace headrace {
+
+// Owns memory, not cleared, aligned to 2 MB (or to 64 bytes when small).
+class Region {
+ public:
+  Region() = default;
+  explicit Region(size_t num_bytes);  // throws std::bad_alloc
+  ~Region();
+  Region(Region&& other) noexcept;
+  Region& operator=(Region&& other) noexcept;
+
+  uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Memory that grows on demand and keeps nothing when it does.
+class Arena {
+ public:
+  uint8_t* reserve(size_t num_bytes) {
+    if (num_bytes > region_.size()) {
+      region_ = Region();
+      region_ = Region(num_bytes + num_bytes / 4);
+    }
+    return region_.data();
+  }
+
+ private:
+  Region region_;
+};
+
+}  // namespace headrace

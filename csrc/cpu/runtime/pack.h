@@ -1,0 +1,71 @@
+// Packing GGUF blocks into panels (api/packed_format.h), and taking them out again for tests.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "api/matmul.h"
+#include "runtime/memory.h"
+
+namespace headrace {
+
+class CpuOps;
+
+// Rows of one weight as its file stores them. `format` is a name of quant/format.py.
+struct WeightPart {
+  std::string format;
+  const uint8_t* data;
+  int64_t num_rows;
+  int64_t row_bytes;
+};
+
+// What unpacking gives: q as stored, and the exact scales. Minima are 0 without one.
+struct UnpackedWeight {
+  std::vector<uint8_t> q;      // [N, K]
+  std::vector<int32_t> zero;   // [N]
+  std::vector<float> scale;    // [N, K / 16]
+  std::vector<float> minimum;  // [N, K / 32]
+};
+
+// A matrix [N, K] of fused parts in panels of 16 columns.
+class PackedLinear {
+ public:
+  // Columns are the rows of the parts in order; `interleave` alternates 16 rows of two equal parts.
+  // Parts are all quantized, or all of one float format (f32, f16, bf16).
+  // Throws std::invalid_argument for what cannot be packed so; `can_pack` tells beforehand.
+  PackedLinear(CpuOps& ops, const std::vector<WeightPart>& parts, int64_t depth, const float* bias,
+               bool interleave);
+
+  int64_t num_columns() const { return num_columns_; }
+  int64_t depth() const { return depth_; }
+  int64_t num_panels() const { return (int64_t)formats_.size(); }
+  bool is_quantized() const { return formats_.empty() || formats_[0] < kNumPackedFormats; }
+  size_t num_bytes() const { return region_.size(); }
+  const std::vector<uint8_t>& formats() const { return formats_; }
+  PackedPanels panels() const;
+  // Panel bounds of about equal bytes, at least `min_bytes` each.
+  std::vector<int64_t> split(int64_t max_chunks, int64_t min_bytes) const;
+
+  UnpackedWeight unpack() const;             // quantized formats
+  std::vector<float> unpack_floats() const;  // float formats: [N, K]
+
+ private:
+  struct Column {
+    int part;
+    int64_t row;
+  };
+  Column column(int64_t index, const std::vector<WeightPart>& parts, bool interleave) const;
+
+  int64_t num_columns_;
+  int64_t depth_;
+  std::vector<int64_t> offsets_;
+  std::vector<uint8_t> formats_;
+  std::vector<float> bias_;
+  Region region_;
+};
+
+// Formats that are packed as they are; the others must be dequantized to f32 first.
+std::vector<std::string> packable_formats();
+
+}  // namespace headrace

@@ -1,0 +1,78 @@
+"""Packing weights for the CPU kernels, and the linear layer over them.
+
+In: QuantTensors as the file stores them. Out: `_cpu.PackedLinear`, the exact integers and scales in
+panels of 16 columns, or floats where a format has no integer kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace import _cpu
+from headrace.ops.protocol import GATE_UP_INTERLEAVE
+from headrace.quant.quant_tensor import QuantTensor
+
+Float32 = NDArray[np.float32]
+
+_FLOATS = frozenset({"f32", "f16", "bf16"})
+
+
+def pack_linear(
+    ops: _cpu.CpuOps,
+    parts: Sequence[QuantTensor],
+    biases: Sequence[QuantTensor | None] | None,
+    interleave: bool,
+) -> _cpu.PackedLinear:
+    """Fuse parts along `out`; see Ops.pack_linear.
+
+    Raises: ValueError when parts do not fit together.
+    """
+    depths = {part.shape[-1] for part in parts}
+    if len(depths) != 1:
+        raise ValueError(f"fused parts read inputs of different widths: {sorted(depths)}")
+    stored = parts if _can_pack(parts, interleave) else [_as_float32(part) for part in parts]
+    raw = [(part.format.name, part.data) for part in stored]
+    return _cpu.pack_linear(ops, raw, depths.pop(), _fused_bias(parts, biases), interleave)
+
+
+def linear(ops: _cpu.CpuOps, x: Float32, weight: _cpu.PackedLinear) -> Float32:
+    """x @ weight.T + bias. Shapes: [T, in] -> [T, out]."""
+    y = np.empty((x.shape[0], weight.num_columns), dtype=np.float32)
+    _cpu.linear(ops, x, weight, y)
+    return y
+
+
+def _can_pack(parts: Sequence[QuantTensor], interleave: bool) -> bool:
+    """Whether the parts fit one packed matrix as they are.
+
+    A panel has one format, and quantized and float formats have different kernels.
+    """
+    names = {part.format.name for part in parts}
+    if not names <= set(_cpu.packable_formats()):
+        return False
+    if len(names) == 1:
+        return True
+    aligned = all(
+        part.shape[0] % GATE_UP_INTERLEAVE == 0 for part in parts[: 2 if interleave else -1]
+    )
+    return aligned and not names & _FLOATS
+
+
+def _as_float32(part: QuantTensor) -> QuantTensor:
+    return QuantTensor.from_array(part.dequantize())
+
+
+def _fused_bias(
+    parts: Sequence[QuantTensor], biases: Sequence[QuantTensor | None] | None
+) -> Float32 | None:
+    if biases is None or all(bias is None for bias in biases):
+        return None
+    return np.concatenate(
+        [
+            np.zeros(part.shape[0], np.float32) if bias is None else bias.dequantize().reshape(-1)
+            for part, bias in zip(parts, biases, strict=True)
+        ]
+    )
