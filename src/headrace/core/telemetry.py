@@ -1,0 +1,196 @@
+"""Names of what is measured, and who takes the measurements.
+
+A metric is a row here: name as exposed, kind, help, labels, bucket edges. Engine metrics have
+vLLM's names and edges, so that existing dashboards and scaling triggers work. Whoever knows a fact
+counts it on a MetricSink; what a sink does with it is not known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+MetricKind = Literal["gauge", "counter", "histogram"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row. `labels` come after those every metric has, `model_name` and `engine`.
+
+    `name` is the exposed one; a counter's ends in `_total`. `buckets` are upper edges without +Inf.
+    """
+
+    name: str
+    kind: MetricKind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+class MetricSink(Protocol):
+    """Takes measurements. Safe to call from any thread. `labels` name each of the metric's own."""
+
+    def set(self, metric: Metric, value: float, **labels: str) -> None:
+        """Give a gauge its value."""
+        ...
+
+    def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
+        """Add to a counter. `amount` is 0 or more."""
+        ...
+
+    def observe(self, metric: Metric, value: float, **labels: str) -> None:
+        """Put a value into a histogram."""
+        ...
+
+
+class NoMetrics:
+    """A sink for nobody."""
+
+    def set(self, metric: Metric, value: float, **labels: str) -> None:
+        """Ignore it."""
+
+    def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
+        """Ignore it."""
+
+    def observe(self, metric: Metric, value: float, **labels: str) -> None:
+        """Ignore it."""
+
+
+# Source of all edges: vLLM, `v1/metrics/loggers.py`.
+_TOKENS = (
+    *(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000),
+)
+_STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+_ANSWERS = (1, 2, 5, 10, 20)
+_PREEMPTIONS = (0, 1, 2, 5, 10, 20)
+_FIRST_TOKEN_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+_NEXT_TOKEN_S = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
+_REQUEST_S = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
+    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+
+NUM_REQUESTS_RUNNING = Metric("vllm:num_requests_running", "gauge", "Requests in the batch.")
+NUM_REQUESTS_WAITING = Metric("vllm:num_requests_waiting", "gauge", "Requests in the queue.")
+KV_CACHE_USAGE = Metric(
+    "vllm:kv_cache_usage_perc", "gauge", "Share of KV cache blocks in use; 1 is all of them."
+)
+CACHE_CONFIG = Metric(
+    "vllm:cache_config_info",
+    "gauge",
+    "Size of the KV cache, in labels; the value is 1.",
+    ("block_size", "num_gpu_blocks"),
+)
+PREFIX_CACHE_QUERIES = Metric(
+    "vllm:prefix_cache_queries_total", "counter", "Tokens looked up in the prefix cache."
+)
+PREFIX_CACHE_HITS = Metric(
+    "vllm:prefix_cache_hits_total", "counter", "Tokens found in the prefix cache."
+)
+NUM_PREEMPTIONS = Metric(
+    "vllm:num_preemptions_total", "counter", "Requests stopped to free blocks, computed again."
+)
+ADMISSION_REJECTIONS = Metric(
+    "vllm:admission_rejections_total", "counter", "Requests refused because the queue was full."
+)
+PROMPT_TOKENS = Metric("vllm:prompt_tokens_total", "counter", "Prompt tokens computed or reused.")
+GENERATION_TOKENS = Metric("vllm:generation_tokens_total", "counter", "Tokens generated.")
+REQUEST_SUCCESS = Metric(
+    "vllm:request_success_total", "counter", "Answers that ended, by reason.", ("finished_reason",)
+)
+ITERATION_TOKENS = Metric(
+    "vllm:iteration_tokens_total", "histogram", "Tokens computed in a step.", (), _STEP_TOKENS
+)
+REQUEST_PROMPT_TOKENS = Metric(
+    "vllm:request_prompt_tokens", "histogram", "Prompt tokens of a request.", (), _TOKENS
+)
+REQUEST_GENERATION_TOKENS = Metric(
+    "vllm:request_generation_tokens", "histogram", "Tokens generated for a request.", (), _TOKENS
+)
+REQUEST_PARAMS_N = Metric(
+    "vllm:request_params_n", "histogram", "Answers asked for per request.", (), _ANSWERS
+)
+REQUEST_PARAMS_MAX_TOKENS = Metric(
+    "vllm:request_params_max_tokens", "histogram", "max_tokens of a request.", (), _TOKENS
+)
+REQUEST_NUM_PREEMPTIONS = Metric(
+    "vllm:request_num_preemptions", "histogram", "Preemptions of a request.", (), _PREEMPTIONS
+)
+TIME_TO_FIRST_TOKEN = Metric(
+    "vllm:time_to_first_token_seconds",
+    "histogram",
+    "Seconds from arrival to the first token.",
+    (),
+    _FIRST_TOKEN_S,
+)
+INTER_TOKEN_LATENCY = Metric(
+    "vllm:inter_token_latency_seconds",
+    "histogram",
+    "Seconds between tokens of an answer.",
+    (),
+    _NEXT_TOKEN_S,
+)
+E2E_REQUEST_LATENCY = Metric(
+    "vllm:e2e_request_latency_seconds",
+    "histogram",
+    "Seconds from arrival to the end.",
+    (),
+    _REQUEST_S,
+)
+REQUEST_QUEUE_TIME = Metric(
+    "vllm:request_queue_time_seconds", "histogram", "Seconds in the queue.", (), _REQUEST_S
+)
+REQUEST_INFERENCE_TIME = Metric(
+    "vllm:request_inference_time_seconds",
+    "histogram",
+    "Seconds from the first step to the end.",
+    (),
+    _REQUEST_S,
+)
+REQUEST_PREFILL_TIME = Metric(
+    "vllm:request_prefill_time_seconds",
+    "histogram",
+    "Seconds from the first step to the first token.",
+    (),
+    _REQUEST_S,
+)
+REQUEST_DECODE_TIME = Metric(
+    "vllm:request_decode_time_seconds",
+    "histogram",
+    "Seconds from the first token to the end.",
+    (),
+    _REQUEST_S,
+)
+
+METRICS: tuple[Metric, ...] = (
+    NUM_REQUESTS_RUNNING,
+    NUM_REQUESTS_WAITING,
+    KV_CACHE_USAGE,
+    CACHE_CONFIG,
+    PREFIX_CACHE_QUERIES,
+    PREFIX_CACHE_HITS,
+    NUM_PREEMPTIONS,
+    ADMISSION_REJECTIONS,
+    PROMPT_TOKENS,
+    GENERATION_TOKENS,
+    REQUEST_SUCCESS,
+    ITERATION_TOKENS,
+    REQUEST_PROMPT_TOKENS,
+    REQUEST_GENERATION_TOKENS,
+    REQUEST_PARAMS_N,
+    REQUEST_PARAMS_MAX_TOKENS,
+    REQUEST_NUM_PREEMPTIONS,
+    TIME_TO_FIRST_TOKEN,
+    INTER_TOKEN_LATENCY,
+    E2E_REQUEST_LATENCY,
+    REQUEST_QUEUE_TIME,
+    REQUEST_INFERENCE_TIME,
+    REQUEST_PREFILL_TIME,
+    REQUEST_DECODE_TIME,
+)
