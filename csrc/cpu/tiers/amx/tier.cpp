@@ -6,8 +6,9 @@
 
 namespace headrace::amx {
 namespace {
-#include "tiers/amx/simd.h"
 #include "tiers/avx512/simd.h"
+
+#include "tiers/amx/simd.h"
 
 #include "kernels/matmul.inl"
 }  // namespace
