@@ -1,38 +1,23 @@
-"""GGUF files, versions 2 and 3, little-endian: memory-mapped, checked before use.
+"""GGUF models: one file, or the parts of a split one.
 
-In: a path. Out: metadata and tensors as views of the file. A damaged or hostile file ends in a
-ModelFileError when it is opened, never in a crash or in unbounded work.
+In: a path. Out: metadata and tensors as views of the mapped files, checked when opened.
 Knows nothing of architectures or tokenizers.
-Source: ggml, docs/gguf.md, "File Structure".
+Source: ggml, docs/gguf.md; llama.cpp, tools/gguf-split (names and keys of parts).
 """
 
 from __future__ import annotations
 
-import math
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from headrace.core.errors import MissingTensor, ModelFileError, UnsupportedFormat
-from headrace.quant.format import QuantFormat, by_ggml_type
+from headrace.core.errors import MissingTensor, ModelFileError
 from headrace.quant.quant_tensor import QuantTensor
-from headrace.weights.gguf_cursor import U32, U64, ArraySpan, GgufCursor
+from headrace.weights.gguf_cursor import ArraySpan, GgufCursor
+from headrace.weights.gguf_part import GgufPart
 
-GGUF_MAGIC = b"GGUF"
-_VERSIONS = (2, 3)
-_DEFAULT_ALIGNMENT = 32
-_MAX_ALIGNMENT = 1 << 20
-_MAX_KEYS, _MAX_TENSORS = 1 << 16, 1 << 17
-_MAX_KEY_BYTES, _MAX_NAME_BYTES = 65535, 256
-_MAX_DIMS = 4
-# Least bytes of an entry: a key's length, type and a one-byte value; a name's length, dimension
-# count, one dimension, type and offset.
-_KEY_BYTES, _ENTRY_BYTES = 13, 32
+_MAX_PARTS = 1024
 
 
 class GgufMetadata(Mapping[str, object]):
@@ -65,205 +50,117 @@ class GgufMetadata(Mapping[str, object]):
         self._lists.clear()
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """Where a tensor lies. Units: bytes from the start of the file."""
-
-    name: str
-    format: QuantFormat
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
 class GgufReader:
-    """An open GGUF file; a WeightReader."""
+    """An open GGUF model; a WeightReader."""
 
     kind: Literal["gguf"] = "gguf"
 
     def __init__(self, path: Path) -> None:
-        """Map the file and check its header and tensor index.
+        """Map the file, and the other parts if it is the first of a split model.
 
         Raises: ModelFileError, UnsupportedFormat.
         """
         self.path = path
-        self._map = _map_file(path)
+        self._parts = [GgufPart(path)]
+        self._part_of: dict[str, GgufPart] = {}
         try:
-            cursor = GgufCursor(path, self._map)
-            self.version, num_tensors, num_keys = _read_header(cursor)
-            values = _read_keys(cursor, num_keys)
-            self.metadata = GgufMetadata(path, self._map, values)
-            self.architecture = _architecture(path, values)
-            self.alignment = _alignment(path, values)
-            self.entries = _read_index(cursor, num_tensors, self.alignment)
+            first = self._parts[0]
+            others = list(_other_parts(first))
+            self.architecture = _architecture(first)
+            for other in others:
+                self._parts.append(_open_part(other, first, len(self._parts)))
+            self._index()
         except BaseException:
-            self._map.close()
+            self.close()
             raise
-        self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
+        self.metadata = GgufMetadata(path, first.buffer, first.values)
 
     def names(self) -> Sequence[str]:
         """Names of the tensors, in the file's order."""
-        return tuple(self.entries)
+        return tuple(self._part_of)
 
     def tensor(self, name: str) -> QuantTensor:
         """A tensor as stored: a read-only view of the file.
 
         Raises: MissingTensor.
         """
-        entry = self.entries.get(name)
-        if entry is None:
+        part = self._part_of.get(name)
+        if part is None:
             raise MissingTensor(name, str(self.path))
-        rows = math.prod(entry.shape[:-1])
-        data = self._bytes[entry.start : entry.stop].reshape(rows, -1)
-        return QuantTensor(entry.format, entry.shape, data)
+        return part.tensor(name)
 
     def release(self) -> None:
         """Give mapped pages back to the system; reading a tensor later maps them again."""
         self.metadata.release()
-        if not self._map.closed:
-            self._map.madvise(mmap.MADV_DONTNEED)
+        for part in self._parts:
+            part.release()
 
     def close(self) -> None:
         """Let go of the file. Tensors that are still held keep the mapping alive.
 
         Arrays of the metadata can no longer be decoded.
         """
-        self._bytes = np.empty(0, dtype=np.uint8)
-        self.entries = {}
-        try:
-            self._map.close()
-        except BufferError:  # a tensor is still held: the map goes with the last of them
-            return
+        self._part_of = {}
+        for part in self._parts:
+            part.close()
+
+    def _index(self) -> None:
+        for part in self._parts:
+            for name in part.entries:
+                if name in self._part_of:
+                    other = self._part_of[name].path
+                    raise ModelFileError(f"{part.path} has tensor {name!r}, which {other} has too.")
+                self._part_of[name] = part
+        wanted = self._parts[0].values.get("split.tensors.count")
+        if len(self._parts) > 1 and wanted != len(self._part_of):
+            raise ModelFileError(
+                f"{self.path}: the {len(self._parts)} parts hold {len(self._part_of)} tensors, "
+                f"and split.tensors.count is {wanted!r}. Fetch the parts again."
+            )
 
 
-def _map_file(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except ValueError as error:  # what mmap raises for a file of no bytes
-        raise ModelFileError(f"{path} is empty.") from error
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _read_header(cursor: GgufCursor) -> tuple[int, int, int]:
-    if cursor.remaining() < 24:
-        raise ModelFileError(
-            f"{cursor.path} has {cursor.remaining()} bytes, too few for a GGUF file."
-        )
-    magic = cursor.number(U32, "the magic").to_bytes(4, "little")
-    if magic != GGUF_MAGIC:
-        raise UnsupportedFormat(
-            f"{cursor.path} is not a GGUF file: it starts with {magic!r}, not {GGUF_MAGIC!r}."
-        )
-    version = cursor.number(U32, "the version")
-    if version not in _VERSIONS:
-        is_big_endian = int.from_bytes(version.to_bytes(4, "little"), "big") in (*_VERSIONS, 1)
-        given = "big-endian" if is_big_endian else f"version {version}"
-        raise UnsupportedFormat(
-            f"{cursor.path} is a {given} GGUF file; headrace reads versions 2 and 3, "
-            "little-endian. Convert the model again with a current tool."
-        )
-    num_tensors, num_keys = cursor.number(U64, "a count"), cursor.number(U64, "a count")
-    for count, what, maximum, least in (
-        (num_tensors, "tensors", _MAX_TENSORS, _ENTRY_BYTES),
-        (num_keys, "metadata keys", _MAX_KEYS, _KEY_BYTES),
-    ):
-        if count > maximum or count * least > cursor.remaining():
-            raise cursor.fail(f"it claims {count} {what}, more than it can hold", 8)
-    return version, num_tensors, num_keys
-
-
-def _read_keys(cursor: GgufCursor, num_keys: int) -> dict[str, object]:
-    values: dict[str, object] = {}
-    for index in range(num_keys):
-        start = cursor.position
-        key = cursor.text(f"metadata key {index}", _MAX_KEY_BYTES)
-        if not key or key in values:
-            raise cursor.fail(f"metadata key {index}, {key!r}, is empty or a duplicate", start)
-        values[key] = cursor.value(f"the value of {key!r}")
-    return values
-
-
-def _architecture(path: Path, values: dict[str, object]) -> str:
-    architecture = values.get("general.architecture")
+def _architecture(first: GgufPart) -> str:
+    architecture = first.values.get("general.architecture")
     if not isinstance(architecture, str) or not architecture:
-        raise ModelFileError(f"{path} does not name its architecture in general.architecture.")
-    num_parts = values.get("split.count", 0)
-    if isinstance(num_parts, int) and num_parts > 1:
-        raise UnsupportedFormat(
-            f"{path} is one of {num_parts} parts of a split model. "
-            "Join them first: llama-gguf-split --merge FIRST_PART OUTPUT."
+        raise ModelFileError(
+            f"{first.path} does not name its architecture in general.architecture."
         )
     return architecture
 
 
-def _alignment(path: Path, values: dict[str, object]) -> int:
-    given = values.get("general.alignment", _DEFAULT_ALIGNMENT)
-    is_int = isinstance(given, int) and not isinstance(given, bool)
-    if not is_int or not 1 <= given <= _MAX_ALIGNMENT or given & (given - 1):  # type: ignore[operator]
+def _split_key(part: GgufPart, key: str) -> int:
+    value = part.values.get(f"split.{key}", 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_PARTS:
         raise ModelFileError(
-            f"{path} is damaged: general.alignment is {given!r}; allowed: a power of two up to "
-            f"{_MAX_ALIGNMENT}."
+            f"{part.path} is damaged: split.{key} is {value!r}; allowed: 0 to {_MAX_PARTS}."
         )
-    return int(given)  # type: ignore[call-overload, no-any-return]
+    return value
 
 
-def _read_index(cursor: GgufCursor, num_tensors: int, alignment: int) -> dict[str, TensorEntry]:
-    relative: dict[str, TensorEntry] = {}
-    for index in range(num_tensors):
-        start = cursor.position
-        entry = _read_entry(cursor, index, alignment)
-        if not entry.name or entry.name in relative:
-            raise cursor.fail(f"tensor {index}, {entry.name!r}, is unnamed or a duplicate", start)
-        relative[entry.name] = entry
-    # Tensor data starts at the next aligned byte and offsets count from there.
-    base = -(-cursor.position // alignment) * alignment
-    entries: dict[str, TensorEntry] = {}
-    for name, entry in relative.items():
-        moved = TensorEntry(name, entry.format, entry.shape, base + entry.start, base + entry.stop)
-        entries[name] = moved
-    _check_extents(cursor, entries)
-    return entries
-
-
-def _read_entry(cursor: GgufCursor, index: int, alignment: int) -> TensorEntry:
-    name = cursor.text(f"the name of tensor {index}", _MAX_NAME_BYTES)
-    num_dims = cursor.number(U32, f"the dimension count of {name!r}")
-    if not 1 <= num_dims <= _MAX_DIMS:
-        raise cursor.fail(f"{name!r} has {num_dims} dimensions, allowed are 1 to {_MAX_DIMS}")
-    # The file lists the fastest axis first, numpy last.
-    dims = [cursor.number(U64, f"a dimension of {name!r}") for _ in range(num_dims)]
-    shape = tuple(reversed(dims))
-    if 0 in shape:
-        raise cursor.fail(f"{name!r} has shape {shape}, and no dimension may be 0")
-    type_code = cursor.number(U32, f"the type of {name!r}")
-    offset = cursor.number(U64, f"the offset of {name!r}")
-    try:
-        fmt = by_ggml_type(type_code)
-    except UnsupportedFormat as error:
-        raise UnsupportedFormat(f"{cursor.path}, tensor {name!r}: {error.message}") from error
-    if shape[-1] % fmt.block_size:
-        raise cursor.fail(
-            f"{name!r} has rows of {shape[-1]} weights, not a multiple of {fmt.name}'s "
-            f"block of {fmt.block_size}"
+def _other_parts(first: GgufPart) -> Iterator[Path]:
+    """Paths of the parts after the first, which the tool that splits names by number."""
+    num_parts = _split_key(first, "count")
+    if num_parts < 2:
+        return
+    suffix = f"-00001-of-{num_parts:05d}.gguf"
+    if _split_key(first, "no") != 0 or not first.path.name.endswith(suffix):
+        raise ModelFileError(
+            f"{first.path} is part {_split_key(first, 'no') + 1} of {num_parts} of a split model. "
+            f"Give the first part, NAME{suffix}, with the others beside it."
         )
-    if offset % alignment:
-        raise cursor.fail(f"{name!r} has offset {offset}, not a multiple of {alignment}")
-    num_bytes = math.prod(shape[:-1]) * fmt.row_bytes(shape[-1])
-    return TensorEntry(name, fmt, shape, offset, offset + num_bytes)
-
-
-def _check_extents(cursor: GgufCursor, entries: dict[str, TensorEntry]) -> None:
-    size = cursor.position + cursor.remaining()
-    previous: TensorEntry | None = None
-    for entry in sorted(entries.values(), key=lambda entry: entry.start):
-        if entry.stop > size:
+    stem = first.path.name.removesuffix(suffix)
+    for number in range(2, num_parts + 1):
+        path = first.path.with_name(f"{stem}-{number:05d}-of-{num_parts:05d}.gguf")
+        if not path.is_file():
             raise ModelFileError(
-                f"{cursor.path} is truncated or damaged: tensor {entry.name!r} takes bytes "
-                f"{entry.start} to {entry.stop}, but the file ends at byte {size}. "
-                "Fetch the file again."
+                f"{first.path} is the first of {num_parts} parts, and {path.name} is not beside it."
             )
-        if previous is not None and entry.start < previous.stop:
-            raise cursor.fail(f"tensors {previous.name!r} and {entry.name!r} overlap", entry.start)
-        previous = entry
+        yield path
+
+
+def _open_part(path: Path, first: GgufPart, number: int) -> GgufPart:
+    part = GgufPart(path)
+    if (_split_key(part, "no"), _split_key(part, "count")) != (number, _split_key(first, "count")):
+        part.close()
+        raise ModelFileError(f"{path} says that it is another part than its name tells.")
+    return part

@@ -12,7 +12,8 @@ from typing import Literal, Protocol
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.quant.quant_tensor import QuantTensor
-from headrace.weights.gguf import GGUF_MAGIC, GgufReader
+from headrace.weights.gguf import GgufReader
+from headrace.weights.gguf_part import GGUF_MAGIC
 from headrace.weights.safetensors import SafetensorsReader
 
 
@@ -56,7 +57,7 @@ class WeightReader(Protocol):
 
 
 def open_weights(path: Path) -> WeightReader:
-    """Open a GGUF file or a Hugging Face folder.
+    """Open a GGUF file (of a split model, its first part) or a Hugging Face folder.
 
     Raises: ModelFileError, UnsupportedFormat.
     """
