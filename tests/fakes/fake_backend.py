@@ -7,6 +7,7 @@ decide when a request waits, fails or is left.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -63,6 +64,16 @@ class FakeBackend:
     requests: list[GenerateRequest] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     num_running: int = 0
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def wait_until(self, is_so: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+        """Let a test's thread wait for what happens in the server's."""
+        with self.changed:
+            return self.changed.wait_for(is_so, timeout_s)
+
+    def notify(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
 
     def models(self) -> Sequence[ModelInfo]:
         return (self.info,)
@@ -78,9 +89,11 @@ class FakeBackend:
             raise ContextTooLong(
                 num_tokens, self.info.max_model_len, request.sampling.max_tokens, param
             )
+        self.notify()
         if self.admission is not None:
             await self.admission(request)
         self.num_running += 1
+        self.notify()
         return FakeStream(self, request)
 
     async def steps(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
@@ -196,3 +209,4 @@ class FakeStream(AsyncGenerator[RequestOutput, None]):
         self._backend.num_running -= 1
         if was_closed:
             self._backend.closed.append(self._request.request_id)
+        self._backend.notify()

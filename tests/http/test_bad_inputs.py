@@ -151,7 +151,7 @@ def test_a_fault_of_ours_is_500_without_details() -> None:
     assert reply.status_code == 500
     assert reply.headers["x-request-id"] == "mine-1"
     assert reply.json()["error"] == {
-        "message": "The server failed to answer. Its log has more under request id mine-1.",
+        "message": "The server failed to answer. The log has more under request id mine-1.",
         "type": "server_error",
         "param": None,
         "code": None,

@@ -98,7 +98,7 @@ def describe_error(error: Exception, request_id: str) -> ErrorReply:
         headers = _retry_headers(DEAD_RETRY_AFTER_S)
         return ErrorReply(503, "server_error", error.message, headers=headers)
     reason = error.message if isinstance(error, BackendError) else "The server failed to answer."
-    text = f"{reason} Its log has more under request id {request_id}."
+    text = f"{reason} The log has more under request id {request_id}."
     return ErrorReply(500, "server_error", text)
 
 

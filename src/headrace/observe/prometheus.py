@@ -1,0 +1,87 @@
+"""PrometheusMetrics: a MetricSink that keeps the numbers and writes them as Prometheus text.
+
+In: measurements from any thread. Out: the text of `/metrics`. Owns its registry, so that two servers
+in one process, or two tests, never share a number. The only importer of prometheus-client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from headrace.core.telemetry import METRICS, Metric
+
+_BASE_LABELS = ("model_name", "engine")
+_Collector = Counter | Gauge | Histogram
+
+
+class PrometheusMetrics:
+    """Every metric of the table for one engine; those without own labels start at zero."""
+
+    content_type = CONTENT_TYPE_PLAIN_0_0_4
+
+    def __init__(
+        self, model_name: str, engine: str = "0", metrics: Sequence[Metric] = METRICS
+    ) -> None:
+        self._base = (model_name, engine)
+        self._registry = CollectorRegistry()
+        self._collectors = {metric: self._make(metric) for metric in metrics}
+        self._children: dict[tuple[str, ...], _Collector] = {}
+        for metric in metrics:
+            if not metric.labels:
+                self._child(metric, {})
+
+    def set(self, metric: Metric, value: float, **labels: str) -> None:
+        """Give a gauge its value."""
+        child = self._child(metric, labels)
+        if not isinstance(child, Gauge):
+            raise TypeError(f"{metric.name} is no gauge")
+        child.set(value)
+
+    def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
+        """Add to a counter."""
+        child = self._child(metric, labels)
+        if not isinstance(child, Counter):
+            raise TypeError(f"{metric.name} is no counter")
+        child.inc(amount)
+
+    def observe(self, metric: Metric, value: float, **labels: str) -> None:
+        """Put a value into a histogram."""
+        child = self._child(metric, labels)
+        if not isinstance(child, Histogram):
+            raise TypeError(f"{metric.name} is no histogram")
+        child.observe(value)
+
+    def render(self) -> bytes:
+        """Write everything as text, format 0.0.4, without the times at which series began."""
+        lines = generate_latest(self._registry).splitlines(keepends=True)
+        return b"".join(line for line in lines if not _is_creation_time(line))
+
+    def _make(self, metric: Metric) -> _Collector:
+        labels = (*_BASE_LABELS, *metric.labels)
+        if metric.kind == "gauge":
+            return Gauge(metric.name, metric.help, labels, registry=self._registry)
+        if metric.kind == "counter":
+            return Counter(metric.name, metric.help, labels, registry=self._registry)
+        return Histogram(
+            metric.name, metric.help, labels, buckets=metric.buckets, registry=self._registry
+        )
+
+    def _child(self, metric: Metric, labels: dict[str, str]) -> _Collector:
+        """The series of these labels; kept, because finding it costs more than adding to it."""
+        values = tuple(labels[name] for name in metric.labels)
+        key = (metric.name, *values)
+        child = self._children.get(key)
+        if child is None:
+            if len(labels) != len(metric.labels):
+                raise TypeError(f"{metric.name} has the labels {metric.labels}")
+            child = self._collectors[metric].labels(*self._base, *values)
+            self._children[key] = child
+        return child
+
+
+def _is_creation_time(line: bytes) -> bool:
+    name = line.split(b" ", 3)[2] if line.startswith(b"#") else line.split(b"{", 1)[0]
+    return name.strip().endswith(b"_created")
