@@ -98,7 +98,7 @@ class FakeBackend:
 
     async def steps(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         sampling = request.sampling
-        limit = len(self.pieces) if sampling.max_tokens is None else sampling.max_tokens
+        limit = sampling.max_tokens or request.default_max_tokens or len(self.pieces)
         texts = self.pieces[:limit]
         is_cut = limit < len(self.pieces)
         prompt_ids = prompt_token_ids(request)

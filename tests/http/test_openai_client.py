@@ -128,7 +128,8 @@ def test_completions_whole_and_streamed(server: RunningServer) -> None:
     assert first.text_offset == [0, 1, 2, 3, 8, 9, 15, 15]
     assert whole.usage.prompt_tokens == 5
     assert whole.usage.completion_tokens == 20
-    assert server.backend.requests[0].sampling.max_tokens == 16
+    assert server.backend.requests[0].sampling.max_tokens is None
+    assert server.backend.requests[0].default_max_tokens == 16
 
 
 def test_completions_stream_usage_sums_prompts(server: RunningServer) -> None:

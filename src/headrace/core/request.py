@@ -147,7 +147,8 @@ class GenerateRequest:
 
     `tenant` salts the prefix cache and comes from the key, never from the body; `cache_salt` only
     narrows it. `priority`: lower runs earlier (used by the priority queue). `return_prompt_text`
-    asks for `prompt_text` and `prompt_tokens` in the first output.
+    asks for `prompt_text` and `prompt_tokens` in the first output. `default_max_tokens` is the
+    answer's length where sampling names none; what the context leaves bounds it.
     """
 
     request_id: str
@@ -162,6 +163,7 @@ class GenerateRequest:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     truncate_prompt_tokens: int | None = None
     return_prompt_text: bool = False
+    default_max_tokens: int | None = None
     tenant: str = "default"
     cache_salt: str = ""
     priority: int = 0

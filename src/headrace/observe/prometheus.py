@@ -1,7 +1,7 @@
 """PrometheusMetrics: a MetricSink that keeps the numbers and writes them as Prometheus text.
 
-In: measurements from any thread. Out: the text of `/metrics`. Owns its registry, so that two servers
-in one process, or two tests, never share a number. The only importer of prometheus-client.
+In: measurements from any thread. Out: the text of `/metrics`. Owns its registry: two servers in one
+process, or two tests, share no number. The only importer of prometheus-client.
 """
 
 from __future__ import annotations

@@ -120,7 +120,8 @@ def _make_call(
         request_id=engine_request_id(answer_id),
         model=model.name,
         messages=messages,
-        sampling=_sampling(services, fields),
+        sampling=_sampling(fields),
+        default_max_tokens=services.config.default_max_tokens,
         add_special_tokens=bool(fields.add_special_tokens),
         add_generation_prompt=not is_continued and fields.add_generation_prompt is not False,
         continue_final_message=is_continued,
@@ -156,7 +157,7 @@ def _template_variables(fields: ChatCompletionFields, model: ModelInfo) -> dict[
     return variables
 
 
-def _sampling(services: Services, fields: ChatCompletionFields) -> SamplingParams:
+def _sampling(fields: ChatCompletionFields) -> SamplingParams:
     if fields.top_logprobs is not None and not fields.logprobs:
         raise InvalidParameter(
             "top_logprobs", fields.top_logprobs, "only together with logprobs: true"
@@ -166,7 +167,7 @@ def _sampling(services: Services, fields: ChatCompletionFields) -> SamplingParam
     return make_sampling(
         fields,
         names,
-        max_tokens=services.config.default_max_tokens if max_tokens is None else max_tokens,
+        max_tokens=max_tokens,
         logprobs=(fields.top_logprobs or 0) if fields.logprobs else None,
     )
 

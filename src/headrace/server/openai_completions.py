@@ -96,7 +96,7 @@ def _make_call(
     prompts = parse_prompts(fields.prompt, services.config.max_prompts)
     check_best_of(fields)
     check_truncation(fields)
-    sampling = _sampling(services, fields)
+    sampling = _sampling(fields)
     answer_id = response_id("cmpl", fields.request_id)
     requests = tuple(
         GenerateRequest(
@@ -107,6 +107,7 @@ def _make_call(
             add_special_tokens=fields.add_special_tokens is not False,
             truncate_prompt_tokens=fields.truncate_prompt_tokens,
             return_prompt_text=bool(fields.echo),
+            default_max_tokens=services.config.default_max_tokens or DEFAULT_MAX_TOKENS,
             cache_salt=fields.cache_salt or "",
             priority=fields.priority or 0,
         )
@@ -128,8 +129,7 @@ def _make_call(
     return completion, unknown + unknown_names(options, (), "stream_options.")
 
 
-def _sampling(services: Services, fields: CompletionFields) -> SamplingParams:
-    default = services.config.default_max_tokens or DEFAULT_MAX_TOKENS
+def _sampling(fields: CompletionFields) -> SamplingParams:
     prompt_logprobs = fields.prompt_logprobs
     if fields.echo and prompt_logprobs is None:
         prompt_logprobs = fields.logprobs
@@ -138,7 +138,7 @@ def _sampling(services: Services, fields: CompletionFields) -> SamplingParams:
     return make_sampling(
         fields,
         wire_names,
-        max_tokens=default if fields.max_tokens is None else fields.max_tokens,
+        max_tokens=fields.max_tokens,
         logprobs=fields.logprobs,
         prompt_logprobs=prompt_logprobs,
     )
