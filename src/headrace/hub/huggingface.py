@@ -7,6 +7,7 @@ In: repository, revision and file. Out: addresses, sizes and digests; the bytes 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, get_token, hf_hub_url
@@ -25,6 +26,8 @@ from headrace.hub.https import HttpsSource, check_reachable
 from headrace.hub.model_source import HttpsFile, HubFile, ModelFile, ReportBytes, SourceFailed
 
 ANSWER_TIMEOUT_S = 15.0
+MAX_SPLIT_PARTS = 999
+_SPLIT = re.compile(r"(?P<prefix>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 # What a folder of safetensors is read with. Weights in other formats and code are left there.
 _FOLDER_NAMES = frozenset(
     {
@@ -69,17 +72,18 @@ def list_files(
     """Ask the hub which files a pull of this repository or file means, with sizes and digests.
 
     A repository without a file means its only GGUF file, or its safetensors with configuration and
-    tokenizer. The revision is pinned to the commit that answered.
+    tokenizer. A part of a split GGUF file means all its parts, the first one first. The revision is pinned to the commit that answered.
     Raises: SourceFailed with what to type instead, where that can be known.
     """
     if spec.file and not spec.file.endswith(".gguf"):
         raise SourceFailed(f"{spec.file!r} is no GGUF file; for safetensors name {spec.repo} alone")
     info = _ask(spec, config, endpoint)
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-    names = [spec.file] if spec.file else _choose(spec.repo, sorted(siblings))
-    if spec.file and spec.file not in siblings:
+    names = _split_parts(spec.file) if spec.file else _choose(spec.repo, sorted(siblings))
+    missing = [name for name in names if name not in siblings]
+    if missing:
         near = [name for name in sorted(siblings) if name.endswith(".gguf")]
-        raise SourceFailed(f"{spec.repo} has no file {spec.file!r}.{_offer(spec.repo, near)}")
+        raise SourceFailed(f"{spec.repo} has no file {missing[0]!r}.{_offer(spec.repo, near)}")
     revision = info.sha or spec.revision
     return tuple(_to_file(spec.repo, revision, siblings[name]) for name in names)
 
@@ -114,11 +118,23 @@ def _choose(repo: str, names: list[str]) -> list[str]:
     if safetensors and "config.json" in names:
         return safetensors + [name for name in names if name in _FOLDER_NAMES]
     gguf = [name for name in names if name.endswith(".gguf")]
-    if len(gguf) == 1:
+    if gguf and gguf == _split_parts(gguf[0]):
         return gguf
     if gguf:
         raise SourceFailed(f"{repo} has {len(gguf)} GGUF files; name one.{_offer(repo, gguf)}")
     raise SourceFailed(f"{repo} has neither safetensors with config.json nor a GGUF file")
+
+
+def _split_parts(name: str) -> list[str]:
+    """Name all parts of a split GGUF file; any other file is its own only part.
+
+    Source: llama.cpp, `llama_split_path`: `<prefix>-00001-of-00003.gguf`.
+    """
+    match = _SPLIT.fullmatch(name)
+    if match is None or int(match["count"]) > MAX_SPLIT_PARTS:
+        return [name]
+    numbers = range(1, int(match["count"]) + 1)
+    return [f"{match['prefix']}-{number:05d}-of-{match['count']}.gguf" for number in numbers]
 
 
 def _to_file(repo: str, revision: str, sibling: RepoSibling) -> ModelFile:

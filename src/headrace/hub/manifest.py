@@ -32,7 +32,7 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A model in the store. A folder model has several files, any other one."""
+    """A model in the store: a folder with config.json, or a GGUF file, its first part first."""
 
     name: str
     is_folder: bool

@@ -38,7 +38,7 @@ HUB_LISTING = "headrace.hub.huggingface"
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A model on this machine. `path` is a GGUF file, or a folder with safetensors.
+    """A model on this machine. `path` is a GGUF file (the first of a split one), or a folder.
 
     `sha256` is known for pulled models of one file. Units: bytes.
     """
@@ -157,9 +157,9 @@ class ModelStore:
         return LocalModel(path.absolute(), path.stem, path.stat().st_size)
 
     def _local(self, folder: Path, manifest: Manifest) -> LocalModel:
-        is_single = not manifest.is_folder
+        is_single = len(manifest.files) == 1
         return LocalModel(
-            path=folder / manifest.files[0].name if is_single else folder,
+            path=folder if manifest.is_folder else folder / manifest.files[0].name,
             name=manifest.name,
             size_bytes=manifest.size_bytes,
             sha256=manifest.files[0].sha256 if is_single else None,

@@ -82,7 +82,7 @@ class Pull:
             labels.append(label)
         manifest = Manifest(
             name=self._name,
-            is_folder=len(files) > 1,
+            is_folder=any(file.name == "config.json" for file in files),
             source=labels[0],
             files=tuple(stored),
         )

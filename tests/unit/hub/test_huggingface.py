@@ -55,12 +55,20 @@ def test_a_repository_with_one_gguf_file_means_it(site: Site, config: HubConfig)
     assert names_for(site, config) == ["only.gguf"]
 
 
+@pytest.mark.parametrize("file", ["", "q-00001-of-00002.gguf", "q-00002-of-00002.gguf"])
+def test_a_split_file_means_all_its_parts(site: Site, config: HubConfig, file: str) -> None:
+    parts = ["q-00001-of-00002.gguf", "q-00002-of-00002.gguf"]
+    site.hub["owner/repo"] = repo("README.md", *reversed(parts))
+    assert names_for(site, config, file) == parts
+
+
 @pytest.mark.parametrize(
     ("names", "file", "reason"),
     [
         (("a.gguf", "b.gguf"), "", "2 GGUF files; name one. Files: owner/repo/a.gguf, owner"),
         (("a.gguf",), "c.gguf", "has no file 'c.gguf'. Files: owner/repo/a.gguf"),
         (("README.md",), "", "neither safetensors"),
+        (("q-00001-of-00002.gguf",), "q-00001-of-00002.gguf", "no file 'q-00002-of-00002.gguf'"),
         (("a.safetensors",), "a.safetensors", "is no GGUF file"),
         (("../../x.gguf",), "", "points outside"),
     ],

@@ -338,6 +338,15 @@ def test_a_folder_of_several_files(site: Site, config: HubConfig) -> None:
     assert store.resolve("tiny").size_bytes == 2 * len(CONTENT)
 
 
+def test_a_split_model_is_its_first_part(site: Site, config: HubConfig) -> None:
+    url = HttpsFile(f"{site.url}/file.gguf")
+    names = ["q-00001-of-00002.gguf", "q-00002-of-00002.gguf"]
+    pulled = make_store(config, *(make_file(url, name=name) for name in names)).pull("tiny")
+    assert pulled.path.name == names[0]
+    assert (pulled.path.parent / names[1]).read_bytes() == CONTENT
+    assert pulled.sha256 is None
+
+
 def test_a_store_that_cannot_be_written_still_serves(site: Site, config: HubConfig) -> None:
     store = store_for(site, config)
     path = store.pull("tiny").path

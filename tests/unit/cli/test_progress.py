@@ -1,0 +1,77 @@
+"""How a pull looks: lines without a terminal, a bar on one."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+from fakes.download_site import CONTENT, make_file, make_store, open_site
+from headrace.cli.progress import PullLines
+from headrace.core.config import HubConfig
+from headrace.hub.model_source import HttpsFile
+from headrace.hub.pull import PullProgress
+
+
+def test_lines_name_sources_failures_and_tenths(tmp_path: Path) -> None:
+    lines: list[str] = []
+    with open_site() as site:
+        sources = [HttpsFile(f"{site.url}/status/404"), HttpsFile(f"{site.url}/file.gguf")]
+        store = make_store(HubConfig(home=tmp_path), make_file(*sources))
+        with PullLines(lines.append) as view:
+            store.pull("tiny", view.show)
+    assert lines[0] == f"tiny.gguf from {site.url}/status/404"
+    assert lines[1] == f"  {site.url}/status/404 failed: HTTP 404 Not Found"
+    assert lines[2] == f"tiny.gguf from {site.url}/file.gguf"
+    assert lines[3] == "  downloading, 1000.0 KiB"
+    assert lines[-1] == "  verifying the checksum"
+    assert len(CONTENT) == 1024004
+
+
+def test_tenths_are_shown_once() -> None:
+    lines: list[str] = []
+    view = PullLines(lines.append)
+    for done_bytes in range(1001):
+        view.show(PullProgress("m", "f", "downloading", "s", done_bytes, 1000))
+    assert [line.split()[0] for line in lines[1:]] == [str(n) for n in range(10, 101, 10)]
+
+
+def test_a_resumed_file_says_where_it_goes_on() -> None:
+    lines: list[str] = []
+    PullLines(lines.append).show(PullProgress("m", "f", "downloading", "s", 2048, 4096))
+    assert lines == ["  downloading, 4.0 KiB, going on at 2.0 KiB"]
+
+
+def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
+    code = (
+        "from headrace.cli.progress import PullBar\n"
+        "from headrace.hub.pull import PullProgress as P\n"
+        "with PullBar() as bar:\n"
+        "    bar.show(P('m', 'f.gguf', 'connecting', 'a source'))\n"
+        "    bar.show(P('m', 'f.gguf', 'source_failed', 'a source', detail='[red] 404'))\n"
+        "    for n in range(0, 2049, 64):\n"
+        "        bar.show(P('m', 'f.gguf', 'downloading', 'b', n << 20, 2048 << 20))\n"
+    )
+    ours, theirs = pty.openpty()
+    environ = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=environ
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(ours)
+    assert process.wait() == 0
+    text = shown.decode()
+    assert "f.gguf from a source" in text
+    assert "a source failed: [red] 404" in text
+    assert "2.0/2.0 GiB" in text
