@@ -111,6 +111,13 @@ class Scheduler:
             self._end(request)
             self._ended.append(_to_progress(request, RowOutput(), 0, "abort"))
 
+    def refuse(self, request_id: str, error: str) -> None:
+        """Report a request that `add` did not take."""
+        now_s = self._clock.monotonic_s()
+        self._ended.append(
+            RequestProgress(request_id, finish_reason="error", queued_at_s=now_s, error=error)
+        )
+
     def schedule(self) -> SchedulerOutput:
         """Plan a step: decodes, then chunks of running requests, then admissions.
 

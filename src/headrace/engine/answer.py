@@ -1,0 +1,111 @@
+"""Answer: one answer's way from tokens to text.
+
+In: the tokens and logprobs of a step. Out: a CompletionDelta. Owns the text position, the stop
+strings and the token count of its answer. Knows nothing of the request it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headrace.core.output import CompletionDelta, FinishReason, PositionLogprobs, TokenLogprob
+from headrace.core.request import SamplingParams
+from headrace.core.step import RequestProgress, TokenLogprobs
+from headrace.text.detokenizer import IncrementalDetokenizer
+from headrace.text.stop_strings import StopStringBuffer
+from headrace.text.tokenizer import Tokenizer
+
+
+class Answer:
+    """Text, count and end of answer `index`. Tokens after its end are not taken."""
+
+    def __init__(self, index: int, tokenizer: Tokenizer, sampling: SamplingParams) -> None:
+        self.index = index
+        self.num_output_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self._tokenizer = tokenizer
+        self._sampling = sampling
+        self._detokenizer = IncrementalDetokenizer(
+            tokenizer, sampling.skip_special_tokens, sampling.spaces_between_special_tokens
+        )
+        self._stops = StopStringBuffer(
+            tuple(sampling.stop), include=sampling.include_stop_str_in_output
+        )
+
+    def append(self, progress: RequestProgress) -> CompletionDelta:
+        """Take a step's tokens up to the first stop string, and say what the answer gained.
+
+        The token that completes a stop string counts as output. A stop token counts, but its text
+        is shown only with `include_stop_str_in_output`. Mutates: self.
+        """
+        texts: list[str] = []
+        num_taken = 0
+        ends_by_token = progress.finish_reason == "stop"
+        for token_id in progress.new_token_ids:
+            num_taken += 1
+            self.num_output_tokens += 1
+            is_stop_token = ends_by_token and num_taken == len(progress.new_token_ids)
+            if is_stop_token and not self._sampling.include_stop_str_in_output:
+                break
+            if self._take_text(self._decode(token_id), texts):
+                break
+        self._finish(progress, texts)
+        return self._delta(progress, num_taken, texts)
+
+    def _decode(self, token_id: int) -> str:
+        """Complete characters; a padding id past the vocabulary has none."""
+        known = (token_id,) if token_id < self._tokenizer.vocab_size else ()
+        return self._detokenizer.append(known)
+
+    def _take_text(self, text: str, texts: list[str]) -> bool:
+        """Pass text through the stop strings; True when one is complete.
+
+        Source: vLLM lets stop strings pass that end within the first `min_tokens` tokens.
+        """
+        is_early = self.num_output_tokens <= self._sampling.min_tokens
+        result = self._stops.append(text, ignore=is_early)
+        texts.append(result.text)
+        return result.stop is not None
+
+    def _finish(self, progress: RequestProgress, texts: list[str]) -> None:
+        """Settle why the answer ended, if it did, and release the text held back."""
+        if self._stops.stop is None and progress.finish_reason is not None:
+            self._take_text(self._detokenizer.flush(), texts)
+            texts.append(self._stops.flush())
+        self.finish_reason = "stop" if self._stops.stop is not None else progress.finish_reason
+
+    def _delta(
+        self, progress: RequestProgress, num_taken: int, texts: Sequence[str]
+    ) -> CompletionDelta:
+        logprobs = None
+        if self._sampling.logprobs is not None:
+            logprobs = tuple(
+                to_position(self._tokenizer, entry) for entry in progress.logprobs[:num_taken]
+            )
+        stop_reason = self._stops.stop if self._stops.stop is not None else progress.stop_token_id
+        return CompletionDelta(
+            index=self.index,
+            text="".join(texts),
+            token_ids=tuple(progress.new_token_ids[:num_taken]),
+            logprobs=logprobs,
+            finish_reason=self.finish_reason,
+            stop_reason=stop_reason,
+        )
+
+
+def to_position(tokenizer: Tokenizer, entry: TokenLogprobs) -> PositionLogprobs:
+    """Give a position's tokens their text and exact bytes."""
+    return PositionLogprobs(
+        chosen=_to_token(tokenizer, entry.token_id, entry.logprob, entry.rank),
+        top=tuple(
+            _to_token(tokenizer, token_id, logprob, rank)
+            for rank, (token_id, logprob) in enumerate(
+                zip(entry.top_token_ids, entry.top_logprobs, strict=True), start=1
+            )
+        ),
+    )
+
+
+def _to_token(tokenizer: Tokenizer, token_id: int, logprob: float, rank: int) -> TokenLogprob:
+    raw = tokenizer.token_bytes(token_id) if token_id < tokenizer.vocab_size else b""
+    return TokenLogprob(token_id, raw.decode("utf-8", "replace"), raw, logprob, rank)

@@ -1,0 +1,187 @@
+"""AsyncEngine: the engine as a Backend.
+
+In: GenerateRequest. Out: streams of RequestOutput. Starts two threads: one runs the steps, one
+makes text of them. Event loops only wait, so many may use one engine. Everything is bounded:
+unfinished requests by the scheduler's limits, channels by those, a slow reader by its own answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
+
+from headrace.core.backend import Health, ModelInfo
+from headrace.core.clock import Clock
+from headrace.core.errors import BackendError, CapacityError, EngineDied, ModelNotFound
+from headrace.core.output import RequestOutput
+from headrace.core.request import GenerateRequest
+from headrace.engine.channel import ThreadChannel
+from headrace.engine.engine import Engine
+from headrace.engine.input_processor import InputProcessor, PreparedRequest
+from headrace.engine.loop import EngineLoop
+from headrace.engine.messages import Abort, EngineEnded, EngineMessage, EngineReply, Stop, Submit
+from headrace.engine.output_processor import OutputProcessor
+from headrace.engine.output_stream import Mailbox, OutputStream
+from headrace.engine.stats import EngineStats
+from headrace.text.tokenizer import Tokenizer
+
+MAX_WAITING_REPORTS = 64
+NUM_TEXT_THREADS = 2
+
+
+class AsyncEngine:
+    """Generates for one model. `start` before the first request, `stop` at the end."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        input_processor: InputProcessor,
+        tokenizer: Tokenizer,
+        models: Sequence[ModelInfo],
+        stats: EngineStats,
+        clock: Clock,
+        *,
+        max_num_requests: int,
+        stall_timeout_s: float = 60.0,
+    ) -> None:
+        """`max_num_requests` is the scheduler's limit of unfinished answers."""
+        self._models = tuple(models)
+        self._input = input_processor
+        self._stats = stats
+        self._clock = clock
+        self._max_num_requests = max_num_requests
+        self._stall_timeout_s = stall_timeout_s
+        # Each answer sends at most a Submit and an Abort from each end; one Stop.
+        self._inbox: ThreadChannel[EngineMessage] = ThreadChannel(3 * max_num_requests + 1)
+        self._outbox: ThreadChannel[EngineReply] = ThreadChannel(MAX_WAITING_REPORTS)
+        self._output = OutputProcessor(tokenizer, stats, self._send_abort)
+        self._loop = EngineLoop(engine, self._inbox, self._outbox)
+        self._text_pool = ThreadPoolExecutor(NUM_TEXT_THREADS, thread_name_prefix="headrace-text")
+        self._threads: tuple[Thread, ...] = ()
+        self._serial = itertools.count()
+        self._state: str = "starting"
+        self._detail = ""
+        self._moved_at_s = clock.monotonic_s()
+
+    def models(self) -> Sequence[ModelInfo]:
+        """See core.backend.Backend."""
+        return self._models
+
+    async def start(self) -> None:
+        """Start the threads. Calling it twice is harmless."""
+        if self._state != "starting":
+            return
+        self._state = "ready"
+        self._threads = (
+            Thread(target=self._loop.run, name="headrace-engine", daemon=True),
+            Thread(target=self._run_output, name="headrace-output", daemon=True),
+        )
+        for thread in self._threads:
+            thread.start()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait for those that run; False when some are left."""
+        if self._state == "ready":
+            self._state = "draining"
+        deadline_s = time.monotonic() + timeout_s
+        while self._output.num_unfinished and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.01)
+        return not self._output.num_unfinished
+
+    async def stop(self, timeout_s: float = 10.0) -> None:
+        """End what runs with a BackendError and end the threads. Calling it twice is harmless."""
+        if self._state == "starting":
+            self._state = "dead"
+        if self._state != "dead":
+            self._state = "draining"
+            self._inbox.send(Stop())
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join, timeout_s)
+        self._text_pool.shutdown(wait=False, cancel_futures=True)
+
+    def health(self) -> Health:
+        """Say whether tokens can move. Stalled: requests run and no step ends."""
+        if self._state == "dead":
+            return Health("dead", self._detail or "The engine was stopped.")
+        idle_s = self._clock.monotonic_s() - self._moved_at_s
+        if self._output.num_unfinished and idle_s > self._stall_timeout_s:
+            waiting = f"{self._output.num_unfinished} requests run"
+            return Health("stalled", f"{waiting} and no step ended for {idle_s:.0f} s.")
+        if self._state == "starting":
+            return Health("starting", "The engine was not started.")
+        return Health("draining" if self._state == "draining" else "ready")
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
+        """See core.backend.Backend. The stream works in the event loop that called."""
+        arrived_at_s = self._clock.monotonic_s()
+        self._check_model(request.model)
+        self._check_room(request.sampling.n)
+        event_loop = asyncio.get_running_loop()
+        unique_id = f"{request.request_id}-{next(self._serial)}"
+        prepared = await event_loop.run_in_executor(
+            self._text_pool, self._input.prepare, request, unique_id
+        )
+        self._check_room(request.sampling.n)
+        return self._submit(prepared, Mailbox(event_loop), arrived_at_s)
+
+    def _submit(
+        self, prepared: PreparedRequest, mailbox: Mailbox, arrived_at_s: float
+    ) -> OutputStream:
+        if not self._output.num_unfinished:
+            self._moved_at_s = self._clock.monotonic_s()
+        opened = self._output.open(prepared, mailbox, arrived_at_s)
+        stream = OutputStream(mailbox, lambda: self._output.close(opened))
+        for spec in prepared.specs:
+            self._inbox.send(Submit(spec))
+        return stream
+
+    def _check_model(self, name: str) -> None:
+        known = [model.name for model in self._models]
+        if name not in known:
+            raise ModelNotFound(name, known)
+
+    def _check_room(self, num_answers: int) -> None:
+        """Refuse what cannot be taken now. Raises: CapacityError, EngineDied."""
+        if self._state == "dead":
+            raise EngineDied(self._detail or "The engine was stopped.", retryable=True)
+        if self._state != "ready":
+            reason = "is not started" if self._state == "starting" else "is shutting down"
+            raise CapacityError(f"The engine {reason}. Try again later.", is_full=False)
+        num_unfinished = self._output.num_unfinished
+        if num_unfinished + num_answers > self._max_num_requests:
+            self._stats.count_rejection()
+            raise CapacityError(
+                f"{num_unfinished} answers are in progress or queued and {num_answers} more were "
+                f"asked for; the limit is {self._max_num_requests}. Try again later."
+            )
+
+    def _send_abort(self, answer_id: str) -> None:
+        try:
+            self._inbox.send(Abort(answer_id))
+        except CapacityError:
+            # Nobody reads a dead engine's inbox; a live one is never this far behind.
+            if self._state != "dead":
+                raise
+
+    def _run_output(self) -> None:
+        """Body of the output thread."""
+        while True:
+            for reply in self._outbox.receive(None):
+                self._moved_at_s = self._clock.monotonic_s()
+                if isinstance(reply, EngineEnded):
+                    self._end(reply)
+                    return
+                self._output.apply(reply)
+
+    def _end(self, reply: EngineEnded) -> None:
+        if reply.error is None:
+            error: BackendError = BackendError("The engine was stopped.", retryable=True)
+        else:
+            self._detail = f"The engine ended with an error: {reply.error}"
+            error = EngineDied(self._detail, retryable=True)
+        self._state = "dead"
+        self._output.fail_all(error)

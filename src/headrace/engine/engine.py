@@ -1,0 +1,58 @@
+"""Engine: one step is schedule -> execute -> update.
+
+In: Submit and Abort. Out: StepReport. Belongs to one thread. Knows nothing of text, threads or
+channels.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from headrace.core.errors import HeadraceError
+from headrace.core.step import ModelRunnerOutput, SchedulerOutput, StepReport
+from headrace.engine.messages import Abort, Submit
+from headrace.sched.scheduler import Scheduler
+
+
+class Runner(Protocol):
+    """Executes steps in the order submitted."""
+
+    def submit(self, output: SchedulerOutput) -> None:
+        """Start a step. One without requests only forgets those that finished."""
+        ...
+
+    def collect(self) -> ModelRunnerOutput:
+        """Wait for the oldest step that was submitted."""
+        ...
+
+
+class Engine:
+    """A scheduler and a runner."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+
+    @property
+    def has_work(self) -> bool:
+        """Tell whether a step would compute, report or forget anything."""
+        return self._scheduler.has_work
+
+    def apply(self, message: Submit | Abort) -> None:
+        """Take in a message. A request that is refused is told so in the next report."""
+        if isinstance(message, Abort):
+            self._scheduler.abort(message.request_id)
+            return
+        try:
+            self._scheduler.add(message.spec)
+        except HeadraceError as error:
+            self._scheduler.refuse(message.spec.request_id, error.message)
+
+    def step(self) -> StepReport:
+        """Compute some tokens of some requests.
+
+        Raises: whatever the runner raises; the engine cannot go on then.
+        """
+        output = self._scheduler.schedule()
+        self._runner.submit(output)
+        return self._scheduler.update(output, self._runner.collect())

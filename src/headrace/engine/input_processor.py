@@ -1,0 +1,165 @@
+"""InputProcessor: a caller's request -> token ids and limits, or an error that says what is wrong.
+
+In: GenerateRequest. Out: PreparedRequest, one RequestSpec per answer. Keeps nothing, so threads may
+share it. Knows nothing of queues and steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from headrace.core.errors import ContextTooLong, InvalidParameter
+from headrace.core.request import GenerateRequest, SamplingParams
+from headrace.engine.seeds import derive_seed, resolve_seed
+from headrace.sched.request_state import RequestSpec
+from headrace.text.chat_template import ChatTemplate, encode_chat
+from headrace.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A request as tokens. `sampling` is the caller's, with max_tokens resolved."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    specs: tuple[RequestSpec, ...]
+
+
+class InputProcessor:
+    """Templates, tokenizes and checks, for one model. Units: `max_model_len` tokens."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        chat_template: ChatTemplate | None,
+        max_model_len: int,
+        vocab_size: int | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._chat_template = chat_template
+        self._max_model_len = max_model_len
+        self._vocab_size = vocab_size or tokenizer.vocab_size
+
+    def prepare(self, request: GenerateRequest, unique_id: str | None = None) -> PreparedRequest:
+        """Turn a request into specs with ids `{unique_id}.{index}`.
+
+        The first answer scores the prompt; the others can then reuse its KV blocks.
+        Raises: RequestError and its kinds.
+        """
+        param, prompt = self._encode(request)
+        prompt = self._truncate(request, prompt)
+        self._check_token_ids(request.sampling, param, prompt)
+        sampling = self._limit(request, len(prompt), param)
+        bad_words_ids = tuple(self._encode_bad_words(sampling))
+        eos_token_ids = () if sampling.ignore_eos else tuple(sorted(self._tokenizer.eos_token_ids))
+        seed = resolve_seed(sampling.seed)
+        unscored = replace(sampling, prompt_logprobs=None)
+        specs = tuple(
+            RequestSpec(
+                request_id=f"{unique_id or request.request_id}.{index}",
+                prompt_token_ids=prompt,
+                sampling=unscored if index else sampling,
+                seed=derive_seed(seed, index),
+                max_tokens=sampling.max_tokens or 1,
+                eos_token_ids=eos_token_ids,
+                bad_words_ids=bad_words_ids,
+                priority=request.priority,
+                tenant=request.tenant,
+                cache_salt=request.cache_salt,
+            )
+            for index in range(sampling.n)
+        )
+        return PreparedRequest(request.request_id, prompt, sampling, specs)
+
+    def _encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
+        """Tokenize whichever of prompt and messages is there; also name it."""
+        if (request.prompt is None) == (request.messages is None):
+            given = "neither" if request.prompt is None else "both"
+            raise InvalidParameter("prompt", given, "exactly one of prompt and messages")
+        if request.messages is not None:
+            return "messages", tuple(
+                encode_chat(
+                    self._tokenizer,
+                    self._chat_template,
+                    request.messages,
+                    request.tools,
+                    add_generation_prompt=request.add_generation_prompt,
+                    continue_final_message=request.continue_final_message,
+                    kwargs=request.chat_template_kwargs,
+                )
+            )
+        if isinstance(request.prompt, str):
+            # A bare prompt is the whole input and may name control tokens, as for code infilling.
+            prompt: Iterable[int] = self._tokenizer.encode(
+                request.prompt, request.add_special_tokens, parse_special=True
+            )
+        else:
+            prompt = request.prompt or ()
+        prompt = tuple(prompt)
+        if not prompt:
+            raise InvalidParameter("prompt", request.prompt, "at least one token")
+        return "prompt", prompt
+
+    def _truncate(self, request: GenerateRequest, prompt: tuple[int, ...]) -> tuple[int, ...]:
+        """Keep the end of the prompt, only when asked."""
+        keep = request.truncate_prompt_tokens
+        if keep is None:
+            return prompt
+        if type(keep) is not int or not 1 <= keep < self._max_model_len:
+            raise InvalidParameter(
+                "truncate_prompt_tokens", keep, f"1 to {self._max_model_len - 1} tokens"
+            )
+        return prompt[-keep:]
+
+    def _check_token_ids(
+        self, sampling: SamplingParams, param: str, prompt: tuple[int, ...]
+    ) -> None:
+        for name, token_ids in (
+            (param, prompt),
+            ("logit_bias", sampling.logit_bias),
+            ("allowed_token_ids", sampling.allowed_token_ids or ()),
+            ("stop_token_ids", sampling.stop_token_ids),
+        ):
+            for token_id in token_ids:
+                if type(token_id) is not int or not 0 <= token_id < self._vocab_size:
+                    raise InvalidParameter(
+                        name, token_id, f"token ids of this model, 0 to {self._vocab_size - 1}"
+                    )
+
+    def _limit(
+        self, request: GenerateRequest, num_prompt_tokens: int, param: str
+    ) -> SamplingParams:
+        """Resolve max_tokens against the context; None is the default, or all that is left."""
+        sampling = request.sampling
+        num_left = self._max_model_len - num_prompt_tokens
+        if num_left < 1:
+            raise ContextTooLong(num_prompt_tokens, self._max_model_len, param=param)
+        if sampling.max_tokens is None:
+            if sampling.min_tokens > num_left:
+                raise InvalidParameter(
+                    "min_tokens", sampling.min_tokens, f"0 to {num_left}, what the context leaves"
+                )
+            default = num_left if request.default_max_tokens is None else request.default_max_tokens
+            max_tokens = max(min(default, num_left), sampling.min_tokens)
+            return replace(sampling, max_tokens=max_tokens)
+        if sampling.max_tokens > num_left:
+            raise ContextTooLong(
+                num_prompt_tokens, self._max_model_len, sampling.max_tokens, param=param
+            )
+        return sampling
+
+    def _encode_bad_words(self, sampling: SamplingParams) -> Iterable[tuple[int, ...]]:
+        """Spell each word as it is inside a text: with and without a space before it.
+
+        Source: vLLM, `SamplingParams.update_from_tokenizer`.
+        """
+        spellings: dict[tuple[int, ...], None] = {}
+        for word in sampling.bad_words:
+            for text in (word, f" {word.lstrip()}"):
+                token_ids = self._tokenizer.encode_pieces((("", False), (text, False)))
+                if not token_ids:
+                    raise InvalidParameter("bad_words", word, "words that have tokens")
+                spellings[tuple(token_ids)] = None
+        return spellings

@@ -1,0 +1,49 @@
+"""EngineLoop: inbox -> step -> outbox, in a thread of its own, until told to stop.
+
+In: EngineMessage. Out: EngineReply. Without work it is parked on the inbox. An error in a step
+ends the loop: the KV cache may be half written, and nothing may be computed from it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from headrace.engine.channel import ThreadChannel
+from headrace.engine.engine import Engine
+from headrace.engine.messages import EngineEnded, EngineMessage, EngineReply, Stop
+
+logger = logging.getLogger(__name__)
+
+
+class EngineLoop:
+    """Runs an engine between two channels."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        inbox: ThreadChannel[EngineMessage],
+        outbox: ThreadChannel[EngineReply],
+    ) -> None:
+        self._engine = engine
+        self._inbox = inbox
+        self._outbox = outbox
+
+    def run(self) -> None:
+        """Serve until a Stop or an error. The last reply is an EngineEnded."""
+        error: str | None = None
+        try:
+            while self._take_messages():
+                if self._engine.has_work:
+                    self._outbox.send(self._engine.step(), timeout_s=None)
+        except Exception as failure:
+            logger.exception("The engine ended with an error.")
+            error = f"{type(failure).__name__}: {failure}"
+        self._outbox.send(EngineEnded(error), timeout_s=None)
+
+    def _take_messages(self) -> bool:
+        """Apply what came in, waiting for something when there is nothing to do."""
+        for message in self._inbox.receive(0.0 if self._engine.has_work else None):
+            if isinstance(message, Stop):
+                return False
+            self._engine.apply(message)
+        return True
