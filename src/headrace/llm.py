@@ -75,7 +75,7 @@ class LLM:
     ) -> None:
         flags = {f"engine.{name}": value for name, value in options.items()}
         self.config = resolve_config(flags=flags, environ=os.environ, config_file=None)
-        self.engine = open_engine(model, self.config, progress=progress)
+        self.engine = open_engine(model, self.config, progress=progress, may_pull=True)
         self._ids = itertools.count()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="headrace", daemon=True)

@@ -1,6 +1,6 @@
 """The rounds of a benchmark: engine and roof in alternation, medians and spread at the end.
 
-In: an engine, its facts, a probe of the machine's roof. Out: BenchReport, as rows for people and as
+In: an engine, the work of a token, a probe of the machine's roof. Out: BenchReport, as rows for people and as
 one JSON object. These machines drift within minutes, so every share is taken within its round.
 """
 
@@ -13,30 +13,11 @@ from typing import Any
 
 from headrace.bench.measure import PromptSource, run_together
 from headrace.core.backend import Backend
+from headrace.core.machine import Roof
+from headrace.engine.build import WorkPerToken
 
 TOPS = 1e12
 GB = 1e9
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What a step moves and computes. Units: bytes, multiply-adds.
-
-    `stream_bytes` are read once per decode step; `body_weights` are used for every token,
-    `head_weights` for rows whose logits are wanted.
-    """
-
-    stream_bytes: int
-    body_weights: int
-    head_weights: int
-
-
-@dataclass(frozen=True, slots=True)
-class Roof:
-    """The machine's peaks, just measured. Units: bytes/s, operations/s (a multiply-add is 2)."""
-
-    read_bytes_per_s: float
-    int8_ops_per_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +54,7 @@ class BenchReport:
 
     model: str
     settings: Settings
-    facts: ModelFacts
+    work: WorkPerToken
     rounds: tuple[Round, ...]
     environment: dict[str, Any] = field(default_factory=dict)
 
@@ -85,13 +66,13 @@ class BenchReport:
         return min(values), max(values)
 
     def as_json(self) -> dict[str, Any]:
-        """One object: settings, facts, medians, every round."""
+        """One object: settings, work, medians, every round."""
         names = [name for name in Round.__dataclass_fields__ if name != "roof"]
         return {
             "model": self.model,
             **self.environment,
             "settings": asdict(self.settings),
-            "facts": asdict(self.facts),
+            "work": asdict(self.work),
             "median": {name: self.median(name) for name in names},
             "rounds": [asdict(each) for each in self.rounds],
         }
@@ -99,7 +80,7 @@ class BenchReport:
 
 async def run_bench(
     engine: Backend,
-    facts: ModelFacts,
+    work: WorkPerToken,
     vocab_size: int,
     probe: Callable[[], Roof],
     settings: Settings,
@@ -111,15 +92,15 @@ async def run_bench(
     await run_together(engine, [prompts.prompt(64)], 4)
     rounds: list[Round] = []
     for number in range(settings.rounds):
-        rounds.append(await run_round(engine, facts, prompts, probe(), settings))
+        rounds.append(await run_round(engine, work, prompts, probe(), settings))
         if on_round is not None:
             on_round(number, rounds[-1])
     name = engine.models()[0].name
-    return BenchReport(name, settings, facts, tuple(rounds), environment or {})
+    return BenchReport(name, settings, work, tuple(rounds), environment or {})
 
 
 async def run_round(
-    engine: Backend, facts: ModelFacts, prompts: PromptSource, roof: Roof, settings: Settings
+    engine: Backend, work: WorkPerToken, prompts: PromptSource, roof: Roof, settings: Settings
 ) -> Round:
     """Prefill and decode of one stream, then many streams at once."""
     prefill = await run_together(engine, [prompts.prompt(settings.prompt_tokens)], 1)
@@ -131,7 +112,7 @@ async def run_round(
     )
     ttft_s = prefill.requests[0].ttft_s
     tpot_s = alone.requests[0].tpot_s
-    operations = 2 * (facts.body_weights * settings.prompt_tokens + facts.head_weights)
+    operations = 2 * (work.body_weights * settings.prompt_tokens + work.head_weights)
     return Round(
         roof=roof,
         prefill_tokens_per_s=settings.prompt_tokens / ttft_s,
@@ -139,8 +120,8 @@ async def run_round(
         ttft_ms=ttft_s * 1e3,
         tpot_ms=tpot_s * 1e3,
         concurrent_output_tokens_per_s=many.output_tokens_per_s,
-        decode_gb_per_s=facts.stream_bytes / tpot_s / GB,
-        decode_share_of_bandwidth=facts.stream_bytes / tpot_s / roof.read_bytes_per_s,
+        decode_gb_per_s=work.stream_bytes / tpot_s / GB,
+        decode_share_of_bandwidth=work.stream_bytes / tpot_s / roof.read_bytes_per_s,
         prefill_tops=operations / ttft_s / TOPS,
         prefill_share_of_int8=operations / ttft_s / roof.int8_ops_per_s,
     )

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from headrace.bench.report import BenchReport, Round, Settings, run_bench, table_rows
 from headrace.cli.settings import ConfigOption, load_config
-from headrace.config.resolve import DEFAULT_MODEL
+from headrace.core.config import DEFAULT_MODEL
 from headrace.launch.backends import LocalEngine, open_engine
 
 
@@ -49,7 +49,7 @@ async def _run(engine: LocalEngine, settings: Settings) -> BenchReport:
     try:
         return await run_bench(
             engine,
-            engine.facts,
+            engine.work,
             engine.vocab_size,
             engine.probe_roof,
             settings,
@@ -77,5 +77,3 @@ def _print(report: BenchReport) -> None:
     for row in table_rows(report):
         table.add_row(*row)
     Console().print(table)
-
-

@@ -32,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "pull": Command("Fetch a model and check it.", "headrace.cli.pull:pull"),
     "models": Command("List known and local models.", "headrace.cli.models:models"),
     "rm": Command("Remove a local model.", "headrace.cli.rm:rm"),
+    "bench": Command("Measure a model beside this machine's limits.", "headrace.cli.bench:bench"),
 }
 
 

@@ -13,14 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from headrace.config import env, load
-from headrace.core.config import DEFAULT_MODEL as DEFAULT_MODEL
-from headrace.core.config import MIN_MEMORY_BYTES, Config, EngineConfig
+from headrace.core.config import Config, EngineConfig
 from headrace.core.machine import Machine
 
 logger = logging.getLogger(__name__)
 
-# The rest is for the page cache of the weights and for what other programs take meanwhile.
-MEMORY_SHARE = 0.8
 EXTENSION = "headrace._cpu"
 
 
@@ -53,19 +50,16 @@ def resolve_config(
 
 
 def resolve_engine(config: EngineConfig, machine: Machine) -> EngineConfig:
-    """Turn `auto` and None into values: device, threads and memory.
+    """Turn `auto` and None into values: device and threads.
 
-    `isa` and `max_model_len` stay None: the kernels know the CPU, the memory plan knows the model.
+    `isa`, `memory_bytes` and `max_model_len` stay None: the kernels know the CPU, the memory plan
+    knows the model.
     """
     device = config.device
     if device == "auto":
         device = "cpu" if importlib.util.find_spec(EXTENSION) is not None else "reference"
-    memory_bytes = config.memory_bytes
-    if memory_bytes is None:
-        memory_bytes = max(MIN_MEMORY_BYTES, int(machine.memory_available_bytes * MEMORY_SHARE))
     return replace(
         config,
         device=device,
         num_threads=config.num_threads or machine.num_cores,
-        memory_bytes=memory_bytes,
     )

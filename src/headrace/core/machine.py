@@ -16,3 +16,11 @@ class Machine:
     num_cpus: int
     memory_total_bytes: int
     memory_available_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roof:
+    """Peaks of the machine, just measured. Units: bytes/s, operations/s (a multiply-add is 2)."""
+
+    read_bytes_per_s: float
+    int8_ops_per_s: float

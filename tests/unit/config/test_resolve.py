@@ -9,8 +9,8 @@ import pytest
 
 from headrace.config import env
 from headrace.config.machine import detect_machine
-from headrace.config.resolve import MEMORY_SHARE, resolve_config, resolve_engine
-from headrace.core.config import MIN_MEMORY_BYTES, EngineConfig
+from headrace.config.resolve import resolve_config, resolve_engine
+from headrace.core.config import EngineConfig
 from headrace.core.errors import ConfigError
 from headrace.core.machine import Machine
 
@@ -96,17 +96,12 @@ def test_auto_becomes_values() -> None:
     engine = resolve_engine(EngineConfig(), MACHINE)
     assert engine.device in ("cpu", "reference")
     assert engine.num_threads == 4
-    assert engine.memory_bytes == int(10 * 2**30 * MEMORY_SHARE)
+    assert engine.memory_bytes is None, "the memory plan knows the model"
 
 
 def test_what_was_given_stays() -> None:
     given = EngineConfig(device="reference", num_threads=2, memory_bytes=2**30)
     assert resolve_engine(given, MACHINE) == given
-
-
-def test_a_machine_without_memory_left_gets_the_least() -> None:
-    full = Machine(num_cores=1, num_cpus=1, memory_total_bytes=2**30, memory_available_bytes=0)
-    assert resolve_engine(EngineConfig(), full).memory_bytes == MIN_MEMORY_BYTES
 
 
 def test_this_machine() -> None:

@@ -1,0 +1,133 @@
+"""Write docs/reference from the program itself: settings, environment, commands, metrics, errors.
+
+`--check` writes nothing and fails when a page differs from what the program would write.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from headrace.cli.main import COMMANDS, build_app
+from headrace.config.env import VARIABLES
+from headrace.config.load import SECTIONS
+from headrace.core import errors, telemetry
+
+FOLDER = Path(__file__).parent.parent / "docs" / "reference"
+NOTE = "<!-- Written by scripts/make_reference_docs.py; `make fix` renews it. -->\n\n"
+
+
+def config_page() -> str:
+    """Every setting of a YAML file, with its default and meaning."""
+    lines = [
+        "# Settings",
+        "",
+        "A YAML file (`--config FILE`) has these sections. Strongest first: a flag, an environment",
+        "variable, the file, the default. An unknown key is an error that lists near names.",
+    ]
+    for section, kind in SECTIONS.items():
+        lines += ["", f"## {section}", "", "| setting | default | meaning |", "|---|---|---|"]
+        texts = field_texts(inspect.getdoc(kind) or "")
+        for field in fields(kind):
+            lines.append(f"| `{field.name}` | {default_of(field)} | {texts[field.name]} |")
+    return "\n".join(lines) + "\n"
+
+
+def field_texts(doc: str) -> dict[str, str]:
+    """Names and meanings of a docstring's `Fields:` part; `a, b: text` serves both."""
+    part = doc.split("Fields:", 1)[1]
+    texts: dict[str, str] = {}
+    for names, text in re.findall(r"^    (\w+(?:, \w+)*): (.*(?:\n      +.*)*)", part, re.M):
+        for name in names.split(", "):
+            texts[name] = re.sub(r"\s+", " ", text).strip()
+    return texts
+
+
+def default_of(field: Field[Any]) -> str:
+    """A default as the manual shows it."""
+    if field.default_factory is not MISSING or field.default is None:
+        return "derived"
+    return f"`{list(field.default) if isinstance(field.default, tuple) else field.default}`"
+
+
+def env_page() -> str:
+    """Every environment variable."""
+    rows = [f"| `{variable.name}` | {variable.text} |" for variable in VARIABLES]
+    return "\n".join(["# Environment", "", "| variable | meaning |", "|---|---|", *rows]) + "\n"
+
+
+def cli_page() -> str:
+    """The help of every command, as the program prints it."""
+    runner = CliRunner(env={"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"})
+    parts = ["# Commands\n"]
+    for name in ("", *COMMANDS):
+        arguments = [*filter(None, [name]), "--help"]
+        result = runner.invoke(build_app(arguments), arguments, prog_name="headrace")
+        title = f"headrace {name}".strip()
+        shown = "\n".join(line.rstrip() for line in result.output.strip().splitlines())
+        parts.append(f"## {title}\n\n```\n{shown}\n```\n")
+    return "\n".join(parts)
+
+
+def metrics_page() -> str:
+    """Every metric of /metrics."""
+    rows = [
+        f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels) or '-'} | {metric.help} |"
+        for metric in vars(telemetry).values()
+        if isinstance(metric, telemetry.Metric)
+    ]
+    head = ["# Metrics", "", "All carry the labels `model_name` and `engine`.", ""]
+    table = ["| name | kind | more labels | meaning |", "|---|---|---|---|", *rows]
+    return "\n".join(head + table) + "\n"
+
+
+def errors_page() -> str:
+    """The exception tree."""
+    tree = (errors.__doc__ or "").split("\n\n", 1)[1].strip()
+    rows = [
+        f"| `{name}` | {(inspect.getdoc(kind) or '').splitlines()[0]} |"
+        for name, kind in vars(errors).items()
+        if inspect.isclass(kind) and issubclass(kind, errors.HeadraceError)
+    ]
+    table = ["| exception | meaning |", "|---|---|", *rows]
+    return "\n".join(["# Errors", "", "```", tree, "```", "", *table]) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "config.md": config_page,
+    "env.md": env_page,
+    "cli.md": cli_page,
+    "metrics.md": metrics_page,
+    "errors.md": errors_page,
+}
+
+
+def stale_pages() -> list[str]:
+    """Names of pages that differ from what the program says."""
+    return [
+        name
+        for name, make in PAGES.items()
+        if not (FOLDER / name).exists() or (FOLDER / name).read_text() != NOTE + make()
+    ]
+
+
+def main() -> None:
+    if "--check" in sys.argv:
+        stale = stale_pages()
+        if stale:
+            sys.exit(f"docs/reference: {', '.join(stale)} differ from the program; run `make fix`.")
+        return
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, make in PAGES.items():
+        (FOLDER / name).write_text(NOTE + make())
+
+
+if __name__ == "__main__":
+    main()

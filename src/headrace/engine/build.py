@@ -1,0 +1,141 @@
+"""From a model file and settings to everything a running engine is made of.
+
+In: a local model, a resolved EngineConfig. Out: LoadedModel with weights packed, memory planned and
+KV cache allocated. Opens no connection and starts no thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headrace.core.config import EngineConfig
+from headrace.executor.load import ModelTensors, linear_shape, load_weights
+from headrace.executor.memory import Capacity, plan_capacity
+from headrace.executor.model_runner import ModelRunner
+from headrace.models.llama import Llama
+from headrace.models.model_config import ModelConfig
+from headrace.models.registry import model_class
+from headrace.ops.protocol import Ops
+from headrace.ops.table import make_ops
+from headrace.text.chat_template import ChatTemplate
+from headrace.text.tokenizer import Tokenizer
+from headrace.weights.weight_reader import WeightReader, open_weights
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkPerToken:
+    """What a step moves and computes. Units: bytes, multiply-adds.
+
+    `stream_bytes` are read once per decode step, in the file's format; `body_weights` are used for
+    every token, `head_weights` for rows whose logits are wanted.
+    """
+
+    stream_bytes: int
+    body_weights: int
+    head_weights: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to run."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    runner: ModelRunner
+    capacity: Capacity
+    work: WorkPerToken
+    ops: Ops
+    reader: WeightReader
+
+
+def load_model(
+    path: Path,
+    engine: EngineConfig,
+    free_bytes: int,
+    cache_dir: Path | None = None,
+    cache_key: str | None = None,
+    progress: Progress | None = None,
+) -> LoadedModel:
+    """Read, plan, pack. `cache_dir` and `cache_key` keep the built tokenizer between starts.
+
+    Raises: ModelFileError, UnsupportedFormat, MissingTensor, OutOfMemory, ConfigError.
+    """
+    report = progress or _ignore
+    report("reading", 0.0)
+    reader = open_weights(path)
+    model = model_class(reader.architecture)
+    config = read_config(model, reader)
+    ops = make_ops(engine.device, isa=engine.isa, num_threads=engine.num_threads)
+    capacity = plan_capacity(config, reader, ops, engine, free_bytes)
+    tokenizer = load_tokenizer(reader, cache_dir, cache_key)
+    weights = load_weights(
+        model,
+        config,
+        reader,
+        ops,
+        capacity.max_model_len,
+        progress=lambda done, layers: report("loading", done / (layers + 1)),
+    )
+    cache = ops.allocate_kv(config.attention, capacity.num_blocks, capacity.block_size)
+    report("loading", 1.0)
+    return LoadedModel(
+        config=config,
+        tokenizer=tokenizer,
+        chat_template=load_template(tokenizer),
+        runner=ModelRunner(model(ops, config, weights), cache, ops),
+        capacity=capacity,
+        work=work_per_token(model, config, reader),
+        ops=ops,
+        reader=reader,
+    )
+
+
+def read_config(model: type[Llama], reader: WeightReader) -> ModelConfig:
+    """The architecture's numbers, from whichever kind of file. Raises: ModelFileError."""
+    metadata: Mapping[str, Any] = reader.metadata
+    if reader.kind == "gguf":
+        return model.config_from_gguf(metadata)
+    return model.config_from_huggingface(metadata)
+
+
+def load_tokenizer(
+    reader: WeightReader, cache_dir: Path | None, cache_key: str | None
+) -> Tokenizer:
+    """The tokenizer that comes with the weights. Raises: ModelFileError, UnsupportedFormat."""
+    if reader.kind == "gguf":
+        return Tokenizer.from_gguf(reader.metadata, cache_dir, cache_key)
+    return Tokenizer.from_huggingface(reader.path)
+
+
+def load_template(tokenizer: Tokenizer) -> ChatTemplate | None:
+    """The model's chat template, None for a model without one."""
+    if tokenizer.chat_template is None:
+        return None
+    return ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens)
+
+
+def work_per_token(model: type[Llama], config: ModelConfig, reader: WeightReader) -> WorkPerToken:
+    """Bytes and multiply-adds of a decode step, from the file's index."""
+    tensors = ModelTensors.open(reader, config)
+    stream_bytes = body_weights = 0
+    for layer in range(config.num_layers):
+        for linear in model.layer_spec(config).linears:
+            for name in linear.parts:
+                stream_bytes += tensors.get(f"layers.{layer}.{name}").nbytes
+                rows, columns = linear_shape(config, name)
+                body_weights += rows * columns
+    head = tensors.get("head" if tensors.has("head") else "embed")
+    return WorkPerToken(
+        stream_bytes + head.nbytes, body_weights, config.vocab_size * config.hidden_size
+    )
+
+
+def _ignore(what: str, share: float) -> None:
+    """Progress nobody watches."""

@@ -1,0 +1,41 @@
+"""From a model's name and a Config to the HTTP application around its engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from headrace.core.config import Config
+from headrace.engine.build import Progress
+from headrace.launch.backends import LocalEngine, open_engine
+from headrace.observe.prometheus import PrometheusMetrics
+from headrace.server.app import HeadraceApp, build_app
+
+
+def build(
+    config: Config, model: str, progress: Progress | None = None
+) -> tuple[HeadraceApp, LocalEngine]:
+    """Load the model and join it to the routes; the app starts and stops the engine.
+
+    Raises: ModelNotFound, ModelFileError, OutOfMemory, ConfigError.
+    """
+    sinks: list[PrometheusMetrics] = []
+
+    def make_sink(name: str) -> PrometheusMetrics:
+        names = config.server.served_model_names
+        sinks.append(PrometheusMetrics(names[0] if names else name))
+        return sinks[0]
+
+    engine = open_engine(model, config, progress=progress, make_sink=make_sink)
+
+    @asynccontextmanager
+    async def run_engine() -> AsyncIterator[None]:
+        await engine.start()
+        try:
+            yield
+        finally:
+            await engine.stop()
+
+    app = build_app(engine, config.server, sinks[0], version("headrace"), lifespan=run_engine)
+    return app, engine
