@@ -47,3 +47,8 @@ def pack_linear(
 def linear(
     ops: CpuOps, x: NDArray[np.float32], weight: PackedLinear, y: NDArray[np.float32]
 ) -> None: ...
+def probe_read_bandwidth(ops: CpuOps, num_bytes: int, rounds: int) -> float:
+    """Bytes per second that all threads read together, the best of `rounds`."""
+
+def probe_int8_peak(ops: CpuOps, seconds: float, rounds: int) -> float:
+    """Int8 operations per second of all threads, the best of `rounds` of `seconds` each."""

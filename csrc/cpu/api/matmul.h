@@ -21,7 +21,7 @@ struct QuantizedRows {
   int8_t* values;      // [tiles][g][R][32]
   float* scales;       // [tiles][g][R]
   float* scaled_sums;  // [tiles][g][R]   scale * sum of the group
-  int32_t* sums;       // [tiles][g][2][R]  sums of the two halves of a group
+  int32_t* offsets;    // [tiles][g][2][R]  -8 * sum of each half of a group
 };
 
 // Items: rows.

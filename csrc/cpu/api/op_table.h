@@ -6,6 +6,7 @@
 #include "api/embed.h"
 #include "api/matmul.h"
 #include "api/norm.h"
+#include "api/probe.h"
 #include "api/rope.h"
 #include "api/sampling.h"
 #include "api/store_kv.h"
@@ -16,6 +17,16 @@ namespace headrace {
 struct OpTable {
   const char* isa;
   MatmulKernels matmul;
+  ProbeKernels probe;
+  EmbedKernels embed;
+  Kernel<RmsNormArgs> rms_norm;
+  Kernel<RopeArgs> rope;
+  Kernel<StoreKvArgs> store_kv;
+  AttentionKernels attention;
+  Kernel<GatedArgs> silu_mul;
+  Kernel<GatedArgs> gelu_mul;
+  Kernel<AddArgs> add;
+  SamplingKernels sampling;
 };
 
 }  // namespace headrace

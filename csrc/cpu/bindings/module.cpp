@@ -1,45 +1,16 @@
-// headrace._cpu: the only file that includes Python. Arrays pass without a copy, and the GIL is
+// headrace._cpu: the only folder that includes Python. Arrays pass without a copy, and the GIL is
 // released while kernels run. Shapes are checked here, nowhere below.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <optional>
-#include <stdexcept>
-#include <string>
-
+#include "bindings/arrays.h"
 #include "runtime/detect.h"
-#include "runtime/dispatch.h"
 #include "runtime/linear.h"
 #include "runtime/pack.h"
 
-namespace nb = nanobind;
-using namespace nb::literals;
-
 namespace headrace {
 namespace {
-
-template <class T, int dims>
-using In = nb::ndarray<const T, nb::ndim<dims>, nb::c_contig, nb::device::cpu>;
-template <class T, int dims>
-using Out = nb::ndarray<T, nb::ndim<dims>, nb::c_contig, nb::device::cpu>;
-
-void require(bool is_true, const char* message) {
-  if (!is_true) throw std::invalid_argument(message);
-}
-
-// Holds the ops for one call with the GIL released.
-class Running {
- public:
-  explicit Running(CpuOps& ops) : lock_(ops.mutex()) {}
-
- private:
-  nb::gil_scoped_release released_;  // before the lock: its holder may need the GIL
-  std::scoped_lock<std::mutex> lock_;
-};
 
 template <class T>
 nb::object to_array(std::vector<T> values, std::vector<size_t> shape) {
@@ -99,6 +70,23 @@ void bind_linear(nb::module_& m) {
       "ops"_a, "x"_a, "weight"_a, "y"_a);
 }
 
+void bind_roof(nb::module_& m) {
+  m.def(
+      "probe_read_bandwidth",
+      [](CpuOps& ops, size_t num_bytes, int rounds) {
+        Running running(ops);
+        return probe_read_bandwidth(ops, num_bytes, rounds);
+      },
+      "ops"_a, "num_bytes"_a, "rounds"_a);
+  m.def(
+      "probe_int8_peak",
+      [](CpuOps& ops, double seconds, int rounds) {
+        Running running(ops);
+        return probe_int8_peak(ops, seconds, rounds);
+      },
+      "ops"_a, "seconds"_a, "rounds"_a);
+}
+
 }  // namespace
 }  // namespace headrace
 
@@ -116,4 +104,5 @@ NB_MODULE(_cpu, m) {
     return found;
   });
   bind_linear(m);
+  bind_roof(m);
 }

@@ -43,9 +43,9 @@ static void quantize_rows(const QuantizeRowsArgs* args, const Work* work) {
         memset(out->values + at * 32, 0, 32);
       out->scales[at] = q.scale;
       out->scaled_sums[at] = q.scale * (float)(q.sums[0] + q.sums[1]);
-      int32_t* sums = out->sums + (first + g) * 2 * tile_rows + in_tile;
-      sums[0] = q.sums[0];
-      sums[tile_rows] = q.sums[1];
+      int32_t* offsets = out->offsets + (first + g) * 2 * tile_rows + in_tile;
+      offsets[0] = -8 * q.sums[0];
+      offsets[tile_rows] = -8 * q.sums[1];
     }
   }
 }
@@ -254,5 +254,3 @@ static void matmul_float(const MatmulArgs* args, const Work* work) {
 }
 
 static size_t no_scratch(int64_t, int64_t) { return 0; }
-
-constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_generic, matmul_float, no_scratch};

@@ -23,7 +23,7 @@ QuantizedRows reserve_rows(Arena& arena, int64_t num_rows, int64_t depth) {
   rows.values = reinterpret_cast<int8_t*>(at);
   rows.scales = reinterpret_cast<float*>(at + values);
   rows.scaled_sums = reinterpret_cast<float*>(at + values + scales);
-  rows.sums = reinterpret_cast<int32_t*>(at + values + 2 * scales);
+  rows.offsets = reinterpret_cast<int32_t*>(at + values + 2 * scales);
   return rows;
 }
 

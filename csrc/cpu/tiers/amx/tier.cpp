@@ -11,6 +11,20 @@ namespace {
 #include "tiers/amx/simd.h"
 
 #include "kernels/matmul.inl"
+#include "kernels/probe.inl"
+
+#include "tiers/avx512/matmul.inl"
+
+#include "kernels/activation.inl"
+#include "kernels/embed.inl"
+#include "kernels/norm.inl"
+#include "kernels/rope.inl"
+#include "kernels/sampling.inl"
+#include "kernels/store_kv.inl"
+#include "tiers/amx/attention_tiles.inl"
+#include "tiers/amx/probe.inl"
+
+constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_vnni, matmul_float, no_scratch};
 }  // namespace
 }  // namespace headrace::amx
 
@@ -19,5 +33,15 @@ extern const headrace::OpTable headrace_ops_amx __attribute__((visibility("hidde
 const headrace::OpTable headrace_ops_amx = {
     "amx",
     headrace::amx::kMatmulKernels,
+    headrace::amx::kTileProbes,
+    headrace::amx::kEmbedKernels,
+    headrace::amx::rms_norm,
+    headrace::amx::rope,
+    headrace::amx::store_kv,
+    headrace::amx::kAttentionKernels,
+    headrace::amx::gated<headrace::amx::silu>,
+    headrace::amx::gated<headrace::amx::gelu_tanh>,
+    headrace::amx::add_rows,
+    headrace::amx::kSamplingKernels,
 };
 }

@@ -9,6 +9,17 @@ namespace {
 #include "simd.h"
 
 #include "kernels/matmul.inl"
+#include "kernels/probe.inl"
+
+#include "kernels/activation.inl"
+#include "kernels/attention_float.inl"
+#include "kernels/embed.inl"
+#include "kernels/norm.inl"
+#include "kernels/rope.inl"
+#include "kernels/sampling.inl"
+#include "kernels/store_kv.inl"
+
+constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_generic, matmul_float, no_scratch};
 }  // namespace
 }  // namespace headrace::avx2
 
@@ -17,5 +28,15 @@ extern const headrace::OpTable headrace_ops_avx2 __attribute__((visibility("hidd
 const headrace::OpTable headrace_ops_avx2 = {
     "avx2",
     headrace::avx2::kMatmulKernels,
+    headrace::avx2::kDotProbes,
+    headrace::avx2::kEmbedKernels,
+    headrace::avx2::rms_norm,
+    headrace::avx2::rope,
+    headrace::avx2::store_kv,
+    headrace::avx2::kAttentionKernels,
+    headrace::avx2::gated<headrace::avx2::silu>,
+    headrace::avx2::gated<headrace::avx2::gelu_tanh>,
+    headrace::avx2::add_rows,
+    headrace::avx2::kSamplingKernels,
 };
 }

@@ -9,6 +9,20 @@ namespace {
 #include "simd.h"
 
 #include "kernels/matmul.inl"
+#include "kernels/probe.inl"
+
+#include "tiers/avx512/matmul.inl"
+
+#include "kernels/activation.inl"
+#include "kernels/attention_float.inl"
+#include "kernels/embed.inl"
+#include "kernels/norm.inl"
+#include "kernels/rope.inl"
+#include "kernels/sampling.inl"
+#include "kernels/store_kv.inl"
+#include "tiers/avx512/probe.inl"
+
+constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_vnni, matmul_float, no_scratch};
 }  // namespace
 }  // namespace headrace::avx512
 
@@ -17,5 +31,15 @@ extern const headrace::OpTable headrace_ops_avx512 __attribute__((visibility("hi
 const headrace::OpTable headrace_ops_avx512 = {
     "avx512",
     headrace::avx512::kMatmulKernels,
+    headrace::avx512::kVnniProbes,
+    headrace::avx512::kEmbedKernels,
+    headrace::avx512::rms_norm,
+    headrace::avx512::rope,
+    headrace::avx512::store_kv,
+    headrace::avx512::kAttentionKernels,
+    headrace::avx512::gated<headrace::avx512::silu>,
+    headrace::avx512::gated<headrace::avx512::gelu_tanh>,
+    headrace::avx512::add_rows,
+    headrace::avx512::kSamplingKernels,
 };
 }

@@ -8,6 +8,17 @@ namespace {
 #include "simd.h"
 
 #include "kernels/matmul.inl"
+#include "kernels/probe.inl"
+
+#include "kernels/activation.inl"
+#include "kernels/attention_float.inl"
+#include "kernels/embed.inl"
+#include "kernels/norm.inl"
+#include "kernels/rope.inl"
+#include "kernels/sampling.inl"
+#include "kernels/store_kv.inl"
+
+constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_generic, matmul_float, no_scratch};
 }  // namespace
 }  // namespace headrace::generic
 
@@ -16,5 +27,15 @@ extern const headrace::OpTable headrace_ops_generic __attribute__((visibility("h
 const headrace::OpTable headrace_ops_generic = {
     "generic",
     headrace::generic::kMatmulKernels,
+    headrace::generic::kDotProbes,
+    headrace::generic::kEmbedKernels,
+    headrace::generic::rms_norm,
+    headrace::generic::rope,
+    headrace::generic::store_kv,
+    headrace::generic::kAttentionKernels,
+    headrace::generic::gated<headrace::generic::silu>,
+    headrace::generic::gated<headrace::generic::gelu_tanh>,
+    headrace::generic::add_rows,
+    headrace::generic::kSamplingKernels,
 };
 }

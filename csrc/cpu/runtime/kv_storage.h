@@ -1,0 +1,26 @@
+// The memory of one layer's KV cache.
+#pragma once
+
+#include "api/store_kv.h"
+#include "runtime/memory.h"
+
+namespace headrace {
+
+class KVStorage {
+ public:
+  // Throws std::invalid_argument for sizes that the kernels do not read.
+  KVStorage(int64_t num_blocks, int32_t num_kv_heads, int32_t block_size, int32_t head_size);
+
+  const KVLayer& layer() const { return layer_; }
+  size_t num_bytes() const { return 2 * half_bytes_; }
+
+  // Bytes of a block: keys and values, head size padded to 32.
+  static size_t block_bytes(int32_t num_kv_heads, int32_t block_size, int32_t head_size);
+
+ private:
+  size_t half_bytes_;
+  Region region_;
+  KVLayer layer_;
+};
+
+}  // namespace headrace

@@ -1,0 +1,193 @@
+// Quantized linears on AVX512-VNNI: up to 8 rows at a time against one panel, one stream of
+// weights. Also serves few rows on tier amx. The arithmetic is that of kernels/matmul.inl, bit for
+// bit.
+
+constexpr int kVnniRows = 8;
+// Far enough to cover DRAM latency, and across the 4 KB page where the hardware prefetcher stops.
+constexpr int kPrefetchBytes = 4096;
+
+template <int num_bytes>
+HR_INLINE void prefetch(const uint8_t* p) {
+  for (int i = 0; i < num_bytes; i += 64)
+    _mm_prefetch((const char*)p + kPrefetchBytes + i, _MM_HINT_T0);
+}
+
+HR_INLINE __m512i load_line(const uint8_t* p) { return _mm512_loadu_si512(p); }
+
+// The eight VNNI rows of a group, as stored (unsigned).
+template <uint8_t format>
+HR_INLINE void unpack_rows(const uint8_t* quants, __m512i w[8]) {
+  constexpr int bits = kPanelLayouts[format].bits;
+  if constexpr (bits == 8) {
+    for (int r = 0; r < 8; r++) w[r] = load_line(quants + r * 64);
+    return;
+  }
+  const __m512i low = _mm512_set1_epi8(15);
+  for (int l = 0; l < 4; l++) {
+    __m512i line = load_line(quants + l * 64);
+    w[l] = _mm512_and_si512(line, low);
+    w[l + 4] = _mm512_and_si512(_mm512_srli_epi16(line, 4), low);
+  }
+  constexpr int merge = 0xf8;  // a | (b & c)
+  if constexpr (bits == 5) {
+    const __m512i fifth = _mm512_set1_epi8(16), plane = load_line(quants + 256);
+    for (int r = 0; r < 8; r++) {
+      __m512i moved = r < 4 ? _mm512_slli_epi16(plane, 4 - r) : _mm512_srli_epi16(plane, r - 4);
+      w[r] = _mm512_ternarylogic_epi64(w[r], moved, fifth, merge);
+    }
+  }
+  if constexpr (bits == 6) {
+    const __m512i pair = _mm512_set1_epi8(48);
+    for (int r = 0; r < 8; r++) {
+      __m512i plane = load_line(quants + 256 + r / 4 * 64);
+      int shift = 4 - 2 * (r & 3);
+      __m512i moved =
+          shift >= 0 ? _mm512_slli_epi16(plane, shift) : _mm512_srli_epi16(plane, -shift);
+      w[r] = _mm512_ternarylogic_epi64(w[r], moved, pair, merge);
+    }
+  }
+}
+
+// -zero * sum, from the stored -8 * sum.
+template <uint8_t format>
+HR_INLINE __m512i start_sum(const int32_t* offset) {
+  constexpr int zero = kPanelLayouts[format].zero;
+  if constexpr (zero == 0) return _mm512_setzero_si512();
+  __m512i start = _mm512_set1_epi32(*offset);
+  constexpr int shift = zero == 8 ? 0 : zero == 16 ? 1 : zero == 32 ? 2 : 4;
+  return shift ? _mm512_slli_epi32(start, shift) : start;
+}
+
+HR_INLINE __m512i dot4(__m512i sum, __m512i weights, const int8_t* a) {
+  int32_t four;
+  memcpy(&four, a, 4);
+  return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(four));
+}
+
+// Pointers to the activations of a group; rows follow each other.
+struct GroupRows {
+  const int8_t* values;
+  const float* scales;
+  const float* scaled_sums;
+  const int32_t* offsets;  // [2][stride]
+  int64_t stride;
+};
+
+template <uint8_t format, int rows>
+HR_INLINE void multiply_group(const GroupPlace& place, const GroupScales& s, const GroupRows& x,
+                              __m512* y) {
+  __m512i w[8];
+  unpack_rows<format>(place.quants, w);
+  for (int m = 0; m < rows; m++) {
+    const int8_t* a = x.values + m * 32;
+    __m512i low = start_sum<format>(x.offsets + m),
+            high = start_sum<format>(x.offsets + x.stride + m);
+    for (int r = 0; r < 4; r++) {
+      low = dot4(low, w[r], a + 4 * r);
+      high = dot4(high, w[r + 4], a + 16 + 4 * r);
+    }
+    __m512 scale = _mm512_set1_ps(x.scales[m]);
+    if constexpr (format == kP6K) {
+      y[m] = _mm512_fmadd_ps(_mm512_mul_ps(scale, s.scale[0].v), _mm512_cvtepi32_ps(low), y[m]);
+      y[m] = _mm512_fmadd_ps(_mm512_mul_ps(scale, s.scale[1].v), _mm512_cvtepi32_ps(high), y[m]);
+    } else {
+      __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(low, high));
+      y[m] = _mm512_fmadd_ps(_mm512_mul_ps(scale, s.scale[0].v), sum, y[m]);
+      if constexpr (kPanelLayouts[format].has_min)
+        y[m] = _mm512_fnmadd_ps(s.minimum.v, _mm512_set1_ps(x.scaled_sums[m]), y[m]);
+    }
+  }
+}
+
+template <uint8_t format, int rows>
+static void vnni_panel(const MatmulArgs* args, int64_t p, int64_t tile, int64_t first) {
+  constexpr PanelLayout layout = kPanelLayouts[format];
+  const QuantizedRows& x = args->x;
+  const int64_t start = tile * x.num_groups * x.tile_rows + first;
+  GroupRows at = {x.values + start * 32, x.scales + start, x.scaled_sums + start,
+                  x.offsets + 2 * tile * x.num_groups * x.tile_rows + first, x.tile_rows};
+  const uint8_t* block = args->weight.base + args->weight.offsets[p];
+  __m512 y[rows];
+  for (int m = 0; m < rows; m++) y[m] = _mm512_setzero_ps();
+  for (int64_t left = x.num_groups; left > 0; left -= layout.block_groups) {
+    int groups = left < layout.block_groups ? (int)left : layout.block_groups;
+    prefetch<layout.header_bytes>(block);
+    const uint8_t* quants = block + layout.header_bytes;
+    for (int j = 0; j < groups; j++, quants += layout.group_bytes) {
+      prefetch<layout.group_bytes>(quants);
+      GroupPlace place = {block, quants, j};
+      multiply_group<format, rows>(place, group_scales(format, place), at, y);
+      at.values += x.tile_rows * 32;
+      at.scales += x.tile_rows;
+      at.scaled_sums += x.tile_rows;
+      at.offsets += 2 * x.tile_rows;
+    }
+    block = quants;
+  }
+  for (int m = 0; m < rows; m++) store_columns(args, p, tile * x.tile_rows + first + m, {y[m]});
+}
+
+template <uint8_t format>
+static void vnni_rows(const MatmulArgs* args, int64_t p, int64_t tile, int64_t first, int rows) {
+  switch (rows) {
+    case 1:
+      return vnni_panel<format, 1>(args, p, tile, first);
+    case 2:
+      return vnni_panel<format, 2>(args, p, tile, first);
+    case 3:
+      return vnni_panel<format, 3>(args, p, tile, first);
+    case 4:
+      return vnni_panel<format, 4>(args, p, tile, first);
+    case 5:
+      return vnni_panel<format, 5>(args, p, tile, first);
+    case 6:
+      return vnni_panel<format, 6>(args, p, tile, first);
+    case 7:
+      return vnni_panel<format, 7>(args, p, tile, first);
+    default:
+      return vnni_panel<format, 8>(args, p, tile, first);
+  }
+}
+
+// All rows against a panel: passes of equal size within each tile; later passes find it in L2.
+template <uint8_t format>
+static void vnni_columns(const MatmulArgs* args, int64_t p) {
+  const QuantizedRows& x = args->x;
+  for (int64_t tile = 0; tile * x.tile_rows < x.num_rows; tile++) {
+    int64_t left = x.num_rows - tile * x.tile_rows;
+    int rows = (int)(left < x.tile_rows ? left : x.tile_rows);
+    int passes = (rows + kVnniRows - 1) / kVnniRows, pass_rows = (rows + passes - 1) / passes;
+    for (int first = 0; first < rows; first += pass_rows)
+      vnni_rows<format>(args, p, tile, first, rows - first < pass_rows ? rows - first : pass_rows);
+  }
+}
+
+static void matmul_vnni(const MatmulArgs* args, const Work* work) {
+  for (int64_t p = work->begin; p < work->end; p++) {
+    switch (args->weight.formats[p]) {
+      case kP40:
+        vnni_columns<kP40>(args, p);
+        break;
+      case kP50:
+        vnni_columns<kP50>(args, p);
+        break;
+      case kP80:
+        vnni_columns<kP80>(args, p);
+        break;
+      case kP41:
+        vnni_columns<kP41>(args, p);
+        break;
+      case kP51:
+        vnni_columns<kP51>(args, p);
+        break;
+      case kP4K:
+        vnni_columns<kP4K>(args, p);
+        break;
+      case kP5K:
+        vnni_columns<kP5K>(args, p);
+        break;
+      default:
+        vnni_columns<kP6K>(args, p);
+    }
+  }
+}
