@@ -23,7 +23,13 @@ from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.message import Message, Tool
-from headrace.text.control_text import ControlTexts, Marker, Marking, split_at
+from headrace.text.control_text import (
+    NO_CONTROL_TEXTS,
+    ControlTexts,
+    Marker,
+    Marking,
+    split_at,
+)
 from headrace.text.jinja_environment import ChatEnvironment
 from headrace.text.template_input import TemplateInput, caller_texts
 from headrace.text.tokenizer import Tokenizer
@@ -77,7 +83,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         kwargs: Mapping[str, Any] | None = None,
-        control_texts: Sequence[str] = (),
+        control_texts: ControlTexts = NO_CONTROL_TEXTS,
     ) -> Rendered:
         """Render a chat. `control_texts` are those of the tokenizer that will encode it.
 
@@ -85,7 +91,7 @@ class ChatTemplate:
         """
         _check(messages, add_generation_prompt, continue_final_message)
         chat = _Chat(messages, tools, add_generation_prompt, continue_final_message, kwargs or {})
-        controls = ControlTexts(control_texts)
+        controls = control_texts
         plain = self._render(chat, Marker(controls, Marking.NONE, ()))
         if not controls.find(plain):
             return Rendered(plain)

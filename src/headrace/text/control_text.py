@@ -63,6 +63,9 @@ class ControlTexts:
         ]
 
 
+NO_CONTROL_TEXTS = ControlTexts(())
+
+
 class Marker:
     """Marks texts one way, and takes marks off. Marks are characters no text of the call has."""
 

@@ -11,7 +11,6 @@ never occur. One merge per piece is therefore exact, and half as many as listing
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 _NO_SCORE = float("-inf")
@@ -24,29 +23,25 @@ def sentencepiece_merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     """
     ranked: list[tuple[float, str, str]] = []
     for piece, score in scores.items():
-        cuts = [at for at in range(1, len(piece)) if piece[:at] in scores and piece[at:] in scores]
-        if len(cuts) > 1:
-            cut = _last_cut(piece, scores)
-            cuts = [] if cut is None else [cut]
-        if cuts:
-            ranked.append((score, piece[: cuts[0]], piece[cuts[0] :]))
+        cut = _last_cut(piece, scores) if len(piece) > 1 else 0
+        if cut and piece[:cut] in scores and piece[cut:] in scores:
+            ranked.append((score, piece[:cut], piece[cut:]))
     ranked.sort(key=lambda merge: -merge[0])
     return [(left, right) for _, left, right in ranked]
 
 
-def _last_cut(piece: str, scores: Mapping[str, float]) -> int | None:
-    """Where the last merge of `piece` joins, or None when merging ends before the whole piece."""
-    parts = list(piece)
-    pair_scores = [scores.get(a + b, _NO_SCORE) for a, b in itertools.pairwise(parts)]
-    while len(parts) > 2:
-        best = max(pair_scores)
+def _last_cut(piece: str, scores: Mapping[str, float]) -> int:
+    """Where the last merge of `piece` joins; 0 when merging ends before the whole piece."""
+    bounds = list(range(len(piece) + 1))
+    joined = [scores.get(piece[i : i + 2], _NO_SCORE) for i in range(len(piece) - 1)]
+    while len(joined) > 1:  # joined[i] is the score of piece[bounds[i] : bounds[i + 2]]
+        best = max(joined)
         if best == _NO_SCORE:
-            return None
-        at = pair_scores.index(best)
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        del pair_scores[at]
+            return 0
+        at = joined.index(best)
+        del bounds[at + 1], joined[at]
         if at:
-            pair_scores[at - 1] = scores.get(parts[at - 1] + parts[at], _NO_SCORE)
-        if at + 1 < len(parts):
-            pair_scores[at] = scores.get(parts[at] + parts[at + 1], _NO_SCORE)
-    return len(parts[0])
+            joined[at - 1] = scores.get(piece[bounds[at - 1] : bounds[at + 1]], _NO_SCORE)
+        if at < len(joined):
+            joined[at] = scores.get(piece[bounds[at] : bounds[at + 2]], _NO_SCORE)
+    return bounds[1]

@@ -14,6 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 
 from headrace.core.errors import InvalidParameter, ModelFileError, RequestError
+from headrace.text.control_text import ControlTexts
 from headrace.text.gguf_tokenizer import build_gguf_tokenizer
 from headrace.text.gguf_vocabulary import read_gguf_vocabulary
 from headrace.text.token_bytes import Spelling, spelling_of
@@ -54,7 +55,7 @@ class Tokenizer:
         self._added = {i: token.content for i, token in added.items()}
         self._strips = {t.content: (t.lstrip, t.rstrip) for t in added.values() if t.special}
         self.special_token_ids = frozenset(i for i, token in added.items() if token.special)
-        self.control_texts = tuple(self._strips)
+        self.control_texts = ControlTexts(tuple(self._strips))
         self.vocab_size = facts.vocab_size or max(
             backend.get_vocab_size(), 1 + max(self._added, default=0)
         )
@@ -210,7 +211,9 @@ _NONE: _Strips = (False, False)
 
 def _encode(backend: Backend, text: str, add_special_tokens: bool) -> list[int]:
     try:
-        return list(backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        # The batch form lets other threads run; `encode` would hold the interpreter throughout.
+        (encoding,) = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return list(encoding.ids)
     except TypeError:
         _check_unicode(text)
         raise
