@@ -29,6 +29,11 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
+    "run": Command("Answer a prompt.", "headrace.cli.run:run"),
+    "chat": Command("Talk with a model.", "headrace.cli.chat:chat"),
+    "serve": Command(
+        "Serve a model over HTTP, with the API of OpenAI.", "headrace.cli.serve:serve"
+    ),
     "pull": Command("Fetch a model and check it.", "headrace.cli.pull:pull"),
     "models": Command("List known and local models.", "headrace.cli.models:models"),
     "rm": Command("Remove a local model.", "headrace.cli.rm:rm"),

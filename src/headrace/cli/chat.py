@@ -1,0 +1,284 @@
+"""`headrace chat`: a conversation in the terminal.
+
+In: lines and commands. Out: answers as they come. Ctrl-C stops an answer, Ctrl-D leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli.generation import (
+    Answer,
+    IsaOption,
+    MaxTokensOption,
+    MemoryOption,
+    ModelOption,
+    NoPullOption,
+    SeedOption,
+    SystemOption,
+    TemperatureOption,
+    ThreadsOption,
+    TopKOption,
+    TopPOption,
+    find_model,
+    make_request,
+    read_answer,
+    summarize,
+)
+from headrace.cli.run import DEFAULT_MAX_TOKENS, check_max_tokens
+from headrace.cli.settings import ConfigOption, load_config
+from headrace.core.backend import Backend
+from headrace.core.config import DEFAULT_MODEL
+from headrace.core.errors import CapacityError, ConfigError, RequestError
+from headrace.core.message import Message
+from headrace.core.request import SamplingParams
+from headrace.launch.backends import open_engine
+
+HELP = '''\
+/help           this list
+/reset          forget the conversation, keep the system message
+/system TEXT    set the system message and begin anew; without TEXT, remove it
+/save FILE      write the conversation as JSON
+/exit           leave (Ctrl-D does the same)
+Several lines: end a line with \\, or put them between """ and """.
+Ctrl-C stops an answer; what has come of it stays in the conversation.
+'''
+_BLOCK = '"""'
+_PROMPT, _MORE = "> ", "… "
+_MAX_HISTORY_LINES = 1000
+
+ReadLine = Callable[[str], str]
+Write = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Conversation:
+    """Turns so far, and how the next is asked."""
+
+    backend: Backend
+    sampling: SamplingParams
+    max_tokens: int
+    system: str | None = None
+    turns: list[Message] = field(default_factory=list)
+
+    @property
+    def messages(self) -> list[Message]:
+        system = [] if self.system is None else [Message("system", self.system)]
+        return [*system, *self.turns]
+
+    async def ask(self, text: str, answer: Answer, show: Write) -> None:
+        """Put a question and show the answer.
+
+        Mutates: answer; the conversation, which keeps what has come when this is interrupted, and
+        nothing of a question that was refused.
+        """
+        self.turns.append(Message("user", text))
+        request = make_request(
+            self.backend,
+            self.sampling,
+            messages=self.messages,
+            default_max_tokens=self.max_tokens,
+        )
+        try:
+            await read_answer(self.backend, request, answer, show)
+        finally:
+            if answer.text:
+                self.turns.append(Message("assistant", answer.text))
+            else:
+                self.turns.pop()
+
+
+def chat(
+    model: ModelOption = DEFAULT_MODEL,
+    system: SystemOption = None,
+    max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
+    temperature: TemperatureOption = 0.7,
+    top_p: TopPOption = 0.95,
+    top_k: TopKOption = 0,
+    seed: SeedOption = None,
+    memory: MemoryOption = None,
+    threads: ThreadsOption = None,
+    isa: IsaOption = None,
+    no_pull: NoPullOption = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tokens and speed after each answer.")
+    ] = False,
+    config_file: ConfigOption = None,
+) -> None:
+    """Talk with a model.
+
+    Type /help for the commands. Ctrl-C stops an answer, Ctrl-D leaves.
+    """
+    sampling = SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+    check_max_tokens(max_tokens)
+    flags = {"engine.memory_bytes": memory, "engine.num_threads": threads, "engine.isa": isa}
+    config = load_config(config_file, flags)
+    find_model(config, model, may_pull=not no_pull)
+    engine = open_engine(model, config)
+    if engine.chat_template is None:
+        raise ConfigError(
+            "--model", model, "a model with a chat template", "Use headrace run --raw with it."
+        )
+    conversation = Conversation(engine, sampling, max_tokens, system)
+    with asyncio.Runner() as runner, _line_history(config.hub.home / "chat_history"):
+        runner.run(engine.start())
+        try:
+            if sys.stdin.isatty():
+                typer.echo(
+                    f"{engine.model_info.name}. /help for commands, Ctrl-D leaves.", err=True
+                )
+            converse(conversation, runner, input, _write, is_verbose=verbose)
+        finally:
+            runner.run(engine.stop())
+
+
+def converse(
+    conversation: Conversation,
+    runner: asyncio.Runner,
+    read_line: ReadLine,
+    write: Write,
+    *,
+    is_verbose: bool = False,
+) -> None:
+    """Read and answer until the end of input or /exit."""
+    while True:
+        try:
+            text = read_text(read_line).strip()
+        except EOFError:
+            write("\n")
+            return
+        except KeyboardInterrupt:
+            write("\n(Ctrl-D or /exit leaves)\n")
+            continue
+        if text.startswith("/"):
+            if not run_command(conversation, text, write):
+                return
+        elif text:
+            _answer(conversation, runner, text, write, is_verbose=is_verbose)
+
+
+def read_text(read_line: ReadLine) -> str:
+    """One line, or several joined by a trailing backslash or inside triple quotes.
+
+    Raises: EOFError, KeyboardInterrupt.
+    """
+    line = read_line(_PROMPT)
+    if line.lstrip().startswith(_BLOCK):
+        return _read_block(line.lstrip().removeprefix(_BLOCK), read_line)
+    lines = []
+    while line.endswith("\\"):
+        lines.append(line[:-1])
+        line = read_line(_MORE)
+    return "\n".join([*lines, line])
+
+
+def _read_block(first: str, read_line: ReadLine) -> str:
+    lines, line = [], first
+    while not line.rstrip().endswith(_BLOCK):
+        lines.append(line)
+        line = read_line(_MORE)
+    return "\n".join([*lines, line.rstrip().removesuffix(_BLOCK)])
+
+
+def run_command(conversation: Conversation, text: str, write: Write) -> bool:
+    """Run a /command; False when it is time to leave."""
+    name, _, rest = text.partition(" ")
+    rest = rest.strip()
+    if name in ("/exit", "/quit", "/bye"):
+        return False
+    if name == "/help":
+        write(HELP)
+    elif name == "/reset":
+        conversation.turns.clear()
+        write("(the conversation is empty)\n")
+    elif name == "/system":
+        conversation.system = rest or None
+        conversation.turns.clear()
+        write("(the system message is set)\n" if rest else "(there is no system message)\n")
+    elif name == "/save":
+        write(f"({save(conversation, rest)})\n")
+    else:
+        write(f"(unknown command {name}; /help lists them)\n")
+    return True
+
+
+def save(conversation: Conversation, name: str) -> str:
+    """Write the conversation to a file; says how it went."""
+    if not name:
+        return "give a file: /save FILE"
+    turns = [_as_json(message) for message in conversation.messages]
+    try:
+        Path(name).expanduser().write_text(
+            json.dumps({"messages": turns}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+        )
+    except OSError as error:
+        return f"{name} was not written: {error.strerror or error}"
+    return f"{len(turns)} messages written to {name}"
+
+
+def _as_json(message: Message) -> dict[str, Any]:
+    return {name: value for name, value in asdict(message).items() if value}
+
+
+def _answer(
+    conversation: Conversation,
+    runner: asyncio.Runner,
+    text: str,
+    write: Write,
+    *,
+    is_verbose: bool,
+) -> None:
+    answer = Answer()
+    try:
+        runner.run(conversation.ask(text, answer, write))
+    except KeyboardInterrupt:
+        write("\n(stopped)\n")
+        return
+    except (RequestError, CapacityError) as error:
+        write(f"({error.message})\n")
+        return
+    write("\n" if answer.text.endswith("\n") else "\n\n")
+    if is_verbose:
+        typer.echo(summarize(answer), err=True)
+
+
+@contextlib.contextmanager
+def _line_history(path: Path) -> Iterator[None]:
+    """Arrow keys and a history kept between chats, where the platform has readline."""
+    readline = _find_readline()
+    if readline is None or not sys.stdin.isatty():
+        yield
+        return
+    with contextlib.suppress(OSError):
+        readline.read_history_file(path)
+    readline.set_history_length(_MAX_HISTORY_LINES)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(path)
+            path.chmod(0o600)
+
+
+def _find_readline() -> ModuleType | None:
+    try:
+        return importlib.import_module("readline")
+    except ImportError:
+        return None
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

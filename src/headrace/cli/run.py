@@ -1,0 +1,201 @@
+"""`headrace run`: one prompt, one answer, streamed to stdout."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import dataclass
+from typing import Annotated, TextIO
+
+import typer
+
+from headrace.cli.generation import (
+    Answer,
+    IsaOption,
+    MaxTokensOption,
+    MemoryOption,
+    ModelOption,
+    NoPullOption,
+    SeedOption,
+    SystemOption,
+    TemperatureOption,
+    ThreadsOption,
+    TopKOption,
+    TopPOption,
+    find_model,
+    make_request,
+    read_answer,
+    summarize,
+)
+from headrace.cli.settings import ConfigOption, load_config
+from headrace.core.backend import Backend
+from headrace.core.config import DEFAULT_MODEL
+from headrace.core.errors import ConfigError
+from headrace.core.message import Message
+from headrace.core.request import GenerateRequest, SamplingParams
+from headrace.launch.backends import LocalEngine, open_engine
+
+DEFAULT_MAX_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What is asked, and how the answer is shown."""
+
+    prompt: str
+    system: str | None = None
+    is_raw: bool = False
+    is_quiet: bool = False
+    is_json: bool = False
+
+
+def run(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PROMPT", help="What to ask. `-`, or nothing with a pipe: read stdin."
+        ),
+    ] = None,
+    model: ModelOption = DEFAULT_MODEL,
+    max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = 1.0,
+    top_k: TopKOption = 0,
+    seed: SeedOption = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", metavar="TEXT", help="End the answer here; may be repeated."),
+    ] = None,
+    system: SystemOption = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as it is, without a chat template.")
+    ] = False,
+    memory: MemoryOption = None,
+    threads: ThreadsOption = None,
+    isa: IsaOption = None,
+    no_pull: NoPullOption = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object at the end instead of text.")
+    ] = False,
+    config_file: ConfigOption = None,
+) -> None:
+    """Answer a prompt.
+
+    Tokens go to stdout as they come, a one-line summary to stderr. A model of the catalogue that is
+    not on this machine is fetched first.
+    """
+    sampling = SamplingParams(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
+    check_max_tokens(max_tokens)
+    options = RunOptions(read_prompt(prompt, sys.stdin), system, raw, quiet, as_json)
+    flags = {"engine.memory_bytes": memory, "engine.num_threads": threads, "engine.isa": isa}
+    if quiet:
+        flags["server.log_level"] = "error"
+    config = load_config(config_file, flags)
+    find_model(config, model, may_pull=not no_pull)
+    engine = open_engine(model, config)
+    asyncio.run(_run(engine, sampling, max_tokens, options))
+
+
+async def _run(
+    engine: LocalEngine, sampling: SamplingParams, max_tokens: int, options: RunOptions
+) -> None:
+    await engine.start()
+    try:
+        has_template = engine.chat_template is not None
+        request = plan_request(engine, sampling, max_tokens, options, has_template=has_template)
+        await show_answer(engine, request, options)
+    finally:
+        await engine.stop()
+
+
+def check_max_tokens(max_tokens: int) -> None:
+    """Raises: ConfigError."""
+    if max_tokens < 1:
+        raise ConfigError("--max-tokens", max_tokens, "1 or more")
+
+
+def read_prompt(given: str | None, stdin: TextIO) -> str:
+    """The prompt from the command line, or from stdin for `-` and for a pipe.
+
+    Raises: ConfigError when there is none.
+    """
+    if given is None and stdin.isatty():
+        raise ConfigError("PROMPT", None, "a text", 'Try: headrace run "Write a haiku."')
+    text = stdin.read() if given in (None, "-") else given
+    if not text.strip():
+        raise ConfigError("PROMPT", text, "a text that is not empty")
+    return text
+
+
+def plan_request(
+    backend: Backend,
+    sampling: SamplingParams,
+    max_tokens: int,
+    options: RunOptions,
+    *,
+    has_template: bool,
+) -> GenerateRequest:
+    """Ask through the chat template, or plainly for `--raw` and models without one.
+
+    Raises: ConfigError for a system message without a template.
+    """
+    if not options.is_raw and has_template:
+        system = [] if options.system is None else [Message("system", options.system)]
+        messages = [*system, Message("user", options.prompt)]
+        return make_request(backend, sampling, messages=messages, default_max_tokens=max_tokens)
+    if options.system is not None:
+        why = "--raw was given" if options.is_raw else "this model has no chat template"
+        raise ConfigError("--system", options.system, "nothing here", f"Leave it out: {why}.")
+    if not options.is_raw and not options.is_quiet:
+        note = "note: this model has no chat template; it continues the prompt as plain text"
+        typer.echo(note, err=True)
+    return make_request(backend, sampling, prompt=options.prompt, default_max_tokens=max_tokens)
+
+
+async def show_answer(backend: Backend, request: GenerateRequest, options: RunOptions) -> None:
+    """Print the answer and its summary."""
+    answer = Answer()
+    try:
+        await read_answer(backend, request, answer, _ignore if options.is_json else _write)
+    finally:
+        if not options.is_json and not answer.text.endswith("\n"):
+            _write("\n")
+    if options.is_json:
+        typer.echo(json.dumps(describe(answer, request.model), ensure_ascii=False))
+    if not options.is_quiet:
+        typer.echo(summarize(answer), err=True)
+
+
+def describe(answer: Answer, model: str) -> dict[str, object]:
+    """The answer as a JSON object. Units: seconds."""
+    usage = answer.usage
+    return {
+        "model": model,
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "input_tokens": usage.input_tokens,
+        "cached_input_tokens": usage.cached_input_tokens,
+        "output_tokens": usage.output_tokens,
+        "ttft_s": answer.ttft_s,
+        "total_s": answer.total_s,
+        "tokens_per_s": answer.tokens_per_s,
+    }
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _ignore(text: str) -> None:
+    """Text that is shown at the end."""

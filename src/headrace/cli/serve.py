@@ -1,0 +1,101 @@
+"""`headrace serve`: a model behind the OpenAI-compatible API."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from headrace.cli.generation import (
+    IsaOption,
+    MemoryOption,
+    NoPullOption,
+    ThreadsOption,
+    find_model,
+)
+from headrace.cli.settings import ConfigOption, load_config
+from headrace.core.config import DEFAULT_MODEL
+from headrace.launch.serve import build
+from headrace.server.run import address_of, is_loopback, listen, serve_app
+
+_NO_AUTHENTICATION = (
+    "warning: {host} can be reached from other machines, and there is no authentication yet. "
+    "Anyone who reaches it can use the model."
+)
+
+
+def serve(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Name from `headrace models`, GGUF file or Hugging Face folder.",
+        ),
+    ] = DEFAULT_MODEL,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one. Default: 8000.")
+    ] = None,
+    served_model_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name that clients use for the model; may be repeated. Default: its own.",
+        ),
+    ] = None,
+    default_max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Answer length if a request names none. Default: what the context leaves.",
+        ),
+    ] = None,
+    memory: MemoryOption = None,
+    max_num_seqs: Annotated[
+        int | None, typer.Option(metavar="N", help="Requests in one step. Default: 64.")
+    ] = None,
+    max_num_batched_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens in one step. Default: 512.")
+    ] = None,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Longest prompt plus answer. Default: the model's."),
+    ] = None,
+    threads: ThreadsOption = None,
+    isa: IsaOption = None,
+    no_pull: NoPullOption = False,
+    config_file: ConfigOption = None,
+) -> None:
+    """Serve a model over HTTP, with the API of OpenAI.
+
+    A model of the catalogue that is not on this machine is fetched first. Ctrl-C or SIGTERM lets
+    running requests finish; the second one ends at once.
+    """
+    flags = {
+        "server.host": host,
+        "server.port": port,
+        "server.served_model_names": tuple(served_model_name) if served_model_name else None,
+        "server.default_max_tokens": default_max_tokens,
+        "engine.memory_bytes": memory,
+        "engine.max_num_seqs": max_num_seqs,
+        "engine.max_num_batched_tokens": max_num_batched_tokens,
+        "engine.max_model_len": max_model_len,
+        "engine.num_threads": threads,
+        "engine.isa": isa,
+    }
+    config = load_config(config_file, flags)
+    # The address is taken before anything slow, so that a port in use is known at once.
+    listener = listen(config.server.host, config.server.port)
+    with listener:
+        if not is_loopback(config.server.host):
+            typer.echo(_NO_AUTHENTICATION.format(host=config.server.host), err=True)
+        find_model(config, model, may_pull=not no_pull)
+        app, engine = build(config, model)
+        names = ", ".join(app.services.models())
+        typer.echo(f"{engine.memory_plan}\nmodel {names}", err=True)
+        address = address_of(listener)
+        ready = f"ready at {address}/v1 (Ctrl-C stops)"
+        asyncio.run(serve_app(app, listener, lambda: typer.echo(ready, err=True)))
