@@ -60,14 +60,18 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/away":
             self._redirect("http://example.com/file.gguf")
         elif path.startswith("/api/models/"):
-            self._reply(*self._hub_answer(path.removeprefix("/api/models/")))
+            self._answer_as_hub(path.removeprefix("/api/models/"))
         else:
             self._send_file(accepts_ranges=path != "/norange.gguf")
 
-    def _hub_answer(self, rest: str) -> tuple[int, bytes]:
+    def _answer_as_hub(self, rest: str) -> None:
         repo = rest.partition("/revision/")[0]
         info = self.site.hub.get(repo)
-        return (200, json.dumps(info).encode()) if info else (401, b'{"error": "no such repo"}')
+        if info is None:
+            # As the hub does, which does not tell a private repository from none.
+            self._reply(401, b"", {"X-Error-Code": "RepoNotFound"})
+        else:
+            self._reply(200, json.dumps(info).encode())
 
     def _send_file(self, accepts_ranges: bool) -> None:
         time.sleep(self.site.delay_s)

@@ -72,7 +72,8 @@ def list_files(
     """Ask the hub which files a pull of this repository or file means, with sizes and digests.
 
     A repository without a file means its only GGUF file, or its safetensors with configuration and
-    tokenizer. A part of a split GGUF file means all its parts, the first one first. The revision is pinned to the commit that answered.
+    tokenizer. A part of a split GGUF file means all its parts, the first one first. The revision
+    is pinned to the commit that answered.
     Raises: SourceFailed with what to type instead, where that can be known.
     """
     if spec.file and not spec.file.endswith(".gguf"):

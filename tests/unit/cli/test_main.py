@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from fakes.download_site import CONTENT, open_site, sha256
 from headrace.cli.main import COMMANDS, main
 
 SMALL = b"GGUF" + bytes(1000)
@@ -188,6 +189,25 @@ def test_models_as_a_table_and_as_json(home: Path) -> None:
     assert [row["is_local"] for row in rows] == [False, False, False, True]
     assert rows[0]["num_parameters"] == 494032768
     assert rows[-1]["path"] == str(path)
+
+
+def test_pulls_a_file_and_a_folder_from_the_hub(home: Path) -> None:
+    """All the way: huggingface_hub asks a server on this machine, the bytes come over https.py."""
+    with open_site() as site:
+        for repo, names in (("o/gguf", ["a.gguf"]), ("o/st", ["config.json", "x.safetensors"])):
+            lfs = {"sha256": sha256(CONTENT), "size": len(CONTENT), "pointerSize": 1}
+            siblings = [{"rfilename": n, "size": len(CONTENT), "lfs": lfs} for n in names]
+            site.hub[repo] = {"id": repo, "sha": "c0ffee", "siblings": siblings}
+        file = headrace(home, "pull", "o/gguf/a.gguf", HF_ENDPOINT=site.url)
+        folder = headrace(home, "pull", "o/st", HF_ENDPOINT=site.url)
+        missing = headrace(home, "pull", "o/none", HF_ENDPOINT=site.url)
+    assert file.returncode == 0, file.stderr
+    assert Path(file.stdout.split(": ")[1].strip()).read_bytes() == CONTENT
+    assert folder.returncode == 0, folder.stderr
+    assert (Path(folder.stdout.split(": ")[1].strip()) / "x.safetensors").read_bytes() == CONTENT
+    assert "/o/gguf/resolve/c0ffee/a.gguf" in site.paths
+    assert missing.returncode == 1
+    assert "o/none is not there, or is private" in missing.stderr
 
 
 def test_rm_asks_first(home: Path) -> None:

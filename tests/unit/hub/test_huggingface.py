@@ -83,7 +83,7 @@ def test_says_what_to_name_instead(
 
 
 def test_an_unknown_repository(site: Site, config: HubConfig) -> None:
-    with pytest.raises(SourceFailed):
+    with pytest.raises(SourceFailed, match="owner/repo is not there, or is private"):
         names_for(site, config)
 
 
