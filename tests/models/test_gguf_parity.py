@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from headrace.core.errors import UnsupportedFormat
+from headrace.ops.reference.reference_ops import ReferenceOps
 from oracle import transformers_logits
 from oracle.driver import Driver, load_model
 from oracle.gguf_export import export
 from oracle.tiny_models import build, case, token_ids
-
-from headrace.core.errors import UnsupportedFormat
-from headrace.ops.reference.reference_ops import ReferenceOps
 
 FLOAT32_LOGITS = 1e-4
 """As for Hugging Face folders: sums in another order."""

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from headrace.ops.reference.reference_ops import ReferenceOps
 from oracle import transformers_logits
 from oracle.driver import Driver, load_model
 from oracle.tiny_models import CASES, TinyModel, build, case, save, token_ids
-
-from headrace.ops.reference.reference_ops import ReferenceOps
 
 FLOAT32_LOGITS = 1e-4
 """Float32 sums in other orders over up to 7 layers differ by 2e-5 at most; a window off by one

@@ -70,11 +70,15 @@ class TokenLogprobs:
 
 
 class RowOutput(NamedTuple):
-    """What a scheduled request got. `prompt_logprobs` belong to its logit rows but the sampled one."""
+    """What a scheduled request got. `prompt_logprobs` belong to its logit rows but the sampled one.
+
+    `error` set means that no token can be chosen for it, ever: the request ends.
+    """
 
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,13 @@ the ops, the KV arrays. Knows nothing of queues, text or stop conditions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from headrace.core.errors import InvalidLogits
 from headrace.core.step import (
     ModelRunnerOutput,
     RowOutput,
@@ -20,17 +22,22 @@ from headrace.core.step import (
 )
 from headrace.executor.input_batch import flatten
 from headrace.executor.memory import MAX_LOGIT_ROWS
-from headrace.models.llama import Hidden, Llama
+from headrace.models.llama import Llama
 from headrace.ops.protocol import Array, KVCache, Logprobs, Ops
-from headrace.ops.step_inputs import Int32
+from headrace.ops.step_inputs import Int32, SampleInputs
 from headrace.sampling.sample_rows import SampleRow, gather, make_row
+
+NO_CHOICE = (
+    "No token can be chosen: either allowed_token_ids, bad_words and min_tokens together ban every "
+    "token, or the model's logits are not numbers because its weights are damaged."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LogitRow:
     """A wanted row of logits: whose it is, and the prompt token it predicts, or None to sample."""
 
-    request: ScheduledRequest
+    request_id: str
     sample_row: SampleRow
     position: int
     prompt_token_id: int | None
@@ -39,6 +46,22 @@ class LogitRow:
     def num_top(self) -> int | None:
         params = self.sample_row.sampling
         return params.logprobs if self.prompt_token_id is None else params.prompt_logprobs
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What a step found for one request so far."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    error: str | None = None
+
+    def to_output(self) -> RowOutput:
+        """The record the scheduler reads; a request that failed gets no token."""
+        if self.error is not None:
+            return RowOutput(error=self.error)
+        return RowOutput(tuple(self.token_ids), tuple(self.logprobs), tuple(self.prompt_logprobs))
 
 
 class ModelRunner:
@@ -50,43 +73,32 @@ class ModelRunner:
     def __init__(self, model: Llama, cache: KVCache, ops: Ops) -> None:
         self.model, self.cache, self.ops = model, cache, ops
         self._rows: dict[str, SampleRow] = {}
-        self._finished: list[ModelRunnerOutput] = []
+        self._finished: deque[ModelRunnerOutput] = deque()
 
     def submit(self, output: SchedulerOutput) -> None:
-        """Execute a step. Requests named finished are forgotten first."""
+        """Execute a step. Requests named finished are forgotten first.
+
+        A row from which no token can be chosen ends its own request with an error, no other.
+        """
         for request_id in output.finished_request_ids:
             self._rows.pop(request_id, None)
         for new in output.new_requests:
             self._rows[new.request_id] = make_row(new, self.model.config.vocab_size)
-        rows: dict[str, list[TokenLogprobs]] = {r.request_id: [] for r in output.scheduled}
-        tokens: dict[str, int] = {}
-        chosen: dict[str, TokenLogprobs] = {}
+        found = {request.request_id: Gathered() for request in output.scheduled}
         if output.scheduled:
             step = flatten(output.scheduled, self.cache.block_size)
             hidden = self.model.forward(step, self.cache)
             wanted = self._wanted(output.scheduled)
             for start in range(0, len(wanted), MAX_LOGIT_ROWS):
                 part = wanted[start : start + MAX_LOGIT_ROWS]
-                self._choose(
-                    hidden, step.logit_rows[start : start + len(part)], part, rows, tokens, chosen
-                )
-        self._finished.append(
-            ModelRunnerOutput(
-                output.step_id,
-                {
-                    request_id: RowOutput(
-                        token_ids=(tokens[request_id],) if request_id in tokens else (),
-                        logprobs=(chosen[request_id],) if request_id in chosen else (),
-                        prompt_logprobs=tuple(prompt),
-                    )
-                    for request_id, prompt in rows.items()
-                },
-            )
-        )
+                logits = self.model.logits(hidden, step.logit_rows[start : start + len(part)])
+                self._choose(logits, part, found)
+        rows = {request_id: gathered.to_output() for request_id, gathered in found.items()}
+        self._finished.append(ModelRunnerOutput(output.step_id, rows))
 
     def collect(self) -> ModelRunnerOutput:
         """The oldest submitted step's result."""
-        return self._finished.pop(0)
+        return self._finished.popleft()
 
     def _wanted(self, scheduled: Sequence[ScheduledRequest]) -> list[LogitRow]:
         wanted = []
@@ -97,51 +109,84 @@ class ModelRunner:
             for position in range(end - request.num_logit_rows + 1, end + 1):
                 is_last = position == end and request.is_sampled
                 token_id = None if is_last else prompt[position]
-                wanted.append(LogitRow(request, row, position, token_id))
+                wanted.append(LogitRow(request.request_id, row, position, token_id))
         return wanted
 
     def _choose(
-        self,
-        hidden: Hidden,
-        flat_rows: Int32,
-        wanted: Sequence[LogitRow],
-        prompt_logprobs: dict[str, list[TokenLogprobs]],
-        tokens: dict[str, int],
-        chosen: dict[str, TokenLogprobs],
+        self, logits: Array, wanted: Sequence[LogitRow], found: Mapping[str, Gathered]
     ) -> None:
-        logits = self.model.logits(hidden, flat_rows)  # [S, V]
+        """Sample the rows that choose a token, then score those whose log-probabilities are asked.
+
+        Log-probabilities are those of the model, before penalties, bias and temperature.
+        Mutates: logits [S, V], found.
+        """
         token_ids = np.array([row.prompt_token_id or 0 for row in wanted], dtype=np.int32)
         asked = [index for index, row in enumerate(wanted) if row.num_top is not None]
         raw = logits[asked] if asked else None  # a copy: sampling changes logits in place
         sampled = [index for index, row in enumerate(wanted) if row.prompt_token_id is None]
         if sampled:
-            token_ids[sampled] = self._sample(logits, sampled, wanted)
-        for index in sampled:
-            row = wanted[index]
-            token_id = int(token_ids[index])
-            row.sample_row.append(token_id)
-            tokens[row.request.request_id] = token_id
-        if raw is None:
-            return
-        num_top = max(wanted[index].num_top or 0 for index in asked)
-        result = self.ops.logprobs(raw, token_ids[asked], num_top)
-        for place, index in enumerate(asked):
-            row = wanted[index]
-            record = to_record(result, place, int(token_ids[index]), row.num_top or 0)
-            if row.prompt_token_id is None:
-                chosen[row.request.request_id] = record
-            else:
-                prompt_logprobs[row.request.request_id].append(record)
+            self._sample(logits, sampled, wanted, token_ids, found)
+        if raw is not None:
+            self._score(raw, token_ids[asked], [wanted[index] for index in asked], found)
 
-    def _sample(self, logits: Array, sampled: list[int], wanted: Sequence[LogitRow]) -> Int32:
-        rows = logits if len(sampled) == len(logits) else np.ascontiguousarray(logits[sampled])
-        inputs = gather(
-            [wanted[index].sample_row for index in sampled],
-            [wanted[index].position for index in sampled],
-            self.model.config.vocab_size,
-        )
-        self.ops.adjust_logits(rows, inputs)
-        return self.ops.sample(rows, inputs)
+    def _sample(
+        self,
+        logits: Array,
+        sampled: Sequence[int],
+        wanted: Sequence[LogitRow],
+        token_ids: Int32,
+        found: Mapping[str, Gathered],
+    ) -> None:
+        """Choose a token for the sampled rows. Mutates: logits, token_ids, found, sample rows."""
+        rows = [wanted[index] for index in sampled]
+        part = logits if len(sampled) == len(logits) else np.ascontiguousarray(logits[sampled])
+        inputs = self._inputs(rows)
+        self.ops.adjust_logits(part, inputs)
+        good = list(range(len(rows)))
+        try:
+            chosen = self.ops.sample(part, inputs)
+        except InvalidLogits as error:
+            good = fail_rows(error, rows, found)
+            if not good:
+                return
+            part = np.ascontiguousarray(part[good])
+            chosen = self.ops.sample(part, self._inputs([rows[index] for index in good]))
+        for index, token_id in zip(good, chosen.tolist(), strict=True):
+            token_ids[sampled[index]] = token_id
+            rows[index].sample_row.append(token_id)
+            found[rows[index].request_id].token_ids.append(token_id)
+
+    def _inputs(self, rows: Sequence[LogitRow]) -> SampleInputs:
+        vocab_size = self.model.config.vocab_size
+        return gather([r.sample_row for r in rows], [r.position for r in rows], vocab_size)
+
+    def _score(
+        self, raw: Array, token_ids: Int32, rows: list[LogitRow], found: Mapping[str, Gathered]
+    ) -> None:
+        """Log-probabilities of chosen tokens and of the prompt's. Mutates: found."""
+        num_top = max(row.num_top or 0 for row in rows)
+        try:
+            result = self.ops.logprobs(raw, token_ids, num_top)
+        except InvalidLogits as error:
+            good = fail_rows(error, rows, found)
+            if not good:
+                return
+            token_ids, rows = token_ids[good], [rows[index] for index in good]
+            result = self.ops.logprobs(np.ascontiguousarray(raw[good]), token_ids, num_top)
+        for place, row in enumerate(rows):
+            gathered = found[row.request_id]
+            records = gathered.logprobs if row.prompt_token_id is None else gathered.prompt_logprobs
+            records.append(to_record(result, place, int(token_ids[place]), row.num_top or 0))
+
+
+def fail_rows(
+    error: InvalidLogits, rows: Sequence[LogitRow], found: Mapping[str, Gathered]
+) -> list[int]:
+    """Fail the requests of rows without a choice; the rows that are left. Mutates: found."""
+    bad = frozenset(error.rows)
+    for index in bad:
+        found[rows[index].request_id].error = NO_CHOICE
+    return [index for index in range(len(rows)) if index not in bad]
 
 
 def to_record(result: Logprobs, place: int, token_id: int, num_top: int) -> TokenLogprobs:

@@ -152,6 +152,10 @@ class Scheduler:
             if request is None:  # aborted while the step was computed
                 continue
             found = result.rows[row.request_id]
+            if found.error is not None:
+                self._end(request)
+                progress.append(_to_failure(request, found.error))
+                continue
             if row.is_sampled and not found.token_ids:
                 raise RuntimeError(f"The step chose no token for request {row.request_id!r}.")
             num_computed_tokens = request.num_computed_tokens + len(row.token_ids)
@@ -330,6 +334,10 @@ def _to_progress(
         request.queued_at_s,
         request.scheduled_at_s,
     )
+
+
+def _to_failure(request: RequestState, error: str) -> RequestProgress:
+    return _to_progress(request, RowOutput(), 0, "error")._replace(error=error)
 
 
 def _introduce(plan: Plan) -> tuple[NewRequest, ...]:
