@@ -24,7 +24,7 @@ build: $(VENV)/.stamp-dev  ## rebuild the C++ extension, incremental
 check: $(VENV)/.stamp-dev  ## format, lint, types, import contracts, C++ symbols; changes nothing
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	PYTHONPATH=src $(BIN)/lint-imports
 	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' | xargs $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/python scripts/check_symbols.py
 
