@@ -125,8 +125,11 @@ class Llama:
 
 
 def sliding_window(config: Mapping[str, Any]) -> int | None:
-    """Mistral's and Phi-3's window over all layers; None without one, or when switched off."""
-    if config.get("use_sliding_window") is False:
+    """Mistral's and Phi-3's window over all layers, None where the file has none.
+
+    Llama has no windows, even where its config carries the key.
+    """
+    if config.get("model_type") == "llama":
         return None
     value = config.get("sliding_window")
     return int(value) if value else None

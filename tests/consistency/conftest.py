@@ -1,0 +1,62 @@
+"""Tiny models on every instruction set, and what each request gets alone."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+
+from headrace.models.llama import Llama
+from headrace.ops.protocol import Ops
+from headrace.ops.table import make_ops
+from oracle.driver import load_model
+from consistency.mixed_requests import requests
+from oracle.engine_driver import Answer, EngineDriver, Setting
+from oracle.tiny_models import build, case, save
+
+ISAS = ("generic", "avx2", "avx512", "amx")
+ARCHITECTURES = ("qwen2", "gemma3")
+
+
+def cpu_ops(isa: str, num_threads: int) -> Ops:
+    """The C++ kernels of an instruction set; skips what this machine cannot run."""
+    if importlib.util.find_spec("headrace._cpu") is None:
+        pytest.skip("the C++ extension is not built")
+    supported = importlib.import_module("headrace.ops.cpu.isa").supported_isas()
+    if isa not in supported:
+        pytest.skip(f"this CPU has no {isa}")
+    return make_ops("cpu", isa=isa, num_threads=num_threads)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, int], Llama]:
+    """A tiny model of an architecture on an instruction set with some threads."""
+
+    @cache
+    def make(name: str, isa: str, num_threads: int = 2) -> Llama:
+        ops = cpu_ops(isa, num_threads)
+        folder = save(build(case(name)), tmp_path_factory.mktemp(name))
+        return load_model(folder, ops)
+
+    return make
+
+
+@pytest.fixture(scope="session", params=ISAS)
+def isa(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session", params=ARCHITECTURES)
+def model(request: pytest.FixtureRequest, isa: str, tiny: Callable[..., Llama]) -> Llama:
+    return tiny(request.param, isa, 2)
+
+
+@pytest.fixture(scope="session")
+def alone(model: Llama) -> dict[str, Answer]:
+    """What each request gets with an engine to itself and nothing cached."""
+    answers: dict[str, Answer] = {}
+    for asked in requests():
+        answers |= EngineDriver(model, Setting(has_prefix_cache=False)).generate([asked])
+    return answers

@@ -1,0 +1,110 @@
+"""The real scheduler, block cache and runner around a model, one step at a time, without threads.
+
+In: requests as token ids, limits, when each arrives. Out: what each request got, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from headrace.cache.kv_cache_manager import KVCacheManager
+from headrace.core.clock import SystemClock
+from headrace.core.request import SamplingParams
+from headrace.core.step import StepReport, TokenLogprobs
+from headrace.executor.model_runner import ModelRunner
+from headrace.models.llama import Llama
+from headrace.sched.request_state import RequestSpec
+from headrace.sched.scheduler import Scheduler
+from headrace.sched.token_budget import SchedulerLimits
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request: name, prompt, how tokens are chosen. `seed` as the engine resolves it."""
+
+    name: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    max_tokens: int = 12
+    seed: int = 7
+
+    def spec(self) -> RequestSpec:
+        return RequestSpec(
+            request_id=self.name,
+            prompt_token_ids=self.prompt,
+            sampling=self.sampling,
+            seed=self.seed,
+            max_tokens=self.max_tokens,
+        )
+
+
+@dataclass
+class Answer:
+    """What a request got. Two are equal when every token and every bit of logprobs is."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    error: str | None = None
+    num_cached_tokens: int = field(default=0, compare=False)
+    num_preemptions: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Limits of a run."""
+
+    max_num_batched_tokens: int = 512
+    max_num_seqs: int = 32
+    num_blocks: int = 64
+    block_size: int = 16
+    has_prefix_cache: bool = True
+
+
+class EngineDriver:
+    """One engine; its cache outlives the calls of `generate`, as a server's does."""
+
+    def __init__(self, model: Llama, setting: Setting | None = None) -> None:
+        setting = setting or Setting()
+        size = setting.block_size
+        cache = model.ops.allocate_kv(model.config.attention, setting.num_blocks, size)
+        self.runner = ModelRunner(model, cache, model.ops)
+        self.manager = KVCacheManager(setting.num_blocks, size, setting.has_prefix_cache)
+        limits = SchedulerLimits(
+            max_num_batched_tokens=max(setting.max_num_batched_tokens, 1),
+            max_num_seqs=min(setting.max_num_seqs, setting.max_num_batched_tokens),
+            max_waiting_requests=1000,
+            max_model_len=model.config.max_model_len,
+        )
+        self.scheduler = Scheduler(limits, self.manager, SystemClock())
+
+    def generate(
+        self, asked: Sequence[Asked], arrivals: Mapping[str, int] | None = None
+    ) -> dict[str, Answer]:
+        """Run requests to their ends. `arrivals`: steps before a request comes, 0 if not named."""
+        answers = {request.name: Answer() for request in asked}
+        waiting = sorted(asked, key=lambda request: (arrivals or {}).get(request.name, 0))
+        step = 0
+        while waiting or self.scheduler.has_work:
+            while waiting and (arrivals or {}).get(waiting[0].name, 0) <= step:
+                self.scheduler.add(waiting.pop(0).spec())
+            self._take(self._step(), answers)
+            step += 1
+        self.scheduler.check_integrity()
+        return answers
+
+    def _step(self) -> StepReport:
+        output = self.scheduler.schedule()
+        self.runner.submit(output)
+        return self.scheduler.update(output, self.runner.collect())
+
+    def _take(self, report: StepReport, answers: Mapping[str, Answer]) -> None:
+        for progress in report.progress:
+            answer = answers[progress.request_id]
+            answer.token_ids += progress.new_token_ids
+            answer.logprobs += progress.logprobs
+            answer.prompt_logprobs += progress.prompt_logprobs
+            answer.error = progress.error
+            answer.num_cached_tokens = progress.num_cached_tokens
+            answer.num_preemptions = progress.num_preemptions

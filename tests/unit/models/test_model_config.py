@@ -1,0 +1,180 @@
+"""Configs: old and new spellings of the same numbers, and files that headrace must refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headrace.core.errors import ModelFileError, UnsupportedFormat
+from headrace.models.model_config import LongRope, ModelConfig
+from headrace.models.registry import MODELS, model_class
+
+PLAIN: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 320,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+}
+GEMMA = PLAIN | {"model_type": "gemma3_text", "head_dim": 64, "sliding_window": 24}
+GGUF: dict[str, Any] = {
+    "general.architecture": "llama",
+    "llama.vocab_size": 320,
+    "llama.embedding_length": 128,
+    "llama.feed_forward_length": 192,
+    "llama.block_count": 2,
+    "llama.attention.head_count": 4,
+    "llama.attention.head_count_kv": 2,
+    "llama.context_length": 256,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+}
+
+
+def read(**changes: Any) -> ModelConfig:
+    config = {**PLAIN, **changes}
+    return model_class(config["model_type"]).config_from_huggingface(config)
+
+
+def read_gguf(**changes: Any) -> ModelConfig:
+    metadata = {**GGUF, **{f"llama.{key}": value for key, value in changes.items()}}
+    return MODELS["llama"].config_from_gguf(metadata)
+
+
+def test_old_and_new_spelling_of_rope_are_the_same() -> None:
+    scaling = {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    old = read(rope_theta=5e5, rope_scaling={"type": "llama3", **scaling})
+    new = read(rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, **scaling})
+    assert old == new
+    factors = old.ropes[0].factors
+    assert factors is not None
+    assert factors[0] == 1.0
+    assert factors[-1] == 8.0
+    assert list(factors) == sorted(factors)
+
+
+def test_old_and_new_spelling_of_gemma_are_the_same() -> None:
+    old = {
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "sliding_window_pattern": 6,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    }
+    new = {
+        "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 2,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+        },
+    }
+    assert read(**GEMMA | old) == read(**GEMMA | new)
+
+
+def test_the_text_half_of_an_image_and_text_model_may_leave_numbers_out() -> None:
+    text = {
+        "model_type": "gemma3_text",
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 34,
+        "sliding_window": 1024,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    }
+    config = MODELS["gemma3"].config_from_huggingface({"model_type": "gemma3", "text_config": text})
+    assert config.vocab_size == 262208
+    assert (config.attention[0].window, config.attention[5].window) == (1024, None)
+    assert (config.ropes[0].theta, config.ropes[5].theta) == (1e4, 1e6)
+    assert config.ropes[0].factors is None
+    assert set(config.ropes[5].factors or ()) == {8.0}
+
+
+def test_windows_belong_to_mistral_and_not_to_llama() -> None:
+    assert read(model_type="mistral", sliding_window=20).attention[0].window == 20
+    assert read(model_type="mistral", sliding_window=None).attention[0].window is None
+    assert read(model_type="llama", sliding_window=20).attention[0].window is None
+
+
+def test_longrope_lists_and_their_threshold() -> None:
+    scaling = {"type": "su", "short_factor": [1.0, 1.1], "long_factor": [2.0, 4.0]}
+    config = read(model_type="phi3", rope_scaling=scaling, original_max_position_embeddings=64)
+    assert config.long_rope == LongRope(64, (1.0, 1.1), (2.0, 4.0))
+    assert config.long_rope.factors(64) == (1.0, 1.1)
+    assert config.long_rope.factors(65) == (2.0, 4.0)
+    assert config.ropes[0].attention_factor == pytest.approx((1 + 2 / 6) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window"),
+        ({"model_type": "qwen3", "attention_bias": True}, "attention_bias"),
+        (GEMMA | {"attn_logit_softcapping": 50.0}, "Gemma"),
+        (GEMMA | {"hidden_activation": "silu"}, "hidden_activation"),
+    ],
+)
+def test_what_the_forward_does_not_compute_is_refused(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(UnsupportedFormat, match=named):
+        read(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"hidden_size": None}, "hidden_size"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps"),
+        ({"num_hidden_layers": True}, "num_hidden_layers"),
+        ({"num_key_value_heads": 3}, "3 KV heads"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": 1}}, "short_factor"),
+        (GEMMA | {"layer_types": ["full_attention"]}, "layer_types"),
+    ],
+)
+def test_damaged_numbers_are_named(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelFileError, match=named):
+        read(**changes)
+
+
+def test_gguf_linear_rope_and_head_size() -> None:
+    config = read_gguf(
+        **{
+            "attention.key_length": 64,
+            "attention.value_length": 64,
+            "rope.dimension_count": 32,
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": 4.0,
+        }
+    )
+    assert config.attention[0].head_size == 64
+    assert config.ropes[0].rotary_size == 32
+    assert config.ropes[0].factors == (4.0,) * 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "named"),
+    [
+        ({"rope.scaling.type": "yarn"}, UnsupportedFormat, "yarn"),
+        ({"attention.value_length": 64}, UnsupportedFormat, "64"),
+        ({"attention.head_count_kv": [2, 1]}, ModelFileError, "head_count_kv"),
+        ({"attention.head_count": 0}, ModelFileError, "0 query heads"),
+    ],
+)
+def test_gguf_numbers_are_checked(
+    changes: dict[str, Any], error: type[Exception], named: str
+) -> None:
+    with pytest.raises(error, match=named):
+        read_gguf(**changes)
+
+
+def test_unknown_architectures_list_the_known_ones() -> None:
+    with pytest.raises(UnsupportedFormat, match=r"'mamba'.*gemma3.*llama"):
+        model_class("mamba")

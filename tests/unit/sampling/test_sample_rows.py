@@ -1,0 +1,101 @@
+"""Sampling rows: what each parameter becomes in the arrays that the sampling ops read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace.core.request import SamplingParams
+from headrace.core.step import NewRequest
+from headrace.sampling.sample_rows import SampleRow, gather, make_row, token_mask
+
+VOCAB = 70
+
+
+def row(prompt: tuple[int, ...] = (1, 2, 2), **changes: Any) -> SampleRow:
+    new = {
+        name: changes.pop(name) for name in ("stop_token_ids", "bad_words_ids") if name in changes
+    }
+    seed = changes.pop("seed_bits", 7)
+    return make_row(NewRequest("r", prompt, SamplingParams(**changes), seed, **new), VOCAB)
+
+
+def pairs(lists: Any, s: int) -> dict[int, float]:
+    part = slice(lists.start[s], lists.start[s + 1])
+    return dict(zip(lists.token_ids[part].tolist(), lists.values[part].tolist(), strict=True))
+
+
+def test_numbers_keep_their_rows_and_types() -> None:
+    inputs = gather(
+        [
+            row(temperature=0.0, top_k=-1, seed_bits=2**64 - 1),
+            row(temperature=0.5, top_k=9, top_p=0.25, min_p=0.125, typical_p=0.75),
+        ],
+        [3, 2**31 + 5],
+        VOCAB,
+    )
+    assert inputs.temperature.tolist() == [0.0, 0.5]
+    assert inputs.top_k.tolist() == [0, 9]
+    assert inputs.top_p.tolist() == [1.0, 0.25]
+    assert inputs.min_p.tolist() == [0.0, 0.125]
+    assert inputs.typical_p.tolist() == [1.0, 0.75]
+    assert inputs.seeds.tolist() == [2**64 - 1, 7]
+    assert inputs.positions.tolist() == [3, 2**31 + 5]
+    assert inputs.seeds.dtype == np.uint64
+    assert inputs.temperature.dtype == np.float32
+    assert inputs.temperature.flags.c_contiguous
+    assert inputs.prompt_counts is None
+    assert inputs.bias is None
+    assert inputs.token_mask is None
+
+
+def test_penalties_count_prompt_and_output_of_their_rows_only() -> None:
+    plain, penalized = row(), row(presence_penalty=0.5)
+    for each in (plain, penalized):
+        each.append(5)
+        each.append(5)
+        each.append(1)
+    inputs = gather([plain, penalized], [0, 0], VOCAB)
+    assert pairs(inputs.prompt_counts, 0) == pairs(inputs.output_counts, 0) == {}
+    assert pairs(inputs.prompt_counts, 1) == {1: 1, 2: 2}
+    assert pairs(inputs.output_counts, 1) == {5: 2, 1: 1}
+
+
+@pytest.mark.parametrize("name", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
+def test_each_penalty_counts(name: str) -> None:
+    inputs = gather([row(**{name: 1.5})], [0], VOCAB)
+    assert pairs(inputs.prompt_counts, 0) == {1: 1, 2: 2}
+    assert getattr(inputs, name).tolist() == [1.5]
+
+
+def test_stop_tokens_are_banned_until_min_tokens() -> None:
+    request = row(min_tokens=2, stop_token_ids=(3, 4), logit_bias={3: 50.0, 9: 1.5})
+    request.append(8)
+    assert pairs(gather([request], [0], VOCAB).bias, 0) == {3: -np.inf, 4: -np.inf, 9: 1.5}
+    request.append(8)
+    assert pairs(gather([request], [0], VOCAB).bias, 0) == {3: 50.0, 9: 1.5}
+
+
+def test_bad_words_ban_their_last_token_after_their_beginning() -> None:
+    request = row(bad_words_ids=((6,), (1, 2, 3), (2, 4)), prompt=(1, 2))
+    assert pairs(gather([request], [0], VOCAB).bias, 0) == {6: -np.inf}  # prompts do not count
+    request.append(1)
+    request.append(2)
+    banned = pairs(gather([request], [0], VOCAB).bias, 0)
+    assert banned == {6: -np.inf, 3: -np.inf, 4: -np.inf}
+    request.append(3)
+    assert pairs(gather([request], [0], VOCAB).bias, 0) == {6: -np.inf}
+
+
+def test_masks_allow_what_is_asked_and_everything_elsewhere() -> None:
+    inputs = gather([row(), row(allowed_token_ids=[0, 31, 32, 69, 69])], [0, 0], VOCAB)
+    assert inputs.token_mask.dtype == np.uint32
+    bits = np.unpackbits(inputs.token_mask.view(np.uint8), axis=1, bitorder="little")[:, :VOCAB]
+    assert bits[0].all()
+    assert np.flatnonzero(bits[1]).tolist() == [0, 31, 32, 69]
+
+
+def test_token_mask_fills_whole_words() -> None:
+    assert token_mask([0, 33], 33 + 1).tolist() == [1, 2]
