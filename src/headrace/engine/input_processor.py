@@ -25,6 +25,7 @@ class PreparedRequest:
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
     specs: tuple[RequestSpec, ...]
+    return_prompt_text: bool = False
 
 
 class InputProcessor:
@@ -71,7 +72,9 @@ class InputProcessor:
             )
             for index in range(sampling.n)
         )
-        return PreparedRequest(request.request_id, prompt, sampling, specs)
+        return PreparedRequest(
+            request.request_id, prompt, sampling, specs, request.return_prompt_text
+        )
 
     def _encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
         """Tokenize whichever of prompt and messages is there; also name it."""

@@ -6,6 +6,8 @@ and prompt logprobs of one request; written by the output thread only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from headrace.core.output import CompletionDelta, PositionLogprobs, RequestOutput, RequestTimes
 from headrace.core.step import RequestProgress
 from headrace.core.usage import Usage
@@ -75,15 +77,27 @@ class OpenRequest:
         if delta.token_ids and self.first_token_at_s is None:
             self.first_token_at_s = now_s
         is_finished = self.is_finished
+        prompt_ids = self.prepared.prompt_token_ids
+        shows_text = is_first and self.prepared.return_prompt_text
         return RequestOutput(
             request_id=self.prepared.request_id,
             deltas=(delta,),
             usage=self.usage,
             is_finished=is_finished,
-            prompt_token_ids=self.prepared.prompt_token_ids if is_first else None,
+            prompt_token_ids=prompt_ids if is_first else None,
             prompt_logprobs=tuple(self._scored or ()) if is_scored_now else None,
             times=self.times(now_s) if is_finished else None,
+            prompt_text=self._text(prompt_ids) if shows_text else None,
+            prompt_tokens=tuple(map(self._token_text, prompt_ids)) if shows_text else None,
         )
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        """Padding ids past the vocabulary have no text."""
+        return self._tokenizer.decode([i for i in token_ids if i < self._tokenizer.vocab_size])
+
+    def _token_text(self, token_id: int) -> str:
+        is_known = token_id < self._tokenizer.vocab_size
+        return self._tokenizer.token_text(token_id) if is_known else ""
 
     @property
     def usage(self) -> Usage:

@@ -143,6 +143,8 @@ def merge(first: RequestOutput, second: RequestOutput) -> RequestOutput:
         deltas=tuple(deltas.values()),
         prompt_token_ids=first.prompt_token_ids or second.prompt_token_ids,
         prompt_logprobs=second.prompt_logprobs if prompt_logprobs is None else prompt_logprobs,
+        prompt_text=first.prompt_text or second.prompt_text,
+        prompt_tokens=first.prompt_tokens or second.prompt_tokens,
     )
 
 
