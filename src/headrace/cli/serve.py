@@ -86,7 +86,7 @@ def serve(
         "engine.num_threads": threads,
         "engine.isa": isa,
     }
-    config = load_config(config_file, flags)
+    config = load_config(config_file, flags, is_server=True)
     # The address is taken before anything slow, so that a port in use is known at once.
     listener = listen(config.server.host, config.server.port)
     with listener:

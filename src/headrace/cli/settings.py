@@ -23,7 +23,16 @@ ConfigOption = Annotated[
 ]
 
 # Third-party loggers speak only when asked for debugging.
-_QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "filelock", "asyncio")
+_QUIET = (
+    "uvicorn.error",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "httpcore2",
+    "huggingface_hub",
+    "filelock",
+    "asyncio",
+)
 
 
 def load_config(

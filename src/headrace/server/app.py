@@ -33,6 +33,8 @@ from headrace.server.sse import send_events
 
 _log = logging.getLogger(__name__)
 
+_REQUEST_ID, _CLIENT_LEFT = "headrace.request_id", "headrace.client_left"
+
 Report = Callable[[Services], JsonReply]
 Inference = Callable[[Services, Call], Awaitable[JsonReply | EventReply]]
 Lifespan = Callable[[], AbstractAsyncContextManager[None]]
@@ -85,7 +87,7 @@ class HeadraceApp:
         clock, status = self.services.clock, 0
         begin_s = clock.monotonic_s()
         request_id = header_request_id(Headers(scope=scope).get("x-request-id"))
-        scope["headrace.request_id"] = request_id
+        scope[_REQUEST_ID] = request_id
         fixed = [
             (b"x-request-id", request_id.encode("latin-1")),
             (b"x-content-type-options", b"nosniff"),
@@ -109,14 +111,11 @@ class HeadraceApp:
                 await _send_error(error, request_id, send_with_headers)
         finally:
             spent_s = clock.monotonic_s() - begin_s
-            _log.info(
-                "%s %s %s %.3f s %s",
-                scope["method"],
-                scope["path"],
-                status or "gone",
-                spent_s,
-                request_id,
-            )
+            # Probes and scrapers come every few seconds.
+            level = logging.INFO if scope["method"] == "POST" or status >= 400 else logging.DEBUG
+            ended = f"{status or '-'}{' client left' if scope.get(_CLIENT_LEFT) else ''}"
+            path = scope["path"]
+            _log.log(level, "%s %r %s %.3f s %s", scope["method"], path, ended, spent_s, request_id)
 
 
 async def _send_error(error: Exception, request_id: str, send: Send) -> None:
@@ -191,10 +190,10 @@ class _Inference:
         services.check_ready()
         headers = Headers(scope=scope)
         body = await read_json_object(receive, headers, services.config)
-        call = Call(body, headers, scope["headrace.request_id"])
+        call = Call(body, headers, scope[_REQUEST_ID])
         work = asyncio.create_task(self._run(call, send))
         with services.lifetime.track(work):
-            await _run_until_gone(work, receive)
+            scope[_CLIENT_LEFT] = not await _run_until_left(work, receive)
 
     async def _run(self, call: Call, send: Send) -> None:
         lifetime = self._services.lifetime
@@ -210,13 +209,18 @@ class _Inference:
             raise
 
 
-async def _run_until_gone(work: asyncio.Task[None], receive: Receive) -> None:
-    """Run the work; cancel it as soon as its client disconnects."""
+async def _run_until_left(work: asyncio.Task[None], receive: Receive) -> bool:
+    """Run the work; cancel it as soon as its client disconnects. True when it was completed.
+
+    Raises: what the work raises.
+    """
     gone = asyncio.create_task(_wait_for_disconnect(receive))
     try:
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
+        is_complete = work.done()
+        if is_complete:
             work.result()
+        return is_complete
     finally:
         gone.cancel()
         if not work.done():
