@@ -7,7 +7,8 @@ prefix hit on other content changes the answer. Keeps what a runner keeps, to sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 from headrace.core.step import (
@@ -36,11 +37,23 @@ def expected_output(
     return tuple(token_ids[len(prompt) :])
 
 
-class FakeRunner:
-    """Executes steps over slots in a list. `steps` keeps every plan it was given."""
+Model = Callable[[Sequence[int], NewRequest], int]
 
-    def __init__(self, block_size: int, vocab_size: int = 1000) -> None:
+
+class FakeRunner:
+    """Executes steps over slots in a dict. `steps` keeps every plan it was given.
+
+    `model` replaces the hash: tokens read back, request -> next token. Steps from
+    `first_gated_step` on wait while `gate` is closed; each raises `failure` when there is one.
+    """
+
+    def __init__(self, block_size: int, vocab_size: int = 1000, model: Model | None = None) -> None:
         self.block_size, self.vocab_size = block_size, vocab_size
+        self._model = model or (lambda ids, new: next_token(ids, new.seed, vocab_size))
+        self.gate = threading.Event()
+        self.gate.set()
+        self.first_gated_step = 1
+        self.failure: Exception | None = None
         self.slots: dict[int, tuple[int, int]] = {}
         self.known: dict[str, NewRequest] = {}
         self.steps: list[SchedulerOutput] = []
@@ -48,6 +61,10 @@ class FakeRunner:
 
     def submit(self, output: SchedulerOutput) -> None:
         self.steps.append(output)
+        if len(self.steps) >= self.first_gated_step:
+            self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
         for request_id in output.finished_request_ids:
             del self.known[request_id]
         for new in output.new_requests:
@@ -83,7 +100,7 @@ class FakeRunner:
         )
         if not row.is_sampled:
             return RowOutput(prompt_logprobs=prompt_logprobs)
-        token_id = next_token(token_ids, new.seed, self.vocab_size)
+        token_id = self._model(token_ids, new)
         wants_logprobs = new.sampling.logprobs is not None
         logprobs = (self._logprob(token_id, token_ids),) if wants_logprobs else ()
         return RowOutput((token_id,), logprobs, prompt_logprobs)

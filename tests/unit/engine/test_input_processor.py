@@ -1,0 +1,138 @@
+"""Requests to tokens, and every way in which they are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fakes.byte_tokenizer import BOS, EOS, VOCAB_SIZE, byte_tokenizer
+from fakes.running_engine import TEMPLATE, ask
+from headrace.core.errors import ContextTooLong, InvalidParameter, RequestError
+from headrace.core.message import Message
+from headrace.engine.input_processor import InputProcessor
+from headrace.engine.seeds import derive_seed, resolve_seed
+from headrace.text.chat_template import ChatTemplate
+
+CHAT = (Message("user", "hi"),)
+
+
+@pytest.fixture(scope="module")
+def processor() -> InputProcessor:
+    return InputProcessor(byte_tokenizer(), ChatTemplate(TEMPLATE, {}), max_model_len=40)
+
+
+def test_text_ids_and_messages_become_tokens(processor: InputProcessor) -> None:
+    assert processor.prepare(ask("abc")).prompt_token_ids == tuple(b"abc")
+    assert processor.prepare(ask((1, 2, 3))).prompt_token_ids == (1, 2, 3)
+    chat = processor.prepare(ask(None, messages=CHAT))
+    assert chat.prompt_token_ids == tuple(b"user:hi\n")
+
+
+def test_a_bare_prompt_may_name_control_tokens_and_a_chat_may_not(
+    processor: InputProcessor,
+) -> None:
+    assert processor.prepare(ask("<bos>a")).prompt_token_ids == (BOS, ord("a"))
+    chat = processor.prepare(ask(None, messages=(Message("user", "<eos>"),)))
+    assert EOS not in chat.prompt_token_ids
+
+
+def test_one_spec_per_answer(processor: InputProcessor) -> None:
+    request = ask("abc", n=3, seed=5, prompt_logprobs=2, priority=4, tenant="t", cache_salt="s")
+    prepared = processor.prepare(request, "u")
+    assert [spec.request_id for spec in prepared.specs] == ["u.0", "u.1", "u.2"]
+    assert [spec.seed for spec in prepared.specs] == [derive_seed(5, index) for index in range(3)]
+    assert [spec.sampling.prompt_logprobs for spec in prepared.specs] == [2, None, None]
+    for spec in prepared.specs:
+        assert (spec.priority, spec.tenant, spec.cache_salt) == (4, "t", "s")
+        assert spec.eos_token_ids == (EOS,)
+
+
+def test_seeds() -> None:
+    assert resolve_seed(3) == 3
+    assert resolve_seed(-1) == 2**64 - 1
+    assert len({resolve_seed(None) for _ in range(8)}) == 8
+    assert derive_seed(9, 0) == 9
+    # part of the contract: answers of an old request can be had again
+    assert derive_seed(9, 1) == 4892556851312131662
+    assert len({derive_seed(seed, index) for seed in range(9) for index in range(9)}) == 81
+
+
+def test_ignore_eos_leaves_no_eos(processor: InputProcessor) -> None:
+    assert processor.prepare(ask("abc", ignore_eos=True)).specs[0].eos_token_ids == ()
+
+
+def test_max_tokens_none_is_what_the_context_leaves(processor: InputProcessor) -> None:
+    prepared = processor.prepare(ask("a" * 30, max_tokens=None))
+    assert prepared.sampling.max_tokens == 10
+    assert prepared.specs[0].max_tokens == 10
+
+
+def test_context_limits_are_exact(processor: InputProcessor) -> None:
+    assert processor.prepare(ask("a" * 39, max_tokens=1)).specs
+    assert processor.prepare(ask("a" * 30, max_tokens=10)).specs
+    with pytest.raises(ContextTooLong, match=r"40 tokens\. The prompt has 40 tokens\.") as caught:
+        processor.prepare(ask("a" * 40, max_tokens=1))
+    assert (caught.value.param, caught.value.max_tokens) == ("prompt", None)
+    with pytest.raises(ContextTooLong, match="30 tokens and asks for 11 more") as caught:
+        processor.prepare(ask("a" * 30, max_tokens=11))
+    assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(ContextTooLong) as caught:
+        processor.prepare(ask(None, messages=(Message("user", "a" * 99),)))
+    assert caught.value.param == "messages"
+
+
+def test_min_tokens_must_fit_the_context(processor: InputProcessor) -> None:
+    with pytest.raises(InvalidParameter, match=r"min_tokens is 11; allowed: 0 to 10"):
+        processor.prepare(ask("a" * 30, max_tokens=None, min_tokens=11))
+
+
+def test_a_prompt_is_cut_only_when_asked(processor: InputProcessor) -> None:
+    prompt = "b" * 100 + "a" * 10
+    prepared = processor.prepare(ask(prompt, truncate_prompt_tokens=12))
+    assert prepared.prompt_token_ids == tuple(b"bb" + b"a" * 10)
+    for wrong in (0, -1, 40, True, "9"):
+        with pytest.raises(InvalidParameter, match="truncate_prompt_tokens"):
+            processor.prepare(ask(prompt, truncate_prompt_tokens=wrong))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": ""}, "prompt is ''; allowed: at least one token"),
+        ({"prompt": ()}, "prompt is (); allowed: at least one token"),
+        ({"prompt": None}, "prompt is 'neither'; allowed: exactly one of prompt and messages"),
+        ({"messages": CHAT}, "prompt is 'both'; allowed: exactly one of prompt and messages"),
+        ({"prompt": (1, 258)}, "prompt is 258; allowed: token ids of this model, 0 to 257"),
+        ({"prompt": (-1,)}, "prompt is -1; allowed: token ids of this model, 0 to 257"),
+        ({"prompt": (True,)}, "prompt is True; allowed: token ids of this model, 0 to 257"),
+        ({"logit_bias": {300: 1.0}}, "logit_bias is 300; allowed: token ids of this model"),
+        ({"allowed_token_ids": [1, 999]}, "allowed_token_ids is 999; allowed: token ids"),
+        ({"stop_token_ids": [258]}, "stop_token_ids is 258; allowed: token ids of this model"),
+    ],
+)
+def test_refusals_name_the_field(
+    processor: InputProcessor, changes: dict[str, Any], message: str
+) -> None:
+    values = {"prompt": "abc"} | changes
+    with pytest.raises(InvalidParameter) as caught:
+        processor.prepare(ask(**values))
+    assert caught.value.message.startswith(message)
+
+
+def test_a_model_with_padding_rows_accepts_their_ids() -> None:
+    processor = InputProcessor(byte_tokenizer(), None, 40, vocab_size=VOCAB_SIZE + 6)
+    assert processor.prepare(ask((VOCAB_SIZE + 5,))).specs
+    with pytest.raises(InvalidParameter, match="0 to 263"):
+        processor.prepare(ask((VOCAB_SIZE + 6,)))
+
+
+def test_a_model_without_template_refuses_chats() -> None:
+    processor = InputProcessor(byte_tokenizer(), None, 40)
+    with pytest.raises(RequestError, match="no chat template"):
+        processor.prepare(ask(None, messages=CHAT))
+
+
+def test_bad_words_are_spelled_with_and_without_a_space(processor: InputProcessor) -> None:
+    spec = processor.prepare(ask("abc", bad_words=["no", " so"])).specs[0]
+    assert spec.bad_words_ids == (tuple(b"no"), tuple(b" no"), tuple(b" so"))
