@@ -52,3 +52,113 @@ def probe_read_bandwidth(ops: CpuOps, num_bytes: int, rounds: int) -> float:
 
 def probe_int8_peak(ops: CpuOps, seconds: float, rounds: int) -> float:
     """Int8 operations per second of all threads, the best of `rounds` of `seconds` each."""
+
+class KVLayer:
+    """The bf16 KV cache of one layer. Raises: ValueError for sizes the kernels do not read."""
+
+    def __init__(
+        self, num_blocks: int, num_kv_heads: int, block_size: int, head_size: int
+    ) -> None: ...
+    @property
+    def num_bytes(self) -> int: ...
+
+def kv_block_bytes(num_kv_heads: int, block_size: int, head_size: int) -> int: ...
+def can_embed(ops: CpuOps, ggml_type: int) -> bool:
+    """Whether `embed` reads tables of this GGUF type."""
+
+def embed(
+    ops: CpuOps,
+    token_ids: NDArray[np.int32],
+    table: NDArray[np.uint8],
+    ggml_type: int,
+    scale: float,
+    out: NDArray[np.float32],
+) -> None: ...
+def rms_norm(
+    ops: CpuOps,
+    h: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    eps: float,
+    out: NDArray[np.float32],
+    add: NDArray[np.float32] | None = None,
+) -> None: ...
+def rope(
+    ops: CpuOps,
+    qkv: NDArray[np.float32],
+    positions: NDArray[np.int32],
+    cosines: NDArray[np.float32],
+    sines: NDArray[np.float32],
+    num_heads: int,
+    num_kv_heads: int,
+    head_size: int,
+    q_norm: NDArray[np.float32] | None = None,
+    k_norm: NDArray[np.float32] | None = None,
+    eps: float = 0.0,
+) -> None: ...
+def store_kv(
+    ops: CpuOps,
+    qkv: NDArray[np.float32],
+    layer: KVLayer,
+    slot_mapping: NDArray[np.int32],
+    num_heads: int,
+) -> None: ...
+def attention(
+    ops: CpuOps,
+    qkv: NDArray[np.float32],
+    layer: KVLayer,
+    positions: NDArray[np.int32],
+    query_start: NDArray[np.int32],
+    seq_lens: NDArray[np.int32],
+    block_table: NDArray[np.int32],
+    num_heads: int,
+    scale: float,
+    window: int,
+    soft_cap: float,
+    out: NDArray[np.float32],
+) -> None:
+    """window 0 is all, soft_cap 0 is off."""
+
+def silu_mul(ops: CpuOps, gate_up: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
+def gelu_mul(ops: CpuOps, gate_up: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
+def add(ops: CpuOps, h: NDArray[np.float32], x: NDArray[np.float32]) -> None: ...
+def adjust_logits(
+    ops: CpuOps,
+    logits: NDArray[np.float32],
+    token_mask: NDArray[np.uint32] | None,
+    bias_start: NDArray[np.int32] | None,
+    bias_ids: NDArray[np.int32] | None,
+    bias_values: NDArray[np.float32] | None,
+    prompt_start: NDArray[np.int32] | None,
+    prompt_ids: NDArray[np.int32] | None,
+    prompt_values: NDArray[np.float32] | None,
+    output_start: NDArray[np.int32] | None,
+    output_ids: NDArray[np.int32] | None,
+    output_values: NDArray[np.float32] | None,
+    repetition: NDArray[np.float32],
+    presence: NDArray[np.float32],
+    frequency: NDArray[np.float32],
+) -> None: ...
+def sample(
+    ops: CpuOps,
+    logits: NDArray[np.float32],
+    temperature: NDArray[np.float32],
+    top_k: NDArray[np.int32],
+    top_p: NDArray[np.float32],
+    min_p: NDArray[np.float32],
+    typical_p: NDArray[np.float32],
+    seeds: NDArray[np.uint64],
+    positions: NDArray[np.int64],
+    token_ids: NDArray[np.int32],
+) -> None:
+    """token_ids[s] is -1 where nothing can be chosen."""
+
+def logprobs(
+    ops: CpuOps,
+    logits: NDArray[np.float32],
+    token_ids: NDArray[np.int32],
+    out: NDArray[np.float32],
+    ranks: NDArray[np.int32],
+    top_ids: NDArray[np.int32],
+    top_logprobs: NDArray[np.float32],
+) -> None:
+    """ranks[s] is -1 where nothing can be chosen."""

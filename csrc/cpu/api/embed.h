@@ -16,4 +16,9 @@ struct EmbedArgs {
   float* out;
 };
 
+struct EmbedKernels {
+  Kernel<EmbedArgs> run;
+  bool (*can_read)(int32_t ggml_type);
+};
+
 }  // namespace headrace

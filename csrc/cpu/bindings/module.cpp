@@ -8,6 +8,7 @@
 #include "runtime/detect.h"
 #include "runtime/linear.h"
 #include "runtime/pack.h"
+#include "runtime/roof.h"
 
 namespace headrace {
 namespace {
@@ -105,4 +106,6 @@ NB_MODULE(_cpu, m) {
   });
   bind_linear(m);
   bind_roof(m);
+  bind_forward(m);
+  bind_sampling(m);
 }

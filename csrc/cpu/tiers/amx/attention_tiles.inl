@@ -1,5 +1,6 @@
 // Attention's products as bf16 tiles: 16 rows at a time, for every number of rows. The result of a
 // row does not depend on the other rows of its tile.
+#pragma once
 
 using Weight = uint16_t;
 using Query = uint16_t;
@@ -31,7 +32,8 @@ HR_INLINE void load_query(const float* query, int size, int row, const Attention
 
 // Scores of a block of rows against 32 or 64 keys, whose tiles are at keys[0..3].
 template <int num_tiles>
-HR_INLINE void score_tiles(const uint16_t* queries, const uint16_t* const* keys, int size, float* scores) {
+HR_INLINE void score_tiles(const uint16_t* queries, const uint16_t* const* keys, int size,
+                           float* scores) {
   _tile_zero(0);
   _tile_zero(1);
   if (num_tiles == 4) {
@@ -59,13 +61,15 @@ HR_INLINE void score_tiles(const uint16_t* queries, const uint16_t* const* keys,
   }
 }
 
-static void score_rows(const AttentionPlace& place, int split_begin, int begin, int end, int first_row, int, const AttentionScratch& scratch) {
+static void score_rows(const AttentionPlace& place, int split_begin, int begin, int end,
+                       int first_row, int, const AttentionScratch& scratch) {
   const int size = place.padded_size;
   const uint16_t* queries = scratch.queries + (int64_t)first_row * size;
   for (int t = begin; t < end; t += kTileTokens) {
     const uint16_t* keys[4];
     const int num_tiles = end - t >= kTileTokens ? 4 : 2;
-    for (int i = 0; i < num_tiles; i++) keys[i] = stored_keys(place, split_begin + t + i * kKeyTokens);
+    for (int i = 0; i < num_tiles; i++)
+      keys[i] = stored_keys(place, split_begin + t + i * kKeyTokens);
     if (num_tiles == 4) {
       score_tiles<4>(queries, keys, size, scratch.scores + t);
     } else {
@@ -76,7 +80,8 @@ static void score_rows(const AttentionPlace& place, int split_begin, int begin, 
 
 // 32 or 64 dims of a block of rows over num_groups groups of 32 tokens.
 template <int num_tiles>
-HR_INLINE void mix_tiles(const AttentionPlace& place, int first_group, int num_groups, int d, const uint16_t* weights, float* out) {
+HR_INLINE void mix_tiles(const AttentionPlace& place, int first_group, int num_groups, int d,
+                         const uint16_t* weights, float* out) {
   const int out_stride = place.padded_size * 4;
   _tile_zero(0);
   _tile_zero(1);
@@ -106,10 +111,16 @@ HR_INLINE void mix_tiles(const AttentionPlace& place, int first_group, int num_g
   }
 }
 
-static void mix_values(const AttentionPlace& place, int split_begin, int begin, int end, int, const AttentionScratch& scratch) {
-  const int first_group = (split_begin + begin) / kValueTokens, num_groups = (end - begin) / kValueTokens;
+static void mix_values(const AttentionPlace& place, int split_begin, int begin, int end, int,
+                       const AttentionScratch& scratch) {
+  const int first_group = (split_begin + begin) / kValueTokens,
+            num_groups = (end - begin) / kValueTokens;
   const uint16_t* weights = scratch.weights + begin;
   int d = 0;
-  for (; d + 64 <= place.padded_size; d += 64) mix_tiles<4>(place, first_group, num_groups, d, weights, scratch.part + d);
-  if (d < place.padded_size) mix_tiles<2>(place, first_group, num_groups, d, weights, scratch.part + d);
+  for (; d + 64 <= place.padded_size; d += 64)
+    mix_tiles<4>(place, first_group, num_groups, d, weights, scratch.part + d);
+  if (d < place.padded_size)
+    mix_tiles<2>(place, first_group, num_groups, d, weights, scratch.part + d);
 }
+
+#include "kernels/attention.inl"

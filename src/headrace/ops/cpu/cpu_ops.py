@@ -11,25 +11,27 @@ from collections.abc import Sequence
 import numpy as np
 
 from headrace import _cpu
-from headrace.ops.cpu import matmul
+from headrace.ops.cpu import forward, matmul, sampling
 from headrace.ops.cpu.isa import choose_isa
-from headrace.ops.reference.reference_ops import ReferenceOps
-from headrace.ops.step_inputs import Float32
+from headrace.ops.protocol import AttentionSpec, KVCache, Logprobs, RopeParams
+from headrace.ops.reference.rope import RopeTable, rope_table
+from headrace.ops.step_inputs import Float32, Int32, SampleInputs, StepInputs
 from headrace.quant.quant_tensor import QuantTensor
 
 
-class CpuOps(ReferenceOps):
+class CpuOps:
     """Ops in C++. `isa` None is the highest of this machine.
 
     Raises: ConfigError for an instruction set that cannot run here.
     """
 
     def __init__(self, isa: str | None = None, num_threads: int = 1) -> None:
-        super().__init__(np.float32)
         self._kernels = _cpu.CpuOps(choose_isa(isa), num_threads)
         self.name = f"cpu-{self._kernels.isa}"
 
-    def pack_linear(  # type: ignore[override]
+    # -- at load -------------------------------------------------------------------------------
+
+    def pack_linear(
         self,
         parts: Sequence[QuantTensor],
         biases: Sequence[QuantTensor | None] | None = None,
@@ -37,8 +39,97 @@ class CpuOps(ReferenceOps):
     ) -> _cpu.PackedLinear:
         return matmul.pack_linear(self._kernels, parts, biases, interleave)
 
-    def linear(self, x: Float32, weight: _cpu.PackedLinear) -> Float32:  # type: ignore[override]
+    def pack_table(self, table: QuantTensor) -> QuantTensor:
+        return table
+
+    def pack_vector(self, vector: QuantTensor) -> Float32:
+        return vector.dequantize().reshape(-1)
+
+    def rope_table(self, params: RopeParams) -> RopeTable:
+        return rope_table(params)
+
+    def kv_bytes_per_block(self, specs: Sequence[AttentionSpec], block_size: int) -> int:
+        return forward.kv_bytes_per_block(specs, block_size)
+
+    def allocate_kv(
+        self, specs: Sequence[AttentionSpec], num_blocks: int, block_size: int
+    ) -> KVCache:
+        return forward.allocate_kv(specs, num_blocks, block_size)
+
+    # -- forward -------------------------------------------------------------------------------
+
+    def embed(self, token_ids: Int32, table: QuantTensor, scale: float = 1.0) -> Float32:
+        return forward.embed(self._kernels, token_ids, table, scale)
+
+    def rms_norm(
+        self, h: Float32, weight: Float32, eps: float, add: Float32 | None = None
+    ) -> Float32:
+        return forward.rms_norm(self._kernels, h, weight, eps, add)
+
+    def norm_array(self, x: Float32, weight: Float32, eps: float) -> Float32:
+        return forward.rms_norm(self._kernels, x, weight, eps, None)
+
+    def linear(self, x: Float32, weight: _cpu.PackedLinear) -> Float32:
         return matmul.linear(self._kernels, x, weight)
+
+    def rope(
+        self,
+        qkv: Float32,
+        positions: Int32,
+        table: RopeTable,
+        spec: AttentionSpec,
+        q_norm: Float32 | None = None,
+        k_norm: Float32 | None = None,
+        eps: float = 0.0,
+    ) -> None:
+        forward.rope(self._kernels, qkv, positions, table, spec, q_norm, k_norm, eps)
+
+    def store_kv(
+        self, qkv: Float32, layer: _cpu.KVLayer, slot_mapping: Int32, spec: AttentionSpec
+    ) -> None:
+        _cpu.store_kv(self._kernels, qkv, layer, slot_mapping, spec.num_heads)
+
+    def attention(
+        self, qkv: Float32, layer: _cpu.KVLayer, step: StepInputs, spec: AttentionSpec
+    ) -> Float32:
+        return forward.attention(self._kernels, qkv, layer, step, spec)
+
+    def silu_mul(self, gate_up: Float32) -> Float32:
+        return forward.silu_mul(self._kernels, gate_up)
+
+    def gelu_mul(self, gate_up: Float32) -> Float32:
+        return forward.gelu_mul(self._kernels, gate_up)
+
+    def add(self, h: Float32, x: Float32) -> None:
+        _cpu.add(self._kernels, h, x)
+
+    def logits(
+        self,
+        h: Float32,
+        norm: Float32,
+        eps: float,
+        head: _cpu.PackedLinear,
+        rows: Int32,
+        add: Float32 | None = None,
+        soft_cap: float | None = None,
+    ) -> Float32:
+        wanted = h[rows] if add is None else h[rows] + add[rows]
+        result = self.linear(self.norm_array(wanted, norm, eps), head)
+        if soft_cap is not None:
+            np.tanh(result / np.float32(soft_cap), out=result)
+            result *= np.float32(soft_cap)
+        return result
+
+    # -- choosing ------------------------------------------------------------------------------
+
+    def adjust_logits(self, logits: Float32, inputs: SampleInputs) -> None:
+        sampling.adjust_logits(self._kernels, logits, inputs)
+
+    def sample(self, logits: Float32, inputs: SampleInputs) -> Int32:
+        return sampling.sample(self._kernels, logits, inputs)
+
+    def logprobs(self, logits: Float32, token_ids: Int32, num_top: int) -> Logprobs:
+        return sampling.logprobs(self._kernels, logits, token_ids, num_top)
 
 
 def make_ops(isa: str | None, num_threads: int) -> CpuOps:

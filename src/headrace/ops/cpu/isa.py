@@ -5,19 +5,9 @@ In: a wanted instruction set or None. Out: a name that runs here, or an error th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from headrace import _cpu
 from headrace.core.errors import ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class IsaStatus:
-    """An ISA tier; `reason` says why it is not available, or is empty."""
-
-    name: str
-    is_available: bool
-    reason: str
+from headrace.ops.kernel_note import IsaStatus
 
 
 def all_isas() -> tuple[IsaStatus, ...]:

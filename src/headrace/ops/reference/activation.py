@@ -8,16 +8,19 @@ from headrace.ops.protocol import GATE_UP_INTERLEAVE
 from headrace.ops.reference.norm import Floats
 
 
-def split_gate_up(gate_up: Floats) -> tuple[Floats, Floats]:
-    """Undo the interleave. Shapes: [T, 2F] -> gate, up [T, F].
-
-    Raises: ValueError where F is not a multiple of GATE_UP_INTERLEAVE.
-    """
-    num_rows, width = gate_up.shape
+def check_width(gate_up: Floats) -> None:
+    """Raises: ValueError where F is not a multiple of GATE_UP_INTERLEAVE."""
+    width = gate_up.shape[1]
     if width % (2 * GATE_UP_INTERLEAVE):
         raise ValueError(
             f"gate_up has {width} columns; allowed: multiples of {2 * GATE_UP_INTERLEAVE}."
         )
+
+
+def split_gate_up(gate_up: Floats) -> tuple[Floats, Floats]:
+    """Undo the interleave. Shapes: [T, 2F] -> gate, up [T, F]. Raises: ValueError."""
+    check_width(gate_up)
+    num_rows, width = gate_up.shape
     parts = gate_up.reshape(num_rows, width // (2 * GATE_UP_INTERLEAVE), 2, GATE_UP_INTERLEAVE)
     shape = (num_rows, width // 2)
     return parts[:, :, 0].reshape(shape), parts[:, :, 1].reshape(shape)

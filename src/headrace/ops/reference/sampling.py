@@ -124,7 +124,7 @@ def kept_tokens(distances: Float32, inputs: SampleInputs, s: int) -> Bools:
         keep &= masses > 0
         surprise = -distances[keep].astype(np.float64)
         mean = _mean(np.rint(surprise * DISTANCE_UNIT).astype(np.int64), masses[keep])
-        oddness = np.abs(-distances.astype(np.float64) - mean)
+        oddness = np.abs(-distances.astype(np.float64) - mean).astype(np.float32)
         _keep_smallest(oddness, masses, keep, float(inputs.typical_p[s]))
         keep |= distances == 0
     return keep

@@ -1,0 +1,202 @@
+// Paged attention, the frame of every tier: which keys a row sees, its softmax, and how parts
+// merge.
+//
+// Keys are taken in splits of 512 at absolute positions. Inside a split a row's scores are all
+// known before its maximum is taken; splits merge in ascending order. A key that a row does not see
+// has weight zero, which adds nothing, so a row's bits depend on its own query and keys alone: not
+// on the rows beside it, on how the request is cut into steps, or on the number of threads.
+//
+// A tier brings `load_query`, `score_rows`, `store_weights`, `mix_values` and the type `Weight`:
+// kernels/attention_float.inl or tiers/amx/attention_tiles.inl, which includes this file at its
+// end. Source: arXiv 2205.14135 (online softmax); arXiv 2311.01282 (splits).
+#pragma once
+
+#include "kernels/exact_math.inl"
+
+constexpr float kLog2E = 1.44269504f;
+
+// Scores or capped scores in units of log 2, as the factor of exp2 needs them.
+struct ScoreScale {
+  float factor;    // of a raw score
+  float soft_cap;  // 0 is off
+};
+
+HR_INLINE F32x16 cap_scores(F32x16 scores, const ScoreScale& scale) {
+  F32x16 x = mul(scores, splat(scale.factor / scale.soft_cap));
+  return mul(tanh_of(x), splat(scale.soft_cap * kLog2E));
+}
+
+HR_INLINE F32x16 keep_lanes(F32x16 x, int first, int last, float other) {
+  if (last < 16) x = select(mask_first(last), x, splat(other));
+  if (first > 0) x = select(mask_first(first), splat(other), x);
+  return x;
+}
+
+// Softmax numerators of one row over its visible keys [first, last) of the split; zero elsewhere in
+// [begin, end), both multiples of 64.
+HR_INLINE RowSum weigh_row(float* scores, Weight* weights, int begin, int end, int first, int last,
+                           const ScoreScale& scale) {
+  const int from = first / 16 * 16, to = (last + 15) / 16 * 16;
+  const float lowest = -__builtin_inff();
+  const bool is_capped = scale.soft_cap != 0.0f;
+  const float factor = is_capped ? 1.0f : scale.factor * kLog2E;
+  F32x16 top = splat(lowest);
+  for (int i = from; i < to; i += 16) {
+    F32x16 x = load(scores + i);
+    if (is_capped) {
+      x = cap_scores(x, scale);
+      store(scores + i, x);
+    }
+    if (i < first || i + 16 > last) x = keep_lanes(x, first - i, last - i, lowest);
+    top = max(top, x);
+  }
+  const float maximum = reduce_max(top) * factor;
+  F32x16 sums[4] = {zero_f32(), zero_f32(), zero_f32(), zero_f32()};
+  for (int i = begin; i < from; i += 16) store_weights(weights + i, zero_f32());
+  for (int i = from; i < to; i += 16) {
+    F32x16 weight = exp2_neg(fma(load(scores + i), splat(factor), splat(-maximum)));
+    if (i < first || i + 16 > last) weight = keep_lanes(weight, first - i, last - i, 0.0f);
+    sums[i / 16 % 4] = add(sums[i / 16 % 4], weight);
+    store_weights(weights + i, weight);
+  }
+  for (int i = to; i < end; i += 16) store_weights(weights + i, zero_f32());
+  return {maximum, reduce_add(add(add(sums[0], sums[1]), add(sums[2], sums[3])))};
+}
+
+// The running result of a row: (maximum, sum, mixed) += part. A part without keys changes nothing.
+HR_INLINE void merge_row(RowSum* row, float* mixed, const RowSum& part, const float* part_mixed,
+                         int size) {
+  if (part.sum == 0.0f) return;
+  if (row->sum == 0.0f) {
+    *row = part;
+    memcpy(mixed, part_mixed, (size_t)size * sizeof(float));
+    return;
+  }
+  const float maximum = row->maximum > part.maximum ? row->maximum : part.maximum;
+  F32x16 old_factor = exp2_neg(splat(row->maximum - maximum));
+  F32x16 new_factor = exp2_neg(splat(part.maximum - maximum));
+  F32x16 sum = fma(splat(part.sum), new_factor, mul(splat(row->sum), old_factor));
+  float sums[16];
+  store(sums, sum);
+  *row = {maximum, sums[0]};
+  for (int d = 0; d < size; d += 16) {
+    store(mixed + d, fma(load(part_mixed + d), new_factor, mul(load(mixed + d), old_factor)));
+  }
+}
+
+HR_INLINE VisibleKeys visible_keys(const AttentionArgs* args, int64_t token) {
+  const int32_t last = args->positions[token] + 1;
+  return {args->window > 0 && last > args->window ? last - args->window : 0, last};
+}
+
+// One block of rows against the keys of one split.
+static void attend_split(const AttentionArgs* args, const AttentionPlace& place, int split,
+                         int first_row, int num_rows, const AttentionScratch& scratch) {
+  const int split_begin = split * kSplitTokens;
+  VisibleKeys all = {scratch.visible[first_row].first, 0};
+  for (int r = first_row; r < first_row + num_rows; r++) {
+    all.last = all.last > scratch.visible[r].last ? all.last : scratch.visible[r].last;
+    all.first = all.first < scratch.visible[r].first ? all.first : scratch.visible[r].first;
+  }
+  const int begin = clamp(all.first - split_begin, 0, kSplitTokens) / kTileTokens * kTileTokens;
+  const int last = clamp(all.last - split_begin, 0, kSplitTokens);
+  if (begin >= last) return;
+  const int end = (last + kTileTokens - 1) / kTileTokens * kTileTokens;
+  const int stored_end = (last + kValueTokens - 1) / kValueTokens * kValueTokens;
+  score_rows(place, split_begin, begin, stored_end, first_row, num_rows, scratch);
+  RowSum parts[kBlockRows];
+  const ScoreScale scale = {args->scale, args->soft_cap};
+  for (int r = 0; r < num_rows; r++) {
+    const VisibleKeys& keys = scratch.visible[first_row + r];
+    const int row_first = clamp(keys.first - split_begin, begin, end),
+              row_last = clamp(keys.last - split_begin, begin, end);
+    Weight* weights = scratch.weights + r * kWeightStride;
+    if (row_first < row_last) {
+      parts[r] = weigh_row(scratch.scores + r * kScoreStride, weights, begin, end, row_first,
+                           row_last, scale);
+    } else {
+      for (int i = begin; i < end; i += 16) store_weights(weights + i, zero_f32());
+      parts[r] = {0.0f, 0.0f};
+    }
+  }
+  mix_values(place, split_begin, begin, stored_end, num_rows, scratch);
+  for (int r = 0; r < num_rows; r++) {
+    float* mixed = scratch.mixed + (int64_t)(first_row + r) * place.padded_size;
+    merge_row(&scratch.rows[first_row + r], mixed, parts[r],
+              scratch.part + (int64_t)r * place.padded_size, place.padded_size);
+  }
+}
+
+// The values of the last tokens of a request share their lines with slots that hold anything, NaN
+// included, and zero times NaN is NaN: a copy with those slots at zero.
+static void copy_value_tail(AttentionPlace* place, int32_t seq_len, uint16_t* tail) {
+  const int in_group = seq_len % kValueTokens;
+  place->tail_group = -1;
+  if (in_group == 0) return;
+  place->tail_group = seq_len / kValueTokens;
+  place->tail = tail;
+  memcpy(tail, stored_values(*place, place->tail_group),
+         (size_t)place->padded_size * kValueTokens * 2);
+  for (int d = 0; d < place->padded_size; d += 16) {
+    uint16_t* lines = tail + d * kValueTokens;
+    for (int i = 0; i < 16 && in_group % 2; i++) lines[in_group / 2 * 32 + i * 2 + 1] = 0;
+    const int first_free = (in_group + 1) / 2;
+    memset(lines + first_free * 32, 0, (size_t)(16 - first_free) * 64);
+  }
+}
+
+static void finish_rows(const AttentionArgs* args, const AttentionItem& item,
+                        const AttentionScratch& scratch, int padded_size) {
+  const int size = args->layer.head_size, group = args->num_heads / args->layer.num_kv_heads;
+  for (int i = item.row_begin; i < item.row_end; i++) {
+    const int64_t token = args->query_start[item.request] + i / group;
+    const int64_t head = (int64_t)item.kv_head * group + i % group;
+    float* out = args->out + (token * args->num_heads + head) * size;
+    const float* mixed = scratch.mixed + (int64_t)(i - item.row_begin) * padded_size;
+    F32x16 sum = splat(scratch.rows[i - item.row_begin].sum);
+    for (int d = 0; d < size; d += 16) {
+      store_first(out + d, div(load(mixed + d), sum), size - d < 16 ? size - d : 16);
+    }
+  }
+}
+
+static void attend_item(const AttentionArgs* args, const AttentionItem& item,
+                        const AttentionScratch& scratch) {
+  const KVLayer& layer = args->layer;
+  const int group = args->num_heads / layer.num_kv_heads;
+  const int num_rows = item.row_end - item.row_begin;
+  AttentionPlace place = {&layer,       args->block_table + item.request * args->table_width,
+                          item.kv_head, padded_head_size(layer.head_size),
+                          -1,           nullptr};
+  int32_t first = 0x7fffffff, last = 0;
+  const int64_t width = (int64_t)(args->num_heads + 2 * layer.num_kv_heads) * layer.head_size;
+  for (int r = 0; r < num_rows; r++) {
+    const int row = item.row_begin + r;
+    const int64_t token = args->query_start[item.request] + row / group;
+    const VisibleKeys keys = visible_keys(args, token);
+    scratch.visible[r] = keys;
+    scratch.rows[r] = {0.0f, 0.0f};
+    first = keys.first < first ? keys.first : first;
+    last = keys.last > last ? keys.last : last;
+    const int64_t head = (int64_t)item.kv_head * group + row % group;
+    load_query(args->qkv + token * width + head * layer.head_size, layer.head_size, r, scratch);
+  }
+  copy_value_tail(&place, args->seq_lens[item.request], scratch.tail);
+  for (int split = first / kSplitTokens; split * kSplitTokens < last; split++) {
+    for (int r = 0; r < num_rows; r += kBlockRows) {
+      attend_split(args, place, split, r, num_rows - r < kBlockRows ? num_rows - r : kBlockRows,
+                   scratch);
+    }
+  }
+  finish_rows(args, item, scratch, place.padded_size);
+}
+
+static void attention(const AttentionArgs* args, const Work* work) {
+  const AttentionScratch scratch =
+      place_scratch(work->scratch, padded_head_size(args->layer.head_size));
+  begin_attention();
+  for (int64_t i = work->begin; i < work->end; i++) attend_item(args, args->items[i], scratch);
+  end_attention();
+}
+
+constexpr AttentionKernels kAttentionKernels = {attention, attention_scratch_bytes};

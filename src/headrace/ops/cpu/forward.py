@@ -1,0 +1,107 @@
+"""The forward ops of the CPU kernels, the linears apart.
+
+In: float32 arrays and the kernels of one instruction set. Out: new arrays, or the given ones
+changed. The extension checks shapes and indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from headrace import _cpu
+from headrace.ops.protocol import AttentionSpec, KVCache
+from headrace.ops.reference import embed as reference_embed
+from headrace.ops.reference.activation import check_width
+from headrace.ops.reference.rope import RopeTable
+from headrace.ops.step_inputs import Float32, Int32, StepInputs
+from headrace.quant.quant_tensor import QuantTensor
+
+
+def embed(ops: _cpu.CpuOps, token_ids: Int32, table: QuantTensor, scale: float) -> Float32:
+    """Rows of the table times scale; formats that C++ does not read go through numpy."""
+    if not _cpu.can_embed(ops, table.format.ggml_type):
+        return reference_embed.embed(token_ids, table, scale, np.float32)
+    out = np.empty((len(token_ids), table.shape[1]), np.float32)
+    _cpu.embed(ops, token_ids, table.data, table.format.ggml_type, scale, out)
+    return out
+
+
+def rms_norm(
+    ops: _cpu.CpuOps, h: Float32, weight: Float32, eps: float, add: Float32 | None
+) -> Float32:
+    """h += add where given, then the norm of h. Mutates: h when add is given."""
+    out = np.empty_like(h)
+    _cpu.rms_norm(ops, h, weight, eps, out, add)
+    return out
+
+
+def rope(
+    ops: _cpu.CpuOps,
+    qkv: Float32,
+    positions: Int32,
+    table: RopeTable,
+    spec: AttentionSpec,
+    q_norm: Float32 | None,
+    k_norm: Float32 | None,
+    eps: float,
+) -> None:
+    """Norm and rotate q and k heads. Mutates: qkv."""
+    heads = (spec.num_heads, spec.num_kv_heads, spec.head_size)
+    _cpu.rope(ops, qkv, positions, table.cos, table.sin, *heads, q_norm, k_norm, eps)
+
+
+def kv_bytes_per_block(specs: Sequence[AttentionSpec], block_size: int) -> int:
+    """Bytes of one block over all layers."""
+    return sum(_cpu.kv_block_bytes(spec.num_kv_heads, block_size, spec.head_size) for spec in specs)
+
+
+def allocate_kv(specs: Sequence[AttentionSpec], num_blocks: int, block_size: int) -> KVCache:
+    """A bf16 cache. Pages are touched when tokens come, not here.
+
+    Raises: ValueError for a block size or head size that the kernels do not read.
+    """
+    layers = tuple(
+        _cpu.KVLayer(num_blocks, spec.num_kv_heads, block_size, spec.head_size) for spec in specs
+    )
+    num_bytes = kv_bytes_per_block(specs, block_size) * num_blocks
+    return KVCache(layers, num_blocks, block_size, num_bytes)
+
+
+def attention(
+    ops: _cpu.CpuOps, qkv: Float32, layer: _cpu.KVLayer, step: StepInputs, spec: AttentionSpec
+) -> Float32:
+    """Causal attention over the paged cache. Shapes: qkv [T, (H+2K)*D] -> [T, H*D]."""
+    out = np.empty((qkv.shape[0], spec.num_heads * spec.head_size), np.float32)
+    _cpu.attention(
+        ops,
+        qkv,
+        layer,
+        step.positions,
+        step.query_start,
+        step.seq_lens,
+        step.block_table,
+        spec.num_heads,
+        spec.scale,
+        spec.window or 0,
+        spec.soft_cap or 0.0,
+        out,
+    )
+    return out
+
+
+def silu_mul(ops: _cpu.CpuOps, gate_up: Float32) -> Float32:
+    """silu(gate) * up. Shapes: [T, 2F] -> [T, F]."""
+    check_width(gate_up)
+    out = np.empty((gate_up.shape[0], gate_up.shape[1] // 2), np.float32)
+    _cpu.silu_mul(ops, gate_up, out)
+    return out
+
+
+def gelu_mul(ops: _cpu.CpuOps, gate_up: Float32) -> Float32:
+    """gelu_tanh(gate) * up. Shapes: [T, 2F] -> [T, F]."""
+    check_width(gate_up)
+    out = np.empty((gate_up.shape[0], gate_up.shape[1] // 2), np.float32)
+    _cpu.gelu_mul(ops, gate_up, out)
+    return out
