@@ -8,11 +8,11 @@ from functools import cache
 
 import pytest
 
+from consistency.mixed_requests import requests
 from headrace.models.llama import Llama
 from headrace.ops.protocol import Ops
 from headrace.ops.table import make_ops
 from oracle.driver import load_model
-from consistency.mixed_requests import requests
 from oracle.engine_driver import Answer, EngineDriver, Setting
 from oracle.tiny_models import build, case, save
 

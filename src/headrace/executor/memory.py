@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headrace.core.config import EngineConfig
-from headrace.core.errors import OutOfMemory
+from headrace.core.errors import ConfigError, OutOfMemory
 from headrace.core.units import format_bytes
 from headrace.models.model_config import ModelConfig
 from headrace.ops.protocol import Ops
@@ -70,6 +70,12 @@ def plan_capacity(
     free_bytes: int,
 ) -> Capacity:
     """Split the budget into weights, scratch and KV blocks. Raises: OutOfMemory, ConfigError."""
+    if engine.max_model_len is not None and engine.max_model_len > config.max_model_len:
+        raise ConfigError(
+            "engine.max_model_len",
+            engine.max_model_len,
+            f"1 to {config.max_model_len}, the longest this model was made for",
+        )
     block_size = engine.block_size
     block_bytes = ops.kv_bytes_per_block(config.attention, block_size)
     wanted_len = engine.max_model_len or config.max_model_len
@@ -94,7 +100,7 @@ def plan_capacity(
             f"The model needs {format_bytes(needed)} ({format_bytes(weights)} weights, "
             f"{format_bytes(scratch)} scratch, {format_bytes(PROGRAM_BYTES)} program, "
             f"{format_bytes(min_blocks * block_bytes)} KV cache for {min_len} tokens) and there is "
-            f"{source}. Give it --memory {format_bytes(needed)} or more, lower --max-model-len, "
+            f"{source}. Give it --memory {-(-needed // 2**20)}MiB or more, lower --max-model-len, "
             "or take a smaller model.",
             needed_bytes=needed,
             available_bytes=budget if budget is not None else free_bytes,
@@ -111,7 +117,7 @@ def plan_capacity(
 
 
 def weights_bytes(config: ModelConfig, reader: WeightReader, max_positions: int) -> int:
-    """Packed size of all tensors. A tied embedding is packed once more, as the head."""
+    """Packed size of all tensors. An embedding stays in the mapped file; a tied head is packed."""
     total = sum(reader.tensor(name).nbytes for name in reader.names())
     rope = sum(
         params.rotary_size * 4 * max_positions for params in set(config.ropes)

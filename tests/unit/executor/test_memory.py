@@ -1,0 +1,89 @@
+"""The byte plan: it keeps its limit, and what it asks for when it refuses is enough."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace.core.config import EngineConfig
+from headrace.core.errors import ConfigError, OutOfMemory
+from headrace.core.units import parse_bytes
+from headrace.executor.memory import FREE_SHARE, Capacity, plan_capacity
+from headrace.models.registry import model_class
+from headrace.ops.reference.reference_ops import ReferenceOps
+from headrace.weights.weight_reader import open_weights
+from oracle.tiny_models import build, case, save
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(build(case("qwen2")), tmp_path_factory.mktemp("model"))
+
+
+def plan(folder: Path, free_bytes: int = 1 << 40, **engine: Any) -> Capacity:
+    reader = open_weights(folder)
+    config = model_class(reader.architecture).config_from_huggingface(reader.metadata)
+    return plan_capacity(
+        config, reader, ReferenceOps(np.float32), EngineConfig(**engine), free_bytes
+    )
+
+
+@pytest.mark.parametrize("memory_mib", [200, 300, 1000])
+def test_a_limit_is_used_and_kept(folder: Path, memory_mib: int) -> None:
+    capacity = plan(folder, memory_bytes=memory_mib * MIB)
+    block_bytes = capacity.kv_bytes // capacity.num_blocks
+    assert capacity.total_bytes <= memory_mib * MIB < capacity.total_bytes + block_bytes
+    assert capacity.num_kv_tokens == capacity.num_blocks * 32
+    assert f"{capacity.num_kv_tokens} tokens" in capacity.describe()
+
+
+def test_what_a_refusal_asks_for_is_enough_and_not_too_much(folder: Path) -> None:
+    with pytest.raises(OutOfMemory) as refused:
+        plan(folder, memory_bytes=64 * MIB)
+    needed = refused.value.needed_bytes
+    assert plan(folder, memory_bytes=needed).total_bytes == needed
+    with pytest.raises(OutOfMemory):
+        plan(folder, memory_bytes=needed - 1)
+    hint = re.search(r"--memory (\S+)", refused.value.message)
+    assert hint is not None
+    assert needed <= parse_bytes(hint[1]) < needed + MIB
+
+
+def test_free_memory_is_shared_and_a_refusal_says_how_much_must_be_free(folder: Path) -> None:
+    small = plan(folder, free_bytes=300 * MIB)
+    assert small.total_bytes <= 300 * MIB * FREE_SHARE
+    with pytest.raises(OutOfMemory) as refused:
+        plan(folder, free_bytes=100 * MIB)
+    assert plan(folder, free_bytes=refused.value.needed_bytes).num_blocks > 0
+
+
+def test_plenty_of_memory_is_not_all_taken(folder: Path) -> None:
+    assert plan(folder, free_bytes=1 << 50) == plan(folder, free_bytes=1 << 40)
+
+
+def test_the_context_is_what_the_cache_holds(folder: Path) -> None:
+    assert plan(folder).max_model_len == 256
+    assert plan(folder, max_model_len=100).max_model_len == 100
+    with pytest.raises(OutOfMemory) as refused:
+        plan(folder, memory_bytes=64 * MIB)
+    tight = plan(folder, memory_bytes=refused.value.needed_bytes)
+    assert tight.max_model_len == (tight.num_blocks - 1) * tight.block_size < 256
+
+
+def test_a_context_beyond_the_models_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="1 to 256"):
+        plan(folder, max_model_len=257)
+
+
+def test_a_shorter_context_needs_less(folder: Path) -> None:
+    with pytest.raises(OutOfMemory) as long:
+        plan(folder, memory_bytes=64 * MIB, max_model_len=256)
+    with pytest.raises(OutOfMemory) as short:
+        plan(folder, memory_bytes=64 * MIB, max_model_len=32)
+    assert short.value.needed_bytes < long.value.needed_bytes

@@ -1,0 +1,144 @@
+"""The runner of a step, over a real tiny model in numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace.core.request import SamplingParams
+from headrace.core.step import NewRequest, RowOutput, ScheduledRequest, SchedulerOutput
+from headrace.executor.model_runner import ModelRunner
+from headrace.models.llama import Llama
+from headrace.ops.reference.reference_ops import ReferenceOps
+from oracle import transformers_logits
+from oracle.driver import load_model
+from oracle.tiny_models import build, case, save, token_ids
+
+LOGPROBS = 1e-4
+"""Float32 sums in another order."""
+PROMPT = token_ids(20)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Llama:
+    folder = save(build(case("qwen2")), tmp_path_factory.mktemp("model"))
+    return load_model(folder, ReferenceOps(np.float32))
+
+
+@pytest.fixture(scope="module")
+def expected() -> np.ndarray:
+    """Log-probabilities after each token of PROMPT, by transformers. Shapes: [20, V]."""
+    logits = transformers_logits.logits(build(case("qwen2")), PROMPT).astype(np.float64)
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def new(name: str, **sampling: Any) -> NewRequest:
+    stop_token_ids = sampling.pop("stop_token_ids", ())
+    return NewRequest(name, PROMPT, SamplingParams(**sampling), 3, stop_token_ids)
+
+
+def piece(
+    name: str, start: int, stop: int, num_logit_rows: int, is_sampled: bool = True, block: int = 0
+) -> ScheduledRequest:
+    ids = [2 * block, 2 * block + 1]
+    return ScheduledRequest(name, PROMPT[start:stop], start, ids, num_logit_rows, is_sampled)
+
+
+def run(runner: ModelRunner, *scheduled: ScheduledRequest, new_requests: Any = ()) -> Any:
+    runner.submit(SchedulerOutput(1, tuple(scheduled), tuple(new_requests)))
+    return runner.collect().rows
+
+
+def make_runner(model: Llama) -> ModelRunner:
+    cache = model.ops.allocate_kv(model.config.attention, num_blocks=8, block_size=16)
+    return ModelRunner(model, cache, model.ops)
+
+
+def test_greedy_takes_the_best_and_logprobs_are_the_models_own(
+    model: Llama, expected: np.ndarray
+) -> None:
+    request = new("a", temperature=0.0, logprobs=4, logit_bias={5: 100.0})
+    row = run(make_runner(model), piece("a", 0, 20, 1), new_requests=[request])["a"]
+    assert row.token_ids == (5,)  # the bias chooses; the logprobs do not know of it
+    (record,) = row.logprobs
+    best = np.argsort(-expected[19])[:4]
+    assert record.top_token_ids == tuple(best.tolist())
+    np.testing.assert_allclose(record.top_logprobs, expected[19][best], atol=LOGPROBS)
+    assert record.logprob == pytest.approx(expected[19][5], abs=LOGPROBS)
+    assert record.rank == 1 + int((expected[19] > expected[19][5]).sum())
+
+
+def test_prompt_logprobs_over_two_chunks(model: Llama, expected: np.ndarray) -> None:
+    runner = make_runner(model)
+    request = new("a", temperature=0.0, prompt_logprobs=0)
+    first = run(runner, piece("a", 0, 9, 9, is_sampled=False), new_requests=[request])["a"]
+    assert first.token_ids == ()
+    second = run(runner, piece("a", 9, 20, 11))["a"]
+    records = first.prompt_logprobs + second.prompt_logprobs
+    assert [record.token_id for record in records] == PROMPT[1:]
+    wanted = expected[np.arange(19), PROMPT[1:]]
+    np.testing.assert_allclose([r.logprob for r in records], wanted, atol=LOGPROBS)
+    assert second.token_ids == (int(expected[19].argmax()),)
+    assert second.logprobs == ()
+
+
+def test_more_rows_than_are_scored_at_once(model: Llama) -> None:
+    requests = [new(f"r{i}", temperature=0.0, prompt_logprobs=1) for i in range(4)]
+    pieces = [piece(f"r{i}", 0, 20, 20, block=i) for i in range(4)]  # 80 rows, 64 at a time
+    rows = run(make_runner(model), *pieces, new_requests=requests)
+    assert rows["r3"] == rows["r0"]
+    assert len(rows["r3"].prompt_logprobs) == 19
+
+
+def test_a_request_that_bans_everything_ends_alone(model: Llama) -> None:
+    banned = new("bad", allowed_token_ids=[9], min_tokens=1, stop_token_ids=(9,), logprobs=1)
+    good = new("good", temperature=0.0, logprobs=1)
+    runner = make_runner(model)
+    rows = run(
+        runner,
+        piece("bad", 0, 20, 1),
+        piece("good", 0, 20, 1, block=1),
+        new_requests=[banned, good],
+    )
+    assert rows["bad"].token_ids == rows["bad"].logprobs == ()
+    assert "allowed_token_ids" in (rows["bad"].error or "")
+    assert rows["good"].error is None
+    own = run(make_runner(model), piece("good", 0, 20, 1), new_requests=[good])["good"]
+    assert rows["good"].token_ids == own.token_ids
+    assert rows["good"].logprobs[0].logprob == pytest.approx(own.logprobs[0].logprob, abs=LOGPROBS)
+
+
+def test_every_row_without_a_choice(model: Llama) -> None:
+    banned = new("bad", allowed_token_ids=[9], min_tokens=1, stop_token_ids=(9,))
+    rows = run(make_runner(model), piece("bad", 0, 20, 1), new_requests=[banned])
+    assert rows == {"bad": RowOutput(error=rows["bad"].error)}
+
+
+def test_damaged_logits_fail_their_request_only(model: Llama) -> None:
+    runner = make_runner(model)
+    request, other = new("a", prompt_logprobs=0), new("b", temperature=0.0, prompt_logprobs=0)
+    runner.submit(SchedulerOutput(1, (piece("a", 0, 16, 0, is_sampled=False),), (request,)))
+    runner.collect()
+    runner.cache.layers[1].k[0] = np.nan
+    rows = run(runner, piece("a", 16, 20, 1), piece("b", 0, 20, 20, block=2), new_requests=[other])
+    assert "weights are damaged" in (rows["a"].error or "")
+    assert rows["b"].error is None
+    assert len(rows["b"].prompt_logprobs) == 19
+
+
+def test_finished_requests_are_forgotten(model: Llama) -> None:
+    runner = make_runner(model)
+    run(runner, piece("a", 0, 20, 1), new_requests=[new("a")])
+    runner.submit(SchedulerOutput(2, (), (), ("a", "unknown")))
+    assert runner.collect().rows == {}
+    with pytest.raises(KeyError):
+        runner.submit(SchedulerOutput(3, (piece("a", 0, 20, 1),)))
+
+
+def test_results_come_in_the_order_of_steps(model: Llama) -> None:
+    runner = make_runner(model)
+    for step_id in (4, 5):
+        runner.submit(SchedulerOutput(step_id, ()))
+    assert [runner.collect().step_id for _ in range(2)] == [4, 5]
