@@ -1,6 +1,6 @@
 """Tells the control tokens a template writes from those a caller typed.
 
-Owns marks: a caller's text is written with private-use characters in place of the characters that
+Owns marks: a caller's text is written with rare other characters in place of the characters that
 control tokens are made of, one for one, and goes through the template so. Where control tokens
 stand in the rendered text then, the template wrote them. Taking the marks off gives the plain
 rendering back, so positions agree. In: texts. Out: marked texts and positions. Knows no messages.
@@ -15,7 +15,9 @@ from enum import Enum, auto
 # Quotes and backslashes keep their form, because JSON escapes them; white space, because templates
 # trim it. No control token consists of these alone.
 _UNMARKED = frozenset("\"'\\")
-_PRIVATE_PLANE = range(0x100000, 0x10FE00, 0x200)
+# CJK extension B: rare, and printable letters without case, which Python's repr leaves alone.
+_BLOCK = 0x200
+_MARKS = range(0x20000, 0x2A600, _BLOCK)
 
 
 class Marking(Enum):
@@ -110,11 +112,11 @@ class _Table(dict[int, str]):
 
 
 def _free_block(texts: Iterable[str]) -> int:
-    """The first code point of a private-use block that none of the texts touches."""
+    """The first code point of a block that none of the texts touches."""
     used = {
-        ord(character) // 0x200 * 0x200
+        ord(character) // _BLOCK * _BLOCK
         for text in texts
-        if text and max(text) >= chr(_PRIVATE_PLANE[0])
+        if text and max(text) >= chr(_MARKS[0])
         for character in text
     }
-    return next((block for block in _PRIVATE_PLANE if block not in used), _PRIVATE_PLANE[0])
+    return next((block for block in _MARKS if block not in used), _MARKS[0])
