@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -123,9 +123,12 @@ class LLM:
         else:
             text_or_ids = prompt if isinstance(prompt, str) else tuple(prompt)
             request = self._request(params=sampling, prompt=text_or_ids)
-        outputs = self._wait(self.engine.generate(request))
+        outputs: AsyncGenerator[RequestOutput, None] = self._wait(self.engine.generate(request))
         try:
-            while (output := self._wait(anext(outputs, None))) is not None:
+            while True:
+                output: RequestOutput | None = self._wait(anext(outputs, None))
+                if output is None:
+                    return
                 yield output
         finally:
             self._wait(outputs.aclose())

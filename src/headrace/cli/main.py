@@ -37,6 +37,7 @@ COMMANDS: dict[str, Command] = {
     "pull": Command("Fetch a model and check it.", "headrace.cli.pull:pull"),
     "models": Command("List known and local models.", "headrace.cli.models:models"),
     "rm": Command("Remove a local model.", "headrace.cli.rm:rm"),
+    "env": Command("Show this machine, the settings, and what runs where.", "headrace.cli.env:env"),
     "bench": Command("Measure a model beside this machine's limits.", "headrace.cli.bench:bench"),
 }
 

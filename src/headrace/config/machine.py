@@ -7,6 +7,7 @@ In: the kernel's files under /proc and /sys, by way of a root folder that tests 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Set
 from pathlib import Path
 
@@ -31,7 +32,17 @@ def detect_machine(root: Path = Path("/")) -> Machine:
         num_cpus=num_cpus,
         memory_total_bytes=total_bytes,
         memory_available_bytes=available_bytes,
+        cpu_model=_cpu_model(root),
     )
+
+
+def _cpu_model(root: Path) -> str:
+    """The name of the CPU, as its maker writes it."""
+    for line in (_read(root / "proc/cpuinfo") or "").splitlines():
+        name, _, text = line.partition(":")
+        if name.strip() == "model name" and text.strip():
+            return text.strip()
+    return platform.processor() or platform.machine() or "unknown"
 
 
 def _usable_cpus() -> Set[int]:

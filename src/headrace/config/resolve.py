@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headrace.config import env, load
@@ -19,6 +19,14 @@ from headrace.core.machine import Machine
 logger = logging.getLogger(__name__)
 
 EXTENSION = "headrace._cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class GivenSetting:
+    """A value that somebody gave, and where: a flag, a variable, a file."""
+
+    value: object
+    source: str
 
 
 def resolve_config(
@@ -32,21 +40,32 @@ def resolve_config(
     """
     for warning in env.find_unknown(environ):
         logger.warning("%s", warning)
+    given = gather_settings(flags, environ, config_file)
+    return load.build_config({name: setting.value for name, setting in given.items()})
+
+
+def gather_settings(
+    flags: Mapping[str, object], environ: Mapping[str, str], config_file: Path | None = None
+) -> dict[str, GivenSetting]:
+    """Every setting that is not left to its default, by dotted name, with where it comes from.
+
+    Raises: ConfigError.
+    """
     path = config_file if config_file is not None else env.config_file(environ)
-    settings: dict[str, object] = {}
+    given: dict[str, GivenSetting] = {}
     cache_home = env.cache_home(environ)
     if cache_home is not None:
-        settings["hub.home"] = cache_home
+        given["hub.home"] = GivenSetting(cache_home, "XDG_CACHE_HOME")
     if path is not None:
         for name, value in load.load_settings(path).items():
-            settings[name] = load.convert(name, value)
+            given[name] = GivenSetting(load.convert(name, value), str(path))
     for name, (variable, text) in env.read_environment(environ).items():
-        settings[name] = load.convert(name, text, shown_as=variable)
+        given[name] = GivenSetting(load.convert(name, text, shown_as=variable), variable)
     for name, value in flags.items():
         load.check_name(name)
         if value is not None:
-            settings[name] = load.convert(name, value)
-    return load.build_config(settings)
+            given[name] = GivenSetting(load.convert(name, value), "flag")
+    return given
 
 
 def resolve_engine(config: EngineConfig, machine: Machine) -> EngineConfig:

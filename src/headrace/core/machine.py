@@ -16,6 +16,7 @@ class Machine:
     num_cpus: int
     memory_total_bytes: int
     memory_available_bytes: int
+    cpu_model: str = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

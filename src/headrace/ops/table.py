@@ -7,11 +7,12 @@ the C++ extension and the start costs what is used.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from headrace.core.errors import ConfigError
 from headrace.core.machine import Roof
+from headrace.ops.kernel_note import IsaStatus, KernelNote
 from headrace.ops.protocol import Ops
 
 IMPLEMENTATIONS: dict[str, str] = {
@@ -19,6 +20,12 @@ IMPLEMENTATIONS: dict[str, str] = {
     "reference": "headrace.ops.reference.reference_ops:make_ops",
 }
 _PROBE = "headrace.ops.cpu.roof:probe_roof"
+_ISAS = "headrace.ops.cpu.isa:all_isas"
+_CHOOSE_ISA = "headrace.ops.cpu.isa:choose_isa"
+_KERNELS: dict[str, str] = {
+    "cpu": "headrace.ops.cpu.kernels:kernels",
+    "reference": "headrace.ops.reference.kernels:kernels",
+}
 
 
 def make_ops(device: str, isa: str | None = None, num_threads: int | None = None) -> Ops:
@@ -41,6 +48,33 @@ def probe_roof(num_threads: int | None = None) -> Roof:
     """
     roof: Roof = _load(_PROBE)(num_threads)
     return roof
+
+
+def isa_tiers() -> Sequence[IsaStatus]:
+    """Every ISA tier of the C++ extension, lowest first.
+
+    Raises: ConfigError without the C++ extension.
+    """
+    return _load(_ISAS)()  # type: ignore[no-any-return]
+
+
+def chosen_isa(wanted: str | None) -> str:
+    """The tier that kernels will use when `wanted` is asked for, None being the best.
+
+    Raises: ConfigError for a tier that cannot run here, or without the C++ extension.
+    """
+    return _load(_CHOOSE_ISA)(wanted)  # type: ignore[no-any-return]
+
+
+def describe_kernels(device: str, isa: str | None = None) -> Sequence[KernelNote]:
+    """Which code computes each op family on a device, and why.
+
+    Raises: ConfigError, as make_ops does.
+    """
+    path = _KERNELS.get(device)
+    if path is None:
+        raise ConfigError("device", device, ", ".join(IMPLEMENTATIONS))
+    return _load(path)(isa)  # type: ignore[no-any-return]
 
 
 def _load(path: str) -> Callable[..., Any]:

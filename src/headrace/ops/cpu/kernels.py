@@ -30,47 +30,44 @@ _SAME_CODE = "one source, compiled for the tier"
 def kernels(isa: str | None) -> tuple[KernelNote, ...]:
     """A note per family. Raises: ConfigError for a tier that cannot run here."""
     tier = choose_isa(isa)
-    matmul, why_matmul = MATMUL_KERNELS[tier]
-    attention, why_attention = ATTENTION_KERNELS[tier]
-    packable = set(_cpu.packable_formats())
-    integers = [name for name, row in FORMATS.items() if row.is_quantized and name in packable]
-    floats = [name for name, row in FORMATS.items() if not row.is_quantized and name in packable]
-    notes = [
-        *_embed_notes(tier),
-        KernelNote("norm", f"C++ {tier}", _SAME_CODE),
-        KernelNote("matmul, " + _listed(integers), f"C++ {tier}: {matmul}", why_matmul),
-        KernelNote(
-            "matmul, " + _listed(floats), f"C++ {tier}: matmul_float", "weights that are floats"
-        ),
-    ]
-    others = [name for name in FORMATS if name not in packable]
-    if others:
-        notes.append(
-            KernelNote(
-                "matmul, " + _listed(others),
-                f"C++ {tier}: matmul_float",
-                "no integer kernel; converted to float32 when loaded",
-            )
-        )
+    attention, why = ATTENTION_KERNELS[tier]
+    shared = {
+        family: KernelNote(family, f"C++ {tier}", _SAME_CODE)
+        for family in ("norm", "rope", "store_kv", "activation", "sampling")
+    }
     return (
-        *notes,
-        KernelNote("rope", f"C++ {tier}", _SAME_CODE),
-        KernelNote("store_kv", f"C++ {tier}", _SAME_CODE),
-        KernelNote("attention", f"C++ {tier}: {attention}", why_attention),
-        KernelNote("activation", f"C++ {tier}", _SAME_CODE),
-        KernelNote("sampling", f"C++ {tier}", _SAME_CODE),
+        *_embed_notes(tier),
+        shared["norm"],
+        *_matmul_notes(tier),
+        shared["rope"],
+        shared["store_kv"],
+        KernelNote("attention", f"C++ {tier}: {attention}", why),
+        shared["activation"],
+        shared["sampling"],
     )
 
 
 def _embed_notes(tier: str) -> list[KernelNote]:
     ops = _cpu.CpuOps(tier, 1)
-    read = [name for name, row in FORMATS.items() if _cpu.can_embed(ops, row.ggml_type)]
-    others = [name for name in FORMATS if name not in read]
-    notes = [KernelNote("embed, " + _listed(read), f"C++ {tier}", _SAME_CODE)] if read else []
-    if others:
-        notes.append(KernelNote("embed, " + _listed(others), "numpy", "no C++ kernel reads these"))
-    return notes
+    read = tuple(name for name, row in FORMATS.items() if _cpu.can_embed(ops, row.ggml_type))
+    others = tuple(name for name in FORMATS if name not in read)
+    notes = (
+        KernelNote("embed", f"C++ {tier}", _SAME_CODE, read),
+        KernelNote("embed", "numpy", "no C++ kernel reads these", others),
+    )
+    return [note for note in notes if note.formats]
 
 
-def _listed(formats: list[str]) -> str:
-    return " ".join(formats)
+def _matmul_notes(tier: str) -> list[KernelNote]:
+    quantized, why = MATMUL_KERNELS[tier]
+    packable = set(_cpu.packable_formats())
+    integers = tuple(name for name, row in FORMATS.items() if row.is_quantized and name in packable)
+    floats = tuple(name for name in FORMATS if name in packable and name not in integers)
+    others = tuple(name for name in FORMATS if name not in packable)
+    as_floats = f"C++ {tier}: matmul_float"
+    notes = (
+        KernelNote("matmul", f"C++ {tier}: {quantized}", why, integers),
+        KernelNote("matmul", as_floats, "weights that are floats", floats),
+        KernelNote("matmul", as_floats, "no integer kernel; float32 once loaded", others),
+    )
+    return [note for note in notes if note.formats]
