@@ -1,0 +1,78 @@
+"""Bodies as they arrive: pieces, limits, depth."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from starlette.requests import ClientDisconnect
+
+from headrace.core.config import ServerConfig
+from headrace.core.errors import RequestError
+from headrace.server.error_responses import HttpRefusal
+from headrace.server.json_body import decode_json_object, read_json_object
+
+JSON = {"content-type": "application/json"}
+CONFIG = ServerConfig(max_body_bytes=1024)
+
+
+def receiver(*chunks: bytes, is_complete: bool = True) -> Callable[[], Awaitable[Any]]:
+    messages: list[Any] = [
+        {"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks
+    ]
+    if is_complete:
+        messages[-1]["more_body"] = False
+    else:
+        messages.append({"type": "http.disconnect"})
+    left = iter(messages)
+
+    async def receive() -> Any:
+        return next(left)
+
+    return receive
+
+
+async def test_a_body_in_pieces() -> None:
+    receive = receiver(b'{"a"', b": [1, 2", b"]}")
+    assert await read_json_object(receive, JSON, CONFIG) == {"a": [1, 2]}
+
+
+async def test_a_client_that_leaves() -> None:
+    with pytest.raises(ClientDisconnect):
+        await read_json_object(receiver(b"{", is_complete=False), JSON, CONFIG)
+
+
+@pytest.mark.parametrize("num_chunks", [2, 3, 500])
+async def test_a_large_body_is_read_no_further_than_needed(num_chunks: int) -> None:
+    with pytest.raises(HttpRefusal) as large:
+        await read_json_object(receiver(*[b" " * 1000] * num_chunks), JSON, CONFIG)
+    assert large.value.status == 413
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json"],
+)
+async def test_json_content_types(kind: str) -> None:
+    assert await read_json_object(receiver(b"{}"), {"content-type": kind}, CONFIG) == {}
+
+
+@pytest.mark.parametrize("kind", ["text/json", "application/x-json", "json", "", "text/plain+json"])
+async def test_other_content_types(kind: str) -> None:
+    with pytest.raises(HttpRefusal) as wrong:
+        await read_json_object(receiver(b"{}"), {"content-type": kind}, CONFIG)
+    assert wrong.value.status == 415
+
+
+@pytest.mark.parametrize("depth", [1, 4, 7])
+def test_depth_is_exact(depth: int) -> None:
+    body = b'{"a":' * depth + b"1" + b"}" * depth
+    decode_json_object(body, depth)
+    with pytest.raises(RequestError, match=f"more than {depth} deep"):
+        decode_json_object(b'{"a":' * depth + b"[]" + b"}" * depth, depth)
+
+
+def test_many_brackets_that_are_not_deep() -> None:
+    body = b'{"a":[' + b",".join([b"[]"] * 1000) + b'],"b":"[[[[[[[[[["}'
+    assert len(decode_json_object(body, 4)["a"]) == 1000
