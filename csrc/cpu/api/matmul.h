@@ -4,7 +4,8 @@
 //   a    = rne(x * (127 / amax)), scale = amax / 127               per row and group of 32
 //   acc  = sum_k (q[k] - zero) * a[k]                              int32, exact
 //   y    = fma(scale * dW, float(acc), y)                          groups ascending
-//   y    = fma(-mW, scale * float(sum_k a[k]), y)                  formats with a minimum
+//   z    = fma(mW, scale * float(sum_k a[k]), z)                   formats with a minimum, its own
+//   chain out  = (y - z) + bias
 #pragma once
 
 #include "api/packed_format.h"

@@ -124,6 +124,8 @@ constexpr int kGenericRows = 8;
 // Up to kGenericRows rows of one tile against one panel. y: [16] per row.
 static void multiply_panel(const MatmulArgs* args, int64_t p, int64_t tile, int first, int rows,
                            F32x16* y) {
+  F32x16 z[kGenericRows];
+  for (int m = 0; m < rows; m++) y[m] = z[m] = zero_f32();
   const QuantizedRows& x = args->x;
   uint8_t format = args->weight.formats[p];
   const PanelLayout& layout = kPanelLayouts[format];
@@ -143,10 +145,12 @@ static void multiply_panel(const MatmulArgs* args, int64_t p, int64_t tile, int 
         y[m] = fma(mul(scale, s.scale[1]), float_of_i32(high), y[m]);
       } else {
         y[m] = fma(mul(scale, s.scale[0]), float_of_i32(add(low, high)), y[m]);
-        if (layout.has_min) y[m] = fnma(s.minimum, splat(x.scaled_sums[at + m]), y[m]);
+        if (layout.has_min) z[m] = fma(s.minimum, splat(x.scaled_sums[at + m]), z[m]);
       }
     }
   }
+  if (layout.has_min)
+    for (int m = 0; m < rows; m++) y[m] = sub(y[m], z[m]);
 }
 
 HR_INLINE int panel_width(const PackedPanels& w, int64_t p) {
@@ -170,7 +174,6 @@ static void matmul_generic(const MatmulArgs* args, const Work* work) {
                          : x.tile_rows * (tile + 1) - row;
       int rows = left < kGenericRows ? (int)left : kGenericRows;
       F32x16 y[kGenericRows];
-      for (int m = 0; m < rows; m++) y[m] = zero_f32();
       multiply_panel(args, p, tile, (int)(row - tile * x.tile_rows), rows, y);
       for (int m = 0; m < rows; m++) store_columns(args, p, row + m, y[m]);
     }

@@ -5,6 +5,7 @@
 namespace headrace {
 namespace {
 
+constexpr int64_t kFewRows = 8;  // of which a tile has just as many
 constexpr int64_t kTileRows = 16;
 constexpr int64_t kChunksPerThread = 8;
 constexpr int64_t kMinChunkBytes = 64 << 10;  // below, taking a chunk costs more than a late worker
@@ -14,7 +15,7 @@ constexpr int64_t kSerialElements = 8192;     // quantizing fewer is cheaper tha
 size_t aligned(int64_t num_bytes) { return (size_t)((num_bytes + 63) / 64 * 64); }
 
 QuantizedRows reserve_rows(Arena& arena, int64_t num_rows, int64_t depth) {
-  const int64_t tile_rows = std::min(num_rows, kTileRows);
+  const int64_t tile_rows = num_rows <= kFewRows ? num_rows : kTileRows;
   const int64_t padded = (num_rows + tile_rows - 1) / tile_rows * tile_rows;
   const int64_t groups = depth / kGroupSize, cells = padded * groups;
   const size_t values = aligned(cells * kGroupSize), scales = aligned(cells * 4);

@@ -15,6 +15,8 @@ namespace {
 
 #include "tiers/avx512/matmul.inl"
 
+#include "tiers/amx/matmul.inl"
+
 #include "kernels/activation.inl"
 #include "kernels/embed.inl"
 #include "kernels/norm.inl"
@@ -24,7 +26,7 @@ namespace {
 #include "tiers/amx/attention_tiles.inl"
 #include "tiers/amx/probe.inl"
 
-constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_vnni, matmul_float, no_scratch};
+constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_amx, matmul_float, tile_scratch_bytes};
 }  // namespace
 }  // namespace headrace::amx
 

@@ -75,7 +75,7 @@ struct GroupRows {
 
 template <uint8_t format, int rows>
 HR_INLINE void multiply_group(const GroupPlace& place, const GroupScales& s, const GroupRows& x,
-                              __m512* y) {
+                              __m512* y, __m512* z) {
   __m512i w[8];
   unpack_rows<format>(place.quants, w);
   for (int m = 0; m < rows; m++) {
@@ -94,7 +94,7 @@ HR_INLINE void multiply_group(const GroupPlace& place, const GroupScales& s, con
       __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(low, high));
       y[m] = _mm512_fmadd_ps(_mm512_mul_ps(scale, s.scale[0].v), sum, y[m]);
       if constexpr (kPanelLayouts[format].has_min)
-        y[m] = _mm512_fnmadd_ps(s.minimum.v, _mm512_set1_ps(x.scaled_sums[m]), y[m]);
+        z[m] = _mm512_fmadd_ps(s.minimum.v, _mm512_set1_ps(x.scaled_sums[m]), z[m]);
     }
   }
 }
@@ -107,8 +107,8 @@ static void vnni_panel(const MatmulArgs* args, int64_t p, int64_t tile, int64_t 
   GroupRows at = {x.values + start * 32, x.scales + start, x.scaled_sums + start,
                   x.offsets + 2 * tile * x.num_groups * x.tile_rows + first, x.tile_rows};
   const uint8_t* block = args->weight.base + args->weight.offsets[p];
-  __m512 y[rows];
-  for (int m = 0; m < rows; m++) y[m] = _mm512_setzero_ps();
+  __m512 y[rows], z[rows];
+  for (int m = 0; m < rows; m++) y[m] = z[m] = _mm512_setzero_ps();
   for (int64_t left = x.num_groups; left > 0; left -= layout.block_groups) {
     int groups = left < layout.block_groups ? (int)left : layout.block_groups;
     prefetch<layout.header_bytes>(block);
@@ -116,7 +116,7 @@ static void vnni_panel(const MatmulArgs* args, int64_t p, int64_t tile, int64_t 
     for (int j = 0; j < groups; j++, quants += layout.group_bytes) {
       prefetch<layout.group_bytes>(quants);
       GroupPlace place = {block, quants, j};
-      multiply_group<format, rows>(place, group_scales(format, place), at, y);
+      multiply_group<format, rows>(place, group_scales(format, place), at, y, z);
       at.values += x.tile_rows * 32;
       at.scales += x.tile_rows;
       at.scaled_sums += x.tile_rows;
@@ -124,7 +124,10 @@ static void vnni_panel(const MatmulArgs* args, int64_t p, int64_t tile, int64_t 
     }
     block = quants;
   }
-  for (int m = 0; m < rows; m++) store_columns(args, p, tile * x.tile_rows + first + m, {y[m]});
+  for (int m = 0; m < rows; m++) {
+    if constexpr (layout.has_min) y[m] = _mm512_sub_ps(y[m], z[m]);
+    store_columns(args, p, tile * x.tile_rows + first + m, {y[m]});
+  }
 }
 
 template <uint8_t format>

@@ -1,0 +1,259 @@
+// Quantized linears on AMX int8 tiles, for more rows than the VNNI kernel likes.
+//
+// A panel's block of 32 groups is unpacked to L1 once and meets all rows, 16 at a time. A product
+// of 16 rows x 16 columns x one group leaves its tile as int32 and is added to the fp32 sums, which
+// stay in registers. While tiles are in flight this CPU runs 512-bit multiplications and
+// conversions on one port only (docs/log/2026-11.md), so half of the conversions are done by
+// integer and float additions, which have two, and the minimum terms are summed apart from the
+// tiles.
+
+constexpr int kVnniMaxRows = 8;
+constexpr int kBlockGroups = 32;    // 16 KB of unpacked weights
+constexpr int kPanelsTogether = 8;  // share the activations of a block while they are in L2
+constexpr int kTileFloats = 256;
+constexpr int kBuffers = 4;
+
+struct TileScratch {
+  int8_t* weights;   // [groups][8 rows][64]
+  float* scales;     // [steps][16]
+  float* minimums;   // [groups][16]
+  int32_t* buffers;  // [kBuffers][16][16]
+  float* sums;       // [panels][tiles][16][16]; between blocks of groups
+  float* min_sums;   // the same
+};
+
+static size_t tile_scratch_bytes(int64_t num_rows, int64_t) {
+  int64_t tiles = (num_rows + 15) / 16;
+  return kBlockGroups * (512 + 128 + 64) + kBuffers * 1024 +
+         (size_t)(2 * kPanelsTogether * tiles) * kTileFloats * 4;
+}
+
+HR_INLINE TileScratch tile_scratch(uint8_t* at, int64_t tiles) {
+  TileScratch s;
+  s.weights = (int8_t*)at;
+  s.scales = (float*)(at + kBlockGroups * 512);
+  s.minimums = s.scales + kBlockGroups * 32;
+  s.buffers = (int32_t*)(s.minimums + kBlockGroups * 16);
+  s.sums = (float*)(s.buffers + kBuffers * 256);
+  s.min_sums = s.sums + kPanelsTogether * tiles * kTileFloats;
+  return s;
+}
+
+// Accumulators 0..3 [16 rows][16 columns]; activations 4, 5 [16][k]; weights 6, 7 [k / 4][16][4].
+constexpr TileConfig kGroupTiles = {
+    1, 0, {}, {64, 64, 64, 64, 32, 32, 64, 64}, {16, 16, 16, 16, 16, 16, 8, 8}};
+constexpr TileConfig kHalfGroupTiles = {
+    1, 0, {}, {64, 64, 64, 64, 16, 16, 64, 64}, {16, 16, 16, 16, 16, 16, 4, 4}};
+
+// Signed weights and exact scales of `groups` groups, from the start of a block of the panel.
+template <uint8_t format>
+static void unpack_block(const uint8_t* block, int groups, const TileScratch& s) {
+  constexpr PanelLayout layout = kPanelLayouts[format];
+  const __m512i zero = _mm512_set1_epi8((char)layout.zero);
+  for (int g = 0; g < groups; g++) {
+    int index = g % layout.block_groups;
+    if (g > 0 && index == 0)
+      block += layout.header_bytes + layout.block_groups * layout.group_bytes;
+    GroupPlace place = {block, block + layout.header_bytes + index * layout.group_bytes, index};
+    __m512i w[8];
+    unpack_rows<format>(place.quants, w);
+    for (int r = 0; r < 8; r++)
+      _mm512_store_si512(s.weights + g * 512 + r * 64,
+                         layout.zero ? _mm512_sub_epi8(w[r], zero) : w[r]);
+    GroupScales scales = group_scales(format, place);
+    if constexpr (format == kP6K) {
+      store(s.scales + g * 32, scales.scale[0]);
+      store(s.scales + g * 32 + 16, scales.scale[1]);
+    } else {
+      store(s.scales + g * 16, scales.scale[0]);
+      if constexpr (layout.has_min) store(s.minimums + g * 16, scales.minimum);
+    }
+  }
+}
+
+// Bytes of the first `groups` groups from the start of a block.
+HR_INLINE int64_t block_bytes(const PanelLayout& layout, int64_t groups) {
+  return (groups + layout.block_groups - 1) / layout.block_groups * layout.header_bytes +
+         groups * layout.group_bytes;
+}
+
+template <int accumulator>
+HR_INLINE void tile_product(const int8_t* a, const int8_t* w) {
+  // Tile names are part of the instruction, so each accumulator is spelled out.
+  if constexpr (accumulator % 2 == 0) {
+    _tile_loadd(4, a, 32);
+    _tile_loadd(6, w, 64);
+  } else {
+    _tile_loadd(5, a, 32);
+    _tile_loadd(7, w, 64);
+  }
+  if constexpr (accumulator == 0) {
+    _tile_zero(0);
+    _tile_dpbssd(0, 4, 6);
+  } else if constexpr (accumulator == 1) {
+    _tile_zero(1);
+    _tile_dpbssd(1, 5, 7);
+  } else if constexpr (accumulator == 2) {
+    _tile_zero(2);
+    _tile_dpbssd(2, 4, 6);
+  } else {
+    _tile_zero(3);
+    _tile_dpbssd(3, 5, 7);
+  }
+}
+
+template <int accumulator>
+HR_INLINE void tile_result(int32_t* buffer) {
+  if constexpr (accumulator == 0) _tile_stored(0, buffer, 64);
+  if constexpr (accumulator == 1) _tile_stored(1, buffer, 64);
+  if constexpr (accumulator == 2) _tile_stored(2, buffer, 64);
+  if constexpr (accumulator == 3) _tile_stored(3, buffer, 64);
+}
+
+// y[r] = fma(scale[r] * dW, float(sum[r]), y[r])
+template <int first, int last>
+HR_INLINE void add_product(__m512* y, __m512 weight_scale, const int32_t* sums,
+                           const float* scales) {
+  // A sum below 2^22 added to the bits of 1.5 * 2^23 is the float 1.5 * 2^23 + sum, exactly.
+  const __m512i magic_bits = _mm512_set1_epi32(0x4b400000);
+  const __m512 magic = _mm512_castsi512_ps(magic_bits);
+  for (int r = first; r < last; r++) {
+    __m512i sum = _mm512_load_si512(sums + r * 16);
+    __m512 value =
+        r % 2 ? _mm512_cvtepi32_ps(sum)
+              : _mm512_sub_ps(_mm512_castsi512_ps(_mm512_add_epi32(sum, magic_bits)), magic);
+    y[r] = _mm512_fmadd_ps(_mm512_mul_ps(weight_scale, _mm512_set1_ps(scales[r])), value, y[r]);
+  }
+}
+
+// One step of the pipeline: product s, the epilogue of s - 3, the store of s - 2.
+template <bool halves, int u>
+HR_INLINE void tile_step(int s, int steps, const int8_t* a, const float* scales,
+                         const TileScratch& t, __m512* y) {
+  int done = s - 3;
+  const int32_t* sums = t.buffers + ((u + 1) % kBuffers) * 256;
+  if (s < steps)
+    tile_product<u>(halves ? a + s / 2 * 512 + s % 2 * 16 : a + s * 512,
+                    t.weights + s * (halves ? 256 : 512));
+  if (done >= 0 && done < steps) {
+    __m512 weight_scale = _mm512_load_ps(t.scales + done * 16);
+    add_product<0, 16>(y, weight_scale, sums, scales + (halves ? done / 2 : done) * 16);
+  }
+  if (s >= 2 && s - 2 < steps) tile_result<(u + 2) % 4>(t.buffers + ((u + 2) % kBuffers) * 256);
+}
+
+// 16 rows against the unpacked block: adds to y [16][16].
+template <bool halves>
+HR_INLINE void multiply_tile(int groups, const int8_t* a, const float* scales, const TileScratch& t,
+                             __m512* y) {
+  int steps = halves ? 2 * groups : groups;
+  for (int s = 0; s < steps + 3; s += 4) {
+    tile_step<halves, 0>(s, steps, a, scales, t, y);
+    tile_step<halves, 1>(s + 1, steps, a, scales, t, y);
+    tile_step<halves, 2>(s + 2, steps, a, scales, t, y);
+    tile_step<halves, 3>(s + 3, steps, a, scales, t, y);
+  }
+}
+
+HR_INLINE void load_sums(__m512* y, const float* from, bool is_first) {
+  for (int r = 0; r < 16; r++)
+    y[r] = is_first ? _mm512_setzero_ps() : _mm512_load_ps(from + r * 16);
+}
+
+HR_INLINE void store_sums(float* to, const __m512* y) {
+  for (int r = 0; r < 16; r++) _mm512_store_ps(to + r * 16, y[r]);
+}
+
+// z[r] = fma(mW, scaled_sum[r], z[r])
+HR_INLINE void add_minimums(int groups, const float* minimums, const float* scaled_sums,
+                            bool is_first, float* sums) {
+  __m512 z[16];
+  load_sums(z, sums, is_first);
+  for (int g = 0; g < groups; g++) {
+    __m512 minimum = _mm512_load_ps(minimums + g * 16);
+    for (int r = 0; r < 16; r++)
+      z[r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(scaled_sums[g * 16 + r]), z[r]);
+  }
+  store_sums(sums, z);
+}
+
+// Groups [start, start + groups) of panel p against all rows.
+template <uint8_t format>
+static void tile_block(const MatmulArgs* args, int64_t p, int64_t start, int groups,
+                       const uint8_t* next, int64_t next_bytes, const TileScratch& t,
+                       int64_t tiles) {
+  constexpr PanelLayout layout = kPanelLayouts[format];
+  const QuantizedRows& x = args->x;
+  bool is_first = start == 0, is_last = start + groups == x.num_groups;
+  unpack_block<format>(args->weight.base + args->weight.offsets[p] + block_bytes(layout, start),
+                       groups, t);
+  load_tile_config(format == kP6K ? &kHalfGroupTiles : &kGroupTiles);
+  for (int64_t tile = 0; tile < tiles; tile++) {
+    for (int64_t i = next_bytes * tile / tiles / 64 * 64; i < next_bytes * (tile + 1) / tiles;
+         i += 64)
+      _mm_prefetch((const char*)next + i, _MM_HINT_T1);
+    float *sums = t.sums + tile * kTileFloats, *min_sums = t.min_sums + tile * kTileFloats;
+    int64_t at = tile * x.num_groups + start;
+    if constexpr (layout.has_min)
+      add_minimums(groups, t.minimums, x.scaled_sums + at * 16, is_first, min_sums);
+    __m512 y[16];
+    load_sums(y, sums, is_first);
+    multiply_tile<format == kP6K>(groups, x.values + at * 512, x.scales + at * 16, t, y);
+    if (!is_last) {
+      store_sums(sums, y);
+      continue;
+    }
+    int64_t row = tile * 16, left = x.num_rows - row;
+    if constexpr (layout.has_min)
+      for (int r = 0; r < 16; r++) y[r] = _mm512_sub_ps(y[r], _mm512_load_ps(min_sums + r * 16));
+    for (int r = 0; r < 16; r++)
+      if (r < left) store_columns(args, p, row + r, {y[r]});
+  }
+}
+
+using TileBlock = void (*)(const MatmulArgs*, int64_t, int64_t, int, const uint8_t*, int64_t,
+                           const TileScratch&, int64_t);
+constexpr TileBlock kTileBlocks[kNumPackedFormats] = {
+    tile_block<kP40>, tile_block<kP50>, tile_block<kP80>, tile_block<kP41>,
+    tile_block<kP51>, tile_block<kP4K>, tile_block<kP5K>, tile_block<kP6K>,
+};
+
+static void matmul_tiles(const MatmulArgs* args, const Work* work) {
+  const QuantizedRows& x = args->x;
+  const PackedPanels& w = args->weight;
+  int64_t tiles = (x.num_rows + 15) / 16;
+  TileScratch scratch = tile_scratch(work->scratch, tiles);
+  for (int64_t first = work->begin; first < work->end; first += kPanelsTogether) {
+    int64_t last = first + kPanelsTogether < work->end ? first + kPanelsTogether : work->end;
+    for (int64_t start = 0; start < x.num_groups; start += kBlockGroups) {
+      int64_t left = x.num_groups - start;
+      int groups = left < kBlockGroups ? (int)left : kBlockGroups;
+      for (int64_t p = first; p < last; p++) {
+        // What is unpacked next: the same groups of the next panel, or the panel's next groups.
+        int64_t next_panel = p + 1 < last ? p + 1 : first;
+        int64_t next_start = p + 1 < last ? start : start + groups;
+        if (next_start >= x.num_groups) next_panel = last, next_start = 0;
+        const uint8_t* next = w.base;
+        int64_t next_bytes = 0;
+        if (next_panel < work->end) {
+          const PanelLayout& layout = kPanelLayouts[w.formats[next_panel]];
+          int64_t next_left = x.num_groups - next_start;
+          next = w.base + w.offsets[next_panel] + block_bytes(layout, next_start);
+          next_bytes = block_bytes(layout, next_left < kBlockGroups ? next_left : kBlockGroups);
+        }
+        TileScratch t = scratch;
+        t.sums += (p - first) * tiles * kTileFloats;
+        t.min_sums += (p - first) * tiles * kTileFloats;
+        kTileBlocks[w.formats[p]](args, p, start, groups, next, next_bytes, t, tiles);
+      }
+    }
+  }
+  _tile_release();
+}
+
+static void matmul_amx(const MatmulArgs* args, const Work* work) {
+  if (args->x.num_rows <= kVnniMaxRows)
+    matmul_vnni(args, work);
+  else
+    matmul_tiles(args, work);
+}
