@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fakes.real_tokenizers import real_tokenizer
 from fakes.texts import assigned_texts
 from headrace.text.control_text import ControlTexts, Marker, Marking, split_at
 from headrace.text.detokenizer import IncrementalDetokenizer
 from headrace.text.stop_strings import StopStringBuffer
 from headrace.text.tokenizer import Tokenizer
-from headrace.weights.gguf import GgufReader
 
 TOKENIZERS = ("qwen", "gemma")
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -25,7 +25,7 @@ QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 @pytest.fixture(scope="module")
 def tokenizers(qwen05_path: Path, gemma_path: Path) -> Mapping[str, Tokenizer]:
     paths = dict(zip(TOKENIZERS, (qwen05_path, gemma_path), strict=True))
-    return {name: Tokenizer.from_gguf(GgufReader(path).metadata) for name, path in paths.items()}
+    return {name: real_tokenizer(path) for name, path in paths.items()}
 
 
 def token_ids(tokenizer: Tokenizer, seed: int, size: int) -> list[int]:

@@ -156,14 +156,22 @@ class ChatTemplate:
 
     def _variables(self, chat: _Chat, marker: Marker) -> dict[str, Any]:
         values = TemplateInput(marker.mark, lambda text: self._quotes(text, marker.controls))
-        return {
-            "documents": None,
-            **self._special_tokens,
-            **values.keyword_arguments(chat.kwargs),
-            "messages": [values.message(message) for message in chat.messages],
-            "tools": [values.tool(tool) for tool in chat.tools] or None,
-            "add_generation_prompt": chat.add_generation_prompt,
-        }
+        try:
+            return {
+                "documents": None,
+                **self._special_tokens,
+                **values.keyword_arguments(chat.kwargs),
+                "messages": [values.message(message) for message in chat.messages],
+                "tools": [values.tool(tool) for tool in chat.tools] or None,
+                "add_generation_prompt": chat.add_generation_prompt,
+            }
+        except RecursionError as error:
+            raise RequestError(
+                "Tools, tool calls or chat_template_kwargs are nested too deeply; "
+                "a few hundred levels are allowed.",
+                "messages",
+                "invalid_value",
+            ) from error
 
     def _quotes(self, text: str, controls: ControlTexts) -> bool:
         """Whether the template has the text, which holds no control token, as a literal."""

@@ -42,8 +42,7 @@ class TemplateInput:
 
     def message(self, message: Message) -> dict[str, Any]:
         mark = self._mark
-        role = message.role
-        values: dict[str, Any] = {"role": role if role in _ROLES else self._word(role)}
+        values: dict[str, Any] = {"role": self._role(message.role)}
         values["content"] = None if message.content is None else mark(message.content)
         if message.reasoning_content is not None:
             reasoning = mark(message.reasoning_content)
@@ -76,6 +75,12 @@ class TemplateInput:
                     "chat_template_kwargs", name, f"a variable of the template, but none of {taken}"
                 )
         return {name: self._argument(value) for name, value in values.items()}
+
+    def _role(self, role: str) -> str:
+        """Most templates drop a role they do not know; "developer" means "system" to them."""
+        if role == "developer" and not self._is_known_word(role):
+            return "system"
+        return role if role in _ROLES else self._word(role)
 
     def _tool_call(self, call: ToolCall) -> dict[str, Any]:
         try:

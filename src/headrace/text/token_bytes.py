@@ -42,12 +42,12 @@ def spelling_of(decoder: object) -> Spelling:
     """Tell the spelling from the `decoder` part of a tokenizer.json."""
     if not isinstance(decoder, dict):
         return Spelling.OPAQUE
-    kinds = {decoder.get("type")}
-    if "Sequence" in kinds:
-        kinds = {part.get("type") for part in decoder.get("decoders", ())}
+    parts = decoder.get("decoders", [decoder])
+    kinds = {part.get("type") for part in parts}
     if "ByteLevel" in kinds:
         return Spelling.BYTE_ALPHABET
-    if kinds & {"ByteFallback", "Metaspace"}:
+    unescapes = any(part.get("pattern") == {"String": "▁"} for part in parts)
+    if unescapes or kinds & {"ByteFallback", "Metaspace"}:
         return Spelling.SENTENCEPIECE
     return Spelling.OPAQUE
 

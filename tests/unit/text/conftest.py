@@ -11,6 +11,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
+from fakes.real_tokenizers import real_tokenizer
 from headrace.text.tokenizer import Tokenizer
 from headrace.weights.gguf import GgufReader
 
@@ -28,13 +29,13 @@ def gemma_metadata(gemma_path: Path) -> Metadata:
 
 
 @pytest.fixture(scope="session")
-def qwen(qwen_metadata: Metadata) -> Tokenizer:
-    return Tokenizer.from_gguf(qwen_metadata)
+def qwen(qwen05_path: Path) -> Tokenizer:
+    return real_tokenizer(qwen05_path)
 
 
 @pytest.fixture(scope="session")
-def gemma(gemma_metadata: Metadata) -> Tokenizer:
-    return Tokenizer.from_gguf(gemma_metadata)
+def gemma(gemma_path: Path) -> Tokenizer:
+    return real_tokenizer(gemma_path)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -342,3 +343,25 @@ def test_contradictions_are_refused() -> None:
         )
     with pytest.raises(RequestError, match="leaves the final message out"):
         template.render(chat, add_generation_prompt=False, continue_final_message=True)
+
+
+def test_developer_is_system_where_the_template_knows_no_developer() -> None:
+    messages = (Message("developer", "x"),)
+    assert ChatTemplate("{{ messages[0].role }}", {}).render(messages).text == "system"
+    aware = "{% if messages[0].role == 'developer' %}{{ messages[0].role }}{% endif %}"
+    assert ChatTemplate(aware, {}).render(messages).text == "developer"
+
+
+def test_deep_values_are_refused() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    with pytest.raises(RequestError, match="nested too deeply"):
+        ChatTemplate("", {}).render((Message("user", "x"),), kwargs={"v": deep})
+
+
+def test_threads_have_budgets_of_their_own(qwen: Tokenizer, template: ChatTemplate) -> None:
+    chats = [CHATS[name] for name in CHATS] * 5
+    expected = [encode_chat(qwen, template, chat) for chat in chats]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda chat: encode_chat(qwen, template, chat), chats)) == expected
