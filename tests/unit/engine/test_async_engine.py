@@ -141,10 +141,12 @@ async def leave_while_waiting(running: Running) -> None:
 )
 async def test_leaving_a_stream_frees_everything(leave: object) -> None:
     async with running_engine(max_model_len=1000) as running:
+        running.runner.first_gated_step = 3
+        running.runner.gate.clear()
         await leave(running)  # type: ignore[operator]
+        running.runner.gate.set()
         await running.until_idle()
-        computed = sum(step.num_scheduled_tokens for step in running.runner.steps)
-        assert computed < 3 * 400
+        assert len(running.runner.steps) < 10
         assert (await collect(running.backend, ask(max_tokens=3))).is_finished
 
 

@@ -134,6 +134,20 @@ def test_preemption_happens_and_spares_the_oldest() -> None:
     assert finished[0] == "r0"
 
 
+def test_a_step_that_preempts_admits_nobody() -> None:
+    """Else the freed blocks go to the victim or to somebody behind it, at once."""
+    bench = Bench(num_blocks=12, block_size=4, max_num_batched_tokens=64, has_prefix_cache=False)
+    bench.add(*(make_spec(f"r{i}", tuple(range(i, i + 9)), 30) for i in range(6)))
+    num_preempting_steps = 0
+    while bench.scheduler.has_work:
+        running_before = {request.request_id for request in bench.scheduler._running}
+        if bench.step().stats.num_new_preemptions:
+            num_preempting_steps += 1
+            scheduled = {row.request_id for row in bench.runner.steps[-1].scheduled}
+            assert scheduled < running_before
+    assert num_preempting_steps > 0
+
+
 def test_preempted_requests_do_not_sample_what_they_know() -> None:
     bench = Bench(
         num_blocks=6,
