@@ -41,8 +41,8 @@ test: $(VENV)/.stamp-dev models  ## everything that must pass
 test-all: $(VENV)/.stamp-dev models  ## the same, and the slow ones
 	$(BIN)/python -m pytest -m "not gpu"
 
-bench: $(VENV)/.stamp-dev  ## one benchmark: make bench name=kernels/bench_matmul
-	$(BIN)/python benchmarks/$(name).py
+bench: $(VENV)/.stamp-dev  ## one benchmark: make bench name=engine/floors args=--record
+	$(BIN)/python benchmarks/$(name).py $(args)
 
 size: $(VENV)/.stamp-dev  ## lines per package beside the budget
 	$(BIN)/python scripts/size.py

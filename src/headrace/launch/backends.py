@@ -40,6 +40,7 @@ class LocalEngine:
         self._loaded = loaded
         self._config = config
         self.model_info = engine.models()[0]
+        self.capacity = loaded.capacity
         self.memory_plan = loaded.capacity.describe()
         self.chat_template = loaded.chat_template
         self.tokenizer = loaded.tokenizer
