@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
+import torch
 
 from consistency.mixed_requests import requests
 from headrace.models.llama import Llama
@@ -14,10 +15,23 @@ from headrace.ops.protocol import Ops
 from headrace.ops.table import make_ops
 from oracle.driver import load_model
 from oracle.engine_driver import Answer, EngineDriver, Setting
+from oracle.gguf_export import export
 from oracle.tiny_models import build, case, save
 
 ISAS = ("generic", "avx2", "avx512", "amx")
-ARCHITECTURES = ("qwen2", "gemma3")
+ARCHITECTURES = ("qwen2-wide", "gemma3-small")
+FORMATS = {
+    "token_embd": "q8_0",
+    "attn_q": "q5_0",
+    "attn_k": "q5_0",
+    "attn_v": "q8_0",
+    "attn_output": "q4_k",
+    "ffn_gate": "q4_k",
+    "ffn_up": "q4_k",
+    "ffn_down": "q6_k",
+    "output.weight": "q6_k",
+}
+"""As in files quantized to Q4_K_M: a fused matrix may hold several formats."""
 
 
 def cpu_ops(isa: str, num_threads: int) -> Ops:
@@ -32,13 +46,16 @@ def cpu_ops(isa: str, num_threads: int) -> Ops:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, int], Llama]:
-    """A tiny model of an architecture on an instruction set with some threads."""
+    """A tiny model on an instruction set with some threads: Qwen quantized, Gemma in bfloat16."""
 
     @cache
     def make(name: str, isa: str, num_threads: int = 2) -> Llama:
         ops = cpu_ops(isa, num_threads)
-        folder = save(build(case(name)), tmp_path_factory.mktemp(name))
-        return load_model(folder, ops)
+        folder = tmp_path_factory.mktemp(name)
+        if name == "qwen2-wide":
+            return load_model(export(build(case(name)), folder / "model.gguf", FORMATS), ops)
+        model = build(case(name), torch.bfloat16)
+        return load_model(save(model, folder, torch.bfloat16), ops)
 
     return make
 

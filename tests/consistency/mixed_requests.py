@@ -23,14 +23,14 @@ SAMPLING = (
 )
 
 
-def requests(count: int = 16) -> list[Asked]:
+def requests(count: int = 10) -> list[Asked]:
     """Prompts from 1 token to several blocks, every kind of sampling."""
     return [
         Asked(
             name=f"r{index}",
-            prompt=tuple(token_ids(length=1 + (index * 23) % 97, seed=index)),
+            prompt=tuple(token_ids(length=1 + (index * 29) % 83, seed=index)),
             sampling=SAMPLING[index % len(SAMPLING)],
-            max_tokens=4 + index % 9,
+            max_tokens=3 + (index * 5) % 11,
             seed=1000 + index,
         )
         for index in range(count)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from consistency.mixed_requests import requests
+from consistency.conftest import ARCHITECTURES
+from consistency.mixed_requests import SAMPLING, requests
 from headrace.core.request import SamplingParams
 from headrace.models.llama import Llama
 from oracle.engine_driver import Answer, Asked, EngineDriver, Setting
@@ -16,9 +17,9 @@ from oracle.tiny_models import token_ids
 SCORED = SamplingParams(temperature=0.0, logprobs=5, prompt_logprobs=5)
 
 
-@pytest.mark.parametrize("size", [2, 3, 5, 16])
+@pytest.mark.parametrize("size", [2, 5, 10])
 def test_alone_and_in_shuffled_batches(model: Llama, alone: dict[str, Answer], size: int) -> None:
-    order = random.Random(size).sample(requests(), k=16)
+    order = random.Random(size).sample(requests(), k=10)
     for start in range(0, len(order), size):
         batch = order[start : start + size]
         arrivals = {asked.name: 2 * index for index, asked in enumerate(batch)}
@@ -34,10 +35,17 @@ def test_any_chunk_size(
     assert EngineDriver(model, setting).generate(requests()) == alone
 
 
-def test_preempted_and_recomputed(model: Llama, alone: dict[str, Answer]) -> None:
-    setting = Setting(num_blocks=14, max_num_batched_tokens=64)
-    answers = EngineDriver(model, setting).generate(requests())
-    assert any(answer.num_preemptions for answer in answers.values())
+def test_preempted_and_recomputed(model: Llama) -> None:
+    asked = [
+        Asked(f"r{i}", tuple(token_ids(27 + i, seed=i)), SAMPLING[i], max_tokens=36, seed=i)
+        for i in range(5)
+    ]
+    alone: dict[str, Answer] = {}
+    for each in asked:
+        alone |= EngineDriver(model).generate([each])
+    crowded = EngineDriver(model, Setting(num_blocks=6, max_num_batched_tokens=40))
+    answers = crowded.generate(asked)
+    assert sum(answer.num_preemptions for answer in answers.values()) >= 2
     assert answers == alone
 
 
@@ -45,19 +53,19 @@ def test_cached_and_cold_beginnings(model: Llama, alone: dict[str, Answer]) -> N
     driver = EngineDriver(model, Setting(num_blocks=200))
     assert driver.generate(requests()) == alone
     again = driver.generate(requests())
-    assert sum(answer.num_cached_tokens for answer in again.values()) > 200
+    assert sum(answer.num_cached_tokens for answer in again.values()) > 60
     assert again == alone
 
 
 def test_a_beginning_that_another_request_computed(model: Llama) -> None:
-    beginning = tuple(token_ids(50))
+    beginning = tuple(token_ids(70))
     first = Asked("first", (*beginning, 7, 8, 9), SamplingParams(temperature=1.0, logprobs=5))
     other = Asked("other", (*beginning, 11), SamplingParams(temperature=0.0, logprobs=5))
     cold = EngineDriver(model).generate([other])
     driver = EngineDriver(model)
     driver.generate([first])
     warm = driver.generate([other])
-    assert warm["other"].num_cached_tokens == 48
+    assert warm["other"].num_cached_tokens == 64
     assert warm == cold
 
 
@@ -69,18 +77,16 @@ def test_generated_tokens_score_the_same_as_a_prompt(model: Llama) -> None:
     assert scored.prompt_logprobs == generated.prompt_logprobs + generated.logprobs
 
 
-def test_one_thread_and_two(isa: str, tiny: Callable[..., Llama]) -> None:
-    for name in ("qwen2", "gemma3"):
-        one, two = (
-            EngineDriver(tiny(name, isa, num_threads)).generate(requests())
-            for num_threads in (1, 2)
-        )
-        assert one == two
+def test_one_thread_and_two(
+    model: Llama, alone: dict[str, Answer], tiny: Callable[..., Llama], isa: str
+) -> None:
+    name = next(name for name in ARCHITECTURES if model is tiny(name, isa, 2))
+    assert EngineDriver(tiny(name, isa, 1)).generate(requests()) == alone
 
 
 def test_answers_are_not_all_alike(alone: dict[str, Answer]) -> None:
     """The equalities above would hold for a model that ignores its input, too."""
-    assert len({tuple(answer.token_ids[:4]) for answer in alone.values()}) > 12
+    assert len({tuple(answer.token_ids[:3]) for answer in alone.values()}) > 7
     assert all(answer.error is None for answer in alone.values())
     chosen = {record.token_id for answer in alone.values() for record in answer.logprobs}
-    assert len(chosen) > 30
+    assert len(chosen) > 8

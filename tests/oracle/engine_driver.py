@@ -58,7 +58,7 @@ class Setting:
     max_num_batched_tokens: int = 512
     max_num_seqs: int = 32
     num_blocks: int = 64
-    block_size: int = 16
+    block_size: int = 32
     has_prefix_cache: bool = True
 
 

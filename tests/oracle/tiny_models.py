@@ -88,6 +88,7 @@ CASES = (
     TinyModel("mistral-window", MistralConfig, {"sliding_window": 20}),
     TinyModel("qwen2", Qwen2Config),
     TinyModel("qwen2-tied", Qwen2Config, {"tie_word_embeddings": True}),
+    TinyModel("qwen2-wide", Qwen2Config, {"hidden_size": 256, "intermediate_size": 256}),
     TinyModel("qwen3", Qwen3Config, {"head_dim": 64}),
     TinyModel(
         "gemma3",
@@ -108,6 +109,16 @@ CASES = (
             "sliding_window": 24,
             "layer_types": ["full_attention", "sliding_attention"],
             "final_logit_softcapping": 5.0,
+        },
+    ),
+    TinyModel(
+        "gemma3-small",
+        Gemma3TextConfig,
+        {
+            "num_hidden_layers": 2,
+            "head_dim": 32,
+            "sliding_window": 40,
+            "layer_types": ["sliding_attention", "full_attention"],
         },
     ),
     TinyModel("phi3", Phi3Config, {"original_max_position_embeddings": 256}),
