@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import Thread
+from threading import Lock, Thread
 
 from headrace.core.backend import Health, ModelInfo
 from headrace.core.clock import Clock
 from headrace.core.errors import BackendError, CapacityError, EngineDied, ModelNotFound
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
+from headrace.core.step import StepReport
 from headrace.engine.channel import ThreadChannel
 from headrace.engine.engine import Engine
 from headrace.engine.input_processor import InputProcessor, PreparedRequest
@@ -28,6 +30,8 @@ from headrace.engine.output_processor import OutputProcessor
 from headrace.engine.output_stream import Mailbox, OutputStream
 from headrace.engine.stats import EngineStats
 from headrace.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 MAX_WAITING_REPORTS = 64
 NUM_TEXT_THREADS = 2
@@ -55,14 +59,16 @@ class AsyncEngine:
         self._clock = clock
         self._max_num_requests = max_num_requests
         self._stall_timeout_s = stall_timeout_s
-        # Each answer sends at most a Submit and an Abort from each end; one Stop.
-        self._inbox: ThreadChannel[EngineMessage] = ThreadChannel(3 * max_num_requests + 1)
+        # Each answer sends a Submit, and an Abort when it stops, fails or is left; one Stop.
+        self._inbox: ThreadChannel[EngineMessage] = ThreadChannel(4 * max_num_requests + 1)
         self._outbox: ThreadChannel[EngineReply] = ThreadChannel(MAX_WAITING_REPORTS)
         self._output = OutputProcessor(tokenizer, stats, self._send_abort)
         self._loop = EngineLoop(engine, self._inbox, self._outbox)
         self._text_pool = ThreadPoolExecutor(NUM_TEXT_THREADS, thread_name_prefix="headrace-text")
         self._threads: tuple[Thread, ...] = ()
         self._serial = itertools.count()
+        # Between the check for room and taking it; between the last answer and the engine's end.
+        self._admission = Lock()
         self._state: str = "starting"
         self._detail = ""
         self._moved_at_s = clock.monotonic_s()
@@ -125,15 +131,16 @@ class AsyncEngine:
         prepared = await event_loop.run_in_executor(
             self._text_pool, self._input.prepare, request, unique_id
         )
-        self._check_room(request.sampling.n)
         return self._submit(prepared, Mailbox(event_loop), arrived_at_s)
 
     def _submit(
         self, prepared: PreparedRequest, mailbox: Mailbox, arrived_at_s: float
     ) -> OutputStream:
-        if not self._output.num_unfinished:
-            self._moved_at_s = self._clock.monotonic_s()
-        opened = self._output.open(prepared, mailbox, arrived_at_s)
+        with self._admission:
+            self._check_room(len(prepared.specs))
+            if not self._output.num_unfinished:
+                self._moved_at_s = self._clock.monotonic_s()
+            opened = self._output.open(prepared, mailbox, arrived_at_s)
         stream = OutputStream(mailbox, lambda: self._output.close(opened))
         for spec in prepared.specs:
             self._inbox.send(Submit(spec))
@@ -168,20 +175,33 @@ class AsyncEngine:
                 raise
 
     def _run_output(self) -> None:
-        """Body of the output thread."""
+        """Body of the output thread: serve until the engine's last reply."""
         while True:
             for reply in self._outbox.receive(None):
                 self._moved_at_s = self._clock.monotonic_s()
                 if isinstance(reply, EngineEnded):
-                    self._end(reply)
+                    self._end(reply.error)
                     return
-                self._output.apply(reply)
+                if self._state != "dead":
+                    self._apply(reply)
 
-    def _end(self, reply: EngineEnded) -> None:
-        if reply.error is None:
-            error: BackendError = BackendError("The engine was stopped.", retryable=True)
-        else:
-            self._detail = f"The engine ended with an error: {reply.error}"
-            error = EngineDied(self._detail, retryable=True)
-        self._state = "dead"
-        self._output.fail_all(error)
+    def _apply(self, report: StepReport) -> None:
+        try:
+            self._output.apply(report)
+        except Exception as failure:
+            logger.exception("The output side failed.")
+            self._end(f"{type(failure).__name__}: {failure}")
+            self._inbox.send(Stop())
+
+    def _end(self, reason: str | None) -> None:
+        """Fail every stream. The first end counts."""
+        with self._admission:
+            if self._state == "dead":
+                return
+            self._state = "dead"
+            if reason is None:
+                error: BackendError = BackendError("The engine was stopped.", retryable=True)
+            else:
+                self._detail = f"The engine ended with an error: {reason}"
+                error = EngineDied(self._detail, retryable=True)
+            self._output.fail_all(error)

@@ -197,6 +197,18 @@ async def test_a_failing_step_fails_its_requests_and_the_engine() -> None:
             await running.backend.generate(ask())
 
 
+async def test_a_failing_output_side_ends_everything_and_hangs_nobody() -> None:
+    async with running_engine(max_model_len=1000) as running:
+        stream = await running.backend.generate(ask(max_tokens=900))
+        await anext(stream)
+        running.metrics.counters = None  # type: ignore[assignment]
+        with pytest.raises(EngineDied, match="AttributeError"):
+            async for _ in stream:
+                pass
+        await running.until(lambda: not running.backend._threads[0].is_alive())
+        assert running.backend.health().status == "dead"
+
+
 async def test_stalled_means_that_requests_run_and_no_step_ends() -> None:
     clock = FakeClock()
     async with running_engine(clock=clock) as running:
