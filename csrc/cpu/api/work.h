@@ -4,6 +4,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// Before a loop over an array of registers: without it the array lives in memory.
+#if defined(__clang__)
+#define HR_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define HR_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace headrace {
 
 // Items [begin, end) of a call, and memory that no other worker touches during it.

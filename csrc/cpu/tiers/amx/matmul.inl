@@ -57,6 +57,7 @@ static void unpack_block(const uint8_t* block, int groups, const TileScratch& s)
     GroupPlace place = {block, block + layout.header_bytes + index * layout.group_bytes, index};
     __m512i w[8];
     unpack_rows<format>(place.quants, w);
+    HR_UNROLL
     for (int r = 0; r < 8; r++)
       _mm512_store_si512(s.weights + g * 512 + r * 64,
                          layout.zero ? _mm512_sub_epi8(w[r], zero) : w[r]);
@@ -117,6 +118,7 @@ HR_INLINE void add_product(__m512* y, __m512 weight_scale, const int32_t* sums,
   // A sum below 2^22 added to the bits of 1.5 * 2^23 is the float 1.5 * 2^23 + sum, exactly.
   const __m512i magic_bits = _mm512_set1_epi32(0x4b400000);
   const __m512 magic = _mm512_castsi512_ps(magic_bits);
+  HR_UNROLL
   for (int r = first; r < last; r++) {
     __m512i sum = _mm512_load_si512(sums + r * 16);
     __m512 value =
@@ -156,11 +158,13 @@ HR_INLINE void multiply_tile(int groups, const int8_t* a, const float* scales, c
 }
 
 HR_INLINE void load_sums(__m512* y, const float* from, bool is_first) {
+  HR_UNROLL
   for (int r = 0; r < 16; r++)
     y[r] = is_first ? _mm512_setzero_ps() : _mm512_load_ps(from + r * 16);
 }
 
 HR_INLINE void store_sums(float* to, const __m512* y) {
+  HR_UNROLL
   for (int r = 0; r < 16; r++) _mm512_store_ps(to + r * 16, y[r]);
 }
 
@@ -171,6 +175,7 @@ HR_INLINE void add_minimums(int groups, const float* minimums, const float* scal
   load_sums(z, sums, is_first);
   for (int g = 0; g < groups; g++) {
     __m512 minimum = _mm512_load_ps(minimums + g * 16);
+    HR_UNROLL
     for (int r = 0; r < 16; r++)
       z[r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(scaled_sums[g * 16 + r]), z[r]);
   }
@@ -205,7 +210,9 @@ static void tile_block(const MatmulArgs* args, int64_t p, int64_t start, int gro
     }
     int64_t row = tile * 16, left = x.num_rows - row;
     if constexpr (layout.has_min)
+      HR_UNROLL
       for (int r = 0; r < 16; r++) y[r] = _mm512_sub_ps(y[r], _mm512_load_ps(min_sums + r * 16));
+    HR_UNROLL
     for (int r = 0; r < 16; r++)
       if (r < left) store_columns(args, p, row + r, {y[r]});
   }

@@ -19,10 +19,12 @@ template <uint8_t format>
 HR_INLINE void unpack_rows(const uint8_t* quants, __m512i w[8]) {
   constexpr int bits = kPanelLayouts[format].bits;
   if constexpr (bits == 8) {
+    HR_UNROLL
     for (int r = 0; r < 8; r++) w[r] = load_line(quants + r * 64);
     return;
   }
   const __m512i low = _mm512_set1_epi8(15);
+  HR_UNROLL
   for (int l = 0; l < 4; l++) {
     __m512i line = load_line(quants + l * 64);
     w[l] = _mm512_and_si512(line, low);
@@ -31,6 +33,7 @@ HR_INLINE void unpack_rows(const uint8_t* quants, __m512i w[8]) {
   constexpr int merge = 0xf8;  // a | (b & c)
   if constexpr (bits == 5) {
     const __m512i fifth = _mm512_set1_epi8(16), plane = load_line(quants + 256);
+    HR_UNROLL
     for (int r = 0; r < 8; r++) {
       __m512i moved = r < 4 ? _mm512_slli_epi16(plane, 4 - r) : _mm512_srli_epi16(plane, r - 4);
       w[r] = _mm512_ternarylogic_epi64(w[r], moved, fifth, merge);
@@ -38,6 +41,7 @@ HR_INLINE void unpack_rows(const uint8_t* quants, __m512i w[8]) {
   }
   if constexpr (bits == 6) {
     const __m512i pair = _mm512_set1_epi8(48);
+    HR_UNROLL
     for (int r = 0; r < 8; r++) {
       __m512i plane = load_line(quants + 256 + r / 4 * 64);
       int shift = 4 - 2 * (r & 3);
@@ -78,10 +82,12 @@ HR_INLINE void multiply_group(const GroupPlace& place, const GroupScales& s, con
                               __m512* y, __m512* z) {
   __m512i w[8];
   unpack_rows<format>(place.quants, w);
+  HR_UNROLL
   for (int m = 0; m < rows; m++) {
     const int8_t* a = x.values + m * 32;
     __m512i low = start_sum<format>(x.offsets + m),
             high = start_sum<format>(x.offsets + x.stride + m);
+    HR_UNROLL
     for (int r = 0; r < 4; r++) {
       low = dot4(low, w[r], a + 4 * r);
       high = dot4(high, w[r + 4], a + 16 + 4 * r);
@@ -108,6 +114,7 @@ static void vnni_panel(const MatmulArgs* args, int64_t p, int64_t tile, int64_t 
                   x.offsets + 2 * tile * x.num_groups * x.tile_rows + first, x.tile_rows};
   const uint8_t* block = args->weight.base + args->weight.offsets[p];
   __m512 y[rows], z[rows];
+  HR_UNROLL
   for (int m = 0; m < rows; m++) y[m] = z[m] = _mm512_setzero_ps();
   for (int64_t left = x.num_groups; left > 0; left -= layout.block_groups) {
     int groups = left < layout.block_groups ? (int)left : layout.block_groups;
@@ -124,6 +131,7 @@ static void vnni_panel(const MatmulArgs* args, int64_t p, int64_t tile, int64_t 
     }
     block = quants;
   }
+  HR_UNROLL
   for (int m = 0; m < rows; m++) {
     if constexpr (layout.has_min) y[m] = _mm512_sub_ps(y[m], z[m]);
     store_columns(args, p, tile * x.tile_rows + first + m, {y[m]});
