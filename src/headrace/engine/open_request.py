@@ -32,6 +32,8 @@ class OpenRequest:
             spec.request_id: Answer(index, tokenizer, spec.sampling)
             for index, spec in enumerate(prepared.specs)
         }
+        self.num_output_tokens = 0
+        self._num_open_answers = len(self.answers)
         self._tokenizer = tokenizer
         self._num_cached_tokens = 0
         self._num_preemptions: dict[str, int] = {}
@@ -46,11 +48,7 @@ class OpenRequest:
 
     @property
     def is_finished(self) -> bool:
-        return all(answer.finish_reason is not None for answer in self.answers.values())
-
-    @property
-    def num_output_tokens(self) -> int:
-        return sum(answer.num_output_tokens for answer in self.answers.values())
+        return self._num_open_answers == 0
 
     def note(self, progress: RequestProgress) -> None:
         """Keep what a step says about the request as a whole. Mutates: self."""
@@ -76,6 +74,8 @@ class OpenRequest:
         self.is_prompt_scored = self.is_prompt_scored or is_scored_now
         if delta.token_ids and self.first_token_at_s is None:
             self.first_token_at_s = now_s
+        self.num_output_tokens += len(delta.token_ids)
+        self._num_open_answers -= delta.finish_reason is not None
         is_finished = self.is_finished
         prompt_ids = self.prepared.prompt_token_ids
         shows_text = is_first and self.prepared.return_prompt_text
