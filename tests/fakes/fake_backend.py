@@ -54,7 +54,9 @@ class FakeBackend:
     finish_reason: FinishReason = "stop"
     stop_reason: str | int | None = None
     info: ModelInfo = field(
-        default_factory=lambda: ModelInfo("tiny", 1000, 1_700_000_000, "org/tiny")
+        default_factory=lambda: ModelInfo(
+            "tiny", 1000, 1_700_000_000, "org/tiny", template_variables=frozenset({"style"})
+        )
     )
     per_answer: Callable[[int, str], str] | None = None
     admission: Callable[[GenerateRequest], Any] | None = None

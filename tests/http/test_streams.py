@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -245,7 +246,7 @@ def test_every_field_reaches_the_backend(server: RunningServer) -> None:
         "priority": -2,
         "cache_salt": "s",
         "continue_final_message": True,
-        "chat_template_kwargs": {"enable_thinking": False},
+        "chat_template_kwargs": {"style": {"warm": True}},
         "add_special_tokens": True,
     }
     quiet = {
@@ -318,6 +319,18 @@ def test_messages_reach_the_backend(server: RunningServer) -> None:
     assert [(c.id, c.name, c.arguments) for c in assistant.tool_calls] == [("c1", "f", "{}")]
     assert (tool.tool_call_id, tool.content) == ("c1", "42")
     assert judge.role == "judge"
+
+
+def test_template_variables_are_passed_or_named() -> None:
+    backend = FakeBackend()
+    backend.info = replace(backend.info, template_variables=frozenset({"reasoning_effort", "a"}))
+    fields = {"reasoning_effort": "high", "chat_template_kwargs": {"a": 1, "b": 2}}
+    with run_server(backend) as server, server.client() as client:
+        reply = client.post(CHAT, json=BODY | fields)
+    assert reply.status_code == 200
+    assert reply.headers["x-headrace-warnings"] == "chat_template_kwargs.b"
+    given = backend.requests[0].chat_template_kwargs
+    assert given == {"a": 1, "b": 2, "reasoning_effort": "high"}
 
 
 def test_request_ids(server: RunningServer) -> None:

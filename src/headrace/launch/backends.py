@@ -146,6 +146,7 @@ def assemble(
         created=int(clock.unix_s()),
         root=local.path.name,
         has_chat_template=loaded.chat_template is not None,
+        template_variables=loaded.chat_template.variables if loaded.chat_template else frozenset(),
     )
     return AsyncEngine(
         Engine(Scheduler(limits, kv_cache, clock, config.policy), loaded.runner),

@@ -143,7 +143,9 @@ def _make_call(
         shows_tokens_as_ids=bool(fields.return_tokens_as_token_ids),
         wire_names=_wire_names(fields),
     )
-    ignored = ["store"] if fields.store else []
+    unread = set(request.chat_template_kwargs) - model.template_variables
+    ignored = [f"chat_template_kwargs.{name}" for name in sorted(unread)]
+    ignored += ["store"] if fields.store else []
     unknown = unknown_names(fields, CHAT_REFUSED) + unknown_in_messages
     return chat, unknown + unknown_names(options, (), "stream_options.") + ignored
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import meta
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
 from headrace.core.clock import Clock, SystemClock
@@ -74,6 +75,15 @@ class ChatTemplate:
         except (TemplateSyntaxError, RecursionError) as error:
             # Completions do not need the template, so a broken one only refuses chats.
             self._compile_error = str(error)
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Names the template reads that a request may set, such as enable_thinking."""
+        if self._compile_error is not None:
+            return frozenset()
+        names = meta.find_undeclared_variables(self._environment.parse(self.source))
+        fixed = {"messages", "tools", "documents", "add_generation_prompt"}
+        return frozenset(names - fixed - set(self._special_tokens) - set(self._environment.globals))
 
     def render(
         self,

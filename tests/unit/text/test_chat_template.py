@@ -365,3 +365,14 @@ def test_threads_have_budgets_of_their_own(qwen: Tokenizer, template: ChatTempla
     expected = [encode_chat(qwen, template, chat) for chat in chats]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda chat: encode_chat(qwen, template, chat), chats)) == expected
+
+
+def test_variables_are_what_a_request_may_set() -> None:
+    source = (
+        "{% set shout = style | default('plain') %}{{ bos_token }}{% if enable_thinking %}x"
+        "{% endif %}{% for m in messages %}{{ m.content }}{{ strftime_now('%d') }}{% endfor %}"
+        "{{ namespace(a=1).a }}{{ tools }}{{ add_generation_prompt }}{{ shout }}"
+    )
+    template = ChatTemplate(source, {"bos_token": "<s>"}, FakeClock())
+    assert template.variables == {"enable_thinking", "style"}
+    assert ChatTemplate("{% broken", {}).variables == frozenset()
