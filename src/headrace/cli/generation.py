@@ -5,6 +5,7 @@ In: flags, a model's name, messages. Out: text on stdout, a summary on stderr. I
 
 from __future__ import annotations
 
+import importlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -14,9 +15,9 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.progress import ensure_model
 from headrace.core.backend import Backend
 from headrace.core.config import Config
+from headrace.core.errors import ModelNotFound
 from headrace.core.message import Message
 from headrace.core.output import FinishReason
 from headrace.core.request import GenerateRequest, SamplingParams
@@ -111,10 +112,13 @@ def find_model(config: Config, model: str, *, may_pull: bool) -> None:
     Raises: ModelNotFound, ModelSourceError, DiskFull, ModelFileError.
     """
     store = ModelStore(config.hub)
-    if may_pull:
-        ensure_model(store, model)
-    else:
+    try:
         store.resolve(model)
+    except ModelNotFound:
+        if not may_pull or store.catalogue.find(model) is None:
+            raise
+        # Progress bars cost start-up time that a model on this machine does not need.
+        importlib.import_module("headrace.cli.progress").pull_model(store, model)
 
 
 def make_request(
