@@ -23,6 +23,7 @@ class CpuOps {
   std::mutex& mutex() { return mutex_; }
   // Memory shared by the workers of one call.
   Arena& arena() { return arena_; }
+  WeightStore& weights() { return weights_; }
 
   // Items [0, num_items) in chunks of at least `grain`, taken by whoever is free.
   template <class Args>
@@ -59,6 +60,7 @@ class CpuOps {
   ThreadPool pool_;
   std::mutex mutex_;
   Arena arena_;
+  WeightStore weights_;
   std::vector<Arena> scratch_;  // one per worker
 };
 

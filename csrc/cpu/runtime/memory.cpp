@@ -12,6 +12,7 @@ namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kLine = 64;
+constexpr size_t kStoreRegion = size_t{64} << 20;  // untouched pages of the last one cost nothing
 
 size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -37,6 +38,17 @@ Region& Region::operator=(Region&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
+}
+
+std::shared_ptr<uint8_t[]> WeightStore::allocate(size_t num_bytes) {
+  const size_t wanted = round_up(num_bytes, kLine);
+  if (region_ == nullptr || used_ + wanted > region_->size()) {
+    region_ = std::make_shared<Region>(wanted > kStoreRegion ? wanted : kStoreRegion);
+    used_ = 0;
+  }
+  std::shared_ptr<uint8_t[]> piece(region_, region_->data() + used_);
+  used_ += wanted;
+  return piece;
 }
 
 }  // namespace headrace

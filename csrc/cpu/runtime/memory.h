@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 namespace headrace {
 
@@ -21,6 +22,17 @@ class Region {
  private:
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
+};
+
+// Hands out pieces of large regions, so that small weights share huge pages. A region is freed when
+// its last piece is.
+class WeightStore {
+ public:
+  std::shared_ptr<uint8_t[]> allocate(size_t num_bytes);
+
+ private:
+  std::shared_ptr<Region> region_;
+  size_t used_ = 0;
 };
 
 // Memory that grows on demand and keeps nothing when it does.

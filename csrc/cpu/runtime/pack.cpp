@@ -8,17 +8,26 @@
 #include "runtime/dispatch.h"
 
 namespace headrace {
-namespace {
 
 constexpr int kMaxBlock = 256;
 
 // One GGUF block of one row: the stored integers, and its scales as the panel's header wants them.
-struct Block {
+struct GgufBlock {
   uint8_t q[kMaxBlock];
   uint16_t d, m;        // f16; m is the minimum of q4_1, q5_1 or dmin of the k-quants
   uint8_t steps[16];    // sc per 32, or per 16 for kP6K
   uint8_t minimums[8];  // mn per 32
 };
+
+struct SourceFormat {
+  const char* name;
+  PackedFormat packed;
+  int block_size;
+  int block_bytes;
+  void (*read)(const uint8_t*, GgufBlock&);  // null for floats
+};
+
+namespace {
 
 uint16_t load16(const uint8_t* p) {
   uint16_t value;
@@ -37,37 +46,37 @@ void fifth_bits(const uint8_t* bits, uint8_t* q) {
   for (int i = 0; i < 32; i++) q[i] |= (uint8_t)((bits[i / 8] >> (i % 8) & 1) << 4);
 }
 
-void read_q4_0(const uint8_t* p, Block& b) {
+void read_q4_0(const uint8_t* p, GgufBlock& b) {
   b.d = load16(p);
   nibbles(p + 2, 16, b.q);
 }
 
-void read_q4_1(const uint8_t* p, Block& b) {
+void read_q4_1(const uint8_t* p, GgufBlock& b) {
   b.d = load16(p);
   b.m = load16(p + 2);
   nibbles(p + 4, 16, b.q);
 }
 
-void read_q5_0(const uint8_t* p, Block& b) {
+void read_q5_0(const uint8_t* p, GgufBlock& b) {
   b.d = load16(p);
   nibbles(p + 6, 16, b.q);
   fifth_bits(p + 2, b.q);
 }
 
-void read_q5_1(const uint8_t* p, Block& b) {
+void read_q5_1(const uint8_t* p, GgufBlock& b) {
   b.d = load16(p);
   b.m = load16(p + 2);
   nibbles(p + 8, 16, b.q);
   fifth_bits(p + 4, b.q);
 }
 
-void read_q8_0(const uint8_t* p, Block& b) {
+void read_q8_0(const uint8_t* p, GgufBlock& b) {
   b.d = load16(p);
   for (int i = 0; i < 32; i++) b.q[i] = p[2 + i] ^ 0x80;
 }
 
 // The levels are int8 already, so the block is one of q8_0.
-void read_iq4_nl(const uint8_t* p, Block& b) {
+void read_iq4_nl(const uint8_t* p, GgufBlock& b) {
   static constexpr int8_t kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                          1,    13,   25,  38,  53,  69,  89,  113};
   b.d = load16(p);
@@ -76,7 +85,7 @@ void read_iq4_nl(const uint8_t* p, Block& b) {
 }
 
 // Eight scales and minima of 6 bits in 12 bytes.
-void six_bit_pairs(const uint8_t* s, Block& b) {
+void six_bit_pairs(const uint8_t* s, GgufBlock& b) {
   for (int i = 0; i < 4; i++) {
     b.steps[i] = s[i] & 63;
     b.minimums[i] = s[i + 4] & 63;
@@ -85,14 +94,14 @@ void six_bit_pairs(const uint8_t* s, Block& b) {
   }
 }
 
-void read_q4_k(const uint8_t* p, Block& b) {
+void read_q4_k(const uint8_t* p, GgufBlock& b) {
   b.d = load16(p);
   b.m = load16(p + 2);
   six_bit_pairs(p + 4, b);
   for (int i = 0; i < 4; i++) nibbles(p + 16 + i * 32, 32, b.q + i * 64);
 }
 
-void read_q5_k(const uint8_t* p, Block& b) {
+void read_q5_k(const uint8_t* p, GgufBlock& b) {
   b.d = load16(p);
   b.m = load16(p + 2);
   six_bit_pairs(p + 4, b);
@@ -100,7 +109,7 @@ void read_q5_k(const uint8_t* p, Block& b) {
   for (int i = 0; i < 256; i++) b.q[i] |= (uint8_t)((p[16 + i % 32] >> (i / 32) & 1) << 4);
 }
 
-void read_q6_k(const uint8_t* p, Block& b) {
+void read_q6_k(const uint8_t* p, GgufBlock& b) {
   for (int half = 0; half < 2; half++) {
     nibbles(p + half * 64, 64, b.q + half * 128);
     for (int i = 0; i < 128; i++)
@@ -111,7 +120,7 @@ void read_q6_k(const uint8_t* p, Block& b) {
 }
 
 // Scales of 6 bits biased by 32, q of 3 bits with zero 4: q6_k's formula with q + 28.
-void read_q3_k(const uint8_t* p, Block& b) {
+void read_q3_k(const uint8_t* p, GgufBlock& b) {
   const uint8_t *hmask = p, *qs = p + 32, *s = p + 96;
   for (int i = 0; i < 256; i++) {
     const int low = qs[i / 128 * 32 + i % 32] >> (2 * (i % 128 / 32)) & 3;
@@ -125,14 +134,6 @@ void read_q3_k(const uint8_t* p, Block& b) {
   }
   b.d = load16(p + 108);
 }
-
-struct SourceFormat {
-  const char* name;
-  PackedFormat packed;
-  int block_size;
-  int block_bytes;
-  void (*read)(const uint8_t*, Block&);  // null for floats
-};
 
 constexpr SourceFormat kSources[] = {
     {"q4_0", kP40, 32, 18, read_q4_0},   {"q5_0", kP50, 32, 22, read_q5_0},
@@ -174,21 +175,33 @@ GroupPlace group_place(const PanelLayout& layout, uint8_t* panel, int64_t g) {
   return {header, header + layout.header_bytes + (int64_t)index * layout.group_bytes, index};
 }
 
-// Write the q of one column into a group. Other columns' bits are left alone, so groups start at 0.
-void put_quants(const PanelLayout& layout, int column, const uint8_t* q, uint8_t* group) {
-  for (int k = 0; k < kGroupSize; k++) {
-    const int row = k / 4, at = column * 4 + k % 4;
-    if (layout.bits == 8) {
-      group[row * 64 + at] = q[k];
-      continue;
-    }
-    group[(row & 3) * 64 + at] |= (uint8_t)((q[k] & 15) << (row < 4 ? 0 : 4));
-    if (layout.bits == 5) group[256 + at] |= (uint8_t)(q[k] >> 4 << row);
-    if (layout.bits == 6) group[256 + row / 4 * 64 + at] |= (uint8_t)(q[k] >> 4 << (2 * (row & 3)));
-  }
+uint32_t load32(const uint8_t* p) {
+  uint32_t value;
+  std::memcpy(&value, p, 4);
+  return value;
 }
 
-void put_scales(uint8_t format, int column, int group_in_block, const Block& b,
+// Write a group: q[c] points to the 32 integers of column c. Four weights move as one word.
+void put_quants(const PanelLayout& layout, const uint8_t* const q[kPanelColumns], uint8_t* group) {
+  uint32_t rows[8][kPanelColumns];
+  for (int c = 0; c < kPanelColumns; c++)
+    for (int r = 0; r < 8; r++) rows[r][c] = load32(q[c] + 4 * r);
+  if (layout.bits == 8) return void(std::memcpy(group, rows, sizeof rows));
+  constexpr uint32_t kNibbles = 0x0f0f0f0f, kBits = 0x01010101, kPairs = 0x03030303;
+  uint32_t lines[6][kPanelColumns] = {};
+  for (int r = 0; r < 4; r++)
+    for (int c = 0; c < kPanelColumns; c++)
+      lines[r][c] = (rows[r][c] & kNibbles) | (rows[r + 4][c] & kNibbles) << 4;
+  for (int r = 0; r < 8; r++)
+    for (int c = 0; c < kPanelColumns; c++) {
+      const uint32_t high = rows[r][c] >> 4;
+      if (layout.bits == 5) lines[4][c] |= (high & kBits) << r;
+      if (layout.bits == 6) lines[4 + r / 4][c] |= (high & kPairs) << (2 * (r & 3));
+    }
+  std::memcpy(group, lines, (size_t)layout.group_bytes);
+}
+
+void put_scales(uint8_t format, int column, int group_in_block, const GgufBlock& b,
                 const GroupPlace& at) {
   auto put16 = [&](int offset, uint16_t value) {
     std::memcpy(at.header + offset + column * 2, &value, 2);
@@ -212,17 +225,26 @@ void put_scales(uint8_t format, int column, int group_in_block, const Block& b,
   }
 }
 
-void pack_quantized_column(const SourceFormat& source, const uint8_t* row, int64_t depth,
-                           int column, uint8_t* panel) {
-  const PanelLayout& layout = kPanelLayouts[source.packed];
-  const int groups_per_block = source.block_size / kGroupSize;
-  Block block;
+// Rows of 16 columns, null where the panel has none.
+void pack_quantized_panel(const SourceFormat* const sources[kPanelColumns],
+                          const uint8_t* const rows[kPanelColumns], PackedFormat format,
+                          int64_t depth, uint8_t* panel) {
+  const PanelLayout& layout = kPanelLayouts[format];
+  GgufBlock blocks[kPanelColumns] = {};  // an absent column has zero scales
+  const uint8_t* q[kPanelColumns];
   for (int64_t g = 0; g < depth / kGroupSize; g++) {
-    const int in_block = (int)(g % groups_per_block);
-    if (in_block == 0) source.read(row + g / groups_per_block * source.block_bytes, block);
     const GroupPlace at = group_place(layout, panel, g);
-    put_quants(layout, column, block.q + in_block * kGroupSize, at.quants);
-    put_scales(source.packed, column, in_block, block, at);
+    for (int c = 0; c < kPanelColumns; c++) {
+      q[c] = blocks[c].q;
+      if (rows[c] == nullptr) continue;
+      const int groups_per_block = sources[c]->block_size / kGroupSize;
+      const int in_block = (int)(g % groups_per_block);
+      if (in_block == 0)
+        sources[c]->read(rows[c] + g / groups_per_block * sources[c]->block_bytes, blocks[c]);
+      q[c] += in_block * kGroupSize;
+      put_scales(format, c, in_block, blocks[c], at);
+    }
+    put_quants(layout, q, at.quants);
   }
 }
 
@@ -316,32 +338,35 @@ PackedLinear::PackedLinear(CpuOps& ops, const std::vector<WeightPart>& parts, in
       bias_[(size_t)c] = bias[first + at.row];
     }
 
-  region_ = Region((size_t)offsets_.back());
+  memory_ = ops.weights().allocate((size_t)offsets_.back());
   ops.parallel_for(num_panels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; p++) {
-      uint8_t* panel = region_.data() + offsets_[(size_t)p];
-      std::memset(panel, 0, (size_t)(offsets_[(size_t)p + 1] - offsets_[(size_t)p]));
-      for (int64_t c = p * kPanelColumns; c < std::min(num_columns_, (p + 1) * kPanelColumns);
-           c++) {
-        const Column from = column(c, parts, interleave);
-        const WeightPart& part = parts[(size_t)from.part];
-        const SourceFormat& source = *sources[(size_t)from.part];
-        const uint8_t* row = part.data + from.row * part.row_bytes;
-        const int in_panel = (int)(c % kPanelColumns);
-        if (source.read)
-          pack_quantized_column(source, row, depth_, in_panel, panel);
-        else
-          pack_float_column(source, row, depth_, in_panel, panel);
-      }
-    }
+    for (int64_t p = begin; p < end; p++) pack_panel(p, parts, sources, interleave);
   });
+}
+
+void PackedLinear::pack_panel(int64_t p, const std::vector<WeightPart>& parts,
+                              const std::vector<const SourceFormat*>& sources, bool interleave) {
+  const SourceFormat* formats[kPanelColumns] = {};
+  const uint8_t* rows[kPanelColumns] = {};
+  const int width = (int)std::min<int64_t>(kPanelColumns, num_columns_ - p * kPanelColumns);
+  for (int c = 0; c < width; c++) {
+    const Column from = column(p * kPanelColumns + c, parts, interleave);
+    const WeightPart& part = parts[(size_t)from.part];
+    formats[c] = sources[(size_t)from.part];
+    rows[c] = part.data + from.row * part.row_bytes;
+  }
+  uint8_t* panel = memory_.get() + offsets_[(size_t)p];
+  std::memset(panel, 0, (size_t)(offsets_[(size_t)p + 1] - offsets_[(size_t)p]));
+  if (formats[0]->read)
+    return pack_quantized_panel(formats, rows, formats[0]->packed, depth_, panel);
+  for (int c = 0; c < width; c++) pack_float_column(*formats[c], rows[c], depth_, c, panel);
 }
 
 PackedPanels PackedLinear::panels() const {
   return {num_columns_,
           depth_,
           num_panels(),
-          region_.data(),
+          memory_.get(),
           offsets_.data(),
           formats_.data(),
           bias_.empty() ? nullptr : bias_.data()};
@@ -374,7 +399,7 @@ UnpackedWeight PackedLinear::unpack() const {
     out.zero[(size_t)c] = layout.zero;
     for (int64_t g = 0; g < depth_ / kGroupSize; g++) {
       const GroupPlace at =
-          group_place(layout, region_.data() + offsets_[(size_t)(c / kPanelColumns)], g);
+          group_place(layout, memory_.get() + offsets_[(size_t)(c / kPanelColumns)], g);
       for (int k = 0; k < kGroupSize; k++) {
         const int row = k / 4, i = column * 4 + k % 4;
         int q = layout.bits == 8 ? at.quants[row * 64 + i]
@@ -412,7 +437,7 @@ std::vector<float> PackedLinear::unpack_floats() const {
   if (is_quantized()) throw std::invalid_argument("quantized weights: use unpack().");
   std::vector<float> out((size_t)(num_columns_ * depth_));
   for (int64_t c = 0; c < num_columns_; c++) {
-    const uint8_t* panel = region_.data() + offsets_[(size_t)(c / kPanelColumns)];
+    const uint8_t* panel = memory_.get() + offsets_[(size_t)(c / kPanelColumns)];
     const int column = (int)(c % kPanelColumns);
     for (int64_t k = 0; k < depth_; k++) {
       float& value = out[(size_t)(c * depth_ + k)];

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 namespace headrace {
 
 class CpuOps;
+struct SourceFormat;
 
 // Rows of one weight as its file stores them. `format` is a name of quant/format.py.
 struct WeightPart {
@@ -41,7 +43,7 @@ class PackedLinear {
   int64_t depth() const { return depth_; }
   int64_t num_panels() const { return (int64_t)formats_.size(); }
   bool is_quantized() const { return formats_.empty() || formats_[0] < kNumPackedFormats; }
-  size_t num_bytes() const { return region_.size(); }
+  size_t num_bytes() const { return (size_t)offsets_.back(); }
   const std::vector<uint8_t>& formats() const { return formats_; }
   PackedPanels panels() const;
   // Panel bounds of about equal bytes, at least `min_bytes` each.
@@ -56,13 +58,15 @@ class PackedLinear {
     int64_t row;
   };
   Column column(int64_t index, const std::vector<WeightPart>& parts, bool interleave) const;
+  void pack_panel(int64_t p, const std::vector<WeightPart>& parts,
+                  const std::vector<const SourceFormat*>& sources, bool interleave);
 
   int64_t num_columns_;
   int64_t depth_;
   std::vector<int64_t> offsets_;
   std::vector<uint8_t> formats_;
   std::vector<float> bias_;
-  Region region_;
+  std::shared_ptr<uint8_t[]> memory_;
 };
 
 // Formats that are packed as they are; the others must be dequantized to f32 first.

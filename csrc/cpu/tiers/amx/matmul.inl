@@ -78,6 +78,19 @@ HR_INLINE int64_t block_bytes(const PanelLayout& layout, int64_t groups) {
          groups * layout.group_bytes;
 }
 
+// Brings the next block of weights to L2, a little with each product: a burst would fill the line
+// buffers and stall the tiles.
+struct Ahead {
+  const uint8_t* at;
+  int64_t per_step;  // 1/256 bytes
+  int64_t owed;
+
+  inline __attribute__((always_inline)) void advance() {
+    for (owed += per_step; owed >= 64 * 256; owed -= 64 * 256, at += 64)
+      _mm_prefetch((const char*)at, _MM_HINT_T1);
+  }
+};
+
 template <int accumulator>
 HR_INLINE void tile_product(const int8_t* a, const int8_t* w) {
   // Tile names are part of the instruction, so each accumulator is spelled out.
@@ -112,14 +125,13 @@ HR_INLINE void tile_result(int32_t* buffer) {
 }
 
 // y[r] = fma(scale[r] * dW, float(sum[r]), y[r])
-template <int first, int last>
 HR_INLINE void add_product(__m512* y, __m512 weight_scale, const int32_t* sums,
                            const float* scales) {
   // A sum below 2^22 added to the bits of 1.5 * 2^23 is the float 1.5 * 2^23 + sum, exactly.
   const __m512i magic_bits = _mm512_set1_epi32(0x4b400000);
   const __m512 magic = _mm512_castsi512_ps(magic_bits);
   HR_UNROLL
-  for (int r = first; r < last; r++) {
+  for (int r = 0; r < 16; r++) {
     __m512i sum = _mm512_load_si512(sums + r * 16);
     __m512 value =
         r % 2 ? _mm512_cvtepi32_ps(sum)
@@ -131,29 +143,29 @@ HR_INLINE void add_product(__m512* y, __m512 weight_scale, const int32_t* sums,
 // One step of the pipeline: product s, the epilogue of s - 3, the store of s - 2.
 template <bool halves, int u>
 HR_INLINE void tile_step(int s, int steps, const int8_t* a, const float* scales,
-                         const TileScratch& t, __m512* y) {
+                         const TileScratch& t, Ahead& ahead, __m512* y) {
   int done = s - 3;
   const int32_t* sums = t.buffers + ((u + 1) % kBuffers) * 256;
-  if (s < steps)
+  if (s < steps) {
     tile_product<u>(halves ? a + s / 2 * 512 + s % 2 * 16 : a + s * 512,
                     t.weights + s * (halves ? 256 : 512));
-  if (done >= 0 && done < steps) {
-    __m512 weight_scale = _mm512_load_ps(t.scales + done * 16);
-    add_product<0, 16>(y, weight_scale, sums, scales + (halves ? done / 2 : done) * 16);
+    ahead.advance();
   }
+  if (done >= 0 && done < steps)
+    add_product(y, _mm512_load_ps(t.scales + done * 16), sums,
+                scales + (halves ? done / 2 : done) * 16);
   if (s >= 2 && s - 2 < steps) tile_result<(u + 2) % 4>(t.buffers + ((u + 2) % kBuffers) * 256);
 }
 
 // 16 rows against the unpacked block: adds to y [16][16].
 template <bool halves>
-HR_INLINE void multiply_tile(int groups, const int8_t* a, const float* scales, const TileScratch& t,
-                             __m512* y) {
-  int steps = halves ? 2 * groups : groups;
+HR_INLINE void multiply_tile(int steps, const int8_t* a, const float* scales, const TileScratch& t,
+                             Ahead& ahead, __m512* y) {
   for (int s = 0; s < steps + 3; s += 4) {
-    tile_step<halves, 0>(s, steps, a, scales, t, y);
-    tile_step<halves, 1>(s + 1, steps, a, scales, t, y);
-    tile_step<halves, 2>(s + 2, steps, a, scales, t, y);
-    tile_step<halves, 3>(s + 3, steps, a, scales, t, y);
+    tile_step<halves, 0>(s, steps, a, scales, t, ahead, y);
+    tile_step<halves, 1>(s + 1, steps, a, scales, t, ahead, y);
+    tile_step<halves, 2>(s + 2, steps, a, scales, t, ahead, y);
+    tile_step<halves, 3>(s + 3, steps, a, scales, t, ahead, y);
   }
 }
 
@@ -193,25 +205,23 @@ static void tile_block(const MatmulArgs* args, int64_t p, int64_t start, int gro
   unpack_block<format>(args->weight.base + args->weight.offsets[p] + block_bytes(layout, start),
                        groups, t);
   load_tile_config(format == kP6K ? &kHalfGroupTiles : &kGroupTiles);
+  int steps = format == kP6K ? 2 * groups : groups;
+  Ahead ahead = {next, next_bytes * 256 / (tiles * steps) + 1, 0};
   for (int64_t tile = 0; tile < tiles; tile++) {
-    for (int64_t i = next_bytes * tile / tiles / 64 * 64; i < next_bytes * (tile + 1) / tiles;
-         i += 64)
-      _mm_prefetch((const char*)next + i, _MM_HINT_T1);
     float *sums = t.sums + tile * kTileFloats, *min_sums = t.min_sums + tile * kTileFloats;
     int64_t at = tile * x.num_groups + start;
     if constexpr (layout.has_min)
       add_minimums(groups, t.minimums, x.scaled_sums + at * 16, is_first, min_sums);
     __m512 y[16];
     load_sums(y, sums, is_first);
-    multiply_tile<format == kP6K>(groups, x.values + at * 512, x.scales + at * 16, t, y);
+    multiply_tile<format == kP6K>(steps, x.values + at * 512, x.scales + at * 16, t, ahead, y);
     if (!is_last) {
       store_sums(sums, y);
       continue;
     }
     int64_t row = tile * 16, left = x.num_rows - row;
-    if constexpr (layout.has_min)
-      HR_UNROLL
-      for (int r = 0; r < 16; r++) y[r] = _mm512_sub_ps(y[r], _mm512_load_ps(min_sums + r * 16));
+    if constexpr (layout.has_min) HR_UNROLL
+    for (int r = 0; r < 16; r++) y[r] = _mm512_sub_ps(y[r], _mm512_load_ps(min_sums + r * 16));
     HR_UNROLL
     for (int r = 0; r < 16; r++)
       if (r < left) store_columns(args, p, row + r, {y[r]});
