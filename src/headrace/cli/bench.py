@@ -17,7 +17,9 @@ from headrace.launch.backends import LocalEngine, open_engine
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="Model to measure.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model to measure.")
+    ] = DEFAULT_MODEL,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; engine and roof alternate.")] = 3,
     prompt_tokens: Annotated[int, typer.Option(min=16, help="Prompt of the prefill run.")] = 512,
     decode_tokens: Annotated[int, typer.Option(min=2, help="Answer of the single stream.")] = 64,

@@ -13,7 +13,12 @@ import traceback
 from collections.abc import Callable
 
 from headrace.config.env import is_debugging
-from headrace.core.errors import ConfigError, HeadraceError
+from headrace.core.errors import (
+    ConfigError,
+    HeadraceError,
+    InvalidParameter,
+    UnsupportedParameter,
+)
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -35,7 +40,7 @@ def run_guarded(run: Callable[[], object]) -> int:
         # The reader went away (`headrace models | head`); keep the interpreter's last flush quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-    except ConfigError as error:
+    except (ConfigError, InvalidParameter, UnsupportedParameter) as error:
         return _report(error, error.message, EXIT_USAGE)
     except HeadraceError as error:
         return _report(error, error.message, EXIT_FAILED)

@@ -168,7 +168,7 @@ async def show_answer(backend: Backend, request: GenerateRequest, options: RunOp
     try:
         await read_answer(backend, request, answer, _ignore if options.is_json else _write)
     finally:
-        if not options.is_json and not answer.text.endswith("\n"):
+        if not options.is_json and answer.text and not answer.text.endswith("\n"):
             _write("\n")
     if options.is_json:
         typer.echo(json.dumps(describe(answer, request.model), ensure_ascii=False))

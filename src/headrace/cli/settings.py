@@ -22,6 +22,14 @@ ConfigOption = Annotated[
     typer.Option("--config", metavar="FILE", help="YAML file with settings.", show_default=False),
 ]
 
+# How settings are written as flags, where it is not --field-name.
+_FLAG_NAMES = {
+    "engine.memory_bytes": "--memory",
+    "engine.num_threads": "--threads",
+    "server.served_model_names": "--served-model-name",
+    "server.log_level": "--quiet",
+}
+
 # Third-party loggers speak only when asked for debugging.
 _QUIET = (
     "uvicorn.error",
@@ -48,10 +56,21 @@ def load_config(
     """
     # A first set-up, so that warnings about the settings themselves are seen.
     _configure_logging("warning")
-    config = resolve_config(flags=flags or {}, environ=os.environ, config_file=config_file)
+    config = resolve_config(
+        flags=flags or {},
+        environ=os.environ,
+        config_file=config_file,
+        flag_names={name: flag_name(name) for name in flags or {}},
+    )
     level = config.server.log_level
     _configure_logging("warning" if level == "info" and not is_server else level)
     return config
+
+
+def flag_name(setting: str) -> str:
+    """How a setting is written on the command line."""
+    field = setting.partition(".")[2]
+    return _FLAG_NAMES.get(setting, "--" + field.replace("_", "-"))
 
 
 def _configure_logging(level: str) -> None:

@@ -14,38 +14,54 @@ from pathlib import Path
 
 from headrace.config import env, load
 from headrace.core.config import Config, EngineConfig
+from headrace.core.errors import ConfigError
 from headrace.core.machine import Machine
 
 logger = logging.getLogger(__name__)
 
 EXTENSION = "headrace._cpu"
+NO_NAMES: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class GivenSetting:
-    """A value that somebody gave, and where: a flag, a variable, a file."""
+    """A value that somebody gave, as they wrote it, and where: a flag, a variable, a file."""
 
     value: object
+    text: object
     source: str
 
 
 def resolve_config(
-    flags: Mapping[str, object], environ: Mapping[str, str], config_file: Path | None = None
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    config_file: Path | None = None,
+    flag_names: Mapping[str, str] = NO_NAMES,
 ) -> Config:
     """Gather the settings, the strongest first: flags, environment, file, defaults.
 
     Flags are dotted names (`engine.num_threads`); a value of None means that it was not given.
+    `flag_names` say how a flag is written (`--threads`), for errors.
     What is derived from the machine stays open until `resolve_engine`.
     Raises: ConfigError.
     """
     for warning in env.find_unknown(environ):
         logger.warning("%s", warning)
-    given = gather_settings(flags, environ, config_file)
-    return load.build_config({name: setting.value for name, setting in given.items()})
+    given = gather_settings(flags, environ, config_file, flag_names)
+    try:
+        return load.build_config({name: setting.value for name, setting in given.items()})
+    except ConfigError as error:
+        wrong = given.get(error.field)
+        if wrong is None or not wrong.source.startswith((env.PREFIX, "-")):
+            raise
+        raise ConfigError(wrong.source, wrong.text, error.allowed, error.hint) from None
 
 
 def gather_settings(
-    flags: Mapping[str, object], environ: Mapping[str, str], config_file: Path | None = None
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    config_file: Path | None = None,
+    flag_names: Mapping[str, str] = NO_NAMES,
 ) -> dict[str, GivenSetting]:
     """Every setting that is not left to its default, by dotted name, with where it comes from.
 
@@ -55,16 +71,18 @@ def gather_settings(
     given: dict[str, GivenSetting] = {}
     cache_home = env.cache_home(environ)
     if cache_home is not None:
-        given["hub.home"] = GivenSetting(cache_home, "XDG_CACHE_HOME")
+        given["hub.home"] = GivenSetting(cache_home, str(cache_home), "XDG_CACHE_HOME")
     if path is not None:
         for name, value in load.load_settings(path).items():
-            given[name] = GivenSetting(load.convert(name, value), str(path))
+            given[name] = GivenSetting(load.convert(name, value), value, str(path))
     for name, (variable, text) in env.read_environment(environ).items():
-        given[name] = GivenSetting(load.convert(name, text, shown_as=variable), variable)
+        given[name] = GivenSetting(load.convert(name, text, shown_as=variable), text, variable)
     for name, value in flags.items():
         load.check_name(name)
         if value is not None:
-            given[name] = GivenSetting(load.convert(name, value), "flag")
+            shown = flag_names.get(name)
+            converted = load.convert(name, value, shown_as=shown)
+            given[name] = GivenSetting(converted, value, shown or "flag")
     return given
 
 

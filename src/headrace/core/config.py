@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from headrace.core.errors import ConfigError
+from headrace.core.units import format_bytes
 
 Device = Literal["auto", "cpu", "reference"]
 Isa = Literal["generic", "avx2", "avx512", "amx"]
@@ -60,9 +61,8 @@ class EngineConfig:
         _check_choice("engine.device", self.device, get_args(Device))
         _check_choice("engine.isa", self.isa, (None, *get_args(Isa)))
         _check_integer("engine.num_threads", self.num_threads, 1, 1024, is_optional=True)
-        _check_integer(
-            "engine.memory_bytes", self.memory_bytes, MIN_MEMORY_BYTES, 2**50, is_optional=True
-        )
+        if self.memory_bytes is not None:
+            _check_bytes("engine.memory_bytes", self.memory_bytes, MIN_MEMORY_BYTES, 2**50)
         _check_choice("engine.kv_format", self.kv_format, ("bf16",))
         _check_choice("engine.block_size", self.block_size, (16, 32, 64, 128))
         _check_integer("engine.max_model_len", self.max_model_len, 1, 2**24, is_optional=True)
@@ -151,7 +151,7 @@ class ServerConfig:
         _check_integer(
             "server.default_max_tokens", self.default_max_tokens, 1, 2**24, is_optional=True
         )
-        _check_integer("server.max_body_bytes", self.max_body_bytes, 1024, 2**32)
+        _check_bytes("server.max_body_bytes", self.max_body_bytes, 1024, 2**32)
         _check_integer("server.max_json_depth", self.max_json_depth, 4, 256)
         _check_integer("server.max_prompts", self.max_prompts, 1, 2**16)
         _check_number("server.body_timeout_s", self.body_timeout_s, 0.1, 3600.0)
@@ -183,6 +183,13 @@ def _check_integer(
         return
     if type(value) is not int or not low <= value <= high:
         raise ConfigError(name, value, f"a whole number from {low} to {high}")
+
+
+def _check_bytes(name: str, value: object, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise ConfigError(
+            name, value, f"a whole number of bytes from {format_bytes(low)} to {format_bytes(high)}"
+        )
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:

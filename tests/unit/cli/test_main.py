@@ -113,7 +113,7 @@ def test_the_table_names_functions_with_words(name: str) -> None:
         (["pull", "nonsense"], 1, "error: The model 'nonsense' does not exist here."),
         (["pull", ""], 2, "error: model is ''"),
         (["pull", "ftp://example.com/x.gguf"], 2, "error: model is 'ftp://"),
-        (["pull", "http://example.com/x.gguf"], 2, "is not https"),
+        (["pull", "http://example.com/x.gguf"], 1, "is not https"),
         (["pull", "https://example.com/x.zip"], 2, "ends in the name of a .gguf file"),
         (["pull", "/no/such.gguf"], 1, "There is no such file or folder"),
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.core.errors import InvalidParameter
+from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.request import SamplingParams
 
 WRONG = [
@@ -36,7 +36,6 @@ WRONG = [
     ("stop", ""),
     ("stop", ["a", ""]),
     ("stop", [1]),
-    ("stop", ["x"] * 65),
     ("stop_token_ids", [-1]),
     ("stop_token_ids", "12"),
     ("stop_token_ids", [True]),
@@ -56,6 +55,12 @@ def test_wrong_value_names_field_and_what_is_allowed(name: str, value: object) -
     assert caught.value.param == name
     assert caught.value.message.startswith(f"{name} is ")
     assert "; allowed: " in caught.value.message
+
+
+def test_too_many_stop_texts_are_counted_not_shown() -> None:
+    with pytest.raises(RequestError, match="stop has 65 texts; allowed: at most 64") as caught:
+        SamplingParams(stop=["x"] * 65)
+    assert caught.value.param == "stop"
 
 
 def test_a_single_stop_text_becomes_a_tuple() -> None:

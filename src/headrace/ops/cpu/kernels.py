@@ -16,7 +16,7 @@ MATMUL_KERNELS = {
     "generic": ("matmul_generic", "plain C++; defines the bits"),
     "avx2": ("matmul_generic", "plain C++ compiled for AVX2"),
     "avx512": ("matmul_vnni", "int8 dot products of AVX512-VNNI"),
-    "amx": ("matmul_vnni", "int8 dot products of AVX512-VNNI"),
+    "amx": ("matmul_amx", "int8 tiles of AMX; dot products of AVX512-VNNI for few rows"),
 }
 ATTENTION_KERNELS = {
     "generic": ("attention_float", "plain C++; defines the bits"),
