@@ -1,0 +1,62 @@
+"""`headrace serve` as a process with a real model, and what tests ask of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from openai import AsyncOpenAI, OpenAI
+from programs import Program, eventually, running
+
+TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A server that answers."""
+
+    program: Program
+    address: str
+    model: str
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.address}/v1"
+
+    def openai(self) -> OpenAI:
+        return OpenAI(base_url=self.base_url, api_key="none", max_retries=0, timeout=TIMEOUT_S)
+
+    def async_openai(self) -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=self.base_url, api_key="none", max_retries=0, timeout=TIMEOUT_S)
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.address, timeout=TIMEOUT_S)
+
+    def metric(self, name: str) -> float:
+        """A gauge or counter of /metrics, summed over its labels."""
+        with self.client() as client:
+            text = client.get("/metrics").text
+        found = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+        assert found, f"/metrics has no {name}"
+        return sum(map(float, found))
+
+    def wait_until_idle(self) -> None:
+        """No request runs or waits, and every block that no prefix holds is free."""
+        for name in ("vllm:num_requests_running", "vllm:num_requests_waiting"):
+            eventually(lambda name=name: self.metric(name) == 0, f"{name} is 0")
+
+
+@contextmanager
+def serve(model: Path | str, folder: Path, *options: str, **environ: str) -> Iterator[ServedModel]:
+    """Start `headrace serve` on a free port and wait until it answers."""
+    with running(folder, "serve", model, "--port", "0", *options, **environ) as program:
+        ready = program.wait_for(
+            lambda: re.search(r"ready at (http://\S+)/v1", program.stderr), "the server is ready"
+        )
+        with httpx.Client(base_url=ready[1], timeout=TIMEOUT_S) as client:
+            name = client.get("/v1/models").json()["data"][0]["id"]
+        yield ServedModel(program, ready[1], name)
