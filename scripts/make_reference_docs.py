@@ -19,6 +19,8 @@ from headrace.cli.main import COMMANDS, build_app
 from headrace.config.env import VARIABLES
 from headrace.config.load import SECTIONS
 from headrace.core import errors, telemetry
+from headrace.server.openai_chat_schema import CHAT_REFUSED, ChatCompletionFields
+from headrace.server.openai_completions_schema import COMPLETIONS_REFUSED, CompletionFields
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by scripts/make_reference_docs.py; `make fix` renews it. -->\n\n"
@@ -100,12 +102,32 @@ def errors_page() -> str:
     return "\n".join(["# Errors", "", "```", tree, "```", "", *table]) + "\n"
 
 
+def http_fields_page() -> str:
+    """Every body field of the two generation routes: accepted with what it allows, or refused."""
+    lines = ["# Body fields", "", "Fields that nobody defines are ignored and named in the header"]
+    lines += ["`x-headrace-warnings`. A refused field is a 400 that names it.", ""]
+    routes = (
+        ("/v1/chat/completions", ChatCompletionFields, CHAT_REFUSED),
+        ("/v1/completions", CompletionFields, COMPLETIONS_REFUSED),
+    )
+    for route, schema, refused in routes:
+        lines += [f"## POST {route}", "", "| field | allowed |", "|---|---|"]
+        for name, field in schema.model_fields.items():
+            need = " (required)" if field.is_required() else ""
+            lines.append(f"| `{name}`{need} | {field.description} |")
+        lines += ["", "| refused field | why, and what to do |", "|---|---|"]
+        lines += [f"| `{name}` | {reason} |" for name, reason in refused.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "config.md": config_page,
     "env.md": env_page,
     "cli.md": cli_page,
     "metrics.md": metrics_page,
     "errors.md": errors_page,
+    "http-fields.md": http_fields_page,
 }
 
 
