@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from functools import cache
 
@@ -16,6 +15,7 @@ from headrace.ops.table import make_ops
 from oracle.driver import load_model
 from oracle.engine_driver import Answer, EngineDriver, Setting
 from oracle.gguf_export import export
+from oracle.isas import require_isa
 from oracle.tiny_models import build, case, save
 
 ISAS = ("generic", "avx2", "avx512", "amx")
@@ -36,11 +36,7 @@ FORMATS = {
 
 def cpu_ops(isa: str, num_threads: int) -> Ops:
     """The C++ kernels of an instruction set; skips what this machine cannot run."""
-    if importlib.util.find_spec("headrace._cpu") is None:
-        pytest.skip("the C++ extension is not built")
-    supported = importlib.import_module("headrace.ops.cpu.isa").supported_isas()
-    if isa not in supported:
-        pytest.skip(f"this CPU has no {isa}")
+    require_isa(isa)
     return make_ops("cpu", isa=isa, num_threads=num_threads)
 
 
