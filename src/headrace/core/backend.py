@@ -43,7 +43,8 @@ class Backend(Protocol):
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """Admit the request, then return its stream; closing the stream aborts the request.
 
-        Raises: RequestError, CapacityError, BackendError before the stream exists; BackendError in it.
+        Raises: RequestError, CapacityError, BackendError before the stream exists; in it,
+        BackendError.
         """
         ...
 

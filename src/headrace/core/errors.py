@@ -3,7 +3,8 @@
 HeadraceError
 |-- ConfigError            field, value, allowed, hint
 |-- RequestError           the caller can mend it: 4xx
-|   |-- InvalidParameter, UnsupportedParameter (param), ContextTooLong (num_tokens, max_model_len), ModelNotFound
+|   |-- InvalidParameter, UnsupportedParameter (param), ModelNotFound
+|   |-- ContextTooLong     num_tokens, max_model_len
 |   |-- NotAuthenticated, NotPermitted
 |   `-- RateLimited        retry_after_s
 |-- CapacityError          full, draining, waking up: retry_after_s
@@ -112,7 +113,7 @@ class RateLimited(RequestError):
 
 
 class CapacityError(HeadraceError):
-    """Full, draining or not ready yet. Units: seconds. `is_full` tells a full queue from not ready."""
+    """Full, draining or not ready yet. Units: seconds. `is_full`: the queue is, all else is well."""
 
     def __init__(self, message: str, retry_after_s: float = 1.0, is_full: bool = True) -> None:
         self.retry_after_s, self.is_full = retry_after_s, is_full

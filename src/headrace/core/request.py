@@ -31,7 +31,7 @@ class SamplingParams:
         logit_bias: token id -> number added to its logit, -100 to 100.
         allowed_token_ids: nothing else may be chosen. bad_words: texts that may not appear.
         seed: same seed, same answer, whatever the batch; None draws one.
-        n: answers per prompt. logprobs: None for none, else how many beside the chosen one (0 to 20).
+        n: answers per prompt. logprobs: None, or how many beside the chosen one (0 to 20).
         stop: texts that end the answer. stop_token_ids: tokens that do.
         min_tokens: nothing ends the answer before. max_tokens: None is what the context leaves.
     """
@@ -67,7 +67,8 @@ class SamplingParams:
             if value is None and name in _OPTIONAL:
                 continue
             wants_int = name in _INTEGERS
-            is_number = isinstance(value, int if wants_int else int | float) and not isinstance(value, bool)
+            kind = int if wants_int else int | float
+            is_number = isinstance(value, kind) and not isinstance(value, bool)
             if not is_number or not is_allowed(value):
                 raise InvalidParameter(name, value, allowed)
         for name in _BOOLEANS:
@@ -86,10 +87,12 @@ class SamplingParams:
         if self.allowed_token_ids is not None:
             self._set_token_ids("allowed_token_ids", self.allowed_token_ids)
             if not self.allowed_token_ids:
-                raise InvalidParameter("allowed_token_ids", (), "at least one token id, or leave it out")
+                allowed = "at least one token id, or leave it out"
+                raise InvalidParameter("allowed_token_ids", (), allowed)
         self._set_logit_bias()
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise InvalidParameter("min_tokens", self.min_tokens, f"0 to max_tokens ({self.max_tokens})")
+            allowed = f"0 to max_tokens ({self.max_tokens})"
+            raise InvalidParameter("min_tokens", self.min_tokens, allowed)
 
     @property
     def is_greedy(self) -> bool:
@@ -115,7 +118,8 @@ class SamplingParams:
             is_id = type(key) is int or (isinstance(key, str) and bool(_TOKEN_ID.fullmatch(key)))
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if not is_id or int(key) < 0 or not is_number or not -100 <= value <= 100:
-                raise InvalidParameter("logit_bias", {key: value}, "token id -> number from -100 to 100")
+                allowed = "token id -> number from -100 to 100"
+                raise InvalidParameter("logit_bias", {key: value}, allowed)
             bias[int(key)] = float(value)
         object.__setattr__(self, "logit_bias", bias)
 
@@ -138,7 +142,7 @@ _NUMBER_RULES: tuple[_Rule, ...] = (
     ("max_tokens", "1 or more", lambda v: v >= 1),
 )
 _OPTIONAL = frozenset({"seed", "logprobs", "prompt_logprobs", "max_tokens"})
-_INTEGERS = frozenset({"top_k", "seed", "n", "logprobs", "prompt_logprobs", "min_tokens", "max_tokens"})
+_INTEGERS = _OPTIONAL | {"top_k", "n", "min_tokens"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

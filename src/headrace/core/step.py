@@ -18,7 +18,8 @@ from headrace.core.request import SamplingParams
 class NewRequest:
     """A request's constant part, sent to the executor the first time it is scheduled.
 
-    `seed` is resolved (unsigned 64 bit). `bad_words_ids` are token sequences that may not be completed.
+    `seed` is resolved (unsigned 64 bit). `bad_words_ids` are token sequences that
+    may not be completed.
     """
 
     request_id: str

@@ -4,7 +4,7 @@ Models are written over this protocol and over nothing else; `Array` and `Act` a
 On reference and CPU an Array is a numpy array; an Act is an activation in the form its linear reads
 (float in the reference, int8 groups with scales on CPU), converted at first use.
 
-Shape letters: R requests, T tokens of the flat batch, S rows whose logits are wanted, C model width,
+Shape letters: R requests, T tokens of the flat batch, S rows whose logits are wanted, C width,
 V vocabulary, H query heads, K KV heads, D head size, F feed-forward, N blocks in the KV pool,
 B tokens of a block, P blocks in a row of the block table, L layers.
 """
@@ -53,8 +53,8 @@ class AttentionSpec:
 class RopeParams:
     """Rotary embedding, half-split pairs (i, i + rotary_size/2) within the first rotary_size dims.
 
-    `factors` [rotary_size/2] divide the inverse frequencies (1 = plain; Llama 3 and LongRoPE scaling
-    come this way). `attention_factor` multiplies cos and sin.
+    `factors` [rotary_size/2] divide the inverse frequencies (1 = plain; the scaling of Llama 3 and
+    LongRoPE comes this way). `attention_factor` multiplies cos and sin.
     """
 
     theta: float
@@ -66,7 +66,7 @@ class RopeParams:
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
-    """Keys and values of all layers: [N, K, B, D] per layer, the order inside a block is the device's."""
+    """Keys and values per layer: [N, K, B, D]; the order inside a block is the device's."""
 
     layers: tuple[KVLayer, ...]
     num_blocks: int
@@ -76,7 +76,7 @@ class KVCache:
 
 @dataclass(frozen=True, slots=True)
 class Logprobs:
-    """Log-softmax facts of S rows. Shapes: logprobs, ranks [S]; top_ids, top_logprobs [S, k], best first."""
+    """Log-softmax facts. Shapes: logprobs, ranks [S]; top_ids, top_logprobs [S, k], best first."""
 
     logprobs: Float32
     ranks: Int32
@@ -216,8 +216,8 @@ class Ops(Protocol):
     def sample(self, logits: Array, inputs: SampleInputs) -> Int32:
         """Choose a token per row: greedy, or Gumbel-max over what the filters keep.
 
-        Filters in order, after logits/temperature: top_k, top_p, min_p, typical_p; a filter never removes the
-        best token. Noise is a counter-based function of (seed, position, token id). Ties go to the
+        Filters in order, after logits/temperature: top_k, top_p, min_p, typical_p; a filter never
+        removes the best token. Noise is a counter-based function of (seed, position, token id). Ties go to the
         lowest id. Shapes: [S, V] -> [S].
         """
         ...

@@ -16,9 +16,10 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """The flat batch: T tokens of R requests, S rows whose logits are wanted. All int32, contiguous.
+    """The flat batch: T tokens of R requests, S rows whose logits are wanted. All int32.
 
-    Shapes: token_ids, positions, slot_mapping [T] (slot = block id * block_size + offset, -1 skips);
+    Contiguous. Shapes: token_ids, positions, slot_mapping [T] (block id * block_size + offset,
+    -1 skips);
     query_start [R+1]; seq_lens [R] (tokens in the cache after this step); block_table [R, P],
     unused entries -1; logit_rows [S] (rows of the flat batch).
     """
@@ -49,7 +50,7 @@ class SampleInputs:
     `positions` are the absolute positions of the tokens to be chosen: noise is a function of
     (seed, position, token id) alone. temperature 0 is greedy. top_k 0 keeps all; top_p, typical_p 1
     and min_p 0 are off.
-    `prompt_counts` / `output_counts` list the distinct tokens of prompt and output with their counts
+    `prompt_counts` / `output_counts` list the distinct tokens of prompt and output with counts
     (only for rows with a penalty); `bias` lists additive logits (-inf bans a token).
     """
 
