@@ -17,8 +17,9 @@ constexpr float kLog2E = 1.44269504f;
 
 // Scores or capped scores in units of log 2, as the factor of exp2 needs them.
 struct ScoreScale {
-  float factor;    // of a raw score
-  float soft_cap;  // 0 is off
+  float factor;       // of a raw score
+  float soft_cap;     // 0 is off
+  float log2_factor;  // of what `largest_score` leaves in memory
 };
 
 HR_INLINE F32x16 cap_scores(F32x16 scores, const ScoreScale& scale) {
@@ -26,40 +27,63 @@ HR_INLINE F32x16 cap_scores(F32x16 scores, const ScoreScale& scale) {
   return mul(tanh_of(x), splat(scale.soft_cap * kLog2E));
 }
 
+// x in the lanes [first, last), which may lie outside 0 .. 16; `other` in the rest.
 HR_INLINE F32x16 keep_lanes(F32x16 x, int first, int last, float other) {
-  if (last < 16) x = select(mask_first(last), x, splat(other));
-  if (first > 0) x = select(mask_first(first), splat(other), x);
+  if (last < 16) x = select(mask_first(clamp(last, 0, 16)), x, splat(other));
+  if (first > 0) x = select(mask_first(clamp(first, 0, 16)), splat(other), x);
   return x;
 }
 
+HR_INLINE void zero_weights(Weight* weights, int begin, int end) {
+  for (int i = begin; i < end; i += 32) store_weights(weights + i, zero_f32(), zero_f32());
+}
+
+// Largest score of the visible keys [first, last), in log 2; capped scores replace raw ones.
+HR_INLINE float largest_score(float* scores, int first, int last, const ScoreScale& scale) {
+  F32x16 tops[4];
+  for (int v = 0; v < 4; v++) tops[v] = splat(-__builtin_inff());
+  for (int i = first / kTileTokens * kTileTokens; i < last; i += kTileTokens) {
+    F32x16 x[4];
+    for (int v = 0; v < 4; v++) x[v] = load(scores + i + 16 * v);
+    if (scale.soft_cap != 0.0f) {
+      for (int v = 0; v < 4; v++) {
+        x[v] = cap_scores(x[v], scale);
+        store(scores + i + 16 * v, x[v]);
+      }
+    }
+    if (i < first || i + kTileTokens > last) {
+      for (int v = 0; v < 4; v++) {
+        x[v] = keep_lanes(x[v], first - i - 16 * v, last - i - 16 * v, -__builtin_inff());
+      }
+    }
+    for (int v = 0; v < 4; v++) tops[v] = max(tops[v], x[v]);
+  }
+  return reduce_max(max(max(tops[0], tops[1]), max(tops[2], tops[3]))) * scale.log2_factor;
+}
+
 // Softmax numerators of one row over its visible keys [first, last) of the split; zero elsewhere in
-// [begin, end), both multiples of 64.
+// [begin, end). begin and end are multiples of 64.
 HR_INLINE RowSum weigh_row(float* scores, Weight* weights, int begin, int end, int first, int last,
                            const ScoreScale& scale) {
-  const int from = first / 16 * 16, to = (last + 15) / 16 * 16;
-  const float lowest = -__builtin_inff();
-  const bool is_capped = scale.soft_cap != 0.0f;
-  const float factor = is_capped ? 1.0f : scale.factor * kLog2E;
-  F32x16 top = splat(lowest);
-  for (int i = from; i < to; i += 16) {
-    F32x16 x = load(scores + i);
-    if (is_capped) {
-      x = cap_scores(x, scale);
-      store(scores + i, x);
-    }
-    if (i < first || i + 16 > last) x = keep_lanes(x, first - i, last - i, lowest);
-    top = max(top, x);
-  }
-  const float maximum = reduce_max(top) * factor;
+  const float maximum = largest_score(scores, first, last, scale);
+  const F32x16 factor = splat(scale.log2_factor), shift = splat(-maximum);
+  const int from = first / kTileTokens * kTileTokens;
+  const int to = (last + kTileTokens - 1) / kTileTokens * kTileTokens;
   F32x16 sums[4] = {zero_f32(), zero_f32(), zero_f32(), zero_f32()};
-  for (int i = begin; i < from; i += 16) store_weights(weights + i, zero_f32());
-  for (int i = from; i < to; i += 16) {
-    F32x16 weight = exp2_neg(fma(load(scores + i), splat(factor), splat(-maximum)));
-    if (i < first || i + 16 > last) weight = keep_lanes(weight, first - i, last - i, 0.0f);
-    sums[i / 16 % 4] = add(sums[i / 16 % 4], weight);
-    store_weights(weights + i, weight);
+  zero_weights(weights, begin, from);
+  for (int i = from; i < to; i += kTileTokens) {
+    F32x16 x[4];
+    for (int v = 0; v < 4; v++) x[v] = exp2_neg(fma(load(scores + i + 16 * v), factor, shift));
+    if (i < first || i + kTileTokens > last) {
+      for (int v = 0; v < 4; v++) {
+        x[v] = keep_lanes(x[v], first - i - 16 * v, last - i - 16 * v, 0.0f);
+      }
+    }
+    for (int v = 0; v < 4; v++) sums[v] = add(sums[v], x[v]);
+    store_weights(weights + i, x[0], x[1]);
+    store_weights(weights + i + 32, x[2], x[3]);
   }
-  for (int i = to; i < end; i += 16) store_weights(weights + i, zero_f32());
+  zero_weights(weights, to, end);
   return {maximum, reduce_add(add(add(sums[0], sums[1]), add(sums[2], sums[3])))};
 }
 
@@ -105,7 +129,8 @@ static void attend_split(const AttentionArgs* args, const AttentionPlace& place,
   const int stored_end = (last + kValueTokens - 1) / kValueTokens * kValueTokens;
   score_rows(place, split_begin, begin, stored_end, first_row, num_rows, scratch);
   RowSum parts[kBlockRows];
-  const ScoreScale scale = {args->scale, args->soft_cap};
+  const bool is_capped = args->soft_cap != 0.0f;
+  const ScoreScale scale = {args->scale, args->soft_cap, is_capped ? 1.0f : args->scale * kLog2E};
   for (int r = 0; r < num_rows; r++) {
     const VisibleKeys& keys = scratch.visible[first_row + r];
     const int row_first = clamp(keys.first - split_begin, begin, end),
@@ -115,7 +140,7 @@ static void attend_split(const AttentionArgs* args, const AttentionPlace& place,
       parts[r] = weigh_row(scratch.scores + r * kScoreStride, weights, begin, end, row_first,
                            row_last, scale);
     } else {
-      for (int i = begin; i < end; i += 16) store_weights(weights + i, zero_f32());
+      zero_weights(weights, begin, end);
       parts[r] = {0.0f, 0.0f};
     }
   }

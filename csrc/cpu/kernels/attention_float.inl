@@ -6,7 +6,10 @@ using Weight = float;
 using Query = float;
 constexpr bool kWeightsInPlace = true;  // where the scores were
 constexpr int kWeightStride = 512 + 16;
-HR_INLINE void store_weights(float* weights, F32x16 x) { store(weights, x); }
+HR_INLINE void store_weights(float* weights, F32x16 first, F32x16 second) {
+  store(weights, first);
+  store(weights + 16, second);
+}
 
 #include "kernels/attention_memory.inl"
 

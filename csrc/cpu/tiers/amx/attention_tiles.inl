@@ -6,8 +6,8 @@ using Weight = uint16_t;
 using Query = uint16_t;
 constexpr bool kWeightsInPlace = false;
 constexpr int kWeightStride = 512 + 32;
-HR_INLINE void store_weights(uint16_t* weights, F32x16 x) {
-  _mm256_storeu_si256((__m256i*)weights, (__m256i)_mm512_cvtneps_pbh(x.v));
+HR_INLINE void store_weights(uint16_t* weights, F32x16 first, F32x16 second) {
+  _mm512_storeu_si512(weights, (__m512i)_mm512_cvtne2ps_pbh(second.v, first.v));
 }
 
 #include "kernels/attention_memory.inl"
@@ -24,9 +24,10 @@ HR_INLINE void end_attention() { _tile_release(); }
 HR_INLINE void load_query(const float* query, int size, int row, const AttentionScratch& scratch) {
   const int padded = scratch.padded_size;
   uint16_t* out = scratch.queries + (int64_t)(row / 16) * 16 * padded + row % 16 * 32;
-  for (int d = 0; d < padded; d += 16) {
-    const int n = clamp(size - d, 0, 16);
-    store_weights(out + d / 32 * kTileElements + d % 32, load_first(query + d, n));
+  for (int d = 0; d < padded; d += 32) {
+    F32x16 first = load_first(query + d, clamp(size - d, 0, 16));
+    F32x16 second = load_first(query + d + 16, clamp(size - d - 16, 0, 16));
+    store_weights(out + d * 16, first, second);
   }
 }
 
