@@ -76,12 +76,6 @@ def plan_capacity(
             engine.max_model_len,
             f"1 to {config.max_model_len}, the longest this model was made for",
         )
-    if engine.max_model_len is not None and engine.max_model_len > config.max_model_len:
-        raise ConfigError(
-            "engine.max_model_len",
-            engine.max_model_len,
-            f"at most {config.max_model_len}, the longest context the model was trained for",
-        )
     block_size = engine.block_size
     block_bytes = ops.kv_bytes_per_block(config.attention, block_size)
     wanted_len = engine.max_model_len or config.max_model_len

