@@ -1,7 +1,8 @@
 """The rounds of a benchmark: engine and roof in alternation, medians and spread at the end.
 
 In: an engine, the work of a token, a probe of the machine's roof. Out: BenchReport, as rows for
-people and as one JSON object. These machines drift within minutes, so every share is taken within its round.
+people and as one JSON object. These machines drift within minutes, so every share is taken within
+its round.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class RateLimited(RequestError):
 
 
 class CapacityError(HeadraceError):
-    """Full, draining or not ready yet. Units: seconds. `is_full`: the queue is, all else is well."""
+    """Full, draining or not ready yet. Units: seconds. `is_full`: the queue is, no more."""
 
     def __init__(self, message: str, retry_after_s: float = 1.0, is_full: bool = True) -> None:
         self.retry_after_s, self.is_full = retry_after_s, is_full

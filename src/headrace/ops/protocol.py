@@ -217,8 +217,8 @@ class Ops(Protocol):
         """Choose a token per row: greedy, or Gumbel-max over what the filters keep.
 
         Filters in order, after logits/temperature: top_k, top_p, min_p, typical_p; a filter never
-        removes the best token. Noise is a counter-based function of (seed, position, token id). Ties go to the
-        lowest id. Shapes: [S, V] -> [S].
+        removes the best token. Noise is a counter-based function of (seed, position, token id).
+        Ties go to the lowest id. Shapes: [S, V] -> [S].
         """
         ...
 
