@@ -1,0 +1,81 @@
+"""The equalities of scheduling on a real file, with the prompts of its own tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headrace.core.request import SamplingParams
+from headrace.models.llama import Llama
+from headrace.ops.table import make_ops
+from headrace.text.tokenizer import Tokenizer
+from headrace.weights.gguf import GgufReader
+from oracle import quality
+from oracle.driver import load_model
+from oracle.engine_driver import Answer, Asked, EngineDriver, Setting
+from oracle.isas import supported_isas
+
+MAX_POSITIONS = 1024
+SCORED = SamplingParams(temperature=0.0, logprobs=5, prompt_logprobs=5)
+SAMPLING = (
+    SCORED,
+    SamplingParams(temperature=0.8, top_p=0.9, logprobs=3),
+    SamplingParams(temperature=1.0, repetition_penalty=1.1, presence_penalty=0.4, logprobs=3),
+)
+
+
+@pytest.fixture(scope="module")
+def model(qwen05_path: Path) -> Llama:
+    if not supported_isas():
+        pytest.skip("the C++ extension is not built")
+    return load_model(qwen05_path, make_ops("cpu", num_threads=2), MAX_POSITIONS)
+
+
+@pytest.fixture(scope="module")
+def asked(qwen05_path: Path) -> list[Asked]:
+    tokenizer = Tokenizer.from_gguf(GgufReader(qwen05_path).metadata)
+    texts = [tuple(tokenizer.encode(text)) for text in quality.texts().values()]
+    lengths = (5, 40, 90, 130)
+    return [
+        Asked(f"r{i}", texts[i % 3][:length], SAMPLING[i % 3], max_tokens=8, seed=i)
+        for i, length in enumerate(lengths)
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(model: Llama, asked: list[Asked]) -> dict[str, Answer]:
+    answers: dict[str, Answer] = {}
+    for each in asked:
+        answers |= EngineDriver(model, Setting(has_prefix_cache=False)).generate([each])
+    return answers
+
+
+@pytest.mark.parametrize("max_num_batched_tokens", [4, 37, 512])
+def test_batches_and_chunks(
+    model: Llama, asked: list[Asked], alone: dict[str, Answer], max_num_batched_tokens: int
+) -> None:
+    setting = Setting(max_num_batched_tokens=max_num_batched_tokens)
+    arrivals = {each.name: 2 * index for index, each in enumerate(reversed(asked))}
+    assert EngineDriver(model, setting).generate(asked, arrivals) == alone
+
+
+def test_cached_beginnings_and_preemption(
+    model: Llama, asked: list[Asked], alone: dict[str, Answer]
+) -> None:
+    driver = EngineDriver(model, Setting(num_blocks=6, max_num_batched_tokens=64))
+    for _ in range(2):
+        assert driver.generate(asked) == alone
+
+
+def test_one_thread(qwen05_path: Path, asked: list[Asked], alone: dict[str, Answer]) -> None:
+    one = load_model(qwen05_path, make_ops("cpu", num_threads=1), MAX_POSITIONS)
+    assert EngineDriver(one).generate(asked) == alone
+
+
+def test_generated_tokens_score_the_same_as_a_prompt(model: Llama, asked: list[Asked]) -> None:
+    first = Asked("a", asked[1].prompt, SCORED, max_tokens=24)
+    generated = EngineDriver(model).generate([first])["a"]
+    whole = Asked("b", (*first.prompt, *generated.token_ids), SCORED, max_tokens=1)
+    scored = EngineDriver(model).generate([whole])["b"]
+    assert scored.prompt_logprobs == generated.prompt_logprobs + generated.logprobs
