@@ -56,13 +56,23 @@ void ThreadPool::run(Task task, void* context) {
   if (threads_.empty()) return task(context, 0);
   task_ = task;
   context_ = context;
-  num_running_.store((int32_t)threads_.size(), std::memory_order_relaxed);
+  gate_.store(0, std::memory_order_release);
   round_.fetch_add(1, std::memory_order_release);
   round_.notify_all();
   task(context, 0);
-  auto is_done = [this] { return num_running_.load(std::memory_order_acquire) == 0; };
+  // Nothing is left to take: who has not begun by now need not, and is not waited for.
+  gate_.fetch_or(kClosed, std::memory_order_acq_rel);
+  auto is_done = [this] { return gate_.load(std::memory_order_acquire) == kClosed; };
   // A worker may have lost its core to another process: give ours up rather than burn it.
   while (!spin_until(is_done)) std::this_thread::yield();
+}
+
+// Enter the round that is open, if one is. Its task is visible: the gate opens after it is set.
+bool ThreadPool::enter() {
+  uint32_t gate = gate_.load(std::memory_order_acquire);
+  while (!(gate & kClosed))
+    if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel)) return true;
+  return false;
 }
 
 void ThreadPool::work(int worker) {
@@ -71,10 +81,11 @@ void ThreadPool::work(int worker) {
     auto is_new = [&] { return round_.load(std::memory_order_acquire) != seen; };
     while (!is_new())
       if (!spin_until(is_new)) round_.wait(seen, std::memory_order_acquire);
-    seen++;  // rounds are never skipped: run() waits for every worker
-    if (is_stopping_) return;
+    seen = round_.load(std::memory_order_acquire);  // a late worker skips rounds
+    if (is_stopping_.load(std::memory_order_acquire)) return;
+    if (!enter()) continue;
     task_(context_, worker);
-    num_running_.fetch_sub(1, std::memory_order_release);
+    gate_.fetch_sub(1, std::memory_order_release);
   }
 }
 

@@ -19,18 +19,24 @@ class ThreadPool {
 
   int num_threads() const { return (int)threads_.size() + 1; }
 
-  // Run task(context, worker) on every worker; return when all are done. One caller at a time.
+  // Run task(context, worker) on the caller and on every worker that comes in time; return when
+  // those are done. The task takes its work piece by piece, so that a worker which lost its core to
+  // another process delays nothing that it has not begun. One caller at a time.
   void run(Task task, void* context);
 
  private:
+  static constexpr uint32_t kClosed = 1u << 31;
+
+  bool enter();
   void work(int worker);
 
   std::vector<std::thread> threads_;
   Task task_ = nullptr;
   void* context_ = nullptr;
-  bool is_stopping_ = false;
+  std::atomic<bool> is_stopping_{false};
   alignas(64) std::atomic<uint32_t> round_{0};
-  alignas(64) std::atomic<int32_t> num_running_{0};
+  alignas(64) std::atomic<uint32_t> gate_{
+      kClosed};  // workers inside the round, and whether it ended
 };
 
 }  // namespace headrace
