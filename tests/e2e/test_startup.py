@@ -1,0 +1,110 @@
+"""What a start costs: time to import, to the help page, what is loaded, peak memory, idle time.
+
+Times are processor time of the child: neighbours on the machine do not count.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from programs import COMMAND, environment
+from served_model import ServedModel
+
+MIB = 2**20
+LIMIT_OVER_FILE_MIB = 350
+
+GENERATE = """
+import json, sys
+from headrace import LLM, SamplingParams
+
+with LLM(sys.argv[1], memory_bytes=int(sys.argv[2])) as llm:
+    answers = llm.generate(["1, 2, 3, 4, 5,"], SamplingParams(temperature=0, max_tokens=3))
+    print(json.dumps({
+        "text": answers[0].text,
+        "modules": sorted({name.partition(".")[0] for name in sys.modules}),
+    }))
+"""
+
+# Many requests at once, log-probabilities, a prompt of several chunks. The high-water mark is that of
+# /proc: getrusage's also counts what the parent had when it started this process.
+WORK = """
+import json, re, sys
+from pathlib import Path
+from headrace import LLM, SamplingParams
+
+with LLM(sys.argv[1], memory_bytes=int(sys.argv[2])) as llm:
+    prompts = [[1000 + (37 * i + j) % 5000 for j in range(48)] for i in range(24)]
+    llm.generate(prompts, SamplingParams(max_tokens=2, ignore_eos=True, logprobs=5))
+    llm.generate([[1000 + i % 5000 for i in range(700)]], SamplingParams(max_tokens=1))
+    status = Path("/proc/self/status").read_text()
+    peak_kib = int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
+    print(json.dumps({"peak_kib": peak_kib, "plan": llm.engine.memory_plan}))
+"""
+
+
+def processor_s(*command: str) -> float:
+    """User and system time of a process and its children, the least of five runs."""
+    times = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, capture_output=True, env=environment())
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    return min(times)
+
+
+def python(code: str, *arguments: str) -> dict[str, object]:
+    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 0, done.stderr
+    result: dict[str, object] = json.loads(done.stdout)
+    return result
+
+
+def test_import_is_quick() -> None:
+    assert processor_s(sys.executable, "-c", "import headrace") < 0.3
+
+
+def test_help_is_quick() -> None:
+    assert processor_s(*COMMAND, "--help") < 0.4
+
+
+def test_generating_on_cpu_loads_no_torch_and_no_server(qwen05_path: Path) -> None:
+    found = python(GENERATE, str(qwen05_path), str(2**30))
+    assert found["text"] == " 6,"
+    modules = set(found["modules"])  # type: ignore[call-overload]
+    strangers = {
+        "torch", "triton", "transformers", "fastapi", "starlette", "uvicorn", "pydantic",
+        "prometheus_client", "openai", "huggingface_hub", "typer", "rich", "gguf",
+    }  # fmt: skip
+    assert modules & strangers == set()
+    assert {"numpy", "tokenizers"} <= modules
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_peak_memory_stays_within_the_limit(qwen05_path: Path) -> None:
+    """What `memory_bytes` promises, with a limit below model file + KV cache + 400 MB."""
+    file_mib = qwen05_path.stat().st_size / MIB
+    limit_mib = int(file_mib) + LIMIT_OVER_FILE_MIB
+    found = python(WORK, str(qwen05_path), str(limit_mib * MIB))
+    peak_mib = int(found["peak_kib"]) / 1024  # type: ignore[call-overload]
+    numbers = f"peak {peak_mib:.0f} MiB, limit {limit_mib} MiB, file {file_mib:.0f} MiB"
+    assert peak_mib < limit_mib, f"{numbers}; {found['plan']}"
+
+
+def test_an_idle_server_uses_no_processor_time(served: ServedModel) -> None:
+    served.wait_until_idle()
+    process = psutil.Process(served.program.process.pid)
+    before, begin_s = process.cpu_times(), time.monotonic()
+    # Nothing to wait for: this measures what happens while nothing does.
+    time.sleep(2)
+    after, elapsed_s = process.cpu_times(), time.monotonic() - begin_s
+    used_s = after.user - before.user + after.system - before.system
+    assert used_s / elapsed_s < 0.02
