@@ -7,8 +7,9 @@
 #include "kernels/exact_math.inl"
 
 constexpr float kGreedyTemperature = 1e-5f;
-constexpr float kMassUnit = 0x1p30f;           // of exp(distance)
-constexpr double kDistanceUnit = 0x1p20;       // fixed point of the mean of typical_p
+constexpr float kMassUnit = 0x1p30f;      // of exp(distance)
+constexpr float kDistanceUnit = 0x1p20f;  // fixed point of the mean of typical_p
+constexpr float kLargestFloat = 0x1.fffffep127f;
 constexpr float kLowestMassDistance = -21.6f;  // below, exp(d) * 2^30 rounds to zero
 constexpr int kMaximaVectors = 64;             // vectors that share one vector of maxima
 
@@ -172,15 +173,19 @@ HR_INLINE void draw_16(F32x16 distances, I32x16 token_ids, uint64_t key, Draw* d
   }
 }
 
-HR_INLINE F32x16 distances_of(F32x16 logits, float best, float inverse) {
-  return mul(sub(logits, splat(best)), splat(inverse));
+// How far below the best a logit is, over temperature.
+struct RowScale {
+  float best, inverse_temperature;
+};
+HR_INLINE F32x16 distances_of(F32x16 logits, const RowScale& scale) {
+  return mul(sub(logits, splat(scale.best)), splat(scale.inverse_temperature));
 }
 
-static int32_t draw_from_row(const float* row, int64_t n, float best, float inverse, uint64_t key) {
+static int32_t draw_from_row(const float* row, int64_t n, const RowScale& scale, uint64_t key) {
   Draw draw = {-__builtin_inff(), -1};
   I32x16 ids = lane_ids();
   for (int64_t i = 0; i < n; i += 16) {
-    draw_16(distances_of(load_logits(row, i, n), best, inverse), ids, key, &draw);
+    draw_16(distances_of(load_logits(row, i, n), scale), ids, key, &draw);
     ids = add(ids, splat_i32(16));
   }
   return draw.token_id;
@@ -208,18 +213,100 @@ HR_INLINE int append(const SampleScratch& scratch, int64_t at, F32x16 distances,
   return __builtin_popcount(wanted);
 }
 
-// Tokens at most -cutoff below the best, in ascending order of id. Returns how many.
-static int64_t gather_candidates(const float* row, int64_t n, float best, float inverse,
-                                 float cutoff, const SampleScratch& scratch) {
+// Weights and integer masses of 16 tokens.
+HR_INLINE I32x16 masses_of(F32x16 weights) { return round_i32(mul(weights, splat(kMassUnit))); }
+
+HR_INLINE void weigh_candidates(int64_t n, const SampleScratch& scratch) {
+  for (int64_t i = 0; i < n; i += 16) {
+    F32x16 weights = exp_neg(load(scratch.distances + i));
+    store(scratch.weights + i, weights);
+    store_i32(scratch.masses + i, masses_of(weights));
+  }
+}
+
+// Tokens at distance `center` +- `reach` and those at distance 0, in ascending order of id,
+// weighed. Returns how many.
+static int64_t gather_candidates(const float* row, int64_t n, const RowScale& scale, float center,
+                                 float reach, const SampleScratch& scratch) {
   int64_t count = 0;
   I32x16 ids = lane_ids();
   for (int64_t i = 0; i < n; i += 16) {
-    F32x16 distances = distances_of(load_logits(row, i, n), best, inverse);
-    const uint32_t wanted = mask_bits(less_equal(splat(cutoff), distances));
+    F32x16 distances = distances_of(load_logits(row, i, n), scale);
+    const uint32_t wanted =
+        mask_bits(less_equal(abs(sub(distances, splat(center))), splat(reach))) |
+        mask_bits(equal(distances, zero_f32()));
     if (wanted) count += append(scratch, count, distances, ids, wanted);
     ids = add(ids, splat_i32(16));
   }
+  weigh_candidates(count, scratch);
   return count;
+}
+
+// Exact sums over a set of tokens: mass, and mass times the fixed-point distance in two halves.
+struct MassSums {
+  uint64_t mass, low, high;
+};
+
+template <bool with_distances>
+HR_INLINE void add_masses(const int32_t* masses, const int32_t* distances, int64_t n,
+                          MassSums* sums) {
+  uint64_t mass = 0, low = 0, high = 0;
+  for (int64_t i = 0; i < n; i++) {
+    const uint32_t m = (uint32_t)masses[i];
+    mass += m;
+    if (!with_distances) continue;
+    low += (uint64_t)m * ((uint32_t)distances[i] & 0x1fff);
+    high += (uint64_t)m * ((uint32_t)distances[i] >> 13);
+  }
+  sums->mass += mass;
+  sums->low += low;
+  sums->high += high;
+}
+
+// Fixed point, for distances that have mass; those beyond are cut, as their mass is 0.
+HR_INLINE I32x16 fixed_distance(F32x16 distances) {
+  return round_i32(mul(min(neg(distances), splat(64.0f)), splat(kDistanceUnit)));
+}
+
+constexpr int kSumVectors = 32;  // weighed before they are added
+
+template <bool with_distances>
+static MassSums sums_of_row(const float* row, int64_t n, const RowScale& scale) {
+  MassSums sums = {0, 0, 0};
+  alignas(64) int32_t masses[16 * kSumVectors], distances[16 * kSumVectors];
+  for (int64_t i = 0; i < n; i += 16 * kSumVectors) {
+    const int64_t end = n - i < 16 * kSumVectors ? n : i + 16 * kSumVectors;
+    int64_t count = 0;
+    for (int64_t j = i; j < end; j += 16) {
+      F32x16 d = distances_of(load_logits(row, j, n), scale);
+      if (!mask_bits(less_equal(splat(kLowestMassDistance), d))) continue;
+      store_i32(masses + count, masses_of(exp_neg(d)));
+      if (with_distances) store_i32(distances + count, fixed_distance(d));
+      count += 16;
+    }
+    add_masses<with_distances>(masses, distances, count, &sums);
+  }
+  return sums;
+}
+
+static MassSums sums_of_candidates(int64_t n, const SampleScratch& scratch) {
+  MassSums sums = {0, 0, 0};
+  for (int64_t i = 0; i < n; i += 16) {
+    store_i32((int32_t*)scratch.keys + i, fixed_distance(load(scratch.distances + i)));
+  }
+  add_masses<true>(scratch.masses, (const int32_t*)scratch.keys, n, &sums);
+  return sums;
+}
+
+HR_INLINE double mean_distance(const MassSums& sums) {
+  return ((double)sums.high * 8192.0 + (double)sums.low) /
+         ((double)sums.mass * (double)kDistanceUnit);
+}
+
+// The least integer mass that is not below share of the whole; tokens before it stay.
+HR_INLINE uint64_t mass_limit(float share, uint64_t mass) {
+  const double limit = (double)share * (double)mass;
+  return (uint64_t)limit + ((double)(uint64_t)limit < limit ? 1u : 0u);
 }
 
 // The key at which the masses of keys in ascending order reach `limit` >= 1, which they do.
@@ -263,22 +350,26 @@ HR_INLINE void distance_keys(int64_t n, const SampleScratch& scratch) {
     store_i32((int32_t*)scratch.keys + i, as_i32(abs(load(scratch.distances + i))));
 }
 
-HR_INLINE uint64_t total_mass(int64_t n, const SampleScratch& scratch) {
-  uint64_t total = 0;
-  for (int64_t i = 0; i < n; i++) total += (uint64_t)scratch.masses[i];
-  return total;
+HR_INLINE void oddness_keys(int64_t n, double mean, const SampleScratch& scratch) {
+  for (int64_t i = 0; i < n; i++) {
+    scratch.keys[i] = bits_of_float((float)__builtin_fabs(-(double)scratch.distances[i] - mean));
+  }
 }
 
-// Keep tokens, smallest key first, while the mass before them is below share of all.
-static int64_t keep_share(int64_t n, float share, const SampleScratch& scratch) {
-  const double limit = (double)share * (double)total_mass(n, scratch);
-  const uint64_t whole = (uint64_t)limit + ((double)(uint64_t)limit < limit ? 1u : 0u);
-  if (whole == 0) {
-    for (int64_t i = 0; i < n; i++) scratch.keys[i] |= 0x80000000u;
-    return keep_keys(n, 0x7fffffffu, scratch);
+// Keep tokens, smallest key first, while the mass before them is below `limit`.
+static int64_t keep_mass(int64_t n, uint64_t limit, const SampleScratch& scratch) {
+  if (limit == 0) {
+    for (int64_t i = 0; i < n; i++) scratch.keys[i] = 1;
+    return keep_keys(n, 0, scratch);
   }
-  return keep_keys(n, select_key(scratch.keys, scratch.masses, n, whole, scratch.histogram),
-                   scratch);
+  const uint32_t last = select_key(scratch.keys, scratch.masses, n, limit, scratch.histogram);
+  return keep_keys(n, last, scratch);
+}
+
+HR_INLINE uint64_t mass_of_candidates(int64_t n, const SampleScratch& scratch) {
+  uint64_t mass = 0;
+  for (int64_t i = 0; i < n; i++) mass += (uint32_t)scratch.masses[i];
+  return mass;
 }
 
 HR_INLINE int64_t drop_massless(int64_t n, const SampleScratch& scratch) {
@@ -286,21 +377,50 @@ HR_INLINE int64_t drop_massless(int64_t n, const SampleScratch& scratch) {
   return keep_keys(n, 0, scratch);
 }
 
+static int64_t keep_top_p(int64_t n, float share, const SampleScratch& scratch) {
+  distance_keys(n, scratch);
+  return keep_mass(n, mass_limit(share, mass_of_candidates(n, scratch)), scratch);
+}
+
 static int64_t keep_typical(int64_t n, float share, const SampleScratch& scratch) {
-  uint64_t low = 0, high = 0;
-  for (int64_t i = 0; i < n; i++) {
-    const uint64_t distance =
-        (uint64_t)__builtin_rint(-(double)scratch.distances[i] * kDistanceUnit);
-    low += (distance & 0x1fff) * (uint64_t)scratch.masses[i];
-    high += (distance >> 13) * (uint64_t)scratch.masses[i];
+  const MassSums sums = sums_of_candidates(n, scratch);
+  oddness_keys(n, mean_distance(sums), scratch);
+  return keep_mass(n, mass_limit(share, sums.mass), scratch);
+}
+
+// top_p over a whole row: the tokens near the best hold nearly all mass, so look at those first.
+static int64_t top_p_of_row(const float* row, int64_t n, const RowScale& scale, float share,
+                            const SampleScratch& scratch) {
+  const uint64_t limit = mass_limit(share, sums_of_row<false>(row, n, scale).mass);
+  static const float reaches[] = {5.0f, 12.0f, -kLowestMassDistance};
+  for (const float reach : reaches) {
+    const int64_t count = gather_candidates(row, n, scale, 0.0f, reach, scratch);
+    if (mass_of_candidates(count, scratch) < limit) continue;
+    distance_keys(count, scratch);
+    return keep_mass(count, limit, scratch);
   }
-  const double mean =
-      ((double)high * 8192.0 + (double)low) / ((double)total_mass(n, scratch) * kDistanceUnit);
-  for (int64_t i = 0; i < n; i++) {
-    const float oddness = (float)__builtin_fabs(-(double)scratch.distances[i] - mean);
-    scratch.keys[i] = bits_of_float(oddness);
+  return 0;  // the last reach has all mass
+}
+
+// typical_p over a whole row: tokens near the mean first, in the same way.
+static int64_t typical_p_of_row(const float* row, int64_t n, const RowScale& scale, float share,
+                                const SampleScratch& scratch) {
+  const MassSums sums = sums_of_row<true>(row, n, scale);
+  const uint64_t limit = mass_limit(share, sums.mass);
+  const double mean = mean_distance(sums);
+  constexpr float margin = 1e-3f;  // of the window's float32 against oddness
+  static const float reaches[] = {1.0f, 4.0f, -2 * kLowestMassDistance};
+  for (const float reach : reaches) {
+    int64_t count = gather_candidates(row, n, scale, -(float)mean, reach + margin, scratch);
+    count = drop_massless(count, scratch);
+    if (mass_of_candidates(count, scratch) < limit) continue;
+    oddness_keys(count, mean, scratch);
+    if (limit && float_of_bits(select_key(scratch.keys, scratch.masses, count, limit,
+                                          scratch.histogram)) > reach)
+      continue;
+    return keep_mass(count, limit, scratch);
   }
-  return keep_share(n, share, scratch);
+  return 0;
 }
 
 struct SampleRow {
@@ -311,62 +431,70 @@ struct SampleRow {
 };
 
 // A distance that at least top_k tokens reach: the top_k-th of the lane maxima, each another token.
-static float top_k_cutoff(int64_t n, int32_t top_k, float best, float inverse, const float* maxima,
-                          const SampleScratch& scratch) {
+static float top_k_reach(int64_t n, int32_t top_k, const RowScale& scale, const float* maxima,
+                         const SampleScratch& scratch) {
   const int64_t num_maxima = (n + 16 * kMaximaVectors - 1) / (16 * kMaximaVectors) * 16;
-  const float lowest = -0x1.fffffep127f;
-  if (top_k > num_maxima) return lowest;
+  if (top_k > num_maxima) return kLargestFloat;
   for (int64_t i = 0; i < num_maxima; i += 16) {
-    store_i32((int32_t*)scratch.keys + i,
-              as_i32(abs(distances_of(load(maxima + i), best, inverse))));
+    store_i32((int32_t*)scratch.keys + i, as_i32(abs(distances_of(load(maxima + i), scale))));
   }
-  const uint32_t key =
-      select_key(scratch.keys, nullptr, num_maxima, (uint64_t)top_k, scratch.histogram);
-  const float cutoff = -float_of_bits(key);
-  return cutoff < lowest ? lowest : cutoff;
+  const float reach = float_of_bits(
+      select_key(scratch.keys, nullptr, num_maxima, (uint64_t)top_k, scratch.histogram));
+  return reach < kLargestFloat ? reach : kLargestFloat;
 }
 
-static int32_t sample_filtered(const float* row, int64_t n, float best, const SampleRow& how,
-                               const float* maxima, const SampleScratch& scratch) {
-  const float inverse = 1.0f / how.temperature;
+static int64_t top_k_of_row(const float* row, int64_t n, const RowScale& scale, int32_t top_k,
+                            const float* maxima, const SampleScratch& scratch) {
+  const float reach = top_k_reach(n, top_k, scale, maxima, scratch);
+  const int64_t count = gather_candidates(row, n, scale, 0.0f, reach, scratch);
+  if (count <= top_k) return count;
+  distance_keys(count, scratch);
+  const uint32_t last =
+      select_key(scratch.keys, nullptr, count, (uint64_t)top_k, scratch.histogram);
+  return keep_keys(count, last, scratch);
+}
+
+// Distance of the least likely token that min_p can keep, and a little more.
+HR_INLINE float min_p_reach(float min_p) {
+  if (min_p < 1e-36f) return kLargestFloat;
+  return 0.01f - log_of(min_p < 1.0f ? min_p : 1.0f);
+}
+
+HR_INLINE int64_t keep_min_p(int64_t n, float min_p, const SampleScratch& scratch) {
+  for (int64_t i = 0; i < n; i++) scratch.keys[i] = !(scratch.weights[i] >= min_p);
+  return keep_keys(n, 0, scratch);
+}
+
+// The candidates that all filters leave. The first filter reads the row, the rest the candidates.
+static int64_t filter_row(const float* row, int64_t n, const RowScale& scale, const SampleRow& how,
+                          const float* maxima, const SampleScratch& scratch) {
   const bool by_k = how.top_k > 0 && how.top_k < n;
-  const bool by_mass = how.top_p < 1.0f || how.typical_p < 1.0f;
-  float cutoff = -0x1.fffffep127f;
+  int64_t count = -1;
   if (by_k) {
-    cutoff = top_k_cutoff(n, how.top_k, best, inverse, maxima, scratch);
-  } else if (by_mass) {
-    cutoff = kLowestMassDistance;
-  } else if (how.min_p > 1e-36f) {
-    cutoff = log_of(how.min_p < 1.0f ? how.min_p : 1.0f) - 0.01f;
+    count = top_k_of_row(row, n, scale, how.top_k, maxima, scratch);
+    if (how.top_p < 1.0f || how.typical_p < 1.0f) count = drop_massless(count, scratch);
   }
-  int64_t count = gather_candidates(row, n, best, inverse, cutoff, scratch);
-  if (by_k && count > how.top_k) {
-    distance_keys(count, scratch);
-    const uint32_t last =
-        select_key(scratch.keys, nullptr, count, (uint64_t)how.top_k, scratch.histogram);
-    count = keep_keys(count, last, scratch);
-  }
-  if (by_mass || how.min_p > 0.0f) {
-    for (int64_t i = 0; i < count; i += 16) {
-      F32x16 weight = exp_neg(load(scratch.distances + i));
-      store(scratch.weights + i, weight);
-      store_i32(scratch.masses + i, round_i32(mul(weight, splat(kMassUnit))));
-    }
-  }
-  if (by_mass) count = drop_massless(count, scratch);
   if (how.top_p < 1.0f) {
-    distance_keys(count, scratch);
-    count = keep_share(count, how.top_p, scratch);
+    count = count < 0 ? top_p_of_row(row, n, scale, how.top_p, scratch)
+                      : keep_top_p(count, how.top_p, scratch);
   }
   if (how.min_p > 0.0f) {
-    for (int64_t i = 0; i < count; i++) scratch.keys[i] = !(scratch.weights[i] >= how.min_p);
-    count = keep_keys(count, 0, scratch);
+    if (count < 0) count = gather_candidates(row, n, scale, 0.0f, min_p_reach(how.min_p), scratch);
+    count = keep_min_p(count, how.min_p, scratch);
   }
-  if (how.typical_p < 1.0f) count = keep_typical(count, how.typical_p, scratch);
+  if (how.typical_p < 1.0f) {
+    if (count < 0) return typical_p_of_row(row, n, scale, how.typical_p, scratch);
+    count = drop_massless(count, scratch);
+    count = keep_typical(count, how.typical_p, scratch);
+  }
+  return count;
+}
+
+static int32_t draw_from_candidates(int64_t count, uint64_t key, const SampleScratch& scratch) {
   Draw draw = {-__builtin_inff(), -1};
   for (int64_t i = 0; i < count; i += 16) {
     F32x16 distances = load_logits(scratch.distances, i, count);
-    draw_16(distances, load_i32(scratch.token_ids + i), how.key, &draw);
+    draw_16(distances, load_i32(scratch.token_ids + i), key, &draw);
   }
   return draw.token_id;
 }
@@ -387,10 +515,12 @@ static void sample(const SampleArgs* args, const Work* work) {
       args->token_ids[s] = -1;
     } else if (how.temperature < kGreedyTemperature) {
       args->token_ids[s] = first_equal(row, n, best);
-    } else if (is_filtered) {
-      args->token_ids[s] = sample_filtered(row, n, best, how, maxima, scratch);
     } else {
-      args->token_ids[s] = draw_from_row(row, n, best, 1.0f / how.temperature, how.key);
+      const RowScale scale = {best, 1.0f / how.temperature};
+      args->token_ids[s] =
+          is_filtered ? draw_from_candidates(filter_row(row, n, scale, how, maxima, scratch),
+                                             how.key, scratch)
+                      : draw_from_row(row, n, scale, how.key);
     }
   }
 }
