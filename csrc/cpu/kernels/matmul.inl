@@ -187,12 +187,14 @@ constexpr int kFloatRows = 4;
 template <uint8_t format>
 HR_INLINE void load_quad(const uint8_t* panel, int64_t k, F32x16 w[4]) {
   if (format == kPBF16) {
+    HR_UNROLL
     for (int i = 0; i < 4; i += 2) {
       I32x16 pair = load_i32((const int32_t*)(panel + (k + i) * 32));
       w[i] = as_f32(shift_left<16>(pair));
       w[i + 1] = as_f32(bit_and(pair, splat_i32((int32_t)0xffff0000)));
     }
   } else {
+    HR_UNROLL
     for (int i = 0; i < 4; i++)
       w[i] = format == kPF16 ? load_f16((const uint16_t*)panel + (k + i) * 16)
                              : load((const float*)panel + (k + i) * 16);
@@ -214,20 +216,28 @@ static void float_panel(const MatmulArgs* args, int64_t p, int64_t row) {
   int64_t depth = args->weight.depth;
   const float* x = args->floats + row * depth;
   F32x16 chain[rows][4];
+  HR_UNROLL
   for (int m = 0; m < rows; m++)
     for (int i = 0; i < 4; i++) chain[m][i] = zero_f32();
   int64_t k = 0;
   for (; k + 4 <= depth; k += 4) {
     F32x16 w[4];
     load_quad<format>(panel, k, w);
-    for (int m = 0; m < rows; m++)
+    HR_UNROLL
+    for (int m = 0; m < rows; m++) {
+      HR_UNROLL
       for (int i = 0; i < 4; i++) chain[m][i] = fma(splat(x[m * depth + k + i]), w[i], chain[m][i]);
+    }
   }
-  for (; k < depth; k++) {
-    F32x16 w = load_single<format>(panel, k);
-    for (int m = 0; m < rows; m++)
-      chain[m][k & 3] = fma(splat(x[m * depth + k]), w, chain[m][k & 3]);
-  }
+  // The last one to three; an index known only at run time would put the chains in memory.
+  HR_UNROLL
+  for (int i = 0; i < 3; i++)
+    if (k + i < depth) {
+      F32x16 w = load_single<format>(panel, k + i);
+      HR_UNROLL
+      for (int m = 0; m < rows; m++) chain[m][i] = fma(splat(x[m * depth + k + i]), w, chain[m][i]);
+    }
+  HR_UNROLL
   for (int m = 0; m < rows; m++)
     store_columns(args, p, row + m,
                   add(add(chain[m][0], chain[m][1]), add(chain[m][2], chain[m][3])));

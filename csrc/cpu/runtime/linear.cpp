@@ -9,7 +9,7 @@ constexpr int64_t kFewRows = 8;  // of which a tile has just as many
 constexpr int64_t kTileRows = 16;
 constexpr int64_t kChunksPerThread = 8;
 constexpr int64_t kMinChunkBytes = 64 << 10;  // below, taking a chunk costs more than a late worker
-constexpr int64_t kRowsAtOnce = 512;          // activations of a chunk stay in L2
+constexpr int64_t kRowsAtOnce = 256;          // activations and sums of a block stay in half of L2
 constexpr int64_t kSerialElements = 8192;     // quantizing fewer is cheaper than waking a worker
 
 size_t aligned(int64_t num_bytes) { return (size_t)((num_bytes + 63) / 64 * 64); }

@@ -11,6 +11,9 @@ namespace {
 #include "kernels/matmul.inl"
 #include "kernels/probe.inl"
 
+#include "tiers/avx2/matmul.inl"
+#include "tiers/avx2/probe.inl"
+
 #include "kernels/activation.inl"
 #include "kernels/attention_float.inl"
 #include "kernels/embed.inl"
@@ -19,7 +22,7 @@ namespace {
 #include "kernels/sampling.inl"
 #include "kernels/store_kv.inl"
 
-constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_generic, matmul_float, no_scratch};
+constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_avx2, matmul_float, no_scratch};
 }  // namespace
 }  // namespace headrace::avx2
 
@@ -28,7 +31,7 @@ extern const headrace::OpTable headrace_ops_avx2 __attribute__((visibility("hidd
 const headrace::OpTable headrace_ops_avx2 = {
     "avx2",
     headrace::avx2::kMatmulKernels,
-    headrace::avx2::kDotProbes,
+    headrace::avx2::kAvx2Probes,
     headrace::avx2::kEmbedKernels,
     headrace::avx2::rms_norm,
     headrace::avx2::rope,
