@@ -1,4 +1,4 @@
-"""Choosing tokens from rows of logits: no filter, each filter, logprobs. The roof: one read of a row.
+"""Choosing tokens from rows of logits: no filter, each filter, logprobs. Roof: one read of a row.
 
 Logits are drawn to look like a language model's: a normal bulk and a few tokens far above it. The
 baseline is the same choice by a sort in numpy. Times are per row.
