@@ -64,7 +64,7 @@ class EngineConfig:
         if self.memory_bytes is not None:
             _check_bytes("engine.memory_bytes", self.memory_bytes, MIN_MEMORY_BYTES, 2**50)
         _check_choice("engine.kv_format", self.kv_format, ("bf16",))
-        _check_choice("engine.block_size", self.block_size, (16, 32, 64, 128))
+        _check_choice("engine.block_size", self.block_size, (32, 64, 128))
         _check_integer("engine.max_model_len", self.max_model_len, 1, 2**24, is_optional=True)
         _check_integer("engine.max_num_seqs", self.max_num_seqs, 1, 4096)
         _check_integer("engine.max_num_batched_tokens", self.max_num_batched_tokens, 1, 65536)
