@@ -18,9 +18,6 @@ from headrace.weights.weight_reader import WeightReader
 PROGRAM_BYTES = 160 * 2**20
 """Interpreter, libraries, tokenizer and templates of a serving process, measured."""
 
-PACKING_OVERHEAD = 1.03
-"""Packed panels against GGUF blocks: scales widened and columns padded (docs/design/0001)."""
-
 MAX_LOGIT_ROWS = 64
 """Logits are made at most this many rows at a time."""
 
@@ -79,7 +76,7 @@ def plan_capacity(
     block_size = engine.block_size
     block_bytes = ops.kv_bytes_per_block(config.attention, block_size)
     wanted_len = engine.max_model_len or config.max_model_len
-    weights = weights_bytes(config, reader, wanted_len)
+    weights = weights_bytes(config, reader, ops, wanted_len)
     scratch = scratch_bytes(config, engine)
     fixed = weights + scratch + PROGRAM_BYTES
     budget = engine.memory_bytes
@@ -116,13 +113,13 @@ def plan_capacity(
     )
 
 
-def weights_bytes(config: ModelConfig, reader: WeightReader, max_positions: int) -> int:
+def weights_bytes(config: ModelConfig, reader: WeightReader, ops: Ops, max_positions: int) -> int:
     """Packed size of all tensors. An embedding stays in the mapped file; a tied head is packed."""
-    total = sum(reader.tensor(name).nbytes for name in reader.names())
+    total = sum(ops.packed_bytes(reader.tensor(name)) for name in reader.names())
     rope = sum(
         params.rotary_size * 4 * max_positions for params in set(config.ropes)
     )  # cos and sin, fp32
-    return int(total * PACKING_OVERHEAD) + rope
+    return total + rope
 
 
 def scratch_bytes(config: ModelConfig, engine: EngineConfig) -> int:

@@ -108,6 +108,10 @@ class Ops(Protocol):
         """Keep an embedding table [V, C] for row reads."""
         ...
 
+    def packed_bytes(self, tensor: QuantTensor) -> int:
+        """About what a matrix takes once packed, for the memory plan."""
+        ...
+
     def pack_vector(self, vector: QuantTensor) -> Array:
         """A norm weight or bias as float32."""
         ...

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from headrace.core.config import EngineConfig
 from headrace.core.errors import ConfigError, OutOfMemory
 from headrace.core.units import parse_bytes
-from headrace.executor.memory import FREE_SHARE, Capacity, plan_capacity
+from headrace.executor.memory import FREE_SHARE, Capacity, plan_capacity, weights_bytes
 from headrace.models.registry import model_class
 from headrace.ops.reference.reference_ops import ReferenceOps
 from headrace.weights.weight_reader import open_weights
@@ -87,3 +88,14 @@ def test_a_shorter_context_needs_less(folder: Path) -> None:
     with pytest.raises(OutOfMemory) as short:
         plan(folder, memory_bytes=64 * MIB, max_model_len=32)
     assert short.value.needed_bytes < long.value.needed_bytes
+
+
+def test_weights_are_counted_as_the_device_keeps_them(folder: Path) -> None:
+    """The reference computes on float32, or float64, whatever the file holds."""
+    half = save(build(case("qwen2"), torch.bfloat16), folder / "half", torch.bfloat16)
+    file_bytes = (half / "model.safetensors").stat().st_size
+    reader = open_weights(half)
+    config = model_class(reader.architecture).config_from_huggingface(reader.metadata)
+    for dtype, times in ((np.float32, 2), (np.float64, 4)):
+        counted = weights_bytes(config, reader, ReferenceOps(dtype), max_positions=0)
+        assert counted == pytest.approx(times * file_bytes, rel=0.02)

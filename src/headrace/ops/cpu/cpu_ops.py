@@ -42,6 +42,9 @@ class CpuOps:
     def pack_table(self, table: QuantTensor) -> QuantTensor:
         return table
 
+    def packed_bytes(self, tensor: QuantTensor) -> int:
+        return matmul.packed_bytes(tensor)
+
     def pack_vector(self, vector: QuantTensor) -> Float32:
         return vector.dequantize().reshape(-1)
 

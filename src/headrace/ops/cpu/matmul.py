@@ -6,6 +6,7 @@ panels of 16 columns, or floats where a format has no integer kernel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,9 @@ from headrace.ops.protocol import GATE_UP_INTERLEAVE
 from headrace.quant.quant_tensor import QuantTensor
 
 Float32 = NDArray[np.float32]
+
+PACKING_OVERHEAD = 1.03
+"""Packed panels against GGUF blocks: scales widened and columns padded (docs/design/0001)."""
 
 _FLOATS = frozenset({"f32", "f16", "bf16"})
 
@@ -36,6 +40,13 @@ def pack_linear(
     stored = parts if _can_pack(parts, interleave) else [_as_float32(part) for part in parts]
     raw = [(part.format.name, part.data) for part in stored]
     return _cpu.pack_linear(ops, raw, depths.pop(), _fused_bias(parts, biases), interleave)
+
+
+def packed_bytes(tensor: QuantTensor) -> int:
+    """About what a matrix takes in panels; a format without a kernel becomes float32."""
+    if tensor.format.name not in _cpu.packable_formats():
+        return math.prod(tensor.shape) * 4
+    return int(tensor.nbytes * PACKING_OVERHEAD)
 
 
 def linear(ops: _cpu.CpuOps, x: Float32, weight: _cpu.PackedLinear) -> Float32:

@@ -6,6 +6,7 @@ runs where the C++ extension is missing. Knows nothing of models or requests.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,6 +52,9 @@ class ReferenceOps:
 
     def pack_table(self, table: QuantTensor) -> QuantTensor:
         return table
+
+    def packed_bytes(self, tensor: QuantTensor) -> int:
+        return math.prod(tensor.shape) * self.dtype.itemsize
 
     def pack_vector(self, vector: QuantTensor) -> Floats:
         return vector.dequantize().reshape(-1).astype(self.dtype)
