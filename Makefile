@@ -26,11 +26,13 @@ check: $(VENV)/.stamp-dev  ## format, lint, types, import contracts, C++ symbols
 	$(BIN)/mypy
 	PYTHONPATH=src $(BIN)/lint-imports
 	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' | xargs $(BIN)/clang-format --dry-run -Werror
-	$(BIN)/python scripts/check_symbols.py
+	find build -name 'tier.cpp.o' | xargs $(BIN)/python scripts/check_symbols.py
+	$(BIN)/python scripts/make_reference_docs.py --check && $(BIN)/python scripts/make_readme_table.py --check
 
 fix: $(VENV)/.stamp-dev  ## repair what `make check` can repair
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' | xargs $(BIN)/clang-format -i
+	$(BIN)/python scripts/make_reference_docs.py && $(BIN)/python scripts/make_readme_table.py
 
 models: $(VENV)/.stamp-run  ## fetch the models the tests use
 	$(BIN)/headrace pull qwen2.5-coder:0.5b && $(BIN)/headrace pull qwen2.5-coder:1.5b && $(BIN)/headrace pull gemma3:270m
