@@ -32,7 +32,7 @@ with LLM(sys.argv[1], memory_bytes=int(sys.argv[2])) as llm:
     }))
 """
 
-# Many requests at once, log-probabilities, a prompt of several chunks. The high-water mark is that of
+# Many requests at once, log-probabilities, a prompt of several chunks. The high-water mark is from
 # /proc: getrusage's also counts what the parent had when it started this process.
 WORK = """
 import json, re, sys
