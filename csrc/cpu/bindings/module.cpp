@@ -93,6 +93,7 @@ void bind_roof(nb::module_& m) {
 
 NB_MODULE(_cpu, m) {
   using namespace headrace;
+  nb::set_leak_warnings(false);  // a weight still held when the interpreter ends is no fault
   m.doc() = "CPU kernels of headrace. Used by headrace.ops.cpu and nothing else.";
   nb::class_<CpuOps>(m, "CpuOps")
       .def(nb::init<const std::string&, int>(), "isa"_a, "num_threads"_a)

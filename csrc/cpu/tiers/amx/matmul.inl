@@ -208,6 +208,9 @@ static void tile_block(const MatmulArgs* args, int64_t p, int64_t start, int gro
   int steps = format == kP6K ? 2 * groups : groups;
   Ahead ahead = {next, next_bytes * 256 / (tiles * steps) + 1, 0};
   for (int64_t tile = 0; tile < tiles; tile++) {
+    if (is_last)  // own the lines of y before they are written
+      for (int64_t row = tile * 16; row < tile * 16 + 16 && row < x.num_rows; row++)
+        __builtin_prefetch(args->y + row * args->y_stride + p * kPanelColumns, 1);
     float *sums = t.sums + tile * kTileFloats, *min_sums = t.min_sums + tile * kTileFloats;
     int64_t at = tile * x.num_groups + start;
     if constexpr (layout.has_min)
