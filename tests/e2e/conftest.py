@@ -9,11 +9,13 @@ import pytest
 from programs import Program
 from served_model import ServedModel, serve
 
+from headrace.core.config import DEFAULT_MODEL
+
 
 @pytest.fixture(scope="session")
 def served(qwen05_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
-    """`headrace serve` with the 0.5B model on a free port."""
-    with serve(qwen05_path, tmp_path_factory.mktemp("served")) as server:
+    """`headrace serve` with the 0.5B model, under the name examples use, on a free port."""
+    with serve(DEFAULT_MODEL, tmp_path_factory.mktemp("served")) as server:
         yield server
 
 

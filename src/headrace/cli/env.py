@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +29,7 @@ from headrace.core.config import Config, EngineConfig
 from headrace.core.errors import ConfigError
 from headrace.core.machine import Machine
 from headrace.core.units import format_bytes
+from headrace.core.version import headrace_version
 from headrace.hub.model_store import ModelStore
 from headrace.ops.kernel_note import IsaStatus, KernelNote
 from headrace.ops.table import chosen_isa, describe_kernels, isa_tiers
@@ -135,14 +135,6 @@ def collect(
         variables=set_variables(environ),
         problems=problems,
     )
-
-
-def headrace_version() -> str:
-    """The installed version, or that there is none."""
-    try:
-        return version("headrace")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def why_isa(isa: str | None, given: GivenSetting | None) -> str:

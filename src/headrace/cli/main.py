@@ -88,11 +88,7 @@ def _show_version(is_wanted: bool) -> None:
 
 def _version() -> str:
     # Costs as much as the rest of the help page, so it is loaded for --version alone.
-    metadata = importlib.import_module("importlib.metadata")
-    try:
-        return str(metadata.version("headrace"))
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
+    return str(importlib.import_module("headrace.core.version").headrace_version())
 
 
 def _root(

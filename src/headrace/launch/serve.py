@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 from headrace.core.config import Config
+from headrace.core.version import headrace_version
 from headrace.engine.build import Progress
 from headrace.launch.backends import LocalEngine, open_engine
 from headrace.observe.prometheus import PrometheusMetrics
@@ -37,5 +37,5 @@ def build(
         finally:
             await engine.stop()
 
-    app = build_app(engine, config.server, sinks[0], version("headrace"), lifespan=run_engine)
+    app = build_app(engine, config.server, sinks[0], headrace_version(), lifespan=run_engine)
     return app, engine
