@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 
-def logits(model: PreTrainedModel, token_ids: list[int]) -> NDArray[np.float32]:
-    """Logits after every token, in one pass. Shapes: -> [T, V]."""
+def logits(model: PreTrainedModel, token_ids: list[int], num_last: int = 0) -> NDArray[np.float32]:
+    """Logits after every token, or after the last ones only, in one pass. Shapes: -> [T, V]."""
     with torch.inference_mode():
-        result = model(torch.tensor([token_ids]), use_cache=False).logits[0]
+        ids = torch.tensor([token_ids])
+        result = model(ids, use_cache=False, logits_to_keep=num_last).logits[0]
     return np.asarray(result.float().numpy())
