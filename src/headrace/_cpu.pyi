@@ -53,6 +53,9 @@ def probe_read_bandwidth(ops: CpuOps, num_bytes: int, rounds: int) -> float:
 def probe_int8_peak(ops: CpuOps, seconds: float, rounds: int) -> float:
     """Int8 operations per second of all threads, the best of `rounds` of `seconds` each."""
 
+def take(ops: CpuOps, num_rows: int, num_columns: int) -> NDArray[np.float32]:
+    """An uncleared array, whose memory is taken again when the array dies."""
+
 class KVLayer:
     """The bf16 KV cache of one layer. Raises: ValueError for sizes the kernels do not read."""
 

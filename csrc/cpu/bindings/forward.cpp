@@ -1,6 +1,11 @@
 // Bindings of the ops of a forward pass, the linears apart.
 #include "bindings/arrays.h"
+
+#include <algorithm>
+#include <memory>
+
 #include "runtime/attention_plan.h"
+#include "runtime/buffer_pool.h"
 #include "runtime/kv_storage.h"
 
 namespace headrace {
@@ -12,6 +17,26 @@ int64_t rows_at_once(int64_t width) { return std::max<int64_t>(1, kSerialElement
 
 const float* optional_data(const std::optional<In<float, 1>>& array) {
   return array ? array->data() : nullptr;
+}
+
+// A result's memory, and the pool it returns to.
+struct Buffer {
+  std::shared_ptr<BufferPool> pool;
+  Region region;
+};
+
+// An uncleared array, whose memory is taken again when the array dies.
+nb::object take(CpuOps& ops, size_t num_rows, size_t num_columns) {
+  // numpy refuses a null pointer, so an empty array has memory too.
+  const size_t num_bytes = std::max<size_t>(num_rows * num_columns, 1) * sizeof(float);
+  auto buffer = std::make_unique<Buffer>(ops.buffers(), ops.buffers()->take(num_bytes));
+  auto* data = reinterpret_cast<float*>(buffer->region.data());
+  nb::capsule owner(buffer.release(), [](void* p) noexcept {
+    std::unique_ptr<Buffer> dead(static_cast<Buffer*>(p));
+    dead->pool->give_back(std::move(dead->region));
+  });
+  const size_t shape[] = {num_rows, num_columns};
+  return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(data, 2, shape, owner));
 }
 
 bool can_embed(const CpuOps& ops, int32_t ggml_type) {
@@ -163,6 +188,7 @@ void add(CpuOps& ops, Out<float, 2> h, In<float, 2> x) {
 }  // namespace
 
 void bind_forward(nb::module_& m) {
+  m.def("take", &take, "ops"_a, "num_rows"_a, "num_columns"_a);
   nb::class_<KVStorage>(m, "KVLayer")
       .def(nb::init<int64_t, int32_t, int32_t, int32_t>(), "num_blocks"_a, "num_kv_heads"_a,
            "block_size"_a, "head_size"_a)

@@ -13,8 +13,6 @@
 
 #include "kernels/exact_math.inl"
 
-constexpr float kLog2E = 1.44269504f;
-
 // Scores or capped scores in units of log 2, as the factor of exp2 needs them.
 struct ScoreScale {
   float factor;       // of a raw score

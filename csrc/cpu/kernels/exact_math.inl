@@ -6,6 +6,7 @@
 #pragma once
 
 constexpr float kLowestExp = -87.0f;
+constexpr float kLog2E = 1.44269504f;
 
 // e^x for x <= 0, at most 2 units in the last place off; 0 below kLowestExp. A NaN stays a NaN.
 HR_INLINE F32x16 exp_neg(F32x16 x) {
@@ -44,7 +45,7 @@ HR_INLINE F32x16 exp2_neg(F32x16 x) {
 
 // 1 / (1 + e^-x), without overflow for any x.
 HR_INLINE F32x16 sigmoid(F32x16 x) {
-  F32x16 e = exp_neg(neg(abs(x)));
+  F32x16 e = exp2_neg(mul(abs(x), splat(-kLog2E)));
   F32x16 top = select(less(x, zero_f32()), e, splat(1.0f));
   return div(top, add(splat(1.0f), e));
 }
@@ -52,7 +53,7 @@ HR_INLINE F32x16 sigmoid(F32x16 x) {
 // (1 - e^-2|x|) / (1 + e^-2|x|) with the sign of x; absolute error about 1e-7.
 HR_INLINE F32x16 tanh_of(F32x16 x) {
   F32x16 magnitude = abs(x);
-  F32x16 e = exp_neg(mul(magnitude, splat(-2.0f)));
+  F32x16 e = exp2_neg(mul(magnitude, splat(-2.0f * kLog2E)));
   F32x16 t = div(sub(splat(1.0f), e), add(splat(1.0f), e));
   return select(less(x, zero_f32()), neg(t), t);
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "api/op_table.h"
+#include "runtime/buffer_pool.h"
 #include "runtime/memory.h"
 #include "runtime/thread_pool.h"
 
@@ -23,6 +24,8 @@ class CpuOps {
   std::mutex& mutex() { return mutex_; }
   // Memory shared by the workers of one call.
   Arena& arena() { return arena_; }
+  // Memory of results; it outlives the ops while a result does.
+  const std::shared_ptr<BufferPool>& buffers() const { return buffers_; }
   WeightStore& weights() { return weights_; }
 
   // Items [0, num_items) in chunks of at least `grain`, taken by whoever is free.
@@ -60,6 +63,7 @@ class CpuOps {
   ThreadPool pool_;
   std::mutex mutex_;
   Arena arena_;
+  std::shared_ptr<BufferPool> buffers_ = std::make_shared<BufferPool>();
   WeightStore weights_;
   std::vector<Arena> scratch_;  // one per worker
 };

@@ -23,7 +23,7 @@ def embed(ops: _cpu.CpuOps, token_ids: Int32, table: QuantTensor, scale: float) 
     """Rows of the table times scale; formats that C++ does not read go through numpy."""
     if not _cpu.can_embed(ops, table.format.ggml_type):
         return reference_embed.embed(token_ids, table, scale, np.float32)
-    out = np.empty((len(token_ids), table.shape[1]), np.float32)
+    out = _cpu.take(ops, len(token_ids), table.shape[1])
     _cpu.embed(ops, token_ids, table.data, table.format.ggml_type, scale, out)
     return out
 
@@ -32,7 +32,7 @@ def rms_norm(
     ops: _cpu.CpuOps, h: Float32, weight: Float32, eps: float, add: Float32 | None
 ) -> Float32:
     """h += add where given, then the norm of h. Mutates: h when add is given."""
-    out = np.empty_like(h)
+    out = _cpu.take(ops, *h.shape)
     _cpu.rms_norm(ops, h, weight, eps, out, add)
     return out
 
@@ -73,7 +73,7 @@ def attention(
     ops: _cpu.CpuOps, qkv: Float32, layer: _cpu.KVLayer, step: StepInputs, spec: AttentionSpec
 ) -> Float32:
     """Causal attention over the paged cache. Shapes: qkv [T, (H+2K)*D] -> [T, H*D]."""
-    out = np.empty((qkv.shape[0], spec.num_heads * spec.head_size), np.float32)
+    out = _cpu.take(ops, qkv.shape[0], spec.num_heads * spec.head_size)
     _cpu.attention(
         ops,
         qkv,
@@ -94,7 +94,7 @@ def attention(
 def silu_mul(ops: _cpu.CpuOps, gate_up: Float32) -> Float32:
     """silu(gate) * up. Shapes: [T, 2F] -> [T, F]."""
     check_width(gate_up)
-    out = np.empty((gate_up.shape[0], gate_up.shape[1] // 2), np.float32)
+    out = _cpu.take(ops, gate_up.shape[0], gate_up.shape[1] // 2)
     _cpu.silu_mul(ops, gate_up, out)
     return out
 
@@ -102,6 +102,6 @@ def silu_mul(ops: _cpu.CpuOps, gate_up: Float32) -> Float32:
 def gelu_mul(ops: _cpu.CpuOps, gate_up: Float32) -> Float32:
     """gelu_tanh(gate) * up. Shapes: [T, 2F] -> [T, F]."""
     check_width(gate_up)
-    out = np.empty((gate_up.shape[0], gate_up.shape[1] // 2), np.float32)
+    out = _cpu.take(ops, gate_up.shape[0], gate_up.shape[1] // 2)
     _cpu.gelu_mul(ops, gate_up, out)
     return out
