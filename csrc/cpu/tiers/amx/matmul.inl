@@ -140,33 +140,53 @@ HR_INLINE void add_product(__m512* y, __m512 weight_scale, const int32_t* sums,
   }
 }
 
-// One step of the pipeline: product s, the epilogue of s - 3, the store of s - 2.
-template <bool halves, int u>
-HR_INLINE void tile_step(int s, int steps, const int8_t* a, const float* scales,
-                         const TileScratch& t, Ahead& ahead, __m512* y) {
-  int done = s - 3;
-  const int32_t* sums = t.buffers + ((u + 1) % kBuffers) * 256;
-  if (s < steps) {
-    tile_product<u>(halves ? a + s / 2 * 512 + s % 2 * 16 : a + s * 512,
-                    t.weights + s * (halves ? 256 : 512));
+// Where the pipeline stands: pointers of product s, s a multiple of 4.
+struct TileCursor {
+  const int8_t* a;
+  const int8_t* weights;
+  const float* weight_scales;
+  const float* scales;
+  int32_t* buffers;
+};
+
+// One step of the pipeline: product s + u, the epilogue of three before, the store of two before.
+// Unless the step is known to be inside, those that fall outside [0, steps) are left out.
+template <bool halves, bool is_inside, int u>
+HR_INLINE void tile_step(const TileCursor& at, int s, int steps, Ahead& ahead, __m512* y) {
+  constexpr int a_offset = halves ? u / 2 * 512 + u % 2 * 16 : u * 512;
+  constexpr int scale_offset = halves ? (u + 1) / 2 - 2 : u - 3;
+  auto has = [&](int step) { return is_inside || (step >= 0 && step < steps); };
+  if (has(s + u)) {
+    tile_product<u>(at.a + a_offset, at.weights + u * (halves ? 256 : 512));
     ahead.advance();
   }
-  if (done >= 0 && done < steps)
-    add_product(y, _mm512_load_ps(t.scales + done * 16), sums,
-                scales + (halves ? done / 2 : done) * 16);
-  if (s >= 2 && s - 2 < steps) tile_result<(u + 2) % 4>(t.buffers + ((u + 2) % kBuffers) * 256);
+  if (has(s + u - 3))
+    add_product(y, _mm512_load_ps(at.weight_scales + (u - 3) * 16),
+                at.buffers + (u + 1) % kBuffers * 256, at.scales + scale_offset * 16);
+  if (has(s + u - 2)) tile_result<(u + 2) % 4>(at.buffers + (u + 2) % kBuffers * 256);
+}
+
+template <bool halves, bool is_inside>
+HR_INLINE void four_tile_steps(TileCursor& at, int s, int steps, Ahead& ahead, __m512* y) {
+  tile_step<halves, is_inside, 0>(at, s, steps, ahead, y);
+  tile_step<halves, is_inside, 1>(at, s, steps, ahead, y);
+  tile_step<halves, is_inside, 2>(at, s, steps, ahead, y);
+  tile_step<halves, is_inside, 3>(at, s, steps, ahead, y);
+  at.a += halves ? 1024 : 2048;
+  at.weights += halves ? 1024 : 2048;
+  at.weight_scales += 64;
+  at.scales += halves ? 32 : 64;
 }
 
 // 16 rows against the unpacked block: adds to y [16][16].
 template <bool halves>
 HR_INLINE void multiply_tile(int steps, const int8_t* a, const float* scales, const TileScratch& t,
                              Ahead& ahead, __m512* y) {
-  for (int s = 0; s < steps + 3; s += 4) {
-    tile_step<halves, 0>(s, steps, a, scales, t, ahead, y);
-    tile_step<halves, 1>(s + 1, steps, a, scales, t, ahead, y);
-    tile_step<halves, 2>(s + 2, steps, a, scales, t, ahead, y);
-    tile_step<halves, 3>(s + 3, steps, a, scales, t, ahead, y);
-  }
+  TileCursor at = {a, t.weights, t.scales, scales, t.buffers};
+  four_tile_steps<halves, false>(at, 0, steps, ahead, y);
+  int s = 4;
+  for (; s + 4 <= steps; s += 4) four_tile_steps<halves, true>(at, s, steps, ahead, y);
+  for (; s < steps + 3; s += 4) four_tile_steps<halves, false>(at, s, steps, ahead, y);
 }
 
 HR_INLINE void load_sums(__m512* y, const float* from, bool is_first) {
