@@ -163,10 +163,14 @@ def plan_request(
 
 
 async def show_answer(backend: Backend, request: GenerateRequest, options: RunOptions) -> None:
-    """Print the answer and its summary."""
+    """Print the answer and its summary, also of what has come when it is interrupted."""
     answer = Answer()
     try:
         await read_answer(backend, request, answer, _ignore if options.is_json else _write)
+    except asyncio.CancelledError:
+        if not options.is_quiet:
+            typer.echo(f"\n{summarize(answer)}, interrupted", err=True)
+        raise
     finally:
         if not options.is_json and answer.text and not answer.text.endswith("\n"):
             _write("\n")
