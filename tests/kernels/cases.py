@@ -87,6 +87,7 @@ ATTENTION_CASES = (
     AttentionCase("prefill-tile-edge", spec(4, 2, 64), ((0, 63), (0, 64), (0, 65), (64, 64))),
     AttentionCase("split-edge", spec(2, 1, 64), ((511, 1), (512, 1), (513, 1), (510, 5))),
     AttentionCase("several-splits", spec(2, 1, 64), ((1700, 3),)),
+    AttentionCase("one-kv-head", spec(4, 1, 64), ((2100, 1),)),
     AttentionCase("mixed", spec(14, 2, 64), ((100, 1), (0, 70), (513, 4), (37, 40), (0, 1))),
     AttentionCase("group-1", spec(4, 4, 64), ((40, 1), (0, 50))),
     AttentionCase("group-2", spec(8, 4, 96), ((40, 1), (0, 50))),

@@ -157,15 +157,21 @@ void attention(CpuOps& ops, In<float, 2> qkv, const KVStorage& cache, In<int32_t
                      scale,
                      window,
                      soft_cap,
+                     nullptr,
                      out.data()};
   check_sequences(args, num_requests, num_rows);
   Running running(ops);
-  const AttentionPlan plan = plan_attention(query_start.data(), seq_lens.data(), num_requests,
-                                            num_heads, layer.num_kv_heads);
-  args.items = plan.items.data();
+  const AttentionPlan plan =
+      plan_attention(query_start.data(), seq_lens.data(), num_requests, num_heads,
+                     layer.num_kv_heads, window, ops.num_threads());
   const AttentionKernels& kernels = ops.table().attention;
-  ops.parallel(kernels.run, args, (int64_t)plan.items.size(), plan.grain,
-               kernels.scratch_bytes(layer.head_size));
+  const int64_t part_bytes = plan.num_parts * kernels.part_floats(layer.head_size) * 4;
+  args.parts = reinterpret_cast<float*>(ops.arena().reserve((size_t)part_bytes));
+  args.items = plan.items.data();
+  const size_t scratch_bytes = kernels.scratch_bytes(layer.head_size);
+  ops.parallel(kernels.run, args, (int64_t)plan.items.size(), plan.grain, scratch_bytes);
+  args.items = plan.merges.data();
+  ops.parallel(kernels.merge, args, (int64_t)plan.merges.size(), 1, scratch_bytes);
 }
 
 void gated(CpuOps& ops, Kernel<GatedArgs> kernel, In<float, 2> gate_up, Out<float, 2> out) {

@@ -111,42 +111,57 @@ HR_INLINE VisibleKeys visible_keys(const AttentionArgs* args, int64_t token) {
   return {args->window > 0 && last > args->window ? last - args->window : 0, last};
 }
 
-// One block of rows against the keys of one split.
-static void attend_split(const AttentionArgs* args, const AttentionPlace& place, int split,
-                         int first_row, int num_rows, const AttentionScratch& scratch) {
-  const int split_begin = split * kSplitTokens;
-  VisibleKeys all = {scratch.visible[first_row].first, 0};
-  for (int r = first_row; r < first_row + num_rows; r++) {
-    all.last = all.last > scratch.visible[r].last ? all.last : scratch.visible[r].last;
-    all.first = all.first < scratch.visible[r].first ? all.first : scratch.visible[r].first;
+// Keys of one split that a block of rows needs, relative to the split: [begin, last) covers what
+// any row sees; begin and end are multiples of 64, stored_end of 32.
+struct SplitRange {
+  int begin, last, end, stored_end;
+};
+
+HR_INLINE SplitRange range_in_split(int split_begin, const VisibleKeys* rows, int num_rows) {
+  VisibleKeys all = rows[0];
+  for (int r = 1; r < num_rows; r++) {
+    all.first = all.first < rows[r].first ? all.first : rows[r].first;
+    all.last = all.last > rows[r].last ? all.last : rows[r].last;
   }
   const int begin = clamp(all.first - split_begin, 0, kSplitTokens) / kTileTokens * kTileTokens;
   const int last = clamp(all.last - split_begin, 0, kSplitTokens);
-  if (begin >= last) return;
-  const int end = (last + kTileTokens - 1) / kTileTokens * kTileTokens;
-  const int stored_end = (last + kValueTokens - 1) / kValueTokens * kValueTokens;
-  score_rows(place, split_begin, begin, stored_end, first_row, num_rows, scratch);
-  RowSum parts[kBlockRows];
+  return {begin, last, (last + kTileTokens - 1) / kTileTokens * kTileTokens,
+          (last + kValueTokens - 1) / kValueTokens * kValueTokens};
+}
+
+// One block of rows against the keys of one split: sums to `parts`, mixed values to scratch.part.
+static void attend_split(const AttentionArgs* args, const AttentionPlace& place, int split,
+                         int first_row, int num_rows, const AttentionScratch& scratch,
+                         RowSum* parts) {
+  const int split_begin = split * kSplitTokens;
+  const VisibleKeys* visible = scratch.visible + first_row;
+  const SplitRange range = range_in_split(split_begin, visible, num_rows);
+  for (int r = 0; r < num_rows; r++) parts[r] = {0.0f, 0.0f};
+  if (range.begin >= range.last) return;
+  score_rows(place, split_begin, range.begin, range.stored_end, first_row, num_rows, scratch);
   const bool is_capped = args->soft_cap != 0.0f;
   const ScoreScale scale = {args->scale, args->soft_cap, is_capped ? 1.0f : args->scale * kLog2E};
   for (int r = 0; r < num_rows; r++) {
-    const VisibleKeys& keys = scratch.visible[first_row + r];
-    const int row_first = clamp(keys.first - split_begin, begin, end),
-              row_last = clamp(keys.last - split_begin, begin, end);
+    const int first = clamp(visible[r].first - split_begin, range.begin, range.end);
+    const int last = clamp(visible[r].last - split_begin, range.begin, range.end);
     Weight* weights = scratch.weights + r * kWeightStride;
-    if (row_first < row_last) {
-      parts[r] = weigh_row(scratch.scores + r * kScoreStride, weights, begin, end, row_first,
-                           row_last, scale);
+    if (first < last) {
+      parts[r] = weigh_row(scratch.scores + r * kScoreStride, weights, range.begin, range.end,
+                           first, last, scale);
     } else {
-      zero_weights(weights, begin, end);
-      parts[r] = {0.0f, 0.0f};
+      zero_weights(weights, range.begin, range.end);
     }
   }
-  mix_values(place, split_begin, begin, stored_end, num_rows, scratch);
-  for (int r = 0; r < num_rows; r++) {
-    float* mixed = scratch.mixed + (int64_t)(first_row + r) * place.padded_size;
-    merge_row(&scratch.rows[first_row + r], mixed, parts[r],
-              scratch.part + (int64_t)r * place.padded_size, place.padded_size);
+  mix_values(place, split_begin, range.begin, range.stored_end, num_rows, scratch);
+}
+
+// Keeps the parts of a block of rows for `merge_attention`.
+HR_INLINE void keep_parts(float* out, int64_t stride, const RowSum* parts, int num_rows,
+                          const AttentionScratch& scratch) {
+  const int size = scratch.padded_size;
+  for (int r = 0; r < num_rows; r++, out += stride) {
+    memcpy(out, parts + r, sizeof(RowSum));
+    memcpy(out + kPartHeader, scratch.part + (int64_t)r * size, (size_t)size * sizeof(float));
   }
 }
 
@@ -183,43 +198,88 @@ static void finish_rows(const AttentionArgs* args, const AttentionItem& item,
   }
 }
 
-static void attend_item(const AttentionArgs* args, const AttentionItem& item,
-                        const AttentionScratch& scratch) {
+// Loads the item's queries and finds what they see. Returns the keys that any row sees.
+static VisibleKeys load_rows(const AttentionArgs* args, const AttentionItem& item,
+                             const AttentionScratch& scratch) {
   const KVLayer& layer = args->layer;
   const int group = args->num_heads / layer.num_kv_heads;
-  const int num_rows = item.row_end - item.row_begin;
-  AttentionPlace place = {&layer,       args->block_table + item.request * args->table_width,
-                          item.kv_head, padded_head_size(layer.head_size),
-                          -1,           nullptr};
-  int32_t first = 0x7fffffff, last = 0;
   const int64_t width = (int64_t)(args->num_heads + 2 * layer.num_kv_heads) * layer.head_size;
-  for (int r = 0; r < num_rows; r++) {
-    const int row = item.row_begin + r;
+  VisibleKeys all = {0x7fffffff, 0};
+  for (int row = item.row_begin; row < item.row_end; row++) {
+    const int r = row - item.row_begin;
     const int64_t token = args->query_start[item.request] + row / group;
+    const int64_t head = (int64_t)item.kv_head * group + row % group;
     const VisibleKeys keys = visible_keys(args, token);
     scratch.visible[r] = keys;
     scratch.rows[r] = {0.0f, 0.0f};
-    first = keys.first < first ? keys.first : first;
-    last = keys.last > last ? keys.last : last;
-    const int64_t head = (int64_t)item.kv_head * group + row % group;
-    load_query(args->qkv + token * width + head * layer.head_size, layer.head_size, r, scratch);
+    all.first = keys.first < all.first ? keys.first : all.first;
+    all.last = keys.last > all.last ? keys.last : all.last;
+    const float* query = args->qkv + token * width + head * layer.head_size;
+    load_query(query, layer.head_size, r, scratch);
   }
+  return all;
+}
+
+static void attend_item(const AttentionArgs* args, const AttentionItem& item,
+                        const AttentionScratch& scratch) {
+  const int num_rows = item.row_end - item.row_begin, size = scratch.padded_size;
+  const bool is_whole = item.parts < 0;
+  AttentionPlace place = {&args->layer, args->block_table + item.request * args->table_width,
+                          item.kv_head, size,
+                          -1,           nullptr};
+  const VisibleKeys keys = load_rows(args, item, scratch);
   copy_value_tail(&place, args->seq_lens[item.request], scratch.tail);
-  for (int split = first / kSplitTokens; split * kSplitTokens < last; split++) {
+  const int first = is_whole ? keys.first / kSplitTokens : item.split_begin;
+  const int last = is_whole ? (keys.last + kSplitTokens - 1) / kSplitTokens : item.split_end;
+  const int64_t stride = part_floats(args->layer.head_size);
+  for (int split = first; split < last; split++) {
     for (int r = 0; r < num_rows; r += kBlockRows) {
-      attend_split(args, place, split, r, num_rows - r < kBlockRows ? num_rows - r : kBlockRows,
-                   scratch);
+      const int block_rows = num_rows - r < kBlockRows ? num_rows - r : kBlockRows;
+      RowSum parts[kBlockRows];
+      attend_split(args, place, split, r, block_rows, scratch, parts);
+      if (!is_whole) {
+        const int64_t at = item.parts + (int64_t)(split - first) * num_rows + r;
+        keep_parts(args->parts + at * stride, stride, parts, block_rows, scratch);
+        continue;
+      }
+      for (int i = 0; i < block_rows; i++) {
+        merge_row(&scratch.rows[r + i], scratch.mixed + (int64_t)(r + i) * size, parts[i],
+                  scratch.part + (int64_t)i * size, size);
+      }
     }
   }
-  finish_rows(args, item, scratch, place.padded_size);
+  if (is_whole) finish_rows(args, item, scratch, size);
 }
 
 static void attention(const AttentionArgs* args, const Work* work) {
-  const AttentionScratch scratch =
-      place_scratch(work->scratch, padded_head_size(args->layer.head_size));
+  const int size = padded_head_size(args->layer.head_size);
+  const AttentionScratch scratch = place_scratch(work->scratch, size);
   begin_attention();
   for (int64_t i = work->begin; i < work->end; i++) attend_item(args, args->items[i], scratch);
   end_attention();
 }
 
-constexpr AttentionKernels kAttentionKernels = {attention, attention_scratch_bytes};
+// The splits of an item, run apart, merged in ascending order as `attend_item` does.
+static void merge_attention(const AttentionArgs* args, const Work* work) {
+  const int size = padded_head_size(args->layer.head_size);
+  const AttentionScratch scratch = place_scratch(work->scratch, size);
+  const int64_t stride = part_floats(args->layer.head_size);
+  for (int64_t i = work->begin; i < work->end; i++) {
+    const AttentionItem& item = args->items[i];
+    const int num_rows = item.row_end - item.row_begin;
+    for (int r = 0; r < num_rows; r++) scratch.rows[r] = {0.0f, 0.0f};
+    const float* at = args->parts + item.parts * stride;
+    for (int split = item.split_begin; split < item.split_end; split++) {
+      for (int r = 0; r < num_rows; r++, at += stride) {
+        RowSum part;
+        memcpy(&part, at, sizeof(RowSum));
+        merge_row(&scratch.rows[r], scratch.mixed + (int64_t)r * size, part, at + kPartHeader,
+                  size);
+      }
+    }
+    finish_rows(args, item, scratch, size);
+  }
+}
+
+constexpr AttentionKernels kAttentionKernels = {attention, merge_attention, attention_scratch_bytes,
+                                                part_floats};

@@ -4,7 +4,7 @@
 
 #include "kernels/store_kv.inl"
 
-constexpr int kSplitTokens = 512;
+constexpr int kSplitTokens = kAttentionSplitTokens;
 constexpr int kTileTokens = 64;
 constexpr int kBlockRows = 16;
 constexpr int kScoreStride = kSplitTokens + 16;
@@ -45,6 +45,13 @@ struct RowSum {
   float maximum;
   float sum;
 };
+
+// A part in memory: its RowSum in a line of its own, then its mixed values.
+constexpr int kPartHeader = 16;
+
+HR_INLINE int64_t part_floats(int32_t head_size) {
+  return padded_head_size(head_size) + kPartHeader;
+}
 
 // Absolute positions [first, last).
 struct VisibleKeys {
