@@ -26,7 +26,8 @@ namespace {
 #include "tiers/amx/attention_tiles.inl"
 #include "tiers/amx/probe.inl"
 
-constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_amx, matmul_float, tile_scratch_bytes};
+constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_amx, matmul_float,
+                                          tile_scratch_bytes};
 }  // namespace
 }  // namespace headrace::amx
 
