@@ -147,6 +147,14 @@ struct TileCursor {
   const float* weight_scales;
   const float* scales;
   int32_t* buffers;
+
+  template <bool halves>
+  inline __attribute__((always_inline)) void advance() {  // by four products
+    a += halves ? 1024 : 2048;
+    weights += halves ? 1024 : 2048;
+    weight_scales += 64;
+    scales += halves ? 32 : 64;
+  }
 };
 
 // One step of the pipeline: product s + u, the epilogue of three before, the store of two before.
@@ -172,21 +180,7 @@ HR_INLINE void four_tile_steps(TileCursor& at, int s, int steps, Ahead& ahead, _
   tile_step<halves, is_inside, 1>(at, s, steps, ahead, y);
   tile_step<halves, is_inside, 2>(at, s, steps, ahead, y);
   tile_step<halves, is_inside, 3>(at, s, steps, ahead, y);
-  at.a += halves ? 1024 : 2048;
-  at.weights += halves ? 1024 : 2048;
-  at.weight_scales += 64;
-  at.scales += halves ? 32 : 64;
-}
-
-// 16 rows against the unpacked block: adds to y [16][16].
-template <bool halves>
-HR_INLINE void multiply_tile(int steps, const int8_t* a, const float* scales, const TileScratch& t,
-                             Ahead& ahead, __m512* y) {
-  TileCursor at = {a, t.weights, t.scales, scales, t.buffers};
-  four_tile_steps<halves, false>(at, 0, steps, ahead, y);
-  int s = 4;
-  for (; s + 4 <= steps; s += 4) four_tile_steps<halves, true>(at, s, steps, ahead, y);
-  for (; s < steps + 3; s += 4) four_tile_steps<halves, false>(at, s, steps, ahead, y);
+  at.advance<halves>();
 }
 
 HR_INLINE void load_sums(__m512* y, const float* from, bool is_first) {
@@ -214,41 +208,120 @@ HR_INLINE void add_minimums(int groups, const float* minimums, const float* scal
   store_sums(sums, z);
 }
 
-// Groups [start, start + groups) of panel p against all rows.
+// Groups [start, start + groups) of panel p, for all rows.
+struct Block {
+  const MatmulArgs* args;
+  int64_t p;
+  int64_t start;
+  int groups;
+  bool is_first;
+  bool is_last;
+};
+
+// The cursor of a tile of rows at its first product.
+HR_INLINE TileCursor tile_start(const Block& block, const TileScratch& t, int64_t tile) {
+  const QuantizedRows& x = block.args->x;
+  int64_t at = tile * x.num_groups + block.start;
+  return {x.values + at * 512, t.weights, t.scales, x.scales + at * 16, t.buffers};
+}
+
+HR_INLINE void begin_tile(const Block& block, const TileScratch& t, int64_t tile, __m512* y) {
+  load_sums(y, t.sums + tile * kTileFloats, block.is_first);
+  if (!block.is_last) return;
+  // Own the lines of y long before they are written.
+  const MatmulArgs* args = block.args;
+  int64_t end = tile * 16 + 16 < args->x.num_rows ? tile * 16 + 16 : args->x.num_rows;
+  for (int64_t row = tile * 16; row < end; row++)
+    __builtin_prefetch(args->y + row * args->y_stride + block.p * kPanelColumns, 1);
+}
+
+template <bool has_min>
+HR_INLINE void end_tile(const Block& block, const TileScratch& t, int64_t tile, __m512* y) {
+  if (!block.is_last) return store_sums(t.sums + tile * kTileFloats, y);
+  const float* min_sums = t.min_sums + tile * kTileFloats;
+  int64_t row = tile * 16, left = block.args->x.num_rows - row;
+  HR_UNROLL
+  for (int r = 0; r < 16; r++) {
+    if constexpr (has_min) y[r] = _mm512_sub_ps(y[r], _mm512_load_ps(min_sums + r * 16));
+    if (r < left) store_columns(block.args, block.p, row + r, {y[r]});
+  }
+}
+
+// Any number of steps: the pipeline fills and drains with every 16 rows.
+template <bool halves, bool has_min>
+HR_INLINE void multiply_tiles(const Block& block, int steps, const TileScratch& t, int64_t tiles,
+                              Ahead& ahead) {
+  for (int64_t tile = 0; tile < tiles; tile++) {
+    __m512 y[16];
+    begin_tile(block, t, tile, y);
+    TileCursor at = tile_start(block, t, tile);
+    for (int s = 0; s < steps + 3; s += 4) four_tile_steps<halves, false>(at, s, steps, ahead, y);
+    end_tile<has_min>(block, t, tile, y);
+  }
+}
+
+// What is left of the previous tile at step u of the next one: its epilogue, and its last stores.
+template <bool halves, int u>
+HR_INLINE void finish_step(const TileCursor& previous, __m512* y) {
+  constexpr int scale_offset = halves ? (u + 1) / 2 - 2 : u - 3;
+  add_product(y, _mm512_load_ps(previous.weight_scales + (u - 3) * 16),
+              previous.buffers + (u + 1) % kBuffers * 256, previous.scales + scale_offset * 16);
+  if constexpr (u < 2) tile_result<(u + 2) % 4>(previous.buffers + (u + 2) % kBuffers * 256);
+}
+
+// Steps in a multiple of 4: the first products of 16 rows run beside the last epilogues of the 16
+// before, so the pipeline fills once.
+template <bool halves, bool has_min>
+HR_INLINE void multiply_tiles_in_a_row(const Block& block, int steps, const TileScratch& t,
+                                       int64_t tiles, Ahead& ahead) {
+  constexpr int next_weights = halves ? 256 : 512;
+  TileCursor previous = {};
+  __m512 y[16];
+  for (int64_t tile = 0; tile < tiles; tile++) {
+    TileCursor at = tile_start(block, t, tile);
+    tile_product<0>(at.a, at.weights);
+    if (tile > 0) finish_step<halves, 0>(previous, y);
+    tile_product<1>(at.a + (halves ? 16 : 512), at.weights + next_weights);
+    if (tile > 0) finish_step<halves, 1>(previous, y);
+    tile_product<2>(at.a + (halves ? 512 : 1024), at.weights + 2 * next_weights);
+    if (tile > 0) {
+      finish_step<halves, 2>(previous, y);
+      end_tile<has_min>(block, t, tile - 1, y);
+    }
+    tile_result<0>(at.buffers);
+    begin_tile(block, t, tile, y);
+    tile_step<halves, true, 3>(at, 0, steps, ahead, y);
+    at.advance<halves>();
+    for (int s = 4; s < steps; s += 4) four_tile_steps<halves, true>(at, s, steps, ahead, y);
+    previous = at;
+  }
+  finish_step<halves, 0>(previous, y);
+  finish_step<halves, 1>(previous, y);
+  finish_step<halves, 2>(previous, y);
+  end_tile<has_min>(block, t, tiles - 1, y);
+}
+
 template <uint8_t format>
 static void tile_block(const MatmulArgs* args, int64_t p, int64_t start, int groups,
                        const uint8_t* next, int64_t next_bytes, const TileScratch& t,
                        int64_t tiles) {
   constexpr PanelLayout layout = kPanelLayouts[format];
+  constexpr bool halves = format == kP6K;
   const QuantizedRows& x = args->x;
-  bool is_first = start == 0, is_last = start + groups == x.num_groups;
+  Block block = {args, p, start, groups, start == 0, start + groups == x.num_groups};
   unpack_block<format>(args->weight.base + args->weight.offsets[p] + block_bytes(layout, start),
                        groups, t);
-  load_tile_config(format == kP6K ? &kHalfGroupTiles : &kGroupTiles);
-  int steps = format == kP6K ? 2 * groups : groups;
+  if constexpr (layout.has_min)
+    for (int64_t tile = 0; tile < tiles; tile++)
+      add_minimums(groups, t.minimums, x.scaled_sums + (tile * x.num_groups + start) * 16,
+                   block.is_first, t.min_sums + tile * kTileFloats);
+  load_tile_config(halves ? &kHalfGroupTiles : &kGroupTiles);
+  int steps = halves ? 2 * groups : groups;
   Ahead ahead = {next, next_bytes * 256 / (tiles * steps) + 1, 0};
-  for (int64_t tile = 0; tile < tiles; tile++) {
-    if (is_last)  // own the lines of y before they are written
-      for (int64_t row = tile * 16; row < tile * 16 + 16 && row < x.num_rows; row++)
-        __builtin_prefetch(args->y + row * args->y_stride + p * kPanelColumns, 1);
-    float *sums = t.sums + tile * kTileFloats, *min_sums = t.min_sums + tile * kTileFloats;
-    int64_t at = tile * x.num_groups + start;
-    if constexpr (layout.has_min)
-      add_minimums(groups, t.minimums, x.scaled_sums + at * 16, is_first, min_sums);
-    __m512 y[16];
-    load_sums(y, sums, is_first);
-    multiply_tile<format == kP6K>(steps, x.values + at * 512, x.scales + at * 16, t, ahead, y);
-    if (!is_last) {
-      store_sums(sums, y);
-      continue;
-    }
-    int64_t row = tile * 16, left = x.num_rows - row;
-    if constexpr (layout.has_min) HR_UNROLL
-    for (int r = 0; r < 16; r++) y[r] = _mm512_sub_ps(y[r], _mm512_load_ps(min_sums + r * 16));
-    HR_UNROLL
-    for (int r = 0; r < 16; r++)
-      if (r < left) store_columns(args, p, row + r, {y[r]});
-  }
+  if (steps % 4 == 0)
+    multiply_tiles_in_a_row<halves, layout.has_min>(block, steps, t, tiles, ahead);
+  else
+    multiply_tiles<halves, layout.has_min>(block, steps, t, tiles, ahead);
 }
 
 using TileBlock = void (*)(const MatmulArgs*, int64_t, int64_t, int, const uint8_t*, int64_t,
