@@ -103,7 +103,7 @@ DRAWN = ("plain", "cold", "hot", "top-k-5", "top-p", "min-p", "typical", "chat",
 def test_draws_have_the_probabilities(
     ops: Ops, rng: np.random.Generator, settings: SampleSettings, vary: str
 ) -> None:
-    draws = 4000
+    draws = 3000
     row = logit_rows(rng, 1, 40, "normal")[0]
     counter = np.arange(draws)
     seeds, positions = (counter, counter * 0 + 5) if vary == "seeds" else (counter * 0 + 9, counter)
@@ -124,7 +124,7 @@ def test_draws_have_the_probabilities(
 
 
 def test_neighbouring_positions_and_seeds_are_independent(ops: Ops) -> None:
-    draws = 6000
+    draws = 3000
     settings = [SampleSettings("plain")] * draws
     row = np.zeros((draws, 4), np.float32)
     counter = np.arange(draws)
