@@ -46,6 +46,20 @@ class Terminal:
             assert self._read(end_s - time.monotonic()), f"no {pattern!r} in {self.seen!r}"
         return match
 
+    def press_until(self, key: str, pattern: str) -> re.Match[str]:
+        """Press a key until the pattern is the last that is seen.
+
+        CPython's readline loses a Ctrl-C that comes after the prompt and before it listens.
+        """
+        for _ in range(20):
+            self.type(key)
+            end_s = time.monotonic() + 2
+            while time.monotonic() < end_s:
+                if match := re.search(pattern, self.seen, re.DOTALL):
+                    return match
+                self._read(end_s - time.monotonic())
+        raise AssertionError(f"no {pattern!r} in {self.seen!r}")
+
     def end(self, timeout_s: float = 60.0) -> int:
         """Read to the end of the program; returns its exit code."""
         end_s = time.monotonic() + timeout_s

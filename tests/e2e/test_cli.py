@@ -126,8 +126,7 @@ def test_a_conversation(qwen05_path: Path, tmp_path: Path) -> None:
         screen.expect(r"1000\.\n.*1, 2|1000\.\n1")
         screen.type(CTRL_C)
         screen.expect(r"\n\(stopped\)\n> $")
-        screen.type(CTRL_C)
-        screen.expect(r"\(Ctrl-D or /exit leaves\)\n> $")
+        screen.press_until(CTRL_C, r"\(Ctrl-D or /exit leaves\)\n> $")
         screen.type(CTRL_D)
         assert screen.end() == 0
     assert (tmp_path / "chat_history").stat().st_mode & 0o777 == 0o600

@@ -14,7 +14,7 @@ from headrace.quant.format import FORMATS
 # The functions behind the quantized linears and attention, as the tiers' tables name them.
 MATMUL_KERNELS = {
     "generic": ("matmul_generic", "plain C++; defines the bits"),
-    "avx2": ("matmul_generic", "plain C++ compiled for AVX2"),
+    "avx2": ("matmul_avx2", "int8 multiply-adds of AVX2"),
     "avx512": ("matmul_vnni", "int8 dot products of AVX512-VNNI"),
     "amx": ("matmul_amx", "int8 tiles of AMX; dot products of AVX512-VNNI for few rows"),
 }
