@@ -8,7 +8,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,14 +62,8 @@ def test_help_names_every_command(home: Path) -> None:
         assert command.summary in " ".join(result.stdout.split())
 
 
-def test_help_is_quick_and_imports_no_command(home: Path) -> None:
-    """The budget is 0.4 s on an idle machine; the best of five forgives a busy one."""
-    times_s = []
-    for _ in range(5):
-        start_s = time.perf_counter()
-        assert headrace(home, "--help").returncode == 0
-        times_s.append(time.perf_counter() - start_s)
-    assert min(times_s) < 0.4
+def test_help_imports_no_command() -> None:
+    """What keeps it quick; tests/e2e measures how quick."""
     code = (
         "import sys, headrace.cli.main as m\n"
         "m.build_app(['--help'])(['--help'], standalone_mode=False)\n"
