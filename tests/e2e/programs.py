@@ -78,7 +78,7 @@ class Program:
     def __init__(self, arguments: Sequence[str], folder: Path, env: dict[str, str]) -> None:
         self.stdout_path, self.stderr_path = folder / "stdout", folder / "stderr"
         with self.stdout_path.open("wb") as out, self.stderr_path.open("wb") as err:
-            # A background job ignores SIGINT and its children inherit that; a person's shell does not.
+            # A background job ignores SIGINT and its children inherit that.
             self.process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
