@@ -91,37 +91,45 @@ struct Ahead {
   }
 };
 
+// Tile names are part of the instructions, so each accumulator is spelled out.
 template <int accumulator>
-HR_INLINE void tile_product(const int8_t* a, const int8_t* w) {
-  // Tile names are part of the instruction, so each accumulator is spelled out.
+HR_INLINE void clear_tile() {
+  if constexpr (accumulator == 0) _tile_zero(0);
+  if constexpr (accumulator == 1) _tile_zero(1);
+  if constexpr (accumulator == 2) _tile_zero(2);
+  if constexpr (accumulator == 3) _tile_zero(3);
+}
+
+// The operands of a product, one step before it: a product that waits for its loads or for the
+// clearing of its accumulator holds back everything behind it, above all where the other thread of
+// the core leaves half of the reorder buffer and of the tile registers.
+template <int accumulator>
+HR_INLINE void load_tiles(const int8_t* a, const int8_t* w) {
   if constexpr (accumulator % 2 == 0) {
-    _tile_loadd(4, a, 32);
     _tile_loadd(6, w, 64);
+    _tile_loadd(4, a, 32);
   } else {
-    _tile_loadd(5, a, 32);
     _tile_loadd(7, w, 64);
-  }
-  if constexpr (accumulator == 0) {
-    _tile_zero(0);
-    _tile_dpbssd(0, 4, 6);
-  } else if constexpr (accumulator == 1) {
-    _tile_zero(1);
-    _tile_dpbssd(1, 5, 7);
-  } else if constexpr (accumulator == 2) {
-    _tile_zero(2);
-    _tile_dpbssd(2, 4, 6);
-  } else {
-    _tile_zero(3);
-    _tile_dpbssd(3, 5, 7);
+    _tile_loadd(5, a, 32);
   }
 }
 
 template <int accumulator>
-HR_INLINE void tile_result(int32_t* buffer) {
+HR_INLINE void multiply_loaded() {
+  if constexpr (accumulator == 0) _tile_dpbssd(0, 4, 6);
+  if constexpr (accumulator == 1) _tile_dpbssd(1, 5, 7);
+  if constexpr (accumulator == 2) _tile_dpbssd(2, 4, 6);
+  if constexpr (accumulator == 3) _tile_dpbssd(3, 5, 7);
+}
+
+// Stores a product, and clears its accumulator for the product two steps ahead.
+template <int accumulator>
+HR_INLINE void take_product(int32_t* buffer) {
   if constexpr (accumulator == 0) _tile_stored(0, buffer, 64);
   if constexpr (accumulator == 1) _tile_stored(1, buffer, 64);
   if constexpr (accumulator == 2) _tile_stored(2, buffer, 64);
   if constexpr (accumulator == 3) _tile_stored(3, buffer, 64);
+  clear_tile<accumulator>();
 }
 
 // y[r] = fma(scale[r] * dW, float(sum[r]), y[r])
@@ -157,30 +165,52 @@ struct TileCursor {
   }
 };
 
-// One step of the pipeline: product s + u, the epilogue of three before, the store of two before.
+// What a step does beside its product: the epilogue of three before, the store of two before.
 // Unless the step is known to be inside, those that fall outside [0, steps) are left out.
 template <bool halves, bool is_inside, int u>
-HR_INLINE void tile_step(const TileCursor& at, int s, int steps, Ahead& ahead, __m512* y) {
-  constexpr int a_offset = halves ? u / 2 * 512 + u % 2 * 16 : u * 512;
+HR_INLINE void finish_products(const TileCursor& at, int s, int steps, __m512* y) {
   constexpr int scale_offset = halves ? (u + 1) / 2 - 2 : u - 3;
   auto has = [&](int step) { return is_inside || (step >= 0 && step < steps); };
-  if (has(s + u)) {
-    tile_product<u>(at.a + a_offset, at.weights + u * (halves ? 256 : 512));
-    ahead.advance();
-  }
   if (has(s + u - 3))
     add_product(y, _mm512_load_ps(at.weight_scales + (u - 3) * 16),
                 at.buffers + (u + 1) % kBuffers * 256, at.scales + scale_offset * 16);
-  if (has(s + u - 2)) tile_result<(u + 2) % 4>(at.buffers + (u + 2) % kBuffers * 256);
+  if (has(s + u - 2)) take_product<(u + 2) % 4>(at.buffers + (u + 2) % kBuffers * 256);
 }
 
-template <bool halves, bool is_inside>
-HR_INLINE void four_tile_steps(TileCursor& at, int s, int steps, Ahead& ahead, __m512* y) {
-  tile_step<halves, is_inside, 0>(at, s, steps, ahead, y);
-  tile_step<halves, is_inside, 1>(at, s, steps, ahead, y);
-  tile_step<halves, is_inside, 2>(at, s, steps, ahead, y);
-  tile_step<halves, is_inside, 3>(at, s, steps, ahead, y);
-  at.advance<halves>();
+// Where the operands of product u of four lie.
+template <bool halves, int u>
+HR_INLINE void load_step(const TileCursor& at) {
+  load_tiles<u>(at.a + (halves ? u / 2 * 512 + u % 2 * 16 : u * 512),
+                at.weights + u * (halves ? 256 : 512));
+}
+
+// Four steps inside the pipeline; the operands of the first are loaded, and those of the four to
+// come begin to be.
+template <bool halves>
+HR_INLINE void four_steps(const TileCursor& at, const TileCursor& next, Ahead& ahead, __m512* y) {
+  multiply_loaded<0>();
+  load_step<halves, 1>(at);
+  ahead.advance();
+  finish_products<halves, true, 0>(at, 0, 0, y);
+  multiply_loaded<1>();
+  load_step<halves, 2>(at);
+  ahead.advance();
+  finish_products<halves, true, 1>(at, 0, 0, y);
+  multiply_loaded<2>();
+  load_step<halves, 3>(at);
+  ahead.advance();
+  finish_products<halves, true, 2>(at, 0, 0, y);
+  multiply_loaded<3>();
+  load_step<halves, 0>(next);
+  ahead.advance();
+  finish_products<halves, true, 3>(at, 0, 0, y);
+}
+
+HR_INLINE void clear_tiles() {
+  clear_tile<0>();
+  clear_tile<1>();
+  clear_tile<2>();
+  clear_tile<3>();
 }
 
 HR_INLINE void load_sums(__m512* y, const float* from, bool is_first) {
@@ -247,6 +277,17 @@ HR_INLINE void end_tile(const Block& block, const TileScratch& t, int64_t tile, 
   }
 }
 
+// A step that may lie outside: no operands are loaded ahead.
+template <bool halves, int u>
+HR_INLINE void single_step(const TileCursor& at, int s, int steps, Ahead& ahead, __m512* y) {
+  if (s + u < steps) {
+    load_step<halves, u>(at);
+    multiply_loaded<u>();
+    ahead.advance();
+  }
+  finish_products<halves, false, u>(at, s, steps, y);
+}
+
 // Any number of steps: the pipeline fills and drains with every 16 rows.
 template <bool halves, bool has_min>
 HR_INLINE void multiply_tiles(const Block& block, int steps, const TileScratch& t, int64_t tiles,
@@ -255,7 +296,13 @@ HR_INLINE void multiply_tiles(const Block& block, int steps, const TileScratch& 
     __m512 y[16];
     begin_tile(block, t, tile, y);
     TileCursor at = tile_start(block, t, tile);
-    for (int s = 0; s < steps + 3; s += 4) four_tile_steps<halves, false>(at, s, steps, ahead, y);
+    for (int s = 0; s < steps + 3; s += 4) {
+      single_step<halves, 0>(at, s, steps, ahead, y);
+      single_step<halves, 1>(at, s, steps, ahead, y);
+      single_step<halves, 2>(at, s, steps, ahead, y);
+      single_step<halves, 3>(at, s, steps, ahead, y);
+      at.advance<halves>();
+    }
     end_tile<has_min>(block, t, tile, y);
   }
 }
@@ -266,7 +313,31 @@ HR_INLINE void finish_step(const TileCursor& previous, __m512* y) {
   constexpr int scale_offset = halves ? (u + 1) / 2 - 2 : u - 3;
   add_product(y, _mm512_load_ps(previous.weight_scales + (u - 3) * 16),
               previous.buffers + (u + 1) % kBuffers * 256, previous.scales + scale_offset * 16);
-  if constexpr (u < 2) tile_result<(u + 2) % 4>(previous.buffers + (u + 2) % kBuffers * 256);
+  if constexpr (u < 2) take_product<(u + 2) % 4>(previous.buffers + (u + 2) % kBuffers * 256);
+}
+
+// The first four steps of 16 rows, beside the last epilogues of the 16 rows before.
+template <bool halves, bool has_min>
+HR_INLINE void first_steps(const Block& block, const TileScratch& t, int64_t tile,
+                           const TileCursor& at, const TileCursor& previous, const TileCursor& next,
+                           __m512* y) {
+  multiply_loaded<0>();
+  load_step<halves, 1>(at);
+  if (tile > 0) finish_step<halves, 0>(previous, y);
+  multiply_loaded<1>();
+  load_step<halves, 2>(at);
+  if (tile > 0) finish_step<halves, 1>(previous, y);
+  multiply_loaded<2>();
+  load_step<halves, 3>(at);
+  if (tile > 0) {
+    finish_step<halves, 2>(previous, y);
+    end_tile<has_min>(block, t, tile - 1, y);
+  }
+  take_product<0>(at.buffers);
+  begin_tile(block, t, tile, y);
+  multiply_loaded<3>();
+  load_step<halves, 0>(next);
+  finish_products<halves, true, 3>(at, 0, 0, y);
 }
 
 // Steps in a multiple of 4: the first products of 16 rows run beside the last epilogues of the 16
@@ -274,26 +345,23 @@ HR_INLINE void finish_step(const TileCursor& previous, __m512* y) {
 template <bool halves, bool has_min>
 HR_INLINE void multiply_tiles_in_a_row(const Block& block, int steps, const TileScratch& t,
                                        int64_t tiles, Ahead& ahead) {
-  constexpr int next_weights = halves ? 256 : 512;
-  TileCursor previous = {};
+  TileCursor previous = {}, at = tile_start(block, t, 0), next = at;
   __m512 y[16];
+  load_step<halves, 0>(at);
   for (int64_t tile = 0; tile < tiles; tile++) {
-    TileCursor at = tile_start(block, t, tile);
-    tile_product<0>(at.a, at.weights);
-    if (tile > 0) finish_step<halves, 0>(previous, y);
-    tile_product<1>(at.a + (halves ? 16 : 512), at.weights + next_weights);
-    if (tile > 0) finish_step<halves, 1>(previous, y);
-    tile_product<2>(at.a + (halves ? 512 : 1024), at.weights + 2 * next_weights);
-    if (tile > 0) {
-      finish_step<halves, 2>(previous, y);
-      end_tile<has_min>(block, t, tile - 1, y);
-    }
-    tile_result<0>(at.buffers);
-    begin_tile(block, t, tile, y);
-    tile_step<halves, true, 3>(at, 0, steps, ahead, y);
+    const TileCursor next_tile = tile_start(block, t, tile + 1 < tiles ? tile + 1 : tile);
+    next.advance<halves>();
+    if (steps == 4) next = next_tile;
+    first_steps<halves, has_min>(block, t, tile, at, previous, next, y);
     at.advance<halves>();
-    for (int s = 4; s < steps; s += 4) four_tile_steps<halves, true>(at, s, steps, ahead, y);
+    for (int s = 4; s < steps; s += 4) {
+      next.advance<halves>();
+      if (s + 4 == steps) next = next_tile;
+      four_steps<halves>(at, next, ahead, y);
+      at.advance<halves>();
+    }
     previous = at;
+    at = next_tile;
   }
   finish_step<halves, 0>(previous, y);
   finish_step<halves, 1>(previous, y);
@@ -316,6 +384,7 @@ static void tile_block(const MatmulArgs* args, int64_t p, int64_t start, int gro
       add_minimums(groups, t.minimums, x.scaled_sums + (tile * x.num_groups + start) * 16,
                    block.is_first, t.min_sums + tile * kTileFloats);
   load_tile_config(halves ? &kHalfGroupTiles : &kGroupTiles);
+  clear_tiles();
   int steps = halves ? 2 * groups : groups;
   Ahead ahead = {next, next_bytes * 256 / (tiles * steps) + 1, 0};
   if (steps % 4 == 0)
