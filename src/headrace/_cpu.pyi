@@ -1,6 +1,7 @@
 """CPU kernels in C++ (csrc/cpu). Used by headrace.ops.cpu and nothing else."""
 
 from collections.abc import Sequence
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,14 @@ def pack_linear(
 ) -> PackedLinear: ...
 def linear(
     ops: CpuOps, x: NDArray[np.float32], weight: PackedLinear, y: NDArray[np.float32]
+) -> None: ...
+
+class Gate(Enum):
+    SILU = ...
+    GELU_TANH = ...
+
+def gated_linear(
+    ops: CpuOps, x: NDArray[np.float32], weight: PackedLinear, gate: Gate, y: NDArray[np.float32]
 ) -> None: ...
 def probe_read_bandwidth(ops: CpuOps, num_bytes: int, rounds: int) -> float:
     """Bytes per second that all threads read together, the best of `rounds`."""
@@ -121,8 +130,6 @@ def attention(
 ) -> None:
     """window 0 is all, soft_cap 0 is off."""
 
-def silu_mul(ops: CpuOps, gate_up: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
-def gelu_mul(ops: CpuOps, gate_up: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
 def add(ops: CpuOps, h: NDArray[np.float32], x: NDArray[np.float32]) -> None: ...
 def adjust_logits(
     ops: CpuOps,

@@ -20,6 +20,7 @@ from kernels.cases import (
 )
 from kernels.conftest import make_cpu_ops
 from kernels.errors import values_of
+from kernels.matmul_cases import random_blocks
 
 Call = Callable[[Ops, np.random.Generator], np.ndarray]
 
@@ -52,12 +53,11 @@ def call_rope(ops: Ops, rng: np.random.Generator) -> np.ndarray:
     return qkv
 
 
-def call_silu_mul(ops: Ops, rng: np.random.Generator) -> np.ndarray:
-    return values_of(ops.silu_mul(rows(rng, 100, 2 * 1504, "outliers")))
-
-
-def call_gelu_mul(ops: Ops, rng: np.random.Generator) -> np.ndarray:
-    return values_of(ops.gelu_mul(rows(rng, 100, 2 * 1504, "outliers")))
+def call_gated_linear(ops: Ops, rng: np.random.Generator) -> np.ndarray:
+    parts = [random_blocks(rng, name, (752, 256)) for name in ("q4_k", "q6_k")]
+    weight, x = ops.pack_linear(parts, interleave=True), rows(rng, 100, 256, "outliers")
+    both = [values_of(ops.gated_linear(x, weight, name)) for name in ("silu", "gelu_tanh")]
+    return np.concatenate(both)
 
 
 def call_attention(ops: Ops, rng: np.random.Generator) -> np.ndarray:
@@ -99,8 +99,7 @@ CALLS = (
     call_rms_norm,
     call_add,
     call_rope,
-    call_silu_mul,
-    call_gelu_mul,
+    call_gated_linear,
     call_attention,
     call_attention_of_one,
     call_sample,

@@ -1,16 +1,12 @@
-// Gated activations over interleaved gate and up columns, and plain addition.
+// Gated activations, which end a linear layer (matmul.h), and plain addition.
 #pragma once
 
 #include "api/work.h"
 
 namespace headrace {
 
-// out [T, F] = f(gate) * up; gate_up [T, 2F] alternates 16 gate and 16 up columns. Items: rows.
-struct GatedArgs {
-  const float* gate_up;
-  int64_t width;  // F
-  float* out;
-};
+// What a layer does with its columns, which alternate in panels of gate and of up: f(gate) * up.
+enum Gate : uint8_t { kNoGate, kSilu, kGeluTanh };
 
 // h += x. Items: elements.
 struct AddArgs {

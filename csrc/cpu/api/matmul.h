@@ -8,6 +8,7 @@
 //   chain out  = (y - z) + bias
 #pragma once
 
+#include "api/activation.h"
 #include "api/packed_format.h"
 #include "api/work.h"
 
@@ -43,13 +44,15 @@ struct PackedPanels {
   const float* bias;       // [16 * num_panels] or null
 };
 
-// y [M, N] = x w^T + bias. Items: panels.
+// y [M, N] = x w^T + bias, or with a gate y [M, N / 2] = f(gate) * up. Items: panels; with a gate
+// a share of the work starts at an even one.
 struct MatmulArgs {
   QuantizedRows x;      // quantized formats
   const float* floats;  // float formats: [M, K], row_stride K
   PackedPanels weight;
   float* y;
   int64_t y_stride;
+  Gate gate;
 };
 
 struct MatmulKernels {

@@ -23,8 +23,6 @@ struct OpTable {
   Kernel<RopeArgs> rope;
   Kernel<StoreKvArgs> store_kv;
   AttentionKernels attention;
-  Kernel<GatedArgs> silu_mul;
-  Kernel<GatedArgs> gelu_mul;
   Kernel<AddArgs> add;
   SamplingKernels sampling;
 };

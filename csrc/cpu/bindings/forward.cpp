@@ -174,16 +174,6 @@ void attention(CpuOps& ops, In<float, 2> qkv, const KVStorage& cache, In<int32_t
   ops.parallel(kernels.merge, args, (int64_t)plan.merges.size(), 1, scratch_bytes);
 }
 
-void gated(CpuOps& ops, Kernel<GatedArgs> kernel, In<float, 2> gate_up, Out<float, 2> out) {
-  const auto num_rows = (int64_t)gate_up.shape(0), width = (int64_t)out.shape(1);
-  require((int64_t)gate_up.shape(1) == 2 * width && width % kPanelColumns == 0,
-          "gate_up must be [T, 2F], F a multiple of 16");
-  require((int64_t)out.shape(0) == num_rows, "out must be [T, F]");
-  const GatedArgs args{gate_up.data(), width, out.data()};
-  Running running(ops);
-  ops.parallel(kernel, args, num_rows, rows_at_once(2 * width));
-}
-
 void add(CpuOps& ops, Out<float, 2> h, In<float, 2> x) {
   require(h.shape(0) == x.shape(0) && h.shape(1) == x.shape(1), "h and x must have one shape");
   const AddArgs args{h.data(), x.data()};
@@ -209,18 +199,6 @@ void bind_forward(nb::module_& m) {
   m.def("store_kv", &store_kv, "ops"_a, "qkv"_a, "layer"_a, "slot_mapping"_a, "num_heads"_a);
   m.def("attention", &attention, "ops"_a, "qkv"_a, "layer"_a, "positions"_a, "query_start"_a,
         "seq_lens"_a, "block_table"_a, "num_heads"_a, "scale"_a, "window"_a, "soft_cap"_a, "out"_a);
-  m.def(
-      "silu_mul",
-      [](CpuOps& ops, In<float, 2> gate_up, Out<float, 2> out) {
-        gated(ops, ops.table().silu_mul, gate_up, out);
-      },
-      "ops"_a, "gate_up"_a, "out"_a);
-  m.def(
-      "gelu_mul",
-      [](CpuOps& ops, In<float, 2> gate_up, Out<float, 2> out) {
-        gated(ops, ops.table().gelu_mul, gate_up, out);
-      },
-      "ops"_a, "gate_up"_a, "out"_a);
   m.def("add", &add, "ops"_a, "h"_a, "x"_a);
 }
 

@@ -66,9 +66,22 @@ void bind_linear(nb::module_& m) {
         require(y.shape(0) == x.shape(0) && (int64_t)y.shape(1) == weight.num_columns(),
                 "y must be [T, out]");
         Running running(ops);
-        linear(ops, x.data(), (int64_t)x.shape(0), weight, y.data());
+        linear(ops, x.data(), (int64_t)x.shape(0), weight, kNoGate, y.data());
       },
       "ops"_a, "x"_a, "weight"_a, "y"_a);
+  nb::enum_<Gate>(m, "Gate").value("SILU", kSilu).value("GELU_TANH", kGeluTanh);
+  m.def(
+      "gated_linear",
+      [](CpuOps& ops, In<float, 2> x, const PackedLinear& weight, Gate gate, Out<float, 2> y) {
+        require((int64_t)x.shape(1) == weight.depth(), "x must be [T, in]");
+        require(weight.num_columns() % (2 * kPanelColumns) == 0,
+                "gate and up must have a multiple of 16 columns each");
+        require(y.shape(0) == x.shape(0) && 2 * (int64_t)y.shape(1) == weight.num_columns(),
+                "y must be [T, out / 2]");
+        Running running(ops);
+        linear(ops, x.data(), (int64_t)x.shape(0), weight, gate, y.data());
+      },
+      "ops"_a, "x"_a, "weight"_a, "gate"_a, "y"_a);
 }
 
 void bind_roof(nb::module_& m) {

@@ -1,4 +1,4 @@
-// Gated activations: gate and up alternate in units of 16 columns, which is one vector each.
+// What gates do, for the ends of linear layers.
 #pragma once
 
 #include "kernels/exact_math.inl"
@@ -12,14 +12,4 @@ HR_INLINE F32x16 gelu_tanh(F32x16 g) {
   return mul(g, sigmoid(mul(splat(1.5957691216f), add(g, cube))));
 }
 
-template <F32x16 (*activate)(F32x16)>
-static void gated(const GatedArgs* args, const Work* work) {
-  const int64_t width = args->width;
-  for (int64_t t = work->begin; t < work->end; t++) {
-    const float* row = args->gate_up + t * 2 * width;
-    float* out = args->out + t * width;
-    for (int64_t i = 0; i < width; i += 16) {
-      store(out + i, mul(activate(load(row + 2 * i)), load(row + 2 * i + 16)));
-    }
-  }
-}
+HR_INLINE F32x16 activate(Gate gate, F32x16 g) { return gate == kSilu ? silu(g) : gelu_tanh(g); }

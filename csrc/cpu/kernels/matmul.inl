@@ -158,10 +158,27 @@ HR_INLINE int panel_width(const PackedPanels& w, int64_t p) {
   return left < kPanelColumns ? (int)left : kPanelColumns;
 }
 
+// Where the columns of a panel go. Both panels of a gate and its up go to one place.
+HR_INLINE float* columns_of(const MatmulArgs* args, int64_t p, int64_t row) {
+  int64_t place = args->gate == kNoGate ? p : p / 2;
+  return args->y + row * args->y_stride + place * kPanelColumns;
+}
+
+// The gate waits in y for the panel that follows it. Not inlined: the registers of the callers are
+// full.
+static __attribute__((noinline)) void store_gated(Gate gate, bool is_up, float* at,
+                                                  const float* y) {
+  store(at, is_up ? mul(activate(gate, load(at)), load(y)) : load(y));
+}
+
 // The bias is added last, in one rounding.
 HR_INLINE void store_columns(const MatmulArgs* args, int64_t p, int64_t row, F32x16 y) {
   if (args->weight.bias) y = add(y, load(args->weight.bias + p * kPanelColumns));
-  store_first(args->y + row * args->y_stride + p * kPanelColumns, y, panel_width(args->weight, p));
+  if (args->gate == kNoGate)
+    return store_first(columns_of(args, p, row), y, panel_width(args->weight, p));
+  alignas(64) float columns[kPanelColumns];
+  store(columns, y);
+  store_gated(args->gate, p % 2, columns_of(args, p, row), columns);
 }
 
 static void matmul_generic(const MatmulArgs* args, const Work* work) {

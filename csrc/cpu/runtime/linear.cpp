@@ -28,10 +28,14 @@ QuantizedRows reserve_rows(Arena& arena, int64_t num_rows, int64_t depth) {
   return rows;
 }
 
+int64_t width_of(const PackedLinear& weight, Gate gate) {
+  return gate == kNoGate ? weight.num_columns() : weight.num_columns() / 2;
+}
+
 void multiply_rows(CpuOps& ops, const float* x, int64_t num_rows, const PackedLinear& weight,
-                   float* y) {
+                   Gate gate, float* y) {
   const MatmulKernels& kernels = ops.table().matmul;
-  MatmulArgs args{{}, x, weight.panels(), y, weight.num_columns()};
+  MatmulArgs args{{}, x, weight.panels(), y, width_of(weight, gate), gate};
   args.x.num_rows = num_rows;
   if (weight.is_quantized()) {
     args.x = reserve_rows(ops.arena(), num_rows, weight.depth());
@@ -40,17 +44,19 @@ void multiply_rows(CpuOps& ops, const float* x, int64_t num_rows, const PackedLi
     const int64_t grain = std::max<int64_t>(1, kSerialElements / weight.depth());
     ops.parallel(kernels.quantize_rows, quantize, padded, grain);
   }
-  ops.parallel(weight.is_quantized() ? kernels.quantized : kernels.floating, args,
-               weight.split(kChunksPerThread * ops.num_threads(), kMinChunkBytes),
-               kernels.scratch_bytes(num_rows, weight.depth()));
+  ops.parallel(
+      weight.is_quantized() ? kernels.quantized : kernels.floating, args,
+      weight.split(kChunksPerThread * ops.num_threads(), kMinChunkBytes, gate == kNoGate ? 1 : 2),
+      kernels.scratch_bytes(num_rows, weight.depth()));
 }
 
 }  // namespace
 
-void linear(CpuOps& ops, const float* x, int64_t num_rows, const PackedLinear& weight, float* y) {
+void linear(CpuOps& ops, const float* x, int64_t num_rows, const PackedLinear& weight, Gate gate,
+            float* y) {
   for (int64_t row = 0; row < num_rows; row += kRowsAtOnce)
     multiply_rows(ops, x + row * weight.depth(), std::min(kRowsAtOnce, num_rows - row), weight,
-                  y + row * weight.num_columns());
+                  gate, y + row * width_of(weight, gate));
 }
 
 }  // namespace headrace

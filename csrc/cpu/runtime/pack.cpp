@@ -372,14 +372,15 @@ PackedPanels PackedLinear::panels() const {
           bias_.empty() ? nullptr : bias_.data()};
 }
 
-std::vector<int64_t> PackedLinear::split(int64_t max_chunks, int64_t min_bytes) const {
+std::vector<int64_t> PackedLinear::split(int64_t max_chunks, int64_t min_bytes,
+                                         int64_t unit) const {
   const int64_t total = offsets_.back();
   const int64_t num_chunks = std::max<int64_t>(
       1, std::min({max_chunks, total / std::max<int64_t>(1, min_bytes), num_panels()}));
   std::vector<int64_t> bounds = {0};
   for (int64_t i = 1; i <= num_chunks; i++) {
     const auto at = std::lower_bound(offsets_.begin(), offsets_.end(), total / num_chunks * i);
-    const int64_t panel = i == num_chunks ? num_panels() : at - offsets_.begin();
+    const int64_t panel = i == num_chunks ? num_panels() : (at - offsets_.begin()) / unit * unit;
     if (panel > bounds.back()) bounds.push_back(panel);
   }
   return bounds;

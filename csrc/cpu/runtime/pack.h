@@ -46,8 +46,8 @@ class PackedLinear {
   size_t num_bytes() const { return (size_t)offsets_.back(); }
   const std::vector<uint8_t>& formats() const { return formats_; }
   PackedPanels panels() const;
-  // Panel bounds of about equal bytes, at least `min_bytes` each.
-  std::vector<int64_t> split(int64_t max_chunks, int64_t min_bytes) const;
+  // Panel bounds, multiples of `unit`, of about equal bytes, at least `min_bytes` each.
+  std::vector<int64_t> split(int64_t max_chunks, int64_t min_bytes, int64_t unit) const;
 
   UnpackedWeight unpack() const;             // quantized formats
   std::vector<float> unpack_floats() const;  // float formats: [N, K]

@@ -106,7 +106,7 @@ class Gemma3(Llama):
             y = ops.linear(ops.attention(qkv, kv, step, spec), layer.o)
             y = ops.norm_array(y, layer.post_attn_norm, eps)  # [T, C]
             x = ops.rms_norm(h, layer.mlp_norm, eps, add=y)
-            y = ops.linear(ops.gelu_mul(ops.linear(x, layer.gate_up)), layer.down)
+            y = ops.linear(ops.gated_linear(x, layer.gate_up, "gelu_tanh"), layer.down)
             y = ops.norm_array(y, layer.post_mlp_norm, eps)
         return Hidden(h, y)
 

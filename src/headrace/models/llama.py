@@ -108,7 +108,7 @@ class Llama:
             ops.store_kv(qkv, kv, step.slot_mapping, spec)
             y = ops.linear(ops.attention(qkv, kv, step, spec), layer.o)  # [T, C]
             x = ops.rms_norm(h, layer.mlp_norm, eps, add=y)
-            y = ops.linear(ops.silu_mul(ops.linear(x, layer.gate_up)), layer.down)
+            y = ops.linear(ops.gated_linear(x, layer.gate_up, "silu"), layer.down)
         return Hidden(h, y)
 
     def logits(self, hidden: Hidden, rows: Int32) -> Array:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from headrace.ops.step_inputs import Float32, Int32, SampleInputs, StepInputs
 from headrace.quant.quant_tensor import QuantTensor
@@ -24,6 +24,7 @@ PackedLinear = Any
 PackedTable = Any
 RopeTable = Any
 KVLayer = Any
+Activation = Literal["silu", "gelu_tanh"]
 
 GATE_UP_INTERLEAVE = 16
 """Columns of gate and up alternate in units of 16: [16 gate, 16 up, 16 gate, ...]."""
@@ -152,6 +153,13 @@ class Ops(Protocol):
         """x @ weight.T + bias. Shapes: Act [T, in], weight [out, in] -> [T, out]."""
         ...
 
+    def gated_linear(self, x: Act, weight: PackedLinear, activation: Activation) -> Act:
+        """activation(gate) * up, of the linear of an interleaved weight.
+
+        Shapes: Act [T, in], weight [2F, in], F a multiple of GATE_UP_INTERLEAVE -> Act [T, F].
+        """
+        ...
+
     def rope(
         self,
         qkv: Array,
@@ -184,14 +192,6 @@ class Ops(Protocol):
         Shapes: qkv [T, (H+2K)*D] -> Act [T, H*D]. Row t of request r, at absolute position p, sees
         cache positions max(0, p - window + 1) .. p.
         """
-        ...
-
-    def silu_mul(self, gate_up: Array) -> Act:
-        """silu(gate) * up of interleaved columns. Shapes: [T, 2F] -> Act [T, F]."""
-        ...
-
-    def gelu_mul(self, gate_up: Array) -> Act:
-        """gelu_tanh(gate) * up of interleaved columns. Shapes: [T, 2F] -> Act [T, F]."""
         ...
 
     def add(self, h: Array, x: Array) -> None:

@@ -262,7 +262,7 @@ HR_INLINE void begin_tile(const Block& block, const TileScratch& t, int64_t tile
   const MatmulArgs* args = block.args;
   int64_t end = tile * 16 + 16 < args->x.num_rows ? tile * 16 + 16 : args->x.num_rows;
   for (int64_t row = tile * 16; row < end; row++)
-    __builtin_prefetch(args->y + row * args->y_stride + block.p * kPanelColumns, 1);
+    __builtin_prefetch(columns_of(args, block.p, row), 1);
 }
 
 template <bool has_min>

@@ -10,6 +10,7 @@ namespace {
 
 #include "tiers/amx/simd.h"
 
+#include "kernels/activation.inl"
 #include "kernels/matmul.inl"
 #include "kernels/probe.inl"
 
@@ -17,7 +18,6 @@ namespace {
 
 #include "tiers/amx/matmul.inl"
 
-#include "kernels/activation.inl"
 #include "kernels/embed.inl"
 #include "kernels/norm.inl"
 #include "kernels/rope.inl"
@@ -42,8 +42,6 @@ const headrace::OpTable headrace_ops_amx = {
     headrace::amx::rope,
     headrace::amx::store_kv,
     headrace::amx::kAttentionKernels,
-    headrace::amx::gated<headrace::amx::silu>,
-    headrace::amx::gated<headrace::amx::gelu_tanh>,
     headrace::amx::add_rows,
     headrace::amx::kSamplingKernels,
 };

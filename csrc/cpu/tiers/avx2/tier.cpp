@@ -8,13 +8,13 @@ namespace headrace::avx2 {
 namespace {
 #include "simd.h"
 
+#include "kernels/activation.inl"
 #include "kernels/matmul.inl"
 #include "kernels/probe.inl"
 
 #include "tiers/avx2/matmul.inl"
 #include "tiers/avx2/probe.inl"
 
-#include "kernels/activation.inl"
 #include "kernels/attention_float.inl"
 #include "kernels/embed.inl"
 #include "kernels/norm.inl"
@@ -37,8 +37,6 @@ const headrace::OpTable headrace_ops_avx2 = {
     headrace::avx2::rope,
     headrace::avx2::store_kv,
     headrace::avx2::kAttentionKernels,
-    headrace::avx2::gated<headrace::avx2::silu>,
-    headrace::avx2::gated<headrace::avx2::gelu_tanh>,
     headrace::avx2::add_rows,
     headrace::avx2::kSamplingKernels,
 };

@@ -8,12 +8,12 @@ namespace headrace::avx512 {
 namespace {
 #include "simd.h"
 
+#include "kernels/activation.inl"
 #include "kernels/matmul.inl"
 #include "kernels/probe.inl"
 
 #include "tiers/avx512/matmul.inl"
 
-#include "kernels/activation.inl"
 #include "kernels/attention_float.inl"
 #include "kernels/embed.inl"
 #include "kernels/norm.inl"
@@ -37,8 +37,6 @@ const headrace::OpTable headrace_ops_avx512 = {
     headrace::avx512::rope,
     headrace::avx512::store_kv,
     headrace::avx512::kAttentionKernels,
-    headrace::avx512::gated<headrace::avx512::silu>,
-    headrace::avx512::gated<headrace::avx512::gelu_tanh>,
     headrace::avx512::add_rows,
     headrace::avx512::kSamplingKernels,
 };

@@ -7,10 +7,10 @@ namespace headrace::generic {
 namespace {
 #include "simd.h"
 
+#include "kernels/activation.inl"
 #include "kernels/matmul.inl"
 #include "kernels/probe.inl"
 
-#include "kernels/activation.inl"
 #include "kernels/attention_float.inl"
 #include "kernels/embed.inl"
 #include "kernels/norm.inl"
@@ -33,8 +33,6 @@ const headrace::OpTable headrace_ops_generic = {
     headrace::generic::rope,
     headrace::generic::store_kv,
     headrace::generic::kAttentionKernels,
-    headrace::generic::gated<headrace::generic::silu>,
-    headrace::generic::gated<headrace::generic::gelu_tanh>,
     headrace::generic::add_rows,
     headrace::generic::kSamplingKernels,
 };

@@ -13,7 +13,7 @@ import numpy as np
 from headrace import _cpu
 from headrace.ops.cpu import forward, matmul, sampling
 from headrace.ops.cpu.isa import choose_isa
-from headrace.ops.protocol import AttentionSpec, KVCache, Logprobs, RopeParams
+from headrace.ops.protocol import Activation, AttentionSpec, KVCache, Logprobs, RopeParams
 from headrace.ops.reference.rope import RopeTable, rope_table
 from headrace.ops.step_inputs import Float32, Int32, SampleInputs, StepInputs
 from headrace.quant.quant_tensor import QuantTensor
@@ -75,6 +75,11 @@ class CpuOps:
     def linear(self, x: Float32, weight: _cpu.PackedLinear) -> Float32:
         return matmul.linear(self._kernels, x, weight)
 
+    def gated_linear(
+        self, x: Float32, weight: _cpu.PackedLinear, activation: Activation
+    ) -> Float32:
+        return matmul.gated_linear(self._kernels, x, weight, activation)
+
     def rope(
         self,
         qkv: Float32,
@@ -96,12 +101,6 @@ class CpuOps:
         self, qkv: Float32, layer: _cpu.KVLayer, step: StepInputs, spec: AttentionSpec
     ) -> Float32:
         return forward.attention(self._kernels, qkv, layer, step, spec)
-
-    def silu_mul(self, gate_up: Float32) -> Float32:
-        return forward.silu_mul(self._kernels, gate_up)
-
-    def gelu_mul(self, gate_up: Float32) -> Float32:
-        return forward.gelu_mul(self._kernels, gate_up)
 
     def add(self, h: Float32, x: Float32) -> None:
         _cpu.add(self._kernels, h, x)

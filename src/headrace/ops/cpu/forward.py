@@ -13,7 +13,6 @@ import numpy as np
 from headrace import _cpu
 from headrace.ops.protocol import AttentionSpec, KVCache
 from headrace.ops.reference import embed as reference_embed
-from headrace.ops.reference.activation import check_width
 from headrace.ops.reference.rope import RopeTable
 from headrace.ops.step_inputs import Float32, Int32, StepInputs
 from headrace.quant.quant_tensor import QuantTensor
@@ -88,20 +87,4 @@ def attention(
         spec.soft_cap or 0.0,
         out,
     )
-    return out
-
-
-def silu_mul(ops: _cpu.CpuOps, gate_up: Float32) -> Float32:
-    """silu(gate) * up. Shapes: [T, 2F] -> [T, F]."""
-    check_width(gate_up)
-    out = _cpu.take(ops, gate_up.shape[0], gate_up.shape[1] // 2)
-    _cpu.silu_mul(ops, gate_up, out)
-    return out
-
-
-def gelu_mul(ops: _cpu.CpuOps, gate_up: Float32) -> Float32:
-    """gelu_tanh(gate) * up. Shapes: [T, 2F] -> [T, F]."""
-    check_width(gate_up)
-    out = _cpu.take(ops, gate_up.shape[0], gate_up.shape[1] // 2)
-    _cpu.gelu_mul(ops, gate_up, out)
     return out

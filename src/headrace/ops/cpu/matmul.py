@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace import _cpu
-from headrace.ops.protocol import GATE_UP_INTERLEAVE
+from headrace.ops.protocol import GATE_UP_INTERLEAVE, Activation
 from headrace.quant.quant_tensor import QuantTensor
 
 Float32 = NDArray[np.float32]
@@ -53,6 +53,18 @@ def linear(ops: _cpu.CpuOps, x: Float32, weight: _cpu.PackedLinear) -> Float32:
     """x @ weight.T + bias. Shapes: [T, in] -> [T, out]."""
     y = _cpu.take(ops, x.shape[0], weight.num_columns)
     _cpu.linear(ops, x, weight, y)
+    return y
+
+
+_GATES = {"silu": _cpu.Gate.SILU, "gelu_tanh": _cpu.Gate.GELU_TANH}
+
+
+def gated_linear(
+    ops: _cpu.CpuOps, x: Float32, weight: _cpu.PackedLinear, activation: Activation
+) -> Float32:
+    """activation(gate) * up of an interleaved weight. Shapes: [T, in] -> [T, out / 2]."""
+    y = _cpu.take(ops, x.shape[0], weight.num_columns // 2)
+    _cpu.gated_linear(ops, x, weight, _GATES[activation], y)
     return y
 
 

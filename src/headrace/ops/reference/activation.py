@@ -1,26 +1,22 @@
-"""silu_mul and gelu_mul, in numpy, over gate and up columns that alternate in units of 16."""
+"""Gated activations, in numpy, over gate and up columns that alternate in units of 16."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
-from headrace.ops.protocol import GATE_UP_INTERLEAVE
+from headrace.ops.protocol import GATE_UP_INTERLEAVE, Activation
 from headrace.ops.reference.norm import Floats
-
-
-def check_width(gate_up: Floats) -> None:
-    """Raises: ValueError where F is not a multiple of GATE_UP_INTERLEAVE."""
-    width = gate_up.shape[1]
-    if width % (2 * GATE_UP_INTERLEAVE):
-        raise ValueError(
-            f"gate_up has {width} columns; allowed: multiples of {2 * GATE_UP_INTERLEAVE}."
-        )
 
 
 def split_gate_up(gate_up: Floats) -> tuple[Floats, Floats]:
     """Undo the interleave. Shapes: [T, 2F] -> gate, up [T, F]. Raises: ValueError."""
-    check_width(gate_up)
     num_rows, width = gate_up.shape
+    if width % (2 * GATE_UP_INTERLEAVE):
+        raise ValueError(
+            f"gate_up has {width} columns; allowed: multiples of {2 * GATE_UP_INTERLEAVE}."
+        )
     parts = gate_up.reshape(num_rows, width // (2 * GATE_UP_INTERLEAVE), 2, GATE_UP_INTERLEAVE)
     shape = (num_rows, width // 2)
     return parts[:, :, 0].reshape(shape), parts[:, :, 1].reshape(shape)
@@ -45,3 +41,9 @@ def gelu_mul(gate_up: Floats) -> Floats:
         cubic = gate + gate.dtype.type(0.044715) * gate * gate * gate
         result: Floats = gate / (1 + np.exp(gate.dtype.type(-np.sqrt(8 / np.pi)) * cubic)) * up
     return result
+
+
+ACTIVATIONS: Mapping[Activation, Callable[[Floats], Floats]] = {
+    "silu": silu_mul,
+    "gelu_tanh": gelu_mul,
+}

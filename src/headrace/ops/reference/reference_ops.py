@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from headrace.ops.protocol import AttentionSpec, KVCache, Logprobs, RopeParams
+from headrace.ops.protocol import Activation, AttentionSpec, KVCache, Logprobs, RopeParams
 from headrace.ops.reference import (
-    activation,
     attention,
     embed,
     matmul,
@@ -23,6 +22,7 @@ from headrace.ops.reference import (
     sampling,
     store_kv,
 )
+from headrace.ops.reference.activation import ACTIVATIONS
 from headrace.ops.reference.matmul import Linear
 from headrace.ops.reference.norm import Floats
 from headrace.ops.reference.rope import RopeTable
@@ -84,6 +84,9 @@ class ReferenceOps:
     def linear(self, x: Floats, weight: Linear) -> Floats:
         return matmul.linear(x, weight)
 
+    def gated_linear(self, x: Floats, weight: Linear, activation: Activation) -> Floats:
+        return ACTIVATIONS[activation](matmul.linear(x, weight))
+
     def rope(
         self,
         qkv: Floats,
@@ -105,12 +108,6 @@ class ReferenceOps:
         self, qkv: Floats, layer: KVLayer, step: StepInputs, spec: AttentionSpec
     ) -> Floats:
         return attention.attention(qkv, layer, step, spec)
-
-    def silu_mul(self, gate_up: Floats) -> Floats:
-        return activation.silu_mul(gate_up)
-
-    def gelu_mul(self, gate_up: Floats) -> Floats:
-        return activation.gelu_mul(gate_up)
 
     def add(self, h: Floats, x: Floats) -> None:
         h += x
