@@ -71,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
             # As the hub does, which does not tell a private repository from none.
             self._reply(401, b"", {"X-Error-Code": "RepoNotFound"})
         else:
-            self._reply(200, json.dumps(info).encode())
+            self._reply(200, info if isinstance(info, bytes) else json.dumps(info).encode())
 
     def _send_file(self, accepts_ranges: bool) -> None:
         time.sleep(self.site.delay_s)

@@ -8,9 +8,10 @@ In: repository, revision and file. Out: addresses, sizes and digests; the bytes 
 from __future__ import annotations
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from urllib.parse import quote
 
-from huggingface_hub import HfApi, get_token, hf_hub_url
+from huggingface_hub import constants, get_token, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -19,11 +20,17 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import ModelInfo, RepoSibling
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, and not in its __all__
+    build_hf_headers,
+    get_session,
+    hf_raise_for_status,
+    validate_repo_id,
+)
 
 from headrace.core.config import HubConfig
 from headrace.hub.https import HttpsSource, check_reachable
 from headrace.hub.model_source import HttpsFile, HubFile, ModelFile, ReportBytes, SourceFailed
+from headrace.hub.repository_listing import parse_listing
 
 ANSWER_TIMEOUT_S = 15.0
 MAX_SPLIT_PARTS = 999
@@ -78,24 +85,29 @@ def list_files(
     """
     if spec.file and not spec.file.endswith(".gguf"):
         raise SourceFailed(f"{spec.file!r} is no GGUF file; for safetensors name {spec.repo} alone")
-    info = _ask(spec, config, endpoint)
-    siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-    names = _split_parts(spec.file) if spec.file else _choose(spec.repo, sorted(siblings))
-    missing = [name for name in names if name not in siblings]
+    listing = parse_listing(spec.repo, _ask(spec, config, endpoint or constants.ENDPOINT))
+    there = sorted(listing.entries)
+    names = _split_parts(spec.file) if spec.file else _choose(spec.repo, there)
+    missing = [name for name in names if name not in listing.entries]
     if missing:
-        near = [name for name in sorted(siblings) if name.endswith(".gguf")]
+        near = [name for name in there if name.endswith(".gguf")]
         raise SourceFailed(f"{spec.repo} has no file {missing[0]!r}.{_offer(spec.repo, near)}")
-    revision = info.sha or spec.revision
-    return tuple(_to_file(spec.repo, revision, siblings[name]) for name in names)
+    return tuple(listing.file(name, spec.revision) for name in names)
 
 
-def _ask(spec: HubFile, config: HubConfig, endpoint: str | None) -> ModelInfo:
-    api = HfApi(endpoint=endpoint)
-    check_reachable(api.endpoint, config.connect_timeout_s)
+def _ask(spec: HubFile, config: HubConfig, endpoint: str) -> bytes:
+    """The hub's answer as it came: HfApi.model_info ends in a KeyError on one that lacks a key."""
+    check_reachable(endpoint, config.connect_timeout_s)
     try:
-        return api.model_info(
-            spec.repo, revision=spec.revision, files_metadata=True, timeout=ANSWER_TIMEOUT_S
+        validate_repo_id(spec.repo)
+        response = get_session().get(
+            f"{endpoint}/api/models/{spec.repo}/revision/{quote(spec.revision, safe='')}",
+            params={"blobs": "true"},
+            headers=build_hf_headers(),
+            timeout=ANSWER_TIMEOUT_S,
         )
+        hf_raise_for_status(response)
+        return bytes(response.content)
     except GatedRepoError:
         reason = "accept its licence on its page, then set HF_TOKEN or run `hf auth login`"
         raise SourceFailed(f"{spec.repo} is gated: {reason}") from None
@@ -136,15 +148,6 @@ def _split_parts(name: str) -> list[str]:
         return [name]
     numbers = range(1, int(match["count"]) + 1)
     return [f"{match['prefix']}-{number:05d}-of-{match['count']}.gguf" for number in numbers]
-
-
-def _to_file(repo: str, revision: str, sibling: RepoSibling) -> ModelFile:
-    name = sibling.rfilename
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise SourceFailed(f"{repo} has a file that points outside: {name!r}")
-    sha256 = sibling.lfs.sha256 if sibling.lfs is not None else None
-    return ModelFile(path.name, sibling.size, sha256, (HubFile(repo, name, revision),))
 
 
 def _offer(repo: str, names: list[str]) -> str:
