@@ -32,6 +32,7 @@ class Site:
     etag: str | None = '"v1"'
     cuts: int = 0
     delay_s: float = 0.0
+    raw: bytes = b""
     hub: dict[str, Any] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     url: str = ""
@@ -42,7 +43,7 @@ class Site:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """/file.gguf, /norange.gguf, /status/N, /redirect/N, /loop, /away, /api/models/..."""
+    """/file.gguf, /norange.gguf, /raw, /status/N, /redirect/N, /loop, /away, /api/models/..."""
 
     protocol_version = "HTTP/1.0"
     site: Site
@@ -55,6 +56,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.startswith("/redirect/"):
             hops = int(path.rpartition("/")[2])
             self._redirect(f"/redirect/{hops - 1}" if hops > 1 else "/file.gguf")
+        elif path == "/raw":
+            self.wfile.write(self.site.raw)
         elif path == "/loop":
             self._redirect("/loop?" + str(len(self.site.requests)))
         elif path == "/away":

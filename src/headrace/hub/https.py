@@ -8,6 +8,7 @@ does. A connection that breaks is taken up again as long as bytes keep coming.
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import ssl
 import threading
@@ -29,6 +30,9 @@ MAX_REDIRECTS = 5
 MAX_FRUITLESS_TRIES = 3
 READ_TIMEOUT_S = 30.0
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+_LENGTH = re.compile(r"[0-9]{1,15}")
+# A strong validator that may be sent back. Source: RFC 9110, section 8.8.3, ASCII alone.
+_STRONG_ETAG = re.compile(r'"[!#-~]*"')
 _RESUMABLE = (http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
 
 
@@ -78,15 +82,16 @@ class HttpsSource:
         """
         stamp = partial.with_name(partial.name + ".etag")
         # Without a digest only an unchanged validator proves that the rest belongs to the start.
-        can_resume = stamp.exists() or file.sha256 is not None
+        known = _validator(_read_text(stamp))
+        can_resume = bool(known) or file.sha256 is not None
         start_bytes = _size_of(partial) if can_resume else 0
-        with self._open(start_bytes, _read_text(stamp)) as response:
+        with self._open(start_bytes, known) as response:
             offset = _offset_of(response, start_bytes)
             length = response.headers.get("Content-Length", "")
-            total_bytes = offset + int(length) if length.isdigit() else file.size_bytes
+            total_bytes = offset + int(length) if _LENGTH.fullmatch(length) else file.size_bytes
             _check_size(total_bytes, file)
-            validator = response.headers.get("ETag") or ""
-            if validator and not validator.startswith("W/"):
+            validator = _validator(response.headers.get("ETag") or "")
+            if validator:
                 stamp.write_text(validator, encoding="utf-8")
             elif offset == 0:
                 stamp.unlink(missing_ok=True)
@@ -118,6 +123,11 @@ class HttpsSource:
             if isinstance(error.reason, _RESUMABLE) and not _is_untrusted(error.reason):
                 raise _Interrupted(f"no answer: {error.reason}") from None
             raise SourceFailed(f"cannot connect: {error.reason}") from None
+        except (ValueError, http.client.InvalidURL) as error:
+            raise SourceFailed(
+                f"its address, or one it redirects to, cannot be used ({error}); in an address "
+                "percent-encode what is not ASCII"
+            ) from None
         except _RESUMABLE as error:
             raise _Interrupted(f"no answer: {error or type(error).__name__}") from None
 
@@ -211,7 +221,10 @@ def check_reachable(url: str, timeout_s: float) -> None:
     A blocked network may otherwise hold each address of a name for a time-out of its own.
     Raises: SourceFailed.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise SourceFailed(f"{url!r} is no address: {error}") from None
     host = parts.hostname or ""
     if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
         return
@@ -279,4 +292,9 @@ def _size_of(path: Path) -> int:
 
 
 def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
+
+
+def _validator(etag: str) -> str:
+    """The validator when it is strong and well-formed, else nothing."""
+    return etag if _STRONG_ETAG.fullmatch(etag) else ""

@@ -123,6 +123,57 @@ def test_says_why_it_failed(
     assert reason in failure.value.message
 
 
+@pytest.mark.parametrize("length", ["\u00b2".encode("latin-1"), b"9" * 5000, b"-5", b"many"])
+def test_a_length_that_is_no_number_is_none(
+    length: bytes, site: Site, config: HubConfig, partial: Path
+) -> None:
+    site.raw = b"HTTP/1.0 200 OK\r\nContent-Length: " + length + b"\r\n\r\nGGUF"
+    fetch(f"{site.url}/raw", config, partial, make_file(content=b"GGUF"))
+    assert partial.read_bytes() == b"GGUF"
+
+
+@pytest.mark.parametrize(
+    "target", ["http://[bad", "https://\u00fc..\u00e9/x", "https://host:abc/x", "https://a b/x"]
+)
+def test_a_redirect_to_no_address(
+    target: str, site: Site, config: HubConfig, partial: Path
+) -> None:
+    site.raw = b"HTTP/1.0 302 Found\r\nLocation: " + target.encode("latin-1") + b"\r\n\r\n"
+    with pytest.raises(SourceFailed):
+        fetch(f"{site.url}/raw", config, partial)
+
+
+def test_an_address_that_is_not_ascii(site: Site, config: HubConfig, partial: Path) -> None:
+    with pytest.raises(SourceFailed, match="percent-encode what is not ASCII"):
+        fetch(f"{site.url}/\u00e9.gguf", config, partial)
+
+
+def test_an_endpoint_that_is_no_address() -> None:
+    with pytest.raises(SourceFailed, match=r"'http://\[hub' is no address: Invalid IPv6"):
+        check_reachable("http://[hub", 1.0)
+
+
+@pytest.mark.parametrize("etag", ['"a\r\n b"', '"\u00e9"', 'W/"weak"', "bare"])
+def test_a_validator_that_cannot_be_sent_back_is_not_kept(
+    etag: str, site: Site, config: HubConfig, partial: Path
+) -> None:
+    head = f"HTTP/1.0 200 OK\r\nContent-Length: 5\r\nETag: {etag}\r\n\r\n"
+    site.raw = head.encode("latin-1") + b"GG"
+    with pytest.raises(SourceFailed, match="ended after 2 B of 5 B"):
+        fetch(f"{site.url}/raw", config, partial, ModelFile("a.gguf", None, None, ()))
+    assert not partial.with_name(partial.name + ".etag").exists()
+
+
+@pytest.mark.parametrize("notes", [b"\xff\xfe", b"", b'"a\nb"'])
+def test_a_damaged_validator_begins_anew(
+    notes: bytes, site: Site, config: HubConfig, partial: Path
+) -> None:
+    partial.write_bytes(b"other")
+    partial.with_name(partial.name + ".etag").write_bytes(notes)
+    fetch(f"{site.url}/file.gguf", config, partial, ModelFile("a.gguf", None, None, ()))
+    assert partial.read_bytes() == CONTENT
+
+
 def test_follows_a_few_redirects(site: Site, config: HubConfig, partial: Path) -> None:
     fetch(f"{site.url}/redirect/3", config, partial)
     assert partial.read_bytes() == CONTENT
