@@ -71,7 +71,8 @@ class Driver:
         scheduled = [self._schedule(piece) for piece in pieces]
         inputs = flatten(scheduled, self.block_size)
         hidden = self.model.forward(inputs, self.cache)
-        result = np.array(self.model.logits(hidden, inputs.logit_rows))
+        rows = np.arange(len(inputs.logit_rows), dtype=np.int32)
+        result = np.array(self.model.logits(hidden, rows))
         starts = inputs.query_start
         return {piece.name: result[starts[i] : starts[i + 1]] for i, piece in enumerate(pieces)}
 

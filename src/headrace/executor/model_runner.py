@@ -91,10 +91,11 @@ class ModelRunner:
             wanted = self._wanted(output.scheduled)
             for start in range(0, len(wanted), MAX_LOGIT_ROWS):
                 part = wanted[start : start + MAX_LOGIT_ROWS]
-                logits = self.model.logits(hidden, step.logit_rows[start : start + len(part)])
+                rows = np.arange(start, start + len(part), dtype=np.int32)
+                logits = self.model.logits(hidden, rows)
                 self._choose(logits, part, found)
-        rows = {request_id: gathered.to_output() for request_id, gathered in found.items()}
-        self._finished.append(ModelRunnerOutput(output.step_id, rows))
+        outputs = {request_id: gathered.to_output() for request_id, gathered in found.items()}
+        self._finished.append(ModelRunnerOutput(output.step_id, outputs))
 
     def collect(self) -> ModelRunnerOutput:
         """The oldest submitted step's result."""

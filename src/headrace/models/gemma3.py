@@ -103,7 +103,10 @@ class Gemma3(Llama):
             qkv = ops.linear(x, layer.qkv)
             ops.rope(qkv, step.positions, rope, spec, layer.q_norm, layer.k_norm, eps)
             ops.store_kv(qkv, kv, step.slot_mapping, spec)
-            y = ops.linear(ops.attention(qkv, kv, step, spec), layer.o)
+            x = ops.attention(qkv, kv, step, spec)
+            if layer is w.layers[-1]:
+                x, h = self.wanted_rows(x, h, step)
+            y = ops.linear(x, layer.o)
             y = ops.norm_array(y, layer.post_attn_norm, eps)  # [T, C]
             x = ops.rms_norm(h, layer.mlp_norm, eps, add=y)
             y = ops.linear(ops.gated_linear(x, layer.gate_up, "gelu_tanh"), layer.down)

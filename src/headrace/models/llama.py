@@ -23,13 +23,16 @@ from headrace.models.model_config import (
     required,
 )
 from headrace.models.weight_spec import DecoderWeights, LayerSpec, decoder_layer_spec
-from headrace.ops.protocol import Array, KVCache, Ops
+from headrace.ops.protocol import Act, Array, KVCache, Ops
 from headrace.ops.step_inputs import Int32, StepInputs
 
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """The residual stream after the last layer, and what is still to be added. [T, C] each."""
+    """The residual stream after the last layer, and what is still to be added.
+
+    Of the rows whose logits are wanted: [S, C] each.
+    """
 
     h: Array
     add: Array
@@ -106,13 +109,22 @@ class Llama:
             qkv = ops.linear(x, layer.qkv)  # [T, (H+2K)*D]
             ops.rope(qkv, step.positions, rope, spec, layer.q_norm, layer.k_norm, eps)
             ops.store_kv(qkv, kv, step.slot_mapping, spec)
-            y = ops.linear(ops.attention(qkv, kv, step, spec), layer.o)  # [T, C]
+            x = ops.attention(qkv, kv, step, spec)  # [T, H*D]
+            if layer is w.layers[-1]:
+                x, h = self.wanted_rows(x, h, step)
+            y = ops.linear(x, layer.o)  # [T, C]
             x = ops.rms_norm(h, layer.mlp_norm, eps, add=y)
             y = ops.linear(ops.gated_linear(x, layer.gate_up, "silu"), layer.down)
         return Hidden(h, y)
 
+    def wanted_rows(self, x: Act, h: Array, step: StepInputs) -> tuple[Act, Array]:
+        """The rows whose logits are wanted: after the last attention nothing reads the others."""
+        if len(step.logit_rows) == len(step.token_ids):
+            return x, h
+        return self.ops.take_rows(x, step.logit_rows), self.ops.take_rows(h, step.logit_rows)
+
     def logits(self, hidden: Hidden, rows: Int32) -> Array:
-        """Logits of the wanted rows. Shapes: rows [S] -> [S, V]."""
+        """Logits of rows of `hidden`. Shapes: rows [n] of S -> [n, V]."""
         return self.ops.logits(
             hidden.h,
             self.weights.norm,

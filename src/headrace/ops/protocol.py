@@ -194,6 +194,10 @@ class Ops(Protocol):
         """
         ...
 
+    def take_rows(self, x: Array, rows: Int32) -> Array:
+        """Some rows of an Array or Act, copied. Shapes: [T, C], rows [S] -> [S, C]."""
+        ...
+
     def add(self, h: Array, x: Array) -> None:
         """h += x. Shapes: [T, C]. Mutates: h."""
         ...

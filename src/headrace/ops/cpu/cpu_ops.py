@@ -102,6 +102,9 @@ class CpuOps:
     ) -> Float32:
         return forward.attention(self._kernels, qkv, layer, step, spec)
 
+    def take_rows(self, x: Float32, rows: Int32) -> Float32:
+        return x[rows]
+
     def add(self, h: Float32, x: Float32) -> None:
         _cpu.add(self._kernels, h, x)
 

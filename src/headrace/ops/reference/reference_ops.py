@@ -109,6 +109,9 @@ class ReferenceOps:
     ) -> Floats:
         return attention.attention(qkv, layer, step, spec)
 
+    def take_rows(self, x: Floats, rows: Int32) -> Floats:
+        return x[rows]
+
     def add(self, h: Floats, x: Floats) -> None:
         h += x
 
