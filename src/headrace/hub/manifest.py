@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from headrace.core.errors import DigestMismatch, ModelFileError
 MANIFEST_NAME = "model.json"
 MANIFEST_VERSION = 1
 CHUNK_BYTES = 1024**2
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +56,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if tree["version"] != MANIFEST_VERSION:
             raise ValueError(f"version {tree['version']}")
-        files = tuple(StoredFile(**file) for file in tree["files"])
-        if not files or any(Path(file.name).name != file.name for file in files):
-            raise ValueError("file names")
+        files = tuple(_stored_file(file) for file in tree["files"])
+        if not files:
+            raise ValueError("no files")
         return Manifest(
             name=str(tree["name"]),
             is_folder=bool(tree["is_folder"]),
@@ -65,10 +67,24 @@ def read_manifest(folder: Path) -> Manifest | None:
         )
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(
             f"{path} is damaged ({error}). Remove the folder and pull the model again."
         ) from None
+
+
+def _stored_file(tree: Mapping[str, object]) -> StoredFile:
+    """Raises: KeyError, TypeError, ValueError for what `write_manifest` does not write."""
+    name, sha256 = tree["name"], tree["sha256"]
+    size_bytes, mtime_ns = tree["size_bytes"], tree["mtime_ns"]
+    if not isinstance(name, str) or not name or Path(name).name != name:
+        raise ValueError(f"a file is named {name!r}")
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+        raise ValueError(f"sha256 of {name} is {sha256!r}")
+    # bool is an int too.
+    if type(size_bytes) is not int or size_bytes < 0 or type(mtime_ns) is not int:
+        raise ValueError(f"size or time of {name} is {size_bytes!r}, {mtime_ns!r}")
+    return StoredFile(name=name, size_bytes=size_bytes, sha256=sha256, mtime_ns=mtime_ns)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

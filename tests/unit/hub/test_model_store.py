@@ -215,6 +215,7 @@ def test_a_changed_file_is_refused_and_a_pull_mends_it(site: Site, config: HubCo
         '{"version": 1, "name": "x", "files": []}',
         '{"version": 1, "name": "x", "is_folder": false, "source": "", "files": '
         '[{"name": "../../x", "size_bytes": 1, "sha256": "", "mtime_ns": 1}]}',
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_manifest(text: str, site: Site, config: HubConfig) -> None:
@@ -228,6 +229,32 @@ def test_a_damaged_manifest(text: str, site: Site, config: HubConfig) -> None:
     assert store.pull("tiny").path.read_bytes() == CONTENT
     # The file itself has the right digest, so nothing is fetched.
     assert len(site.requests) == num_requests
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", 5),
+        ("size_bytes", "5"),
+        ("size_bytes", -1),
+        ("size_bytes", True),
+        ("sha256", None),
+        ("sha256", "abc"),
+        ("mtime_ns", "now"),
+    ],
+)
+def test_a_manifest_with_a_damaged_file(
+    field: str, value: object, site: Site, config: HubConfig
+) -> None:
+    store = store_for(site, config)
+    manifest = store.pull("tiny").path.parent / MANIFEST_NAME
+    tree = json.loads(manifest.read_text())
+    tree["files"][0][field] = value
+    manifest.write_text(json.dumps(tree))
+    with pytest.raises(ModelFileError, match="is damaged"):
+        store.resolve("tiny")
+    assert store.list() == []
 
 
 def test_paths(config: HubConfig, site: Site, tmp_path: Path) -> None:
