@@ -84,12 +84,13 @@ def parse_catalogue(text: str) -> Catalogue:
 
     Raises: ConfigError for a version or shape that this release does not read.
     """
-    tree = json.loads(text)
-    if tree.get("version") != CATALOGUE_VERSION:
-        raise ConfigError("catalogue version", tree.get("version"), str(CATALOGUE_VERSION))
     try:
+        tree = json.loads(text)
+        version = tree.get("version")
+        if version != CATALOGUE_VERSION:
+            raise ConfigError("catalogue version", version, str(CATALOGUE_VERSION))
         entries = tuple(_parse_entry(model) for model in tree["models"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError("catalogue", repr(error), "entries with every field") from None
     names = [name for entry in entries for name in (entry.name, *entry.aliases)]
     repeated = {name for name in names if names.count(name) > 1}

@@ -79,7 +79,10 @@ def _parse_url(text: str, catalogue: Catalogue) -> ModelName:
         file = unquote(page["file"] or "")
         if ".." not in file.split("/"):
             return _hub_name(HubFile(page["repo"], file, page["revision"] or "main"), catalogue)
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise InvalidParameter("model", text, _ALLOWED, f"{error}.") from None
     if parts.scheme == "file":
         return ModelName("path", unquote(parts.path), path=Path(unquote(parts.path)))
     if parts.scheme not in ("https", "http") or not parts.hostname:

@@ -64,6 +64,8 @@ def test_near_names() -> None:
         (lambda t: t["models"][0]["files"][0].update(name="../x.gguf"), "catalogue file name"),
         (lambda t: t["models"][0]["files"][0].update(sha256="abc"), "sha256 of"),
         (lambda t: t["models"][0]["files"][0]["sources"][0].update(type="ftp"), "catalogue source"),
+        (lambda t: t["models"][0]["files"][0].update(size_bytes="big"), "catalogue"),
+        (lambda t: t.update(models=["tiny"]), "catalogue"),
     ],
 )
 def test_a_wrong_catalogue_is_refused(change: Any, field: str) -> None:
@@ -72,6 +74,12 @@ def test_a_wrong_catalogue_is_refused(change: Any, field: str) -> None:
     with pytest.raises(ConfigError) as failure:
         parse_catalogue(json.dumps(wrong))
     assert failure.value.field.startswith(field)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5"])
+def test_what_is_no_catalogue(text: str) -> None:
+    with pytest.raises(ConfigError, match="catalogue"):
+        parse_catalogue(text)
 
 
 def test_every_kind_of_source_has_its_own_name() -> None:

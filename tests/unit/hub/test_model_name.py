@@ -63,7 +63,17 @@ def test_a_url_may_carry_its_digest() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "   ", "a\0b", "ftp://example.com/x.gguf", "https:///x.gguf", "x" * 5000]
+    "text",
+    [
+        "",
+        "   ",
+        "a\0b",
+        "ftp://example.com/x.gguf",
+        "https:///x.gguf",
+        "https://[x/a.gguf",
+        "file://[",
+        "x" * 5000,
+    ],
 )
 def test_what_cannot_name_a_model(text: str) -> None:
     with pytest.raises(InvalidParameter) as failure:
