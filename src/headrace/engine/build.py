@@ -22,6 +22,7 @@ from headrace.ops.protocol import Ops
 from headrace.ops.table import make_ops
 from headrace.text.chat_template import ChatTemplate
 from headrace.text.tokenizer import Tokenizer
+from headrace.weights.gguf import GgufReader
 from headrace.weights.weight_reader import WeightReader, open_weights
 
 Progress = Callable[[str, float], None]
@@ -60,10 +61,9 @@ def load_model(
     engine: EngineConfig,
     free_bytes: int,
     cache_dir: Path | None = None,
-    cache_key: str | None = None,
     progress: Progress | None = None,
 ) -> LoadedModel:
-    """Read, plan, pack. `cache_dir` and `cache_key` keep the built tokenizer between starts.
+    """Read, plan, pack. `cache_dir` keeps built tokenizers between starts.
 
     Raises: ModelFileError, UnsupportedFormat, MissingTensor, OutOfMemory, ConfigError.
     """
@@ -74,7 +74,7 @@ def load_model(
     config = read_config(model, reader)
     ops = make_ops(engine.device, isa=engine.isa, num_threads=engine.num_threads)
     capacity = plan_capacity(config, reader, ops, engine, free_bytes)
-    tokenizer = load_tokenizer(reader, cache_dir, cache_key)
+    tokenizer = load_tokenizer(reader, cache_dir)
     weights = load_weights(
         model,
         config,
@@ -105,12 +105,17 @@ def read_config(model: type[Llama], reader: WeightReader) -> ModelConfig:
     return model.config_from_huggingface(metadata)
 
 
-def load_tokenizer(
-    reader: WeightReader, cache_dir: Path | None, cache_key: str | None
-) -> Tokenizer:
-    """The tokenizer that comes with the weights. Raises: ModelFileError, UnsupportedFormat."""
-    if reader.kind == "gguf":
-        return Tokenizer.from_gguf(reader.metadata, cache_dir, cache_key)
+def load_tokenizer(reader: WeightReader, cache_dir: Path | None) -> Tokenizer:
+    """The tokenizer that comes with the weights.
+
+    The metadata's digest is its key in the cache: a file that is moved or copied finds what was
+    built, one that is changed or replaced never does, whatever its size and time. A folder's
+    tokenizer.json is already what the cache would hold.
+    Raises: ModelFileError, UnsupportedFormat.
+    """
+    if isinstance(reader, GgufReader):
+        key = None if cache_dir is None else reader.metadata_digest()
+        return Tokenizer.from_gguf(reader.metadata, cache_dir, key)
     return Tokenizer.from_huggingface(reader.path)
 
 

@@ -104,7 +104,6 @@ def open_engine(
         engine_config,
         machine.memory_available_bytes,
         cache_dir=config.hub.home / "tokenizers",
-        cache_key=local.sha256,
         progress=progress,
     )
     sink = make_sink(local.name) if make_sink is not None else NoMetrics()

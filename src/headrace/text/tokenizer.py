@@ -100,7 +100,7 @@ class Tokenizer:
     ) -> Tokenizer:
         """Build from `tokenizer.*` keys, or take what an earlier start built for the same key.
 
-        `cache_key` names the file's content, such as its digest.
+        `cache_key` names the metadata's content: its digest.
         Raises: UnsupportedFormat, ModelFileError.
         """
         vocabulary = read_gguf_vocabulary(metadata)

@@ -89,6 +89,10 @@ class GgufReader:
             raise MissingTensor(name, str(self.path))
         return part.tensor(name)
 
+    def metadata_digest(self) -> str:
+        """sha256 of what `metadata` is read from: equal for equal metadata, wherever it lies."""
+        return self._parts[0].metadata_digest()
+
     def release(self) -> None:
         """Give mapped pages back to the system; reading a tensor later maps them again."""
         self.metadata.release()

@@ -7,6 +7,7 @@ Source: ggml, docs/gguf.md, "File Structure".
 
 from __future__ import annotations
 
+import hashlib
 import math
 import mmap
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class GgufPart:
             cursor = GgufCursor(path, self.buffer)
             self.version, num_tensors, num_keys = _read_header(cursor)
             self.values = _read_keys(cursor, num_keys)
+            self._keys_stop = cursor.position
             self.alignment = _alignment(path, self.values)
             self.entries = _read_index(cursor, num_tensors, self.alignment)
         except BaseException:
@@ -69,6 +71,10 @@ class GgufPart:
         entry = self.entries[name]
         data = self._bytes[entry.start : entry.stop].reshape(math.prod(entry.shape[:-1]), -1)
         return QuantTensor(entry.format, entry.shape, data)
+
+    def metadata_digest(self) -> str:
+        """sha256 of header and key-values as they are stored, in hexadecimal."""
+        return hashlib.sha256(self._bytes[: self._keys_stop].data).hexdigest()
 
     def release(self) -> None:
         """Give mapped pages back to the system."""

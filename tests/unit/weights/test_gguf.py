@@ -43,6 +43,21 @@ def write(tmp_path: Path, file: GgufFile | bytes) -> Path:
     return path
 
 
+def test_the_digest_is_of_the_metadata_alone(tmp_path: Path) -> None:
+    def digest(name: str, key: str, tensor: str) -> str:
+        path = tmp_path / name
+        keys = [ARCHITECTURE, ("key", string_value(key))]
+        path.write_bytes(GgufFile(keys).add(tensor, quantize(WEIGHTS, "f32")).to_bytes())
+        reader = GgufReader(path)
+        found = reader.metadata_digest()
+        reader.close()
+        return found
+
+    one = digest("a.gguf", "value", "tensor")
+    assert one == digest("b.gguf", "value", "other name")
+    assert one != digest("a.gguf", "eulav", "tensor")
+
+
 def test_reads_what_the_gguf_package_writes(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     writer = gguf.GGUFWriter(path, "qwen2")
