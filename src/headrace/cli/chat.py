@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from headrace.cli.generation import (
+    DEFAULT_MAX_TOKENS,
     Answer,
     IsaOption,
     MaxTokensOption,
@@ -31,12 +32,13 @@ from headrace.cli.generation import (
     ThreadsOption,
     TopKOption,
     TopPOption,
+    check_max_tokens,
     find_model,
     make_request,
+    print_text,
     read_answer,
     summarize,
 )
-from headrace.cli.run import DEFAULT_MAX_TOKENS, check_max_tokens
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.backend import Backend
 from headrace.core.config import DEFAULT_MODEL
@@ -138,7 +140,7 @@ def chat(
                 typer.echo(
                     f"{engine.model_info.name}. /help for commands, Ctrl-D leaves.", err=True
                 )
-            converse(conversation, runner, input, _write, is_verbose=verbose)
+            converse(conversation, runner, input, print_text, is_verbose=verbose)
         finally:
             runner.run(engine.stop())
 
@@ -277,8 +279,3 @@ def _find_readline() -> ModuleType | None:
         return importlib.import_module("readline")
     except ImportError:
         return None
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

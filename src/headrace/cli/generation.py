@@ -6,6 +6,7 @@ In: flags, a model's name, messages. Out: text on stdout, a summary on stderr. I
 from __future__ import annotations
 
 import importlib
+import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -17,12 +18,14 @@ import typer
 
 from headrace.core.backend import Backend
 from headrace.core.config import Config
-from headrace.core.errors import ModelNotFound
+from headrace.core.errors import ConfigError, ModelNotFound
 from headrace.core.message import Message
 from headrace.core.output import FinishReason
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.usage import Usage
 from headrace.hub.model_store import ModelStore
+
+DEFAULT_MAX_TOKENS = 1024
 
 ModelOption = Annotated[
     str,
@@ -106,6 +109,12 @@ class Answer:
         return (self.usage.output_tokens - 1) / (self.total_s - self.ttft_s)
 
 
+def check_max_tokens(max_tokens: int) -> None:
+    """Raises: ConfigError."""
+    if max_tokens < 1:
+        raise ConfigError("--max-tokens", max_tokens, "1 or more")
+
+
 def find_model(config: Config, model: str, *, may_pull: bool) -> None:
     """See that the model is on this machine, fetching a named one if allowed.
 
@@ -162,6 +171,12 @@ async def read_answer(
                 answer.finish_reason = delta.finish_reason or answer.finish_reason
                 if delta.text:
                     show(delta.text)
+
+
+def print_text(text: str) -> None:
+    """Show a piece of an answer at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def summarize(answer: Answer) -> str:

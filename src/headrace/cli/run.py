@@ -11,6 +11,7 @@ from typing import Annotated, TextIO
 import typer
 
 from headrace.cli.generation import (
+    DEFAULT_MAX_TOKENS,
     Answer,
     IsaOption,
     MaxTokensOption,
@@ -23,8 +24,10 @@ from headrace.cli.generation import (
     ThreadsOption,
     TopKOption,
     TopPOption,
+    check_max_tokens,
     find_model,
     make_request,
+    print_text,
     read_answer,
     summarize,
 )
@@ -35,8 +38,6 @@ from headrace.core.errors import ConfigError
 from headrace.core.message import Message
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.launch.backends import LocalEngine, open_engine
-
-DEFAULT_MAX_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +119,6 @@ async def _run(
         await engine.stop()
 
 
-def check_max_tokens(max_tokens: int) -> None:
-    """Raises: ConfigError."""
-    if max_tokens < 1:
-        raise ConfigError("--max-tokens", max_tokens, "1 or more")
-
-
 def read_prompt(given: str | None, stdin: TextIO) -> str:
     """The prompt from the command line, or from stdin for `-` and for a pipe.
 
@@ -166,14 +161,14 @@ async def show_answer(backend: Backend, request: GenerateRequest, options: RunOp
     """Print the answer and its summary, also of what has come when it is interrupted."""
     answer = Answer()
     try:
-        await read_answer(backend, request, answer, _ignore if options.is_json else _write)
+        await read_answer(backend, request, answer, _ignore if options.is_json else print_text)
     except asyncio.CancelledError:
         if not options.is_quiet:
             typer.echo(f"\n{summarize(answer)}, interrupted", err=True)
         raise
     finally:
         if not options.is_json and answer.text and not answer.text.endswith("\n"):
-            _write("\n")
+            print_text("\n")
     if options.is_json:
         typer.echo(json.dumps(describe(answer, request.model), ensure_ascii=False))
     if not options.is_quiet:
@@ -194,11 +189,6 @@ def describe(answer: Answer, model: str) -> dict[str, object]:
         "total_s": answer.total_s,
         "tokens_per_s": answer.tokens_per_s,
     }
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _ignore(text: str) -> None:

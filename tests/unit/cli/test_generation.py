@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from fakes.fake_backend import FakeBackend
-from headrace.cli.generation import Answer, make_request, read_answer, summarize
-from headrace.cli.run import RunOptions, check_max_tokens, plan_request, read_prompt, show_answer
+from headrace.cli.generation import Answer, check_max_tokens, make_request, read_answer, summarize
+from headrace.cli.run import RunOptions, plan_request, read_prompt, show_answer
 from headrace.core.errors import ConfigError
 from headrace.core.request import SamplingParams
 from headrace.core.usage import Usage
