@@ -35,15 +35,39 @@ uint16_t load16(const uint8_t* p) {
   return value;
 }
 
+uint64_t load64(const uint8_t* p) {
+  uint64_t value;
+  std::memcpy(&value, p, 8);
+  return value;
+}
+
+void store64(uint8_t* p, uint64_t value) { std::memcpy(p, &value, 8); }
+
+constexpr uint64_t kBytes = 0x0101010101010101;  // one in every byte
+
+// Eight bytes at a time: packing is most of a start.
 void nibbles(const uint8_t* packed, int run, uint8_t* q) {
-  for (int i = 0; i < run; i++) {
-    q[i] = packed[i] & 15;
-    q[run + i] = packed[i] >> 4;
+  for (int i = 0; i < run; i += 8) {
+    const uint64_t pairs = load64(packed + i);
+    store64(q + i, pairs & kBytes * 15);
+    store64(q + run + i, pairs >> 4 & kBytes * 15);
   }
 }
 
+// Bit i of a byte as 16 in byte i of a word.
+uint64_t spread_fifth_bits(uint8_t bits) {
+  const uint64_t own = bits * kBytes & 0x8040201008040201;
+  return ((own + kBytes * 0x7f) | own) >> 3 & kBytes * 16;
+}
+
 void fifth_bits(const uint8_t* bits, uint8_t* q) {
-  for (int i = 0; i < 32; i++) q[i] |= (uint8_t)((bits[i / 8] >> (i % 8) & 1) << 4);
+  for (int i = 0; i < 4; i++) store64(q + 8 * i, load64(q + 8 * i) | spread_fifth_bits(bits[i]));
+}
+
+// Bits [shift, shift + 2) of 32 bytes as the fifth and sixth.
+void two_bits(const uint8_t* bits, int shift, uint8_t* q) {
+  for (int i = 0; i < 32; i += 8)
+    store64(q + i, load64(q + i) | (load64(bits + i) >> shift & kBytes * 3) << 4);
 }
 
 void read_q4_0(const uint8_t* p, GgufBlock& b) {
@@ -106,14 +130,17 @@ void read_q5_k(const uint8_t* p, GgufBlock& b) {
   b.m = load16(p + 2);
   six_bit_pairs(p + 4, b);
   for (int i = 0; i < 4; i++) nibbles(p + 48 + i * 32, 32, b.q + i * 64);
-  for (int i = 0; i < 256; i++) b.q[i] |= (uint8_t)((p[16 + i % 32] >> (i / 32) & 1) << 4);
+  for (int group = 0; group < 8; group++)
+    for (int i = 0; i < 32; i += 8) {
+      uint8_t* q = b.q + group * 32 + i;
+      store64(q, load64(q) | (load64(p + 16 + i) >> group & kBytes) << 4);
+    }
 }
 
 void read_q6_k(const uint8_t* p, GgufBlock& b) {
   for (int half = 0; half < 2; half++) {
     nibbles(p + half * 64, 64, b.q + half * 128);
-    for (int i = 0; i < 128; i++)
-      b.q[half * 128 + i] |= (uint8_t)((p[128 + half * 32 + i % 32] >> (2 * (i / 32)) & 3) << 4);
+    for (int i = 0; i < 4; i++) two_bits(p + 128 + half * 32, 2 * i, b.q + half * 128 + i * 32);
   }
   std::memcpy(b.steps, p + 192, 16);
   b.d = load16(p + 208);
@@ -182,23 +209,43 @@ uint32_t load32(const uint8_t* p) {
 }
 
 // Write a group: q[c] points to the 32 integers of column c. Four weights move as one word.
-void put_quants(const PanelLayout& layout, const uint8_t* const q[kPanelColumns], uint8_t* group) {
+template <int bits>
+void put_quants(const uint8_t* const q[kPanelColumns], uint8_t* group) {
   uint32_t rows[8][kPanelColumns];
   for (int c = 0; c < kPanelColumns; c++)
     for (int r = 0; r < 8; r++) rows[r][c] = load32(q[c] + 4 * r);
-  if (layout.bits == 8) return void(std::memcpy(group, rows, sizeof rows));
-  constexpr uint32_t kNibbles = 0x0f0f0f0f, kBits = 0x01010101, kPairs = 0x03030303;
-  uint32_t lines[6][kPanelColumns] = {};
-  for (int r = 0; r < 4; r++)
-    for (int c = 0; c < kPanelColumns; c++)
-      lines[r][c] = (rows[r][c] & kNibbles) | (rows[r + 4][c] & kNibbles) << 4;
-  for (int r = 0; r < 8; r++)
-    for (int c = 0; c < kPanelColumns; c++) {
-      const uint32_t high = rows[r][c] >> 4;
-      if (layout.bits == 5) lines[4][c] |= (high & kBits) << r;
-      if (layout.bits == 6) lines[4 + r / 4][c] |= (high & kPairs) << (2 * (r & 3));
-    }
-  std::memcpy(group, lines, (size_t)layout.group_bytes);
+  if constexpr (bits == 8) {
+    std::memcpy(group, rows, sizeof rows);
+  } else {
+    constexpr uint32_t kNibbles = 0x0f0f0f0f, kBits = 0x01010101, kPairs = 0x03030303;
+    constexpr int kLines = bits == 4 ? 4 : bits == 5 ? 5 : 6;
+    uint32_t lines[kLines][kPanelColumns] = {};
+    for (int r = 0; r < 4; r++)
+      for (int c = 0; c < kPanelColumns; c++)
+        lines[r][c] = (rows[r][c] & kNibbles) | (rows[r + 4][c] & kNibbles) << 4;
+    for (int r = 0; r < 8; r++)
+      for (int c = 0; c < kPanelColumns; c++) {
+        const uint32_t high = rows[r][c] >> 4;
+        if constexpr (bits == 5) lines[4][c] |= (high & kBits) << r;
+        if constexpr (bits == 6) lines[4 + r / 4][c] |= (high & kPairs) << (2 * (r & 3));
+      }
+    std::memcpy(group, lines, sizeof lines);
+  }
+}
+
+using PutQuants = void (*)(const uint8_t* const q[kPanelColumns], uint8_t* group);
+
+PutQuants put_quants_of(const PanelLayout& layout) {
+  switch (layout.bits) {
+    case 4:
+      return put_quants<4>;
+    case 5:
+      return put_quants<5>;
+    case 6:
+      return put_quants<6>;
+    default:
+      return put_quants<8>;
+  }
 }
 
 void put_scales(uint8_t format, int column, int group_in_block, const GgufBlock& b,
@@ -230,6 +277,7 @@ void pack_quantized_panel(const SourceFormat* const sources[kPanelColumns],
                           const uint8_t* const rows[kPanelColumns], PackedFormat format,
                           int64_t depth, uint8_t* panel) {
   const PanelLayout& layout = kPanelLayouts[format];
+  const PutQuants put = put_quants_of(layout);
   GgufBlock blocks[kPanelColumns] = {};  // an absent column has zero scales
   const uint8_t* q[kPanelColumns];
   for (int64_t g = 0; g < depth / kGroupSize; g++) {
@@ -244,7 +292,7 @@ void pack_quantized_panel(const SourceFormat* const sources[kPanelColumns],
       q[c] += in_block * kGroupSize;
       put_scales(format, c, in_block, blocks[c], at);
     }
-    put_quants(layout, q, at.quants);
+    put(q, at.quants);
   }
 }
 
