@@ -14,16 +14,15 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from headrace.core.backend import ModelInfo
-from headrace.core.errors import BackendError, InvalidParameter
+from headrace.core.errors import InvalidParameter
 from headrace.core.output import CompletionDelta, PositionLogprobs, RequestOutput
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.usage import Usage
+from headrace.server.answer_form import AnswerForm, make_form, unexplained_end
 from headrace.server.error_responses import worded
 from headrace.server.generation_schema import (
-    StreamOptions,
     check_truncation,
     make_sampling,
-    read_stream_options,
     refuse_unsupported,
     unknown_names,
     validate,
@@ -52,7 +51,7 @@ from headrace.server.openai_payloads import (
 )
 from headrace.server.output_merge import Batches, open_batches
 from headrace.server.replies import EventReply, JsonReply, warning_headers
-from headrace.server.request_ids import engine_request_id, response_id
+from headrace.server.request_ids import engine_request_id
 from headrace.server.services import Call, Services
 from headrace.server.sse import DONE, HEARTBEAT, frame
 
@@ -62,25 +61,19 @@ class ChatCall:
     """A checked request, and how its answer is worded."""
 
     request: GenerateRequest
-    id: str
-    created: int
-    model: str
-    fingerprint: str
+    form: AnswerForm
     service_tier: str | UnsetType
-    options: StreamOptions
-    shows_token_ids: bool
-    shows_tokens_as_ids: bool
     wire_names: Mapping[str, str]
 
     def logprobs(self, positions: Sequence[PositionLogprobs] | None) -> ChatLogprobs | None:
         wanted = self.request.sampling.logprobs
         if wanted is None or positions is None:
             return None
-        return make_chat_logprobs(positions, wanted, self.shows_tokens_as_ids)
+        return make_chat_logprobs(positions, wanted, self.form.shows_tokens_as_ids)
 
     def prompt_token_ids(self, output: RequestOutput) -> Sequence[int] | UnsetType:
         ids = output.prompt_token_ids
-        return ids if self.shows_token_ids and ids is not None else UNSET
+        return ids if self.form.shows_token_ids and ids is not None else UNSET
 
     def prompt_logprobs(self, output: RequestOutput) -> PromptLogprobsBody | UnsetType:
         is_wanted = self.request.sampling.prompt_logprobs is not None
@@ -107,7 +100,7 @@ async def create_chat_completion(services: Services, call: Call) -> JsonReply | 
 def _make_call(
     services: Services, model: ModelInfo, fields: ChatCompletionFields
 ) -> tuple[ChatCall, list[str]]:
-    options = read_stream_options(fields)
+    form = make_form(services, fields, "chatcmpl")
     messages, unknown_in_messages = parse_messages(fields.messages)
     is_continued = bool(fields.continue_final_message)
     if is_continued and fields.add_generation_prompt:
@@ -115,9 +108,8 @@ def _make_call(
             "add_generation_prompt", True, "false when continue_final_message is true"
         )
     check_truncation(fields)
-    answer_id = response_id("chatcmpl", fields.request_id)
     request = GenerateRequest(
-        request_id=engine_request_id(answer_id),
+        request_id=engine_request_id(form.id),
         model=model.name,
         messages=messages,
         sampling=_sampling(fields),
@@ -133,21 +125,15 @@ def _make_call(
     tier = "priority" if fields.service_tier == "fast" else fields.service_tier
     chat = ChatCall(
         request=request,
-        id=answer_id,
-        created=int(services.clock.unix_s()),
-        model=fields.model,
-        fingerprint=f"headrace-{services.version}",
+        form=form,
         service_tier=tier or UNSET,
-        options=options,
-        shows_token_ids=bool(fields.return_token_ids),
-        shows_tokens_as_ids=bool(fields.return_tokens_as_token_ids),
         wire_names=_wire_names(fields),
     )
     unread = set(request.chat_template_kwargs) - model.template_variables
     ignored = [f"chat_template_kwargs.{name}" for name in sorted(unread)]
     ignored += ["store"] if fields.store else []
     unknown = unknown_names(fields, CHAT_REFUSED) + unknown_in_messages
-    return chat, unknown + unknown_names(options, (), "stream_options.") + ignored
+    return chat, unknown + unknown_names(form.options, (), "stream_options.") + ignored
 
 
 def _template_variables(fields: ChatCompletionFields, model: ModelInfo) -> dict[str, Any]:
@@ -222,12 +208,12 @@ async def _complete(services: Services, chat: ChatCall) -> ChatCompletion:
                 for delta in output.deltas:
                     answers[delta.index].add(check_delta(delta))
     return ChatCompletion(
-        id=chat.id,
-        created=chat.created,
-        model=chat.model,
+        id=chat.form.id,
+        created=chat.form.created,
+        model=chat.form.model,
         choices=[_choice(chat, index, answer) for index, answer in enumerate(answers)],
         usage=make_usage(usage),
-        system_fingerprint=chat.fingerprint,
+        system_fingerprint=chat.form.fingerprint,
         service_tier=chat.service_tier,
         prompt_token_ids=prompt_ids,
         prompt_logprobs=prompt_logprobs,
@@ -236,14 +222,14 @@ async def _complete(services: Services, chat: ChatCall) -> ChatCompletion:
 
 def _choice(chat: ChatCall, index: int, answer: _Answer) -> ChatChoice:
     if answer.last is None or answer.last.finish_reason is None:
-        raise BackendError("The model ended an answer without saying why.")
+        raise unexplained_end()
     return ChatChoice(
         index=index,
         message=ChatMessageBody("".join(answer.texts)),
         logprobs=chat.logprobs(answer.positions),
         finish_reason=answer.last.finish_reason,
         stop_reason=answer.last.stop_reason,
-        token_ids=answer.token_ids if chat.shows_token_ids else UNSET,
+        token_ids=answer.token_ids if chat.form.shows_token_ids else UNSET,
     )
 
 
@@ -260,8 +246,8 @@ async def _stream(services: Services, chat: ChatCall) -> AsyncGenerator[bytes, N
             if frames:
                 yield b"".join(frames)
     if open_answers:
-        raise BackendError("The model ended an answer without saying why.")
-    if chat.options.include_usage:
+        raise unexplained_end()
+    if chat.form.options.include_usage:
         yield frame(encode(_chunk(chat, [], usage))) + DONE
     else:
         yield DONE
@@ -272,7 +258,7 @@ def _chunks(chat: ChatCall, output: RequestOutput, begun: set[int]) -> Iterator[
 
     Mutates: begun.
     """
-    usage = output.usage if chat.options.continuous_usage_stats else None
+    usage = output.usage if chat.form.options.continuous_usage_stats else None
     for delta in output.deltas:
         check_delta(delta)
         if delta.index not in begun:
@@ -288,7 +274,7 @@ def _chunks(chat: ChatCall, output: RequestOutput, begun: set[int]) -> Iterator[
             )
         is_last = delta.finish_reason is not None
         logprobs = chat.logprobs(delta.logprobs)
-        shows_ids = chat.shows_token_ids and bool(delta.token_ids)
+        shows_ids = chat.form.shows_token_ids and bool(delta.token_ids)
         if not (delta.text or is_last or logprobs or shows_ids):
             continue
         choice = ChatChunkChoice(
@@ -297,7 +283,7 @@ def _chunks(chat: ChatCall, output: RequestOutput, begun: set[int]) -> Iterator[
             logprobs,
             delta.finish_reason,
             delta.stop_reason if is_last else UNSET,
-            delta.token_ids if chat.shows_token_ids else UNSET,
+            delta.token_ids if chat.form.shows_token_ids else UNSET,
         )
         yield _chunk(chat, [choice], usage)
 
@@ -309,13 +295,13 @@ def _chunk(
     prompt_token_ids: Sequence[int] | UnsetType = UNSET,
     prompt_logprobs: PromptLogprobsBody | UnsetType = UNSET,
 ) -> ChatChunk:
-    absent = None if chat.options.include_usage else UNSET
+    absent = None if chat.form.options.include_usage else UNSET
     return ChatChunk(
-        id=chat.id,
-        created=chat.created,
-        model=chat.model,
+        id=chat.form.id,
+        created=chat.form.created,
+        model=chat.form.model,
         choices=choices,
-        system_fingerprint=chat.fingerprint,
+        system_fingerprint=chat.form.fingerprint,
         service_tier=chat.service_tier,
         usage=absent if usage is None else make_usage(usage),
         prompt_token_ids=prompt_token_ids,

@@ -16,11 +16,10 @@ from headrace.core.errors import BackendError
 from headrace.core.output import CompletionDelta, PositionLogprobs, RequestOutput
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.usage import Usage
+from headrace.server.answer_form import AnswerForm, make_form, unexplained_end
 from headrace.server.generation_schema import (
-    StreamOptions,
     check_truncation,
     make_sampling,
-    read_stream_options,
     refuse_unsupported,
     unknown_names,
     validate,
@@ -46,7 +45,7 @@ from headrace.server.openai_payloads import (
 )
 from headrace.server.output_merge import open_batches
 from headrace.server.replies import EventReply, JsonReply, warning_headers
-from headrace.server.request_ids import engine_request_id, response_id
+from headrace.server.request_ids import engine_request_id
 from headrace.server.services import Call, Services
 from headrace.server.sse import DONE, HEARTBEAT, frame
 
@@ -59,14 +58,8 @@ class CompletionCall:
     """Checked requests, one per prompt, and how their answers are worded."""
 
     requests: tuple[GenerateRequest, ...]
-    id: str
-    created: int
-    model: str
-    fingerprint: str
-    options: StreamOptions
+    form: AnswerForm
     echoes: bool
-    shows_token_ids: bool
-    shows_tokens_as_ids: bool
     shows_prompt_logprobs: bool
 
     @property
@@ -92,15 +85,14 @@ async def create_completion(services: Services, call: Call) -> JsonReply | Event
 def _make_call(
     services: Services, model: ModelInfo, fields: CompletionFields
 ) -> tuple[CompletionCall, list[str]]:
-    options = read_stream_options(fields)
+    form = make_form(services, fields, "cmpl")
     prompts = parse_prompts(fields.prompt, services.config.max_prompts)
     check_best_of(fields)
     check_truncation(fields)
     sampling = _sampling(fields)
-    answer_id = response_id("cmpl", fields.request_id)
     requests = tuple(
         GenerateRequest(
-            request_id=engine_request_id(answer_id, index),
+            request_id=engine_request_id(form.id, index),
             model=model.name,
             prompt=prompt,
             sampling=sampling,
@@ -115,18 +107,12 @@ def _make_call(
     )
     completion = CompletionCall(
         requests=requests,
-        id=answer_id,
-        created=int(services.clock.unix_s()),
-        model=fields.model,
-        fingerprint=f"headrace-{services.version}",
-        options=options,
+        form=form,
         echoes=bool(fields.echo),
-        shows_token_ids=bool(fields.return_token_ids),
-        shows_tokens_as_ids=bool(fields.return_tokens_as_token_ids),
         shows_prompt_logprobs=fields.prompt_logprobs is not None,
     )
     unknown = unknown_names(fields, COMPLETIONS_REFUSED)
-    return completion, unknown + unknown_names(options, (), "stream_options.")
+    return completion, unknown + unknown_names(form.options, (), "stream_options.")
 
 
 def _sampling(fields: CompletionFields) -> SamplingParams:
@@ -194,7 +180,7 @@ class _Answers:
             index,
             prompt.text if call.echoes else "",
             logprobs,
-            prompt_token_ids=prompt.token_ids if call.shows_token_ids else UNSET,
+            prompt_token_ids=prompt.token_ids if call.form.shows_token_ids else UNSET,
             prompt_logprobs=(
                 make_prompt_logprobs(prompt.positions) if call.shows_prompt_logprobs else UNSET
             ),
@@ -211,7 +197,7 @@ class _Answers:
             logprobs,
             delta.finish_reason,
             delta.stop_reason if delta.finish_reason is not None else UNSET,
-            delta.token_ids if self.call.shows_token_ids else UNSET,
+            delta.token_ids if self.call.form.shows_token_ids else UNSET,
         )
 
     def _logprobs(
@@ -222,7 +208,9 @@ class _Answers:
     ) -> CompletionLogprobs:
         offset = self.offsets.get(index, 0)
         self.offsets[index] = offset + sum(map(len, texts))
-        return make_completion_logprobs(positions, texts, offset, self.call.shows_tokens_as_ids)
+        return make_completion_logprobs(
+            positions, texts, offset, self.call.form.shows_tokens_as_ids
+        )
 
 
 def _read_prompt(call: CompletionCall, given: Prompt | None, output: RequestOutput) -> _PromptPart:
@@ -257,7 +245,7 @@ def _num_choices(call: CompletionCall) -> int:
 def _join(index: int, pieces: list[CompletionChoice]) -> CompletionChoice:
     """Put the pieces of a choice together."""
     if not pieces or pieces[-1].finish_reason is None:
-        raise BackendError("The model ended an answer without saying why.")
+        raise unexplained_end()
     first, last = pieces[0], pieces[-1]
     parts = [piece.logprobs for piece in pieces if piece.logprobs is not None]
     logprobs = CompletionLogprobs(
@@ -300,8 +288,8 @@ async def _stream(services: Services, call: CompletionCall) -> AsyncGenerator[by
             if frames:
                 yield b"".join(frames)
     if num_open:
-        raise BackendError("The model ended an answer without saying why.")
-    if call.options.include_usage:
+        raise unexplained_end()
+    if call.form.options.include_usage:
         usage = make_usage(sum_usage(answers.usages))
         yield frame(encode(_completion(call, [], usage))) + DONE
     else:
@@ -319,17 +307,17 @@ def _says_something(piece: CompletionChoice) -> bool:
 def _chunk(
     call: CompletionCall, choices: list[CompletionChoice], usages: list[Usage]
 ) -> Completion:
-    if call.options.continuous_usage_stats:
+    if call.form.options.continuous_usage_stats:
         return _completion(call, choices, make_usage(sum_usage(usages)))
-    return _completion(call, choices, None if call.options.include_usage else UNSET)
+    return _completion(call, choices, None if call.form.options.include_usage else UNSET)
 
 
 def _completion(call: CompletionCall, choices: list[CompletionChoice], usage: object) -> Completion:
     return Completion(
-        id=call.id,
-        created=call.created,
-        model=call.model,
+        id=call.form.id,
+        created=call.form.created,
+        model=call.form.model,
         choices=choices,
-        system_fingerprint=call.fingerprint,
+        system_fingerprint=call.form.fingerprint,
         usage=usage,  # type: ignore[arg-type]
     )
