@@ -13,6 +13,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.testing import CliRunner
 
 from headrace.cli.main import COMMANDS, build_app
@@ -65,14 +66,23 @@ def env_page() -> str:
     return "\n".join(["# Environment", "", "| variable | meaning |", "|---|---|", *rows]) + "\n"
 
 
+def command_names() -> list[tuple[str, ...]]:
+    """The program, its commands, and the commands of those that have some."""
+    names: list[tuple[str, ...]] = [()]
+    for name in COMMANDS:
+        command = typer.main.get_command(build_app([name])).commands[name]
+        names += [(name,), *((name, part) for part in getattr(command, "commands", ()))]
+    return names
+
+
 def cli_page() -> str:
     """The help of every command, as the program prints it."""
     runner = CliRunner(env={"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"})
     parts = ["# Commands\n"]
-    for name in ("", *COMMANDS):
-        arguments = [*filter(None, [name]), "--help"]
+    for words in command_names():
+        arguments = [*words, "--help"]
         result = runner.invoke(build_app(arguments), arguments, prog_name="headrace")
-        title = f"headrace {name}".strip()
+        title = " ".join(("headrace", *words))
         shown = "\n".join(line.rstrip() for line in result.output.strip().splitlines())
         parts.append(f"## {title}\n\n```\n{shown}\n```\n")
     return "\n".join(parts)

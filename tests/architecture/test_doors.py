@@ -16,6 +16,7 @@ DOORS = {
     "starlette": ("server",),
     "pydantic": ("server",),
     "uvicorn": ("server",),
+    "h11": ("bench/http_exchange.py",),
     "msgspec": ("server",),
     "tokenizers": ("text",),
     "jinja2": ("text",),

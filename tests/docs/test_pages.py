@@ -136,9 +136,13 @@ def test_command_lines_parse(page: str, arguments: str) -> None:
     app = typer.main.get_command(build_app(words))
     assert words[0] in COMMANDS or words[0].startswith("-"), page
     context = app.make_context("headrace", list(words))
-    if words[0] in COMMANDS:
-        _, command, rest = app.resolve_command(context, words)  # type: ignore[attr-defined]
-        command.make_context(words[0], rest, parent=context)
+    if words[0] not in COMMANDS:
+        return
+    _, command, words = app.resolve_command(context, words)  # type: ignore[attr-defined]
+    context = command.make_context(command.name, words, parent=context)
+    if hasattr(command, "commands"):
+        _, part, words = command.resolve_command(context, [*context._protected_args, *context.args])
+        part.make_context(part.name, words, parent=context)
 
 
 def test_there_are_command_lines() -> None:

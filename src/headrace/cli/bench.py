@@ -1,81 +1,38 @@
-"""`headrace bench`: how fast a model runs here, beside what the machine could do."""
+"""`headrace bench`: the four measurements, and which of them a bare `headrace bench MODEL` is.
+
+In: arguments. Out: a typer application that `cli.main` adds as a command. A first word that is no
+measurement belongs to `roof`.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from typing import Annotated
+from typing import Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from typer.core import TyperGroup
 
-from headrace.bench.report import BenchReport, Round, Settings, run_bench, table_rows
-from headrace.cli.settings import ConfigOption, load_config
-from headrace.core.config import DEFAULT_MODEL
-from headrace.launch.backends import LocalEngine, open_engine
+from headrace.cli.bench_load import latency, serve, throughput
+from headrace.cli.bench_roof import roof
 
-
-def bench(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Model to measure.")
-    ] = DEFAULT_MODEL,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; engine and roof alternate.")] = 3,
-    prompt_tokens: Annotated[int, typer.Option(min=16, help="Prompt of the prefill run.")] = 512,
-    decode_tokens: Annotated[int, typer.Option(min=2, help="Answer of the single stream.")] = 64,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 32,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the kernels.")] = None,
-    isa: Annotated[str | None, typer.Option(help="generic, avx2, avx512 or amx.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Limit, such as 2GiB.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    config: ConfigOption = None,
-) -> None:
-    """Measure TTFT, TPOT, tokens/s, GB/s and TOP/s of a model against this machine's roof."""
-    flags = {"engine.num_threads": threads, "engine.isa": isa, "engine.memory_bytes": memory}
-    settings = Settings(
-        prompt_tokens=prompt_tokens,
-        decode_tokens=decode_tokens,
-        concurrency=concurrency,
-        rounds=rounds,
-    )
-    engine = open_engine(model, load_config(config, flags))
-    report = asyncio.run(_run(engine, settings))
-    if as_json:
-        typer.echo(json.dumps(report.as_json()))
-    else:
-        _print(report)
+_DEFAULT = "roof"
 
 
-async def _run(engine: LocalEngine, settings: Settings) -> BenchReport:
-    await engine.start()
-    try:
-        return await run_bench(
-            engine,
-            engine.work,
-            engine.vocab_size,
-            engine.probe_roof,
-            settings,
-            on_round=_show_round,
-            environment=engine.environment,
-        )
-    finally:
-        await engine.stop()
+class _BenchGroup(TyperGroup):
+    """Takes `headrace bench MODEL` for `headrace bench roof MODEL`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        is_named = bool(args) and args[0] in (*self.commands, "-h", "--help")
+        return super().parse_args(ctx, args if is_named else [_DEFAULT, *args])
 
 
-def _show_round(number: int, found: Round) -> None:
-    typer.echo(
-        f"round {number + 1}: prefill {found.prefill_tokens_per_s:.0f} tokens/s, "
-        f"decode {found.decode_tokens_per_s:.1f} tokens/s "
-        f"({found.decode_share_of_bandwidth:.0%} of {found.roof.read_bytes_per_s / 1e9:.1f} GB/s), "
-        f"concurrent {found.concurrent_output_tokens_per_s:.0f} tokens/s",
-        err=True,
-    )
+def _group() -> None:
+    """Measure a model beside this machine's limits, or a server under load.
+
+    Without the name of a measurement, `roof` is meant: `headrace bench MODEL`.
+    """
 
 
-def _print(report: BenchReport) -> None:
-    table = Table(title=f"{report.model}, median of {report.settings.rounds} rounds")
-    for heading in ("", "median", "lowest to highest", "share of the roof"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for row in table_rows(report):
-        table.add_row(*row)
-    Console().print(table)
+bench = typer.Typer(cls=_BenchGroup, rich_markup_mode=None, add_completion=False)
+bench.callback()(_group)
+for _command in (roof, latency, throughput, serve):
+    bench.command(_command.__name__)(_command)

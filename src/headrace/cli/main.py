@@ -2,6 +2,7 @@
 
 A new command is one line in `COMMANDS` and one function `COMMAND(...)` in `cli/COMMAND.py`, written
 as a typer command: parameters with `Annotated[..., typer.Option(help=...)]`, the docstring as help.
+A command of several is a `typer.Typer` instead of the function.
 A module is imported only when its command is the one typed, so keep heavy imports in those modules.
 A command raises `HeadraceError` for whatever a person can mend, writes answers to stdout and
 everything else to stderr, and ends by returning, or `raise typer.Exit(code)`.
@@ -38,7 +39,7 @@ COMMANDS: dict[str, Command] = {
     "models": Command("List known and local models.", "headrace.cli.models:models"),
     "rm": Command("Remove a local model.", "headrace.cli.rm:rm"),
     "env": Command("Show this machine, the settings, and what runs where.", "headrace.cli.env:env"),
-    "bench": Command("Measure a model beside this machine's limits.", "headrace.cli.bench:bench"),
+    "bench": Command("Measure a model, or a server under load.", "headrace.cli.bench:bench"),
 }
 
 
@@ -64,15 +65,18 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     app.callback(invoke_without_command=True)(_root)
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     for name, command in COMMANDS.items():
-        function = _load(command.target) if name == chosen else _not_chosen
-        app.command(name, short_help=command.summary)(function)
+        loaded = _load(command.target) if name == chosen else _not_chosen
+        if isinstance(loaded, typer.Typer):
+            app.add_typer(loaded, name=name, short_help=command.summary)
+        else:
+            app.command(name, short_help=command.summary)(loaded)
     return app
 
 
-def _load(target: str) -> Callable[..., Any]:
-    module_name, _, function_name = target.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module_name), function_name)
-    return function
+def _load(target: str) -> Callable[..., Any] | typer.Typer:
+    module_name, _, name = target.partition(":")
+    loaded: Callable[..., Any] | typer.Typer = getattr(importlib.import_module(module_name), name)
+    return loaded
 
 
 def _not_chosen() -> None:
