@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.ops.protocol import AttentionSpec, RopeParams
@@ -64,6 +64,13 @@ class ModelConfig:
     original_max_model_len: int | None = None
 
 
+@runtime_checkable
+class CountsItems(Protocol):
+    """Metadata that knows how long its arrays are before they are decoded."""
+
+    def count(self, key: str) -> int: ...
+
+
 class GGUFFields:
     """Typed access to `<architecture>.<key>` of GGUF metadata, with errors that name the key."""
 
@@ -81,8 +88,12 @@ class GGUFFields:
         return self.metadata.get(f"{self.prefix}.{key}")
 
     def vocab_size(self) -> int:
-        tokens = self.metadata.get("tokenizer.ggml.tokens")
-        return len(cast(list[str], tokens)) if tokens is not None else self.integer("vocab_size")
+        key = "tokenizer.ggml.tokens"
+        if key not in self.metadata:
+            return self.integer("vocab_size")
+        if isinstance(self.metadata, CountsItems):
+            return self.metadata.count(key)
+        return len(cast(list[str], self.metadata[key]))
 
     def _value(self, key: str, default: object) -> object:
         value = self.metadata.get(f"{self.prefix}.{key}", default)

@@ -103,15 +103,15 @@ class Tokenizer:
         `cache_key` names the metadata's content: its digest.
         Raises: UnsupportedFormat, ModelFileError.
         """
-        vocabulary = read_gguf_vocabulary(metadata)
-        backend = None
         if cache_dir is not None and cache_key is not None:
-            backend = load_cached(cache_dir, cache_key)
-        if backend is None:
-            backend = build_gguf_tokenizer(vocabulary)
-            if cache_dir is not None and cache_key is not None:
-                store_cached(cache_dir, cache_key, backend)
-        return Tokenizer(backend, gguf_facts(vocabulary))
+            cached = load_cached(cache_dir, cache_key)
+            if cached is not None:
+                return Tokenizer(*cached)
+        vocabulary = read_gguf_vocabulary(metadata)
+        backend, facts = build_gguf_tokenizer(vocabulary), gguf_facts(vocabulary)
+        if cache_dir is not None and cache_key is not None:
+            store_cached(cache_dir, cache_key, backend, facts)
+        return Tokenizer(backend, facts)
 
     def encode(
         self, text: str, add_special_tokens: bool = True, parse_special: bool = False

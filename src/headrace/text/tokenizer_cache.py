@@ -1,7 +1,8 @@
 """Built tokenizers on disk, so that a second start skips building.
 
-One file per key: a JSON line that describes the body, then the body, a tokenizer.json. In: folder
-and key. Out: a tokenizer, or None when there is none that can be trusted. A damaged file is treated
+One file per key: a JSON line with the facts and what describes the body, then the body, a
+tokenizer.json. In: folder and key. Out: a tokenizer and the model's facts about it, or None when
+there are none that can be trusted. A damaged file is treated
 as missing and is written again. Files appear by rename, so a reader never sees half of one.
 """
 
@@ -18,9 +19,11 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Tokenizer
 
+from headrace.text.tokenizer_facts import TokenizerFacts, facts_as_json, facts_from_json
+
 _LOGGER = logging.getLogger(__name__)
 # Raise it when the way tokenizers are built changes.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def cache_path(cache_dir: Path, key: str) -> Path:
@@ -28,8 +31,8 @@ def cache_path(cache_dir: Path, key: str) -> Path:
     return cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.tokenizer"
 
 
-def load_cached(cache_dir: Path, key: str) -> Tokenizer | None:
-    """The cached tokenizer, or None."""
+def load_cached(cache_dir: Path, key: str) -> tuple[Tokenizer, TokenizerFacts] | None:
+    """The cached tokenizer and its facts, or None."""
     path = cache_path(cache_dir, key)
     try:
         head, _, body = path.read_bytes().partition(b"\n")
@@ -38,17 +41,21 @@ def load_cached(cache_dir: Path, key: str) -> Tokenizer | None:
     except OSError as error:
         _LOGGER.warning("tokenizer cache %s cannot be read (%s); building anew", path, error)
         return None
-    if head != _head(key, body):
+    try:
+        facts = facts_from_json(json.loads(head)["facts"])
+    except (ValueError, KeyError, TypeError):
+        facts = None
+    if facts is None or head != _head(key, body, facts):
         _LOGGER.warning("tokenizer cache %s is damaged or of another version; building anew", path)
         return None
     try:
-        return Tokenizer.from_buffer(body)
+        return Tokenizer.from_buffer(body), facts
     except Exception as error:  # tokenizers raises bare Exception
         _LOGGER.warning("tokenizer cache %s cannot be loaded (%s); building anew", path, error)
         return None
 
 
-def store_cached(cache_dir: Path, key: str, tokenizer: Tokenizer) -> None:
+def store_cached(cache_dir: Path, key: str, tokenizer: Tokenizer, facts: TokenizerFacts) -> None:
     """Write the tokenizer; a full or read-only disk costs a warning, not the start."""
     body = tokenizer.to_str(pretty=False).encode()
     path = cache_path(cache_dir, key)
@@ -57,7 +64,7 @@ def store_cached(cache_dir: Path, key: str, tokenizer: Tokenizer) -> None:
         descriptor, name = tempfile.mkstemp(dir=cache_dir, suffix=".partial")
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(_head(key, body) + b"\n" + body)
+                file.write(_head(key, body, facts) + b"\n" + body)
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -66,12 +73,14 @@ def store_cached(cache_dir: Path, key: str, tokenizer: Tokenizer) -> None:
         _LOGGER.warning("tokenizer cache %s cannot be written: %s", path, error)
 
 
-def _head(key: str, body: bytes) -> bytes:
+def _head(key: str, body: bytes, facts: TokenizerFacts) -> bytes:
+    stated = facts_as_json(facts)
     head = {
         "format": _FORMAT,
         "tokenizers": tokenizers.__version__,
         "key": key,
         "length": len(body),
-        "crc32": zlib.crc32(body),
+        "crc32": zlib.crc32(body, zlib.crc32(json.dumps(stated).encode())),
+        "facts": stated,
     }
     return json.dumps(head).encode()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,19 @@ class TokenizerFacts:
     is_end_complete: bool = False
     chat_template: str | None = None
     vocab_size: int = 0
+
+
+def facts_as_json(facts: TokenizerFacts) -> dict[str, Any]:
+    """What `facts_from_json` reads; equal facts give equal JSON."""
+    return {**asdict(facts), "end_ids": sorted(facts.end_ids)}
+
+
+def facts_from_json(value: dict[str, Any]) -> TokenizerFacts:
+    """Raises: TypeError for keys or values of another kind."""
+    facts = TokenizerFacts(**{**value, "end_ids": frozenset(value["end_ids"])})
+    if not isinstance(facts.special_tokens, dict) or not isinstance(facts.vocab_size, int):
+        raise TypeError("not the facts of a tokenizer")
+    return facts
 
 
 def gguf_facts(vocabulary: GgufVocabulary) -> TokenizerFacts:

@@ -39,11 +39,21 @@ class GgufMetadata(Mapping[str, object]):
             self._lists[key] = GgufCursor(self._path, self._buffer).array(value, repr(key))
         return self._lists[key]
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._values  # not by decoding, as Mapping would
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def count(self, key: str) -> int:
+        """Items of an array, without decoding it. Raises: KeyError, ModelFileError."""
+        value = self._values[key]
+        if not isinstance(value, ArraySpan):
+            raise ModelFileError(f"{self._path} has {key} = {value!r}; an array is needed.")
+        return value.count
 
     def release(self) -> None:
         """Forget decoded lists; they are decoded again when asked for."""

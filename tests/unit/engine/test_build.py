@@ -109,3 +109,33 @@ def test_without_a_folder_nothing_is_kept(metadata: dict[str, object], tmp_path:
     path = write(tmp_path / "a.gguf", metadata)
     start(path, None)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def facts(tokenizer: Tokenizer) -> tuple[object, ...]:
+    return (
+        tokenizer.vocab_size,
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_ids,
+        tokenizer.special_tokens,
+        tokenizer.chat_template,
+        tokenizer.adds_bos,
+    )
+
+
+def test_the_facts_come_back_too(metadata: dict[str, object], tmp_path: Path) -> None:
+    """Damage to them is noticed like damage to the tokenizer."""
+    told = metadata | {
+        "tokenizer.chat_template": "{{ messages }}",
+        "tokenizer.ggml.eos_token_id": 7,
+    }
+    path, cache = write(tmp_path / "a.gguf", told), tmp_path / "cache"
+    reader = GgufReader(path)
+    built = facts(load_tokenizer(reader, cache))
+    assert 7 in built[2] and built[4] == "{{ messages }}"
+    assert facts(load_tokenizer(reader, cache)) == built
+    (kept,) = cache.iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole.replace(b"{{ messages }}", b"{{ massages }}", 1))
+    assert facts(load_tokenizer(reader, cache)) == built
+    assert kept.read_bytes() == whole
+    reader.close()

@@ -351,3 +351,14 @@ def test_a_missing_part_is_named_and_a_later_part_is_not_enough(tmp_path: Path) 
     (tmp_path / "big-00003-of-00003.gguf").unlink()
     with pytest.raises(ModelFileError, match=r"big-00003-of-00003\.gguf is not beside it"):
         GgufReader(first)
+
+
+def test_arrays_are_counted_without_being_decoded(tmp_path: Path) -> None:
+    broken = struct.pack("<Q", 1) + b"\xff"  # not UTF-8: decoding raises
+    reader = GgufReader(write(tmp_path, with_key(array_value(STRING, [broken, broken]))))
+    assert reader.metadata.count("k") == 2
+    assert "k" in reader.metadata
+    with pytest.raises(ModelFileError, match="UTF-8"):
+        reader.metadata["k"]
+    with pytest.raises(ModelFileError, match=r"general\.architecture = 'llama'; an array"):
+        reader.metadata.count("general.architecture")
