@@ -195,7 +195,12 @@ def _first_answer(where: str, timeout_s: float) -> Iterator[None]:
 
 async def _run(plan: LoadPlan) -> dict[str, Any]:
     with load_progress(plan.settings.num_requests) as view:
-        return await run_load(plan, view.show, detect_machine().cpu_model)
+        try:
+            return await run_load(plan, view.show, detect_machine().cpu_model)
+        except asyncio.CancelledError:
+            # Its long requests would be missing, so what is left would look better than it is.
+            typer.echo("\ninterrupted; a load that is cut short is not reported", err=True)
+            raise
 
 
 def show(report: Mapping[str, Any], output: Output) -> None:

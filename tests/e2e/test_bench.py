@@ -1,0 +1,85 @@
+"""`headrace bench` over the real model: the three loads as a person runs them."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import Result, headrace, running
+from served_model import ServedModel
+
+from headrace.core.config import DEFAULT_MODEL
+
+pytestmark = pytest.mark.usefixtures("qwen05_path")
+SMALL = ("--num-requests", "6", "--prompt-tokens", "40..80", "--output-tokens", "2..6")
+
+
+def report_of(result: Result) -> dict[str, Any]:
+    assert result.code == 0, result.stderr
+    report: dict[str, Any] = json.loads(result.stdout)
+    requests = report["requests"]
+    assert (requests["finished"], requests["failures"], requests["cut_short"]) == (6, {}, 0)
+    for sample in report["samples"]:
+        assert sample["output_tokens"] == sample["asked_output_tokens"]
+        assert 0 < sample["ttft_s"] <= sample["e2e_s"]
+        assert sample["num_events"] <= sample["output_tokens"]
+    return report
+
+
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_the_engine_in_this_process(mode: str) -> None:
+    report = report_of(headrace("bench", mode, DEFAULT_MODEL, *SMALL, "--json"))
+    assert report["target"]["kind"] == "engine" and report["target"]["model"] == DEFAULT_MODEL
+    # Token ids: lengths are exact, and no two prompts share a beginning.
+    assert all(40 <= sample["input_tokens"] <= 80 for sample in report["samples"])
+    assert report["tokens"]["cached_input"] == 0
+    overlaps = [a["end_s"] > b["sent_s"] for a, b in pairwise(report["samples"])]
+    assert any(overlaps) is (mode == "throughput")
+
+
+def test_a_server_under_open_load(served: ServedModel, tmp_path: Path) -> None:
+    page, url = tmp_path / "page.html", served.base_url
+    load = (*SMALL, "--rate", "20", "--slo", "e2e=100s", "--json", "--save-html", page)
+    report = report_of(headrace("bench", "serve", "--url", url, *load))
+    assert (report["target"]["url"], report["target"]["model"]) == (url, served.model)
+    # A word is a token of this vocabulary, give or take what stands at the edges.
+    assert report["target"]["tokens_per_word"] == pytest.approx(1.0, abs=0.02)
+    assert all(38 <= sample["input_tokens"] <= 82 for sample in report["samples"])
+    assert report["goodput"]["good"] == 6
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    served.wait_until_idle()
+
+
+def test_both_routes_count_alike(served: ServedModel, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "The capital of France is", "max_tokens": 3}\n')
+    ask = ("bench", "latency", "--url", served.base_url, "--prompts", prompts, "--json")
+    for api in ("chat", "completions"):
+        report = report_of(headrace(*ask, "--num-requests", "6", "--api", api))
+        assert report["tokens"]["output"] == 18
+
+
+def test_requests_the_server_refuses_are_counted(served: ServedModel, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    lines = [{"prompt": "Hello"}, {"prompt": "word " * 40_000}]
+    prompts.write_text("\n".join(map(json.dumps, lines)))
+    ask = ("bench", "latency", "--url", served.base_url, "--prompts", prompts, "--json")
+    result = headrace(*ask, "--num-requests", "2", "--output-tokens", "2")
+    report = json.loads(result.stdout)
+    assert report["requests"]["failures"]["http_400"]["count"] == 1
+    assert "maximum context length" in report["requests"]["failures"]["http_400"]["example"]
+    assert report["requests"]["finished"] == 1 and result.code == 0
+
+
+def test_ctrl_c_ends_a_load(served: ServedModel, tmp_path: Path) -> None:
+    ask = ("bench", "serve", "--url", served.base_url, "--rate", "2", "--output-tokens", "400")
+    with running(tmp_path, *ask, "--prompt-tokens", "64") as program:
+        program.wait_for(lambda: served.metric("vllm:num_requests_running") > 0, "a request runs")
+        program.interrupt()
+        assert program.end() == 130
+        assert program.stderr.endswith("\ninterrupted; a load that is cut short is not reported\n")
+        assert (program.stdout, "Traceback" in program.stderr) == ("", False)
+    served.wait_until_idle()
