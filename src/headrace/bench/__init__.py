@@ -1,1 +1,1 @@
-"""Measures a model on this machine: latency of one stream, throughput of many, beside the roof."""
+"""Measures: a model beside this machine's limits, and an engine or a server under load."""

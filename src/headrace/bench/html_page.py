@@ -42,7 +42,7 @@ th { font-weight: 600; } th:first-child, td:first-child, .facts td { text-align:
 .figures { display: grid; gap: 22px; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); }
 figure { margin: 0; } svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--ink); font: 11px system-ui, sans-serif; }
-svg .tick, svg .axis { fill: var(--soft); }
+svg .tick, svg .axis { fill: var(--soft); } svg .legend { font-size: 13px; }
 svg .grid { stroke: var(--grid); } svg .line { fill: none; stroke-width: 2; }
 svg .line.first { stroke: var(--first); }
 svg .dot { fill-opacity: .75; } svg .dot.first { fill: var(--first); }

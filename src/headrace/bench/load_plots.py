@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.bench.load_table import in_ms
 from headrace.bench.percentile import percentiles
 from headrace.bench.svg_plot import Axis, Plot, Point, axis_for
 
@@ -49,15 +50,16 @@ def _curves(report: Mapping[str, Any]) -> Iterator[Figure]:
         points = [(value_s * MS, float(percent)) for percent, value_s in enumerate(curve_s)]
         # Past p99 lies a tail that would squeeze the rest into a corner; the table has the maximum.
         high_ms = max(found["p99"] * 1.15, found["p50"] * 2, 1e-6) * MS
-        plot = Plot(f"{heading}, share of requests", Axis("ms", 0.0, high_ms), Axis("%", 0, 100))
+        what = "gaps" if name == "itl" else "requests"
+        y = Axis(f"% of {what}", 0, 100)
+        plot = Plot(f"{heading}, share of {what}", Axis("ms", 0.0, high_ms), y)
         # The longest gap is limited, not the usual one, so the curve of gaps shows no limit.
         if name in limits_s and name != "itl":
             plot.limit(limits_s[name] * MS, f"limit {limits_s[name] * MS:g} ms")
         plot.line([point for point in points if point[0] <= high_ms], "first")
         for percent in (50, 90, 99):
-            value_ms = found[f"p{percent}"] * MS
-            plot.mark(value_ms, percent, f"p{percent} {value_ms:.3g} ms")
-        what = "gaps" if name == "itl" else "requests"
+            plot.mark(found[f"p{percent}"] * MS, percent)
+        plot.legend([f"p{p} {in_ms(found[f'p{p}'])} ms" for p in (50, 90, 99)])
         yield Figure(
             heading, f"Share of {found['count']} {what} that took at most so long.", plot.svg()
         )

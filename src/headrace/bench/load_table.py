@@ -42,7 +42,7 @@ def latency_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
         shown = (
             ("-",) * (len(LATENCY_HEADINGS) - 1)
             if found is None
-            else tuple(_ms(found[key]) for key in LATENCY_HEADINGS[1:])
+            else tuple(in_ms(found[key]) for key in LATENCY_HEADINGS[1:])
         )
         rows.append((title, *shown))
     return rows
@@ -87,7 +87,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         found.append(f"{requests['cut_short']} answers ended before the length that was asked for.")
     if delay["p99"] > LATE_CLIENT_S:
         found.append(
-            f"The client sent requests late, p99 {_ms(delay['p99'])} ms; latencies include it. "
+            f"The client sent requests late, p99 {in_ms(delay['p99'])} ms; latencies include it. "
             "Leave it more processor time or lower the rate."
         )
     return found
@@ -106,6 +106,7 @@ def _goodput(found: Mapping[str, Any]) -> str:
     return f"{found['requests_per_s']:.3f} requests/s, {found['share']:.1%} of all ({limits})"
 
 
-def _ms(seconds: float) -> str:
+def in_ms(seconds: float) -> str:
+    """Milliseconds with three digits, more where they stand before the point."""
     milliseconds = seconds * 1e3
     return f"{milliseconds:.0f}" if milliseconds >= 1000 else f"{milliseconds:.3g}"

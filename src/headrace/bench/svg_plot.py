@@ -80,16 +80,20 @@ class Plot:
             arms = f"M{a - 4:.1f},{b - 4:.1f}l8,8m0,-8l-8,8"
             self._shapes.append(f'<path class="cross {css}" d="{arms}"/>')
 
-    def mark(self, x: float, y: float, text: str) -> None:
-        """A point with words beside it, on the side that has room."""
-        a, b = self._x(x), self._y(y)
-        is_right = self.x.share(x) > 0.6
-        anchor, shift = ("end", -8) if is_right else ("start", 8)
-        self._shapes.append(f'<circle class="mark" cx="{a:.1f}" cy="{b:.1f}" r="4"/>')
+    def mark(self, x: float, y: float) -> None:
+        """A ring around a point of a line."""
         self._shapes.append(
-            f'<text class="note" text-anchor="{anchor}" x="{a + shift:.1f}" y="{b + 13:.1f}">'
-            f"{escape(text)}</text>"
+            f'<circle class="mark" cx="{self._x(x):.1f}" cy="{self._y(y):.1f}" r="4"/>'
         )
+
+    def legend(self, lines: Sequence[str]) -> None:
+        """Words in the lower right corner, which a curve that rises from the left leaves free."""
+        for number, text in enumerate(reversed(lines)):
+            b = HEIGHT - BOTTOM - 10 - 16 * number
+            self._shapes.append(
+                f'<text class="legend" text-anchor="end" x="{WIDTH - RIGHT - 8}" y="{b}">'
+                f"{escape(text)}</text>"
+            )
 
     def limit(self, x: float, text: str) -> None:
         """A vertical line that values should stay left of; nothing when it is out of sight."""
