@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from headrace.core.config import EngineConfig
+from headrace.core.errors import OutOfMemory
+from headrace.core.units import format_bytes
 from headrace.executor.load import ModelTensors, linear_shape, load_weights
 from headrace.executor.memory import Capacity, plan_capacity
 from headrace.executor.model_runner import ModelRunner
 from headrace.models.llama import Llama
 from headrace.models.model_config import ModelConfig
 from headrace.models.registry import model_class
-from headrace.ops.protocol import Ops
+from headrace.ops.protocol import KVCache, Ops
 from headrace.ops.table import make_ops
 from headrace.text.chat_template import ChatTemplate
 from headrace.text.tokenizer import Tokenizer
@@ -83,7 +85,7 @@ def load_model(
         capacity.max_model_len,
         progress=lambda done, layers: report("loading", done / (layers + 1)),
     )
-    cache = ops.allocate_kv(config.attention, capacity.num_blocks, capacity.block_size)
+    cache = allocate_cache(config, ops, capacity)
     report("loading", 1.0)
     return LoadedModel(
         config=config,
@@ -95,6 +97,20 @@ def load_model(
         ops=ops,
         reader=reader,
     )
+
+
+def allocate_cache(config: ModelConfig, ops: Ops, capacity: Capacity) -> KVCache:
+    """The planned KV cache. Raises: OutOfMemory where the system does not give it."""
+    try:
+        return ops.allocate_kv(config.attention, capacity.num_blocks, capacity.block_size)
+    except MemoryError:
+        raise OutOfMemory(
+            f"The system did not give {format_bytes(capacity.kv_bytes)} for the KV cache, although "
+            "as much seemed free. A limit on this process (ulimit -v) may be lower: give a lower "
+            "--memory, or raise the limit.",
+            needed_bytes=capacity.total_bytes,
+            available_bytes=0,
+        ) from None
 
 
 def read_config(model: type[Llama], reader: WeightReader) -> ModelConfig:

@@ -73,13 +73,20 @@ def plan_capacity(
             engine.max_model_len,
             f"1 to {config.max_model_len}, the longest this model was made for",
         )
+    budget = engine.memory_bytes
+    if budget is not None and budget > free_bytes:
+        raise OutOfMemory(
+            f"--memory gives {format_bytes(budget)}, and {format_bytes(free_bytes)} of this "
+            "machine's memory are free. Give less, or nothing: the default fits what is free.",
+            needed_bytes=budget,
+            available_bytes=free_bytes,
+        )
     block_size = engine.block_size
     block_bytes = ops.kv_bytes_per_block(config.attention, block_size)
     wanted_len = engine.max_model_len or config.max_model_len
     weights = weights_bytes(config, reader, ops, wanted_len)
     scratch = scratch_bytes(config, engine)
     fixed = weights + scratch + PROGRAM_BYTES
-    budget = engine.memory_bytes
     if budget is None:
         usual = max(wanted_len, engine.max_num_seqs * DEFAULT_CONTEXT_SHARE)
         num_blocks = -(-usual // block_size) + 1

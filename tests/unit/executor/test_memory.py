@@ -99,3 +99,10 @@ def test_weights_are_counted_as_the_device_keeps_them(folder: Path) -> None:
     for dtype, times in ((np.float32, 2), (np.float64, 4)):
         counted = weights_bytes(config, reader, ReferenceOps(dtype), max_positions=0)
         assert counted == pytest.approx(times * file_bytes, rel=0.02)
+
+
+def test_a_budget_beyond_what_is_free_is_refused(folder: Path) -> None:
+    assert plan(folder, free_bytes=400 * MIB, memory_bytes=400 * MIB).num_blocks > 0
+    with pytest.raises(OutOfMemory, match=r"--memory gives 900\.0 GiB, and 400\.0 MiB") as refused:
+        plan(folder, free_bytes=400 * MIB, memory_bytes=900 * 1024 * MIB)
+    assert refused.value.available_bytes == 400 * MIB
