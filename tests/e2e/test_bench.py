@@ -7,8 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from programs import Result, headrace, running
+from programs import Program, Result, headrace, running
 from served_model import ServedModel
 
 from headrace.core.config import DEFAULT_MODEL
@@ -43,7 +44,15 @@ def test_the_engine_in_this_process(mode: str) -> None:
 def test_a_server_under_open_load(served: ServedModel, tmp_path: Path) -> None:
     page, url = tmp_path / "page.html", served.base_url
     load = (*SMALL, "--rate", "20", "--slo", "e2e=100s", "--json", "--save-html", page)
+    counters = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+    before = [served.metric(name) for name in counters]
     report = report_of(headrace("bench", "serve", "--url", url, *load))
+    counted = [served.metric(name) - old for name, old in zip(counters, before, strict=True)]
+    # What the client counted is what the server did, beside the two requests that calibrate.
+    assert counted[1] == report["tokens"]["output"] + 2
+    few_and_many = (32 + 96) * report["target"]["tokens_per_word"]
+    calibrating = few_and_many + 2 * report["target"]["overhead_tokens"]
+    assert counted[0] == pytest.approx(report["tokens"]["input"] + calibrating, abs=0.5)
     assert (report["target"]["url"], report["target"]["model"]) == (url, served.model)
     # A word is a token of this vocabulary, give or take what stands at the edges.
     assert report["target"]["tokens_per_word"] == pytest.approx(1.0, abs=0.02)
@@ -74,12 +83,31 @@ def test_requests_the_server_refuses_are_counted(served: ServedModel, tmp_path: 
     assert report["requests"]["finished"] == 1 and result.code == 0
 
 
+LONG = ("--prompt-tokens", "64", "--output-tokens", "400")
+INTERRUPTED = "\ninterrupted; a load that is cut short is not reported\n"
+
+
 def test_ctrl_c_ends_a_load(served: ServedModel, tmp_path: Path) -> None:
-    ask = ("bench", "serve", "--url", served.base_url, "--rate", "2", "--output-tokens", "400")
-    with running(tmp_path, *ask, "--prompt-tokens", "64") as program:
-        program.wait_for(lambda: served.metric("vllm:num_requests_running") > 0, "a request runs")
+    ask = ("bench", "serve", "--url", served.base_url, "--rate", "2", *LONG)
+    with running(tmp_path, *ask) as program:
+        # The two that calibrate are answered before the load; those of the load run on.
+        program.wait_for(lambda: served.metric("vllm:num_requests_running") > 1, "the load runs")
         program.interrupt()
         assert program.end() == 130
-        assert program.stderr.endswith("\ninterrupted; a load that is cut short is not reported\n")
-        assert (program.stdout, "Traceback" in program.stderr) == ("", False)
+        assert (program.stdout, program.stderr) == ("", INTERRUPTED)
     served.wait_until_idle()
+
+
+def test_ctrl_c_ends_a_load_of_an_engine_here(tmp_path: Path) -> None:
+    ask = ("bench", "latency", DEFAULT_MODEL, "--prompt-tokens", "32", "--output-tokens", "16")
+    with running(tmp_path, *ask, "--num-requests", "1000") as program:
+        program.wait_for(lambda: worked_s(program) > 4, "it computes")
+        program.interrupt()
+        assert program.end() == 130
+        assert (program.stdout, program.stderr) == ("", INTERRUPTED)
+
+
+def worked_s(program: Program) -> float:
+    """Processor time of a program: more than a start takes means that it measures."""
+    times = psutil.Process(program.process.pid).cpu_times()
+    return times.user + times.system

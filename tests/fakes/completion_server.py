@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -118,7 +119,9 @@ class CompletionServer:
 
 
 @asynccontextmanager
-async def completion_server(script: Script = answer) -> AsyncIterator[CompletionServer]:
+async def completion_server(
+    script: Script = answer, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[CompletionServer]:
     """Listen on a free port until the block ends; running exchanges are cut off then."""
     server = CompletionServer(script=script)
     running: set[asyncio.Task[None]] = set()
@@ -130,8 +133,9 @@ async def completion_server(script: Script = answer) -> AsyncIterator[Completion
         task.add_done_callback(running.discard)
         await server.serve(reader, writer)
 
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    scheme = "http" if tls is None else "https"
+    server.url = f"{scheme}://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
     try:
         yield server
     finally:

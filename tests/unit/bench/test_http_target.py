@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
+import ssl
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +20,7 @@ from fakes.completion_server import (
     dump,
     text,
 )
+from headrace.bench import http_exchange
 from headrace.bench.http_exchange import parse_endpoint
 from headrace.bench.http_target import HttpTarget, list_models
 from headrace.bench.load import LoadRun
@@ -227,6 +232,35 @@ async def test_nobody_listens() -> None:
     assert outcome.failure is not None
     assert outcome.failure.kind == "connect"
     assert outcome.failure.message.startswith(f"127.0.0.1:{port}: ")
+
+
+async def test_tls_is_spoken_and_certificates_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("a certificate needs openssl")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    made = (
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    )
+    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
+    subprocess.run([openssl, *made.split(), *names], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    async with completion_server(tls=context) as server:
+        target = HttpTarget(parse_endpoint(server.url.replace("127.0.0.1", "localhost")), "tiny")
+        run = LoadRun(target, 20.0, lambda ended: None)
+        kinds = []
+        for trusted in (None, certificate):
+            if trusted is not None:
+                monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+            http_exchange._trusted.cache_clear()
+            kinds += [outcome.failure for outcome in await run.closed([ASK], 1)]
+    http_exchange._trusted.cache_clear()
+    assert kinds[0] is not None and kinds[0].kind == "connect"
+    assert "certificate" in kinds[0].message.lower()
+    assert kinds[1] is None
 
 
 async def test_what_is_asked() -> None:
