@@ -9,14 +9,14 @@ import asyncio
 import itertools
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, TypeVar
 
 from headrace.config.resolve import resolve_config
-from headrace.core.errors import InvalidParameter
+from headrace.core.errors import BackendError, ConfigError, InvalidParameter, RequestError
 from headrace.core.message import Message
 from headrace.core.output import FinishReason, PositionLogprobs, RequestOutput, RequestTimes
 from headrace.core.request import GenerateRequest, SamplingParams
@@ -26,6 +26,9 @@ from headrace.launch.backends import open_engine
 T = TypeVar("T")
 Prompt = str | Sequence[int]
 Chat = Sequence[Message | Mapping[str, Any]]
+
+_PROMPT = "a text, or a list of token ids"
+_MESSAGE = "a Message, or a mapping with role and content"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +71,22 @@ class LLM:
 
     def __init__(
         self,
-        model: str,
+        model: str | os.PathLike[str],
         *,
         progress: Callable[[str, float], None] | None = None,
         **options: object,
     ) -> None:
+        if not isinstance(model, str | os.PathLike):
+            raise ConfigError("model", model, "a model's name, or the path of a file or folder")
         flags = {f"engine.{name}": value for name, value in options.items()}
         self.config = resolve_config(flags=flags, environ=os.environ, config_file=None)
-        self.engine = open_engine(model, self.config, progress=progress, may_pull=True)
+        self.engine = open_engine(os.fspath(model), self.config, progress=progress, may_pull=True)
         self._ids = itertools.count()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="headrace", daemon=True)
         self._thread.start()
         self._slots = asyncio.Semaphore(2 * self.config.engine.max_num_seqs)
-        self._wait(self.engine.start())
+        self._wait(self.engine.start)
 
     def generate(
         self,
@@ -96,10 +101,10 @@ class LLM:
         batch = as_prompts(prompts)
         params = as_params(sampling, len(batch))
         requests = [
-            self._request(params=each, prompt=prompt if isinstance(prompt, str) else tuple(prompt))
+            self._request(params=each, prompt=prompt)
             for prompt, each in zip(batch, params, strict=True)
         ]
-        return self._wait(self._run_all(requests))
+        return self._wait(lambda: self._run_all(requests))
 
     def chat(self, messages: Chat, sampling: SamplingParams | None = None) -> Generation:
         """Answer a conversation through the model's chat template.
@@ -107,8 +112,9 @@ class LLM:
         Messages are Message records or mappings with `role` and `content`.
         Raises: RequestError, CapacityError, BackendError.
         """
-        request = self._request(params=sampling, messages=as_messages(messages))
-        return self._wait(self._run_all([request]))[0]
+        params = as_params(sampling, 1)[0]
+        request = self._request(params=params, messages=as_messages(messages))
+        return self._wait(lambda: self._run_all([request]))[0]
 
     def stream(
         self, prompt: Prompt | Chat, sampling: SamplingParams | None = None
@@ -117,27 +123,30 @@ class LLM:
 
         Leaving the loop aborts the request. Raises: RequestError, CapacityError, BackendError.
         """
-        is_chat = not isinstance(prompt, str) and bool(prompt) and not isinstance(prompt[0], int)
-        if is_chat:
-            request = self._request(params=sampling, messages=as_messages(prompt))
+        params = as_params(sampling, 1)[0]
+        if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Message | Mapping):
+            request = self._request(params=params, messages=as_messages(prompt))
         else:
-            text_or_ids = prompt if isinstance(prompt, str) else tuple(prompt)
-            request = self._request(params=sampling, prompt=text_or_ids)
-        outputs: AsyncGenerator[RequestOutput, None] = self._wait(self.engine.generate(request))
+            text_or_ids = as_prompt(prompt, "prompt")
+            request = self._request(params=params, prompt=text_or_ids)
+        outputs: AsyncGenerator[RequestOutput, None] = self._wait(
+            lambda: self.engine.generate(request)
+        )
         try:
             while True:
-                output: RequestOutput | None = self._wait(anext(outputs, None))
+                output: RequestOutput | None = self._wait(lambda: anext(outputs, None))
                 if output is None:
                     return
                 yield output
         finally:
-            self._wait(outputs.aclose())
+            if not self._loop.is_closed():
+                self._wait(outputs.aclose)
 
     def close(self) -> None:
         """Stop the engine and free its memory. Calling it twice is harmless."""
         if self._loop.is_closed():
             return
-        self._wait(self.engine.stop())
+        self._wait(self.engine.stop)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -153,11 +162,11 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _request(self, params: SamplingParams | None, **prompt: Any) -> GenerateRequest:
+    def _request(self, params: SamplingParams, **prompt: Any) -> GenerateRequest:
         return GenerateRequest(
             request_id=f"llm-{next(self._ids)}",
             model=self.engine.model_info.name,
-            sampling=params or SamplingParams(),
+            sampling=params,
             **prompt,
         )
 
@@ -171,8 +180,11 @@ class LLM:
             outputs = await self.engine.generate(request)
             return collect([output async for output in outputs])
 
-    def _wait(self, work: Coroutine[Any, Any, T] | Any) -> T:
-        future: Future[T] = asyncio.run_coroutine_threadsafe(_as_coroutine(work), self._loop)
+    def _wait(self, work: Callable[[], Awaitable[T]]) -> T:
+        # The work starts in the loop's thread, so a closed LLM leaves nothing unawaited.
+        if self._loop.is_closed():
+            raise BackendError("This LLM was closed. Open a new one, or call close later.")
+        future: Future[T] = asyncio.run_coroutine_threadsafe(_run_work(work), self._loop)
         try:
             return future.result()
         except BaseExceptionGroup as group:
@@ -182,8 +194,8 @@ class LLM:
             raise
 
 
-async def _as_coroutine(work: Any) -> Any:
-    return await work
+async def _run_work(work: Callable[[], Awaitable[T]]) -> T:
+    return await work()
 
 
 def collect(outputs: Sequence[RequestOutput]) -> Generation:
@@ -212,32 +224,48 @@ def collect(outputs: Sequence[RequestOutput]) -> Generation:
     )
 
 
-def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+def as_prompts(prompts: Any) -> list[str | tuple[int, ...]]:
     """One prompt or several, as a list. Raises: InvalidParameter."""
-    if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
-        return [prompts]  # type: ignore[list-item]
-    if len(prompts) == 0:
-        raise InvalidParameter(
-            "prompts", prompts, "a text, a list of token ids, or a list of these"
-        )
-    return list(prompts)  # type: ignore[arg-type]
+    is_list = isinstance(prompts, Sequence) and not isinstance(prompts, str | bytes)
+    if is_list and len(prompts) == 0:
+        raise InvalidParameter("prompts", prompts, f"{_PROMPT}, or a list of these")
+    if not is_list or isinstance(prompts[0], int):
+        return [as_prompt(prompts, "prompts", ", or a list of these")]
+    return [as_prompt(prompt, f"prompts[{index}]") for index, prompt in enumerate(prompts)]
 
 
-def as_params(
-    sampling: SamplingParams | Sequence[SamplingParams] | None, count: int
-) -> list[SamplingParams]:
-    """Sampling parameters per prompt. Raises: InvalidParameter."""
+def as_prompt(prompt: Any, name: str, or_else: str = "") -> str | tuple[int, ...]:
+    """One prompt. Raises: InvalidParameter."""
+    if isinstance(prompt, str):
+        return prompt
+    is_list = isinstance(prompt, Sequence) and not isinstance(prompt, bytes)
+    if not is_list or not all(isinstance(token_id, int) for token_id in prompt):
+        raise InvalidParameter(name, prompt, f"{_PROMPT}{or_else}")
+    return tuple(prompt)
+
+
+def as_params(sampling: Any, count: int) -> list[SamplingParams]:
+    """Sampling parameters per prompt. Raises: RequestError."""
     if sampling is None or isinstance(sampling, SamplingParams):
         return [sampling or SamplingParams()] * count
-    if len(sampling) != count:
-        raise InvalidParameter(
-            "sampling", f"{len(sampling)} records", f"one, or one per prompt ({count})"
+    records = list(sampling) if isinstance(sampling, Sequence) else [sampling]
+    if not all(isinstance(record, SamplingParams) for record in records):
+        hint = "Write SamplingParams(max_tokens=3), not a mapping."
+        raise InvalidParameter("sampling", sampling, "a SamplingParams, or one per prompt", hint)
+    if len(records) != count:
+        raise RequestError(
+            f"sampling is a list of {len(records)} for {count} prompts; allowed: one SamplingParams"
+            " for all, or a list with one per prompt.",
+            "sampling",
+            "invalid_value",
         )
-    return list(sampling)
+    return records
 
 
 def as_messages(messages: Any) -> tuple[Message, ...]:
     """Messages from records or mappings. Raises: InvalidParameter."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
+        raise InvalidParameter("messages", messages, f"a list, each {_MESSAGE}")
     result = []
     for index, message in enumerate(messages):
         if isinstance(message, Message):
@@ -246,7 +274,5 @@ def as_messages(messages: Any) -> tuple[Message, ...]:
         try:
             result.append(Message(**message))
         except TypeError as error:
-            raise InvalidParameter(
-                f"messages[{index}]", message, "a Message, or a mapping with role and content"
-            ) from error
+            raise InvalidParameter(f"messages[{index}]", message, _MESSAGE) from error
     return tuple(result)
