@@ -115,7 +115,15 @@ def test_it_answers_there(installed: Installed, qwen05_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["server.run", "launch.serve", "hub.huggingface", "cli.serve", "weights.safetensors"]
+    "module",
+    [
+        "server.run",
+        "launch.serve",
+        "hub.huggingface",
+        "cli.serve",
+        "cli.bench",
+        "weights.safetensors",
+    ],
 )
 def test_every_dependency_is_declared(installed: Installed, module: str) -> None:
     imported = installed.run("python", "-W", "error", "-c", f"import headrace.{module}")

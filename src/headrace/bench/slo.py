@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from headrace.bench.duration import parse_seconds
 from headrace.bench.outcome import Outcome
 from headrace.core.errors import ConfigError
-from headrace.core.units import parse_seconds
 
 _FIELD = "--slo"
 _MEASURES: dict[str, Callable[[Outcome], float | None]] = {

@@ -12,13 +12,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from headrace.bench.duration import parse_seconds
 from headrace.bench.http_target import Api
 from headrace.bench.lengths import Lengths, parse_lengths
 from headrace.bench.load_report import LoadSettings, Mode
 from headrace.bench.slo import parse_slo
 from headrace.bench.workload import FilePrompt
 from headrace.core.errors import ConfigError
-from headrace.core.units import parse_seconds
 
 _UNITS_OF_TIME = "more than 0, such as 90s or 5min"
 MAX_RATE_PER_S = 1e5

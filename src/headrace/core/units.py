@@ -29,9 +29,6 @@ _FACTORS = {
 _BYTES = re.compile(r"(?P<number>\d+(?:\.\d+)?|\.\d+)\s*(?P<unit>[a-z]*)", re.IGNORECASE | re.ASCII)
 _ALLOWED = "a whole number of bytes, or a number with a unit such as 2GiB, 1.5 GiB or 500MB"
 _MAX_BYTES = 2**63 - 1
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?|\.\d+)\s*(?P<unit>[a-z]+)", re.ASCII)
-_DURATIONS = "a number with a unit among us, ms, s, min, h, such as 500ms or 1.5s"
 
 
 def parse_bytes(value: str | int, field: str = "size") -> int:
@@ -64,19 +61,6 @@ def _scale(number: str, factor: int) -> int:
     whole, _, fraction = number.partition(".")
     scaled = int(whole or "0") * factor
     return scaled + (int(fraction) * factor // 10 ** len(fraction) if fraction else 0)
-
-
-def parse_seconds(text: str, field: str = "duration") -> float:
-    """Read `500ms`, `1.5 s` or `2min`. A number without a unit is refused, for it could be any.
-
-    Units: seconds.
-    Raises: ConfigError naming `field`.
-    """
-    match = _DURATION.fullmatch(text.strip())
-    factor = _SECONDS.get(match["unit"]) if match else None
-    if match is None or factor is None:
-        raise ConfigError(field, text, _DURATIONS)
-    return float(match["number"]) * factor
 
 
 def format_bytes(num_bytes: int) -> str:

@@ -7,13 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core.errors import ConfigError
-from headrace.core.units import (
-    format_bytes,
-    format_count,
-    format_seconds,
-    parse_bytes,
-    parse_seconds,
-)
+from headrace.core.units import format_bytes, format_count, format_seconds, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -117,17 +111,3 @@ def test_format_seconds(seconds: float, text: str) -> None:
 )
 def test_format_count(count: int, text: str) -> None:
     assert format_count(count) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("500ms", 0.5), ("1.5 s", 1.5), (" 2min ", 120.0), (".5h", 1800.0), ("20us", 2e-5), ("0s", 0)],
-)
-def test_parse_seconds(text: str, seconds: float) -> None:
-    assert parse_seconds(text) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("text", ["", "5", "s", "-1s", "1e3s", "1m", "1 s 2 ms", "inf s", "٣s"])
-def test_parse_seconds_refuses(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"--timeout is .*allowed: a number with a unit among us"):
-        parse_seconds(text, "--timeout")
