@@ -48,6 +48,16 @@ def test_a_prompt_from_stdin_as_json_and_a_quiet_stderr(qwen05_path: Path) -> No
     assert piped.stderr == ""
 
 
+def test_a_piped_text_goes_below_the_prompt() -> None:
+    """`cat notes.txt | headrace run "..."` of the guide: without the text nobody could answer."""
+    ask = "Repeat the code word of this text, and nothing else:"
+    result = run(ask, stdin="The code word is: zebra\n")
+    assert "zebra" in result.stdout.lower()
+    assert int(SUMMARY.fullmatch(result.stderr)["input"]) > int(
+        SUMMARY.fullmatch(run(ask, "--max-tokens", "1").stderr)["input"]
+    )
+
+
 def test_a_seed_repeats_and_another_differs() -> None:
     ask = ("Write a poem about rivers.", "--temperature", "1.5", "--max-tokens", "8", "--seed")
     first, again, other = (run(*ask, seed) for seed in ("7", "7", "8"))

@@ -39,6 +39,7 @@ from headrace.cli.generation import (
     read_answer,
     summarize,
 )
+from headrace.cli.prompt import not_utf8
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.backend import Backend
 from headrace.core.config import DEFAULT_MODEL
@@ -163,6 +164,8 @@ def converse(
         except KeyboardInterrupt:
             write("\n(Ctrl-D or /exit leaves)\n")
             continue
+        except UnicodeDecodeError as error:
+            raise not_utf8(error, "One byte") from None
         if text.startswith("/"):
             if not run_command(conversation, text, write):
                 return

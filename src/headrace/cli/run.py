@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from dataclasses import dataclass
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 
@@ -31,6 +31,7 @@ from headrace.cli.generation import (
     read_answer,
     summarize,
 )
+from headrace.cli.prompt import read_prompt
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.backend import Backend
 from headrace.core.config import DEFAULT_MODEL
@@ -55,7 +56,9 @@ def run(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            metavar="PROMPT", help="What to ask. `-`, or nothing with a pipe: read stdin."
+            metavar="PROMPT",
+            help="What to ask. Text that is piped in, or read with < FILE, goes below it. `-`, or "
+            "no PROMPT: stdin is the whole prompt.",
         ),
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
@@ -97,7 +100,8 @@ def run(
         stop=tuple(stop or ()),
     )
     check_max_tokens(max_tokens)
-    options = RunOptions(read_prompt(prompt, sys.stdin), system, raw, quiet, as_json)
+    text = read_prompt(prompt, sys.stdin, _ignore if quiet else _note)
+    options = RunOptions(text, system, raw, quiet, as_json)
     flags = {"engine.memory_bytes": memory, "engine.num_threads": threads, "engine.isa": isa}
     if quiet:
         flags["server.log_level"] = "error"
@@ -117,19 +121,6 @@ async def _run(
         await show_answer(engine, request, options)
     finally:
         await engine.stop()
-
-
-def read_prompt(given: str | None, stdin: TextIO) -> str:
-    """The prompt from the command line, or from stdin for `-` and for a pipe.
-
-    Raises: ConfigError when there is none.
-    """
-    if given is None and stdin.isatty():
-        raise ConfigError("PROMPT", None, "a text", 'Try: headrace run "Write a haiku."')
-    text = stdin.read() if given in (None, "-") else given
-    if not text.strip():
-        raise ConfigError("PROMPT", text, "a text that is not empty")
-    return text
 
 
 def plan_request(
@@ -191,5 +182,10 @@ def describe(answer: Answer, model: str) -> dict[str, object]:
     }
 
 
+def _note(text: str) -> None:
+    """A word for the person who waits."""
+    typer.echo(text, err=True)
+
+
 def _ignore(text: str) -> None:
-    """Text that is shown at the end."""
+    """Text that is shown at the end, or not at all."""

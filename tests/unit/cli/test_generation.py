@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -11,32 +10,12 @@ import pytest
 
 from fakes.fake_backend import FakeBackend
 from headrace.cli.generation import Answer, check_max_tokens, make_request, read_answer, summarize
-from headrace.cli.run import RunOptions, plan_request, read_prompt, show_answer
+from headrace.cli.run import RunOptions, plan_request, show_answer
 from headrace.core.errors import ConfigError
 from headrace.core.request import SamplingParams
 from headrace.core.usage import Usage
 
 GREEDY = SamplingParams(temperature=0)
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_prompts_come_from_the_command_line_or_stdin() -> None:
-    assert read_prompt("hi", io.StringIO("other")) == "hi"
-    assert read_prompt("-", io.StringIO("from\nstdin\n")) == "from\nstdin\n"
-    assert read_prompt(None, io.StringIO("piped")) == "piped"
-
-
-@pytest.mark.parametrize(
-    ("given", "stdin"), [(None, Terminal()), (" ", Terminal()), ("-", io.StringIO("\n"))]
-)
-def test_a_missing_prompt_is_an_error(given: str | None, stdin: io.StringIO) -> None:
-    with pytest.raises(ConfigError) as missing:
-        read_prompt(given, stdin)
-    assert missing.value.field == "PROMPT"
 
 
 def test_max_tokens() -> None:
