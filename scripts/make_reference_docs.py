@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from typer.testing import CliRunner
 
-from headrace.cli.main import COMMANDS, build_app
+from headrace.cli.app import COMMANDS, build_app
 from headrace.config.env import VARIABLES
 from headrace.config.load import SECTIONS
 from headrace.core import errors, telemetry

@@ -14,7 +14,7 @@ import typer
 import yaml
 from pages import PAGES, ROOT, Block, anchors, blocks, links, prose, quoted
 
-from headrace.cli.main import COMMANDS, build_app
+from headrace.cli.app import COMMANDS, build_app
 from headrace.config.load import build_config, convert, flatten
 
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"

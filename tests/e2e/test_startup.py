@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from programs import COMMAND, environment
+from programs import COMMAND, environment, running
 from served_model import ServedModel
 
 MIB = 2**20
@@ -66,6 +66,25 @@ def python(code: str, *arguments: str) -> dict[str, object]:
     assert done.returncode == 0, done.stderr
     result: dict[str, object] = json.loads(done.stdout)
     return result
+
+
+@pytest.mark.parametrize("after_s", [0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8])
+def test_ctrl_c_while_it_loads_is_quiet(after_s: float, tmp_path: Path) -> None:
+    """In the middle of whatever is imported then; Python itself is up after some 50 ms."""
+    with running(tmp_path, "run", "Count from 1 to 1000.") as program:
+        # No state to wait for: the moment itself is what is tested.
+        time.sleep(after_s)
+        program.interrupt()
+        assert program.end() == 130
+        assert "Traceback" not in program.stderr
+        assert "error" not in program.stderr.lower()
+
+
+def test_the_entry_point_loads_next_to_nothing() -> None:
+    found = python(
+        "import json, sys, headrace.cli.main; print(json.dumps(dict(m=list(sys.modules))))"
+    )
+    assert {"typer", "click", "numpy", "asyncio"} & set(found["m"]) == set()  # type: ignore[call-overload]
 
 
 def test_import_is_quick() -> None:

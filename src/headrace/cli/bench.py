@@ -1,6 +1,6 @@
 """`headrace bench`: the four measurements, and which of them a bare `headrace bench MODEL` is.
 
-In: arguments. Out: a typer application that `cli.main` adds as a command. A first word that is no
+In: arguments. Out: a typer application that `cli.app` adds as a command. A first word that is no
 measurement belongs to `roof`.
 """
 

@@ -1,46 +1,19 @@
-"""The `headrace` command: finds the file of the command that was typed and runs it.
+"""The `headrace` command: where the process enters, and how Ctrl-C leaves while it still loads.
 
-A new command is one line in `COMMANDS` and one function `COMMAND(...)` in `cli/COMMAND.py`, written
-as a typer command: parameters with `Annotated[..., typer.Option(help=...)]`, the docstring as help.
-A command of several is a `typer.Typer` instead of the function.
-A module is imported only when its command is the one typed, so keep heavy imports in those modules.
-A command raises `HeadraceError` for whatever a person can mend, writes answers to stdout and
-everything else to stderr, and ends by returning, or `raise typer.Exit(code)`.
+In: arguments. Out: an exit code. Imports next to nothing itself: everything else is loaded inside
+`main`, where an interrupt ends the process at once instead of in the middle of some import.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from headrace.cli.errors import run_guarded
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A line of the help page, and the function (`module:name`) behind it."""
-
-    summary: str
-    target: str
-
-
-COMMANDS: dict[str, Command] = {
-    "run": Command("Answer a prompt.", "headrace.cli.run:run"),
-    "chat": Command("Talk with a model.", "headrace.cli.chat:chat"),
-    "serve": Command(
-        "Serve a model over HTTP, with the API of OpenAI.", "headrace.cli.serve:serve"
-    ),
-    "pull": Command("Fetch a model and check it.", "headrace.cli.pull:pull"),
-    "models": Command("List known and local models.", "headrace.cli.models:models"),
-    "rm": Command("Remove a local model.", "headrace.cli.rm:rm"),
-    "env": Command("Show this machine, the settings, and what runs where.", "headrace.cli.env:env"),
-    "bench": Command("Measure a model, or a server under load.", "headrace.cli.bench:bench"),
-}
+EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,60 +22,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     `arguments` are those after the program's name; None takes them from `sys.argv`.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_load_quietly(given)())
+
+
+def _load_quietly(given: Sequence[str]) -> Callable[[], int]:
+    """Import what the arguments name; until that is done Ctrl-C ends the process silently.
+
+    An exception would not do: libraries catch it half-way through their import and report it as
+    an error of their own. Nothing is open yet that wants closing.
+    """
+    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    try:
+        if is_ours:
+            signal.signal(signal.SIGINT, _leave)
+        return _load(given)
+    except KeyboardInterrupt:
+        os._exit(EXIT_INTERRUPTED)
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _load(given: Sequence[str]) -> Callable[[], int]:
+    run_guarded = importlib.import_module("headrace.cli.errors").run_guarded
+    build_app = importlib.import_module("headrace.cli.app").build_app
+
+    def run() -> int:
+        code: int = run_guarded(lambda: app(given, prog_name="headrace", standalone_mode=True))
+        return code
+
     app = build_app(given)
-    sys.exit(run_guarded(lambda: app(given, prog_name="headrace", standalone_mode=True)))
+    return run
 
 
-def build_app(arguments: Sequence[str]) -> typer.Typer:
-    """Make the typer application for these arguments: only the command they name is imported."""
-    app = typer.Typer(
-        name="headrace",
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.callback(invoke_without_command=True)(_root)
-    chosen = next((word for word in arguments if not word.startswith("-")), None)
-    for name, command in COMMANDS.items():
-        loaded = _load(command.target) if name == chosen else _not_chosen
-        if isinstance(loaded, typer.Typer):
-            app.add_typer(loaded, name=name, short_help=command.summary)
-        else:
-            app.command(name, short_help=command.summary)(loaded)
-    return app
-
-
-def _load(target: str) -> Callable[..., Any] | typer.Typer:
-    module_name, _, name = target.partition(":")
-    loaded: Callable[..., Any] | typer.Typer = getattr(importlib.import_module(module_name), name)
-    return loaded
-
-
-def _not_chosen() -> None:
-    """Stands on the help page for a command that is not the one typed."""
-    raise RuntimeError("a command was run that the arguments do not name")
-
-
-def _show_version(is_wanted: bool) -> None:
-    if is_wanted:
-        typer.echo(f"headrace {_version()}")
-        raise typer.Exit()
-
-
-def _version() -> str:
-    # Costs as much as the rest of the help page, so it is loaded for --version alone.
-    return str(importlib.import_module("headrace.core.version").headrace_version())
-
-
-def _root(
-    context: typer.Context,
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
-    ] = False,
-) -> None:
-    """Run trained models on this machine, behind the APIs you already use."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit(2)
+def _leave(_signal: int, _frame: Any) -> None:
+    os._exit(EXIT_INTERRUPTED)

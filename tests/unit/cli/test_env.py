@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from headrace.cli.app import build_app
 from headrace.cli.env import collect, make_tables, set_variables
-from headrace.cli.main import build_app
 from headrace.config.resolve import gather_settings, resolve_config
 from headrace.core.config import Config
 from headrace.core.errors import ConfigError

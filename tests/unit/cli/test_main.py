@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from fakes.download_site import CONTENT, open_site, sha256
-from headrace.cli.main import COMMANDS, main
+from headrace.cli.app import COMMANDS
+from headrace.cli.main import main
 
 SMALL = b"GGUF" + bytes(1000)
 
@@ -65,7 +66,7 @@ def test_help_names_every_command(home: Path) -> None:
 def test_help_imports_no_command() -> None:
     """What keeps it quick; tests/e2e measures how quick."""
     code = (
-        "import sys, headrace.cli.main as m\n"
+        "import sys, headrace.cli.app as m\n"
         "m.build_app(['--help'])(['--help'], standalone_mode=False)\n"
         "heavy = {'numpy', 'yaml', 'rich', 'headrace.hub'}\n"
         "print(sorted(heavy & set(sys.modules)))"
