@@ -14,6 +14,7 @@ marked, and the control tokens must agree with those of the full marking.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,11 +33,13 @@ from headrace.text.control_text import (
     split_at,
 )
 from headrace.text.jinja_environment import ChatEnvironment
-from headrace.text.template_input import TemplateInput, caller_texts
+from headrace.text.template_input import ROLES, TemplateInput, caller_texts, check_messages
 from headrace.text.tokenizer import Tokenizer
 
 # Stands after the final message while it is rendered; the space shows whether it was trimmed.
 _END = "\U0010fffdend of the final message "
+# `message["role"] == "ipython"`, `message.role != 'model'`.
+_COMPARED_ROLE = re.compile(r"""\brole['"]?\]?\s*[=!]=\s*['"](\w+)['"]""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,11 @@ class ChatTemplate:
         names = meta.find_undeclared_variables(self._environment.parse(self.source))
         fixed = {"messages", "tools", "documents", "add_generation_prompt"}
         return frozenset(names - fixed - set(self._special_tokens) - set(self._environment.globals))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles a message may have: those of every chat, and those the template compares with."""
+        return tuple(dict.fromkeys((*ROLES, *_COMPARED_ROLE.findall(self.source))))
 
     def render(
         self,
@@ -210,6 +218,7 @@ def encode_chat(
             "messages",
             "unsupported_parameter",
         )
+    check_messages(messages, template.roles)
     rendered = template.render(
         messages,
         tools,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from headrace.core.errors import InvalidParameter
+from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.message import Message, Tool, ToolCall
 
 Mark = Callable[[str], str]
@@ -19,7 +19,7 @@ RESERVED_NAMES = frozenset(
     {"messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template"}
 )
 # Words that templates compare with; they hold no control token.
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+ROLES = ("system", "developer", "user", "assistant", "tool")
 # fmt: off
 _SCHEMA_WORDS = frozenset({
     "type", "format", "properties", "required", "items", "description", "enum", "default", "title",
@@ -80,7 +80,7 @@ class TemplateInput:
         """Most templates drop a role they do not know; "developer" means "system" to them."""
         if role == "developer" and not self._is_known_word(role):
             return "system"
-        return role if role in _ROLES else self._word(role)
+        return role if role in ROLES else self._word(role)
 
     def _tool_call(self, call: ToolCall) -> dict[str, Any]:
         try:
@@ -123,6 +123,29 @@ class TemplateInput:
         if isinstance(value, Sequence) and not isinstance(value, bytes):
             return [self._argument(item) for item in value]
         raise InvalidParameter("chat_template_kwargs", value, "JSON values")
+
+
+def check_messages(messages: Sequence[Message], roles: Sequence[str]) -> None:
+    """See that every message has a role the template knows, and content.
+
+    Templates drop a role they do not know and fail on absent content in words of their own.
+    Raises: RequestError that names the message and its field.
+    """
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if message.role not in roles:
+            raise InvalidParameter(f"{where}.role", message.role, ", ".join(roles))
+        if not all(isinstance(call, ToolCall) for call in message.tool_calls):
+            raise InvalidParameter(f"{where}.tool_calls", message.tool_calls, "ToolCall records")
+        if message.content is None and not (message.role == "assistant" and message.tool_calls):
+            raise RequestError(
+                f"{where}.content is missing; give a text. "
+                "Only an assistant message with tool_calls may leave it out.",
+                f"{where}.content",
+                "missing_required_parameter",
+            )
+        if not isinstance(message.content, str | None):
+            raise InvalidParameter(f"{where}.content", message.content, "a text")
 
 
 def caller_texts(value: Any) -> list[str]:
