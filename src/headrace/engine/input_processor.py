@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from headrace.core.errors import ContextTooLong, InvalidParameter
+from headrace.core.errors import ContextTooLong, InvalidParameter, RequestError
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.engine.seeds import derive_seed, resolve_seed
 from headrace.sched.request_state import RequestSpec
@@ -79,8 +79,8 @@ class InputProcessor:
     def _encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
         """Tokenize whichever of prompt and messages is there; also name it."""
         if (request.prompt is None) == (request.messages is None):
-            given = "neither" if request.prompt is None else "both"
-            raise InvalidParameter("prompt", given, "exactly one of prompt and messages")
+            given = "missing" if request.prompt is None else "given"
+            raise RequestError(f"prompt and messages are both {given}; give one of them.", "prompt")
         if request.messages is not None:
             return "messages", tuple(
                 encode_chat(
@@ -149,7 +149,7 @@ class InputProcessor:
             return replace(sampling, max_tokens=max_tokens)
         if sampling.max_tokens > num_left:
             raise ContextTooLong(
-                num_prompt_tokens, self._max_model_len, sampling.max_tokens, param=param
+                num_prompt_tokens, self._max_model_len, sampling.max_tokens, param="max_tokens"
             )
         return sampling
 

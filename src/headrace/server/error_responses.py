@@ -164,7 +164,8 @@ def worded(wire_names: Mapping[str, str]) -> Iterator[None]:
     except ContextTooLong as error:
         length_name = wire_names.get("max_tokens", "max_tokens")
         message = error.message.replace("lower max_tokens", f"lower {length_name}")
-        raise RequestError(message, error.param, error.code) from None
+        param = wire_names.get(error.param or "", error.param)
+        raise RequestError(message, param, error.code) from None
 
 
 def describe_validation(

@@ -76,7 +76,7 @@ def test_context_limits_are_exact(processor: InputProcessor) -> None:
     assert (caught.value.param, caught.value.max_tokens) == ("prompt", None)
     with pytest.raises(ContextTooLong, match="30 tokens and asks for 11 more") as caught:
         processor.prepare(ask("a" * 30, max_tokens=11))
-    assert caught.value.code == "context_length_exceeded"
+    assert (caught.value.param, caught.value.code) == ("max_tokens", "context_length_exceeded")
     with pytest.raises(ContextTooLong) as caught:
         processor.prepare(ask(None, messages=(Message("user", "a" * 99),)))
     assert caught.value.param == "messages"
@@ -101,8 +101,8 @@ def test_a_prompt_is_cut_only_when_asked(processor: InputProcessor) -> None:
     [
         ({"prompt": ""}, "prompt is ''; allowed: at least one token"),
         ({"prompt": ()}, "prompt is (); allowed: at least one token"),
-        ({"prompt": None}, "prompt is 'neither'; allowed: exactly one of prompt and messages"),
-        ({"messages": CHAT}, "prompt is 'both'; allowed: exactly one of prompt and messages"),
+        ({"prompt": None}, "prompt and messages are both missing; give one of them"),
+        ({"messages": CHAT}, "prompt and messages are both given; give one of them"),
         ({"prompt": (1, 258)}, "prompt is 258; allowed: token ids of this model, 0 to 257"),
         ({"prompt": (-1,)}, "prompt is -1; allowed: token ids of this model, 0 to 257"),
         ({"prompt": (True,)}, "prompt is True; allowed: token ids of this model, 0 to 257"),
@@ -115,7 +115,7 @@ def test_refusals_name_the_field(
     processor: InputProcessor, changes: dict[str, Any], message: str
 ) -> None:
     values = {"prompt": "abc"} | changes
-    with pytest.raises(InvalidParameter) as caught:
+    with pytest.raises(RequestError) as caught:
         processor.prepare(ask(**values))
     assert caught.value.message.startswith(message)
 

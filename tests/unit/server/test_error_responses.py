@@ -105,7 +105,8 @@ def test_errors_are_said_in_the_names_of_a_dialect() -> None:
         "max_completion_tokens is 0; allowed: 1 or more. Raise max_completion_tokens."
     )
     with pytest.raises(RequestError) as long, worded(names):
-        raise ContextTooLong(9, 8, 3)
+        raise ContextTooLong(9, 8, 3, "max_tokens")
+    assert long.value.param == "max_completion_tokens"
     assert long.value.code == "context_length_exceeded"
     assert long.value.message.endswith("or lower max_completion_tokens.")
     with pytest.raises(ModelNotFound), worded(names):
