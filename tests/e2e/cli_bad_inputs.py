@@ -76,12 +76,12 @@ BAD_COMMANDS = (
         "-m",
         "qwen2.5-coder:0.5b",
         "--no-pull",
-        message="The model 'qwen2.5-coder:0.5b' does not exist here. Known: none. Fetch it with `headrace pull qwen2.5-coder:0.5b`.",
+        message="The model 'qwen2.5-coder:0.5b' does not exist here. Fetch it with `headrace pull qwen2.5-coder:0.5b`. On this machine: no model yet.",
     ),
     run(
         "-m",
         "owner/repo",
-        message="The model 'owner/repo' does not exist here. Known: none. Fetch it with `headrace pull owner/repo`.",
+        message="The model 'owner/repo' does not exist here. Fetch it with `headrace pull owner/repo`. On this machine: no model yet.",
     ),
     BadCommand(
         ("chat", "-m", "gpt-5"), f"The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}"
@@ -91,7 +91,10 @@ BAD_COMMANDS = (
         f"The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}",
     ),
     BadCommand(("bench", "gpt-5"), f"The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}"),
-    BadCommand(("rm", "-y", "gpt-5"), "The model 'gpt-5' does not exist here. Known: none."),
+    BadCommand(
+        ("rm", "-y", "gpt-5"),
+        "The model 'gpt-5' does not exist here. On this machine: no model yet.",
+    ),
     run(
         "-m",
         "qwen2.5-coder:0.5b",
@@ -101,7 +104,7 @@ BAD_COMMANDS = (
     # files
     file(
         "none.gguf",
-        "The model '{files}/none.gguf' does not exist here. Known: none. There is no such file or folder.",
+        "The model '{files}/none.gguf' does not exist here. There is no file or folder {files}/none.gguf.",
     ),
     file(
         "cut.gguf",
@@ -196,7 +199,7 @@ BAD_COMMANDS = (
     usage(
         "--config",
         "{files}/typo.yaml",
-        message="engine.num_thread is 'unknown'; allowed: a setting among engine.device, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_format, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.policy. Did you mean engine.num_threads or engine.max_num_seqs or engine.kv_format?",
+        message="engine.num_thread is no setting; allowed: engine.device, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_format, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.policy. Did you mean engine.num_threads or engine.max_num_seqs or engine.kv_format?",
     ),
     usage(
         environ={"HEADRACE_MEMORY": "1MiB"},
@@ -211,7 +214,7 @@ BAD_COMMANDS = (
     usage("--top-p", "0", message="top_p is 0.0; allowed: more than 0, at most 1."),
     usage("--top-k", "-5", message="top_k is -5; allowed: -1 or 0 (all), or 1 and more."),
     usage("--max-tokens", "0", message="--max-tokens is 0; allowed: 1 or more."),
-    usage("--stop", "", message="stop is ('',); allowed: a list of non-empty strings."),
+    usage("--stop", "", message="stop is ''; allowed: a list of non-empty strings."),
     BadCommand(("run", "", "-m", "{model}"), "PROMPT is ''; allowed: a text that is not empty.", 2),
     BadCommand(
         ("run", "-m", "{model}"),

@@ -91,8 +91,8 @@ class ModelNotFound(RequestError):
 
     def __init__(self, model: str, known: Sequence[str] = (), hint: str = "") -> None:
         self.model, self.known, self.hint = model, tuple(known), hint
-        names = ", ".join(self.known) if self.known else "none"
-        text = f"The model {model!r} does not exist here. Known: {names}. {hint}".rstrip()
+        names = f"Known: {', '.join(self.known)}. " if self.known else ""
+        text = f"The model {model!r} does not exist here. {names}{hint}".rstrip()
         super().__init__(text, "model", "model_not_found")
 
 

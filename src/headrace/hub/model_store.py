@@ -18,13 +18,20 @@ import importlib
 import logging
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.core.config import HubConfig
-from headrace.core.errors import CapacityError, ModelFileError, ModelNotFound, ModelSourceError
+from headrace.core.errors import (
+    CapacityError,
+    ConfigError,
+    ModelFileError,
+    ModelNotFound,
+    ModelSourceError,
+)
 from headrace.hub.catalogue import Catalogue, CatalogueEntry, load_catalogue
 from headrace.hub.manifest import Manifest, check_files, read_manifest, write_manifest
 from headrace.hub.model_name import ModelName, parse_name, url_file_name
@@ -51,9 +58,13 @@ class LocalModel:
 
 
 class ModelStore:
-    """Models by name, under `config.home`."""
+    """Models by name, under `config.home`.
+
+    Raises: ConfigError when `config.home` is, or lies below, something that is no folder.
+    """
 
     def __init__(self, config: HubConfig, catalogue: Catalogue | None = None) -> None:
+        _check_home(config.home)
         self._config = config
         self._catalogue = catalogue or load_catalogue()
         self._models = config.home / "models"
@@ -125,23 +136,39 @@ class ModelStore:
         Raises: ModelNotFound, CapacityError while it is being pulled, InvalidParameter for a path
         outside the store.
         """
-        parsed = parse_name(name, self._catalogue)
-        loose = self._models / f"{name}.gguf"
-        if parsed.kind == "unknown" and "/" not in name and loose.is_file():
-            num_bytes = loose.stat().st_size
-            loose.unlink()
+        place = self.check_removable(name)
+        if place.is_file():
+            num_bytes = place.stat().st_size
+            place.unlink()
             return num_bytes
-        folder = self._folder(parsed)
-        if parsed.kind in ("path", "unknown") or not folder.is_dir():
-            names = tuple(model.name for model in self.list())
-            hint = "Only models in the store are removed; a file given by path is yours to delete."
-            raise ModelNotFound(name, names, hint if parsed.kind == "path" else "")
-        with self._locked(folder, parsed.text, progress=None):
+        folder = place
+        with self._locked(folder, name, progress=None):
             num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             # First the manifest: a removal that is interrupted leaves no model that looks whole.
             (folder / "model.json").unlink(missing_ok=True)
             shutil.rmtree(folder)
         return num_bytes
+
+    def check_removable(self, name: str) -> Path:
+        """The file or folder that `remove` would delete.
+
+        Raises: ModelNotFound, InvalidParameter.
+        """
+        parsed = parse_name(name, self._catalogue)
+        loose = self._models / f"{name}.gguf"
+        if parsed.kind == "unknown" and "/" not in name and loose.is_file():
+            return loose
+        folder = self._folder(parsed)
+        if parsed.kind in ("path", "unknown") or not folder.is_dir():
+            hint = "Only models in the store are removed; a file given by path is yours to delete. "
+            what = hint if parsed.kind == "path" else ""
+            raise ModelNotFound(name, (), what + self._say_local())
+        return folder
+
+    def partial_bytes(self, name: str) -> int:
+        """What an interrupted pull of this model left, and the next one goes on from."""
+        folder = self._folder(parse_name(name, self._catalogue))
+        return sum(path.stat().st_size for path in folder.glob(".*.partial") if path.is_file())
 
     def _resolve_path(self, path: Path) -> LocalModel:
         if path.is_dir():
@@ -153,7 +180,7 @@ class ModelStore:
             num_bytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
             return LocalModel(path.absolute(), path.absolute().name, num_bytes)
         if not path.is_file():
-            raise ModelNotFound(str(path), (), "There is no such file or folder.")
+            raise ModelNotFound(str(path), (), _say_no_file(path))
         return LocalModel(path.absolute(), path.stem, path.stat().st_size)
 
     def _local(self, folder: Path, manifest: Manifest) -> LocalModel:
@@ -178,8 +205,15 @@ class ModelStore:
             near = self._catalogue.near_names(parsed.text)
             hint = "`headrace models` lists names; owner/repo, a URL or a path work too."
             return ModelNotFound(parsed.text, near, hint)
-        local = tuple(model.name for model in self.list())
-        return ModelNotFound(parsed.text, local, f"Fetch it with `headrace pull {parsed.text}`.")
+        hint = f"Fetch it with `headrace pull {parsed.text}`. {self._say_local()}"
+        if parsed.kind == "hub" and parsed.text.endswith(".gguf"):
+            # `folder/model.gguf` may mean either.
+            hint = f"{_say_no_file(Path(parsed.text))} {hint}"
+        return ModelNotFound(parsed.text, (), hint)
+
+    def _say_local(self) -> str:
+        names = ", ".join(model.name for model in self.list())
+        return f"On this machine: {names or 'no model yet'}."
 
     def _still_good(self, folder: Path) -> Manifest | None:
         """The manifest when all files are as they were; None when there is something to fetch."""
@@ -230,3 +264,30 @@ class ModelStore:
                 progress(PullProgress(name, "", "waiting", detail="another process pulls it"))
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _say_no_file(path: Path) -> str:
+    where = "" if path.is_absolute() else f" (looked in {Path.cwd()})"
+    return f"There is no file or folder {path}{where}."
+
+
+def _check_home(home: Path) -> None:
+    """Raises: ConfigError when no folder is, or can be made, there."""
+    # Below a file the system says "not a directory" instead of "not there".
+    for path in (home, *home.parents):
+        try:
+            kind = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            # What cannot be looked at is for whoever wants to write there.
+            return
+        if not stat.S_ISDIR(kind):
+            what = "It" if path == home else str(path)
+            raise ConfigError(
+                "hub.home (HEADRACE_HOME)",
+                str(home),
+                "a folder, or a place where one can be made",
+                f"{what} is a file. Name another folder, or leave it out for ~/.cache/headrace.",
+            )
+        return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from fakes.download_site import CONTENT, Site, make_file, make_store, sha256
 from headrace.core.config import HubConfig
 from headrace.core.errors import (
     CapacityError,
+    ConfigError,
     DigestMismatch,
     DiskFull,
     InvalidParameter,
@@ -77,6 +79,27 @@ def test_what_is_not_here_says_how_to_get_it(site: Site, config: HubConfig) -> N
         store.resolve("tinny")
     with pytest.raises(ModelNotFound, match="Known: tiny:1m"):
         store.pull("tinny")
+
+
+def test_a_path_without_a_file_says_where_it_was_looked_for(
+    site: Site, config: HubConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = store_for(site, config)
+    for name in ("./my-model.gguf", "my-model.gguf", "models/my-model.gguf"):
+        text = f"There is no file or folder {name.removeprefix('./')} (looked in {tmp_path})."
+        with pytest.raises(ModelNotFound, match=re.escape(text)) as missing:
+            store.resolve(name)
+        assert "Known" not in missing.value.message
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    for home in (file, file / "below"):
+        with pytest.raises(ConfigError, match="HEADRACE_HOME.* is a file"):
+            ModelStore(HubConfig(home=home))
+    ModelStore(HubConfig(home=tmp_path / "not" / "there"))
 
 
 def test_wrong_bytes_are_deleted_and_the_next_source_is_tried(
@@ -269,7 +292,7 @@ def test_paths(config: HubConfig, site: Site, tmp_path: Path) -> None:
         store.resolve(str(folder))
     (folder / "config.json").write_text("{}")
     assert store.resolve(str(folder)).path == folder
-    with pytest.raises(ModelNotFound, match="no such file"):
+    with pytest.raises(ModelNotFound, match="no file or folder"):
         store.resolve(str(tmp_path / "none.gguf"))
 
 
