@@ -111,7 +111,7 @@ BAD_INPUTS = (
     ),
     chat({"stop": 5}, "stop is 5; allowed: a string or a list of strings.", "stop"),
     chat({"stop": ["a", 1]}, "stop is ['a', 1]; allowed: a string or a list of strings.", "stop"),
-    chat({"stop": ""}, "stop is ('',); allowed: a list of non-empty strings.", "stop"),
+    chat({"stop": ""}, "stop is ''; allowed: a list of non-empty strings.", "stop"),
     chat({"stop": ["x"] * 65}, "stop has 65 texts; allowed: at most 64.", "stop"),
     chat(
         {"stop_token_ids": ["a"]},

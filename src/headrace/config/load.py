@@ -29,6 +29,14 @@ _BOOLEAN_TEXTS = {"1": True, "true": True, "yes": True, "on": True}
 _BOOLEAN_TEXTS |= {"0": False, "false": False, "no": False, "off": False}
 
 
+class SettingNameError(ConfigError):
+    """A key that names no setting, or names one twice."""
+
+    def __init__(self, name: str, problem: str, allowed: str, hint: str = "") -> None:
+        super().__init__(name, problem, allowed, hint)
+        self.args = (f"{name} is {problem}; allowed: {allowed}. {hint}".rstrip(),)
+
+
 class _StrictLoader(yaml.SafeLoader):
     """A safe loader that refuses a key given twice in one mapping."""
 
@@ -39,7 +47,9 @@ class _StrictLoader(yaml.SafeLoader):
             shown = key if isinstance(key, str | int | float | bool) else repr(key)
             if shown in seen:
                 line = key_node.start_mark.line + 1
-                raise ConfigError(str(shown), "given twice", "each key once", f"See line {line}.")
+                raise SettingNameError(
+                    str(shown), "given twice", "each key once", f"See line {line}."
+                )
             seen.add(shown)
         return super().construct_mapping(node, deep)
 
@@ -73,7 +83,7 @@ def flatten(tree: object) -> dict[str, object]:
     settings: dict[str, object] = {}
     for section, values in tree.items():
         if section not in SECTIONS:
-            raise _unknown(str(section), list(SECTIONS), "a section")
+            raise _unknown(str(section), list(SECTIONS), "section")
         if values is None:
             continue
         if not isinstance(values, Mapping):
@@ -89,10 +99,10 @@ def check_name(setting: str) -> None:
     """Raises: ConfigError, with near names, unless `setting` is `section.field`."""
     section, _, name = setting.partition(".")
     if section not in SECTIONS:
-        raise _unknown(section, list(SECTIONS), "a section")
+        raise _unknown(section, list(SECTIONS), "section")
     names = [field.name for field in fields(SECTIONS[section])]
     if name not in names:
-        raise _unknown(setting, [f"{section}.{known}" for known in names], "a setting")
+        raise _unknown(setting, [f"{section}.{known}" for known in names], "setting")
 
 
 def convert(setting: str, value: object, shown_as: str | None = None) -> object:
@@ -209,4 +219,4 @@ _TO_PLAIN: dict[type, Any] = {
 def _unknown(name: str, known: list[str], kind: str) -> ConfigError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     hint = f"Did you mean {' or '.join(near)}?" if near else ""
-    return ConfigError(name, "unknown", f"{kind} among {', '.join(known)}", hint)
+    return SettingNameError(name, f"no {kind}", ", ".join(known), hint)

@@ -74,8 +74,7 @@ class SamplingParams:
         for name in _BOOLEANS:
             if not isinstance(getattr(self, name), bool):
                 raise InvalidParameter(name, getattr(self, name), "true or false")
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
-        self._set_texts("stop", stop)
+        self._set_texts("stop", self.stop)
         self._set_texts("bad_words", self.bad_words)
         if len(self.stop) > MAX_STOP_STRINGS:
             raise RequestError(
@@ -99,10 +98,11 @@ class SamplingParams:
         return self.temperature == 0.0
 
     def _set_texts(self, name: str, value: object) -> None:
-        is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-        if not is_list or not all(isinstance(text, str) and text for text in value):  # type: ignore[attr-defined]
+        texts = (value,) if name == "stop" and isinstance(value, str) else value
+        is_list = isinstance(texts, Sequence) and not isinstance(texts, str | bytes)
+        if not is_list or not all(isinstance(text, str) and text for text in texts):  # type: ignore[attr-defined]
             raise InvalidParameter(name, value, "a list of non-empty strings")
-        object.__setattr__(self, name, tuple(value))  # type: ignore[arg-type]
+        object.__setattr__(self, name, tuple(texts))  # type: ignore[arg-type]
 
     def _set_token_ids(self, name: str, value: object) -> None:
         is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)

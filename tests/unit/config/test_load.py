@@ -58,6 +58,20 @@ def test_refuses_files(tmp_path: Path, text: str, field: str, hint: str) -> None
     assert hint in failure.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("engin: {}\n", "engin is no section; allowed: engine, hub, server. Did you mean engine?"),
+        ("engine:\n  memory: 4GiB\n", "engine.memory is no setting; allowed: engine.device, "),
+        ("hub: {}\nhub: {}\n", "hub is given twice; allowed: each key once. See line 2."),
+    ],
+)
+def test_a_name_is_not_worded_as_a_value(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as failure:
+        load_settings(write(tmp_path, text))
+    assert failure.value.message.startswith(message)
+
+
 def test_refuses_what_is_no_text_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load_settings(tmp_path / "none.yaml")
