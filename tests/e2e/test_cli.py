@@ -48,6 +48,12 @@ def test_a_prompt_from_stdin_as_json_and_a_quiet_stderr(qwen05_path: Path) -> No
     assert piped.stderr == ""
 
 
+def test_an_answer_longer_than_the_context_is_refused_not_shortened() -> None:
+    result = run(QUESTION, "--max-tokens", "99999")
+    assert (result.code, result.stdout) == (1, "")
+    assert "and asks for 99999 more. Shorten the prompt or lower max_tokens." in result.stderr
+
+
 def test_a_piped_text_goes_below_the_prompt() -> None:
     """`cat notes.txt | headrace run "..."` of the guide: without the text nobody could answer."""
     ask = "Repeat the code word of this text, and nothing else:"

@@ -71,7 +71,7 @@ class Conversation:
 
     backend: Backend
     sampling: SamplingParams
-    max_tokens: int
+    default_max_tokens: int
     system: str | None = None
     turns: list[Message] = field(default_factory=list)
 
@@ -91,7 +91,7 @@ class Conversation:
             self.backend,
             self.sampling,
             messages=self.messages,
-            default_max_tokens=self.max_tokens,
+            default_max_tokens=self.default_max_tokens,
         )
         try:
             await read_answer(self.backend, request, answer, show)
@@ -105,7 +105,7 @@ class Conversation:
 def chat(
     model: ModelOption = DEFAULT_MODEL,
     system: SystemOption = None,
-    max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
+    max_tokens: MaxTokensOption = None,
     temperature: TemperatureOption = 0.7,
     top_p: TopPOption = 0.95,
     top_k: TopKOption = 0,
@@ -123,8 +123,10 @@ def chat(
 
     Type /help for the commands. Ctrl-C stops an answer, Ctrl-D leaves.
     """
-    sampling = SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     check_max_tokens(max_tokens)
+    sampling = SamplingParams(
+        max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
+    )
     flags = {"engine.memory_bytes": memory, "engine.num_threads": threads, "engine.isa": isa}
     config = load_config(config_file, flags)
     find_model(config, model, may_pull=not no_pull)
@@ -133,7 +135,7 @@ def chat(
         raise ConfigError(
             "--model", model, "a model with a chat template", "Use headrace run --raw with it."
         )
-    conversation = Conversation(engine, sampling, max_tokens, system)
+    conversation = Conversation(engine, sampling, DEFAULT_MAX_TOKENS, system)
     with asyncio.Runner() as runner, _line_history(config.hub.home / "chat_history"):
         runner.run(engine.start())
         try:

@@ -37,7 +37,14 @@ ModelOption = Annotated[
     ),
 ]
 MaxTokensOption = Annotated[
-    int, typer.Option("--max-tokens", metavar="N", help="Longest answer, in tokens.")
+    int | None,
+    typer.Option(
+        "--max-tokens",
+        metavar="N",
+        help="Longest answer, in tokens; what the context cannot hold is refused. "
+        f"Default: {DEFAULT_MAX_TOKENS}, or what the context leaves.",
+        show_default=False,
+    ),
 ]
 TemperatureOption = Annotated[
     float,
@@ -109,9 +116,9 @@ class Answer:
         return (self.usage.output_tokens - 1) / (self.total_s - self.ttft_s)
 
 
-def check_max_tokens(max_tokens: int) -> None:
+def check_max_tokens(max_tokens: int | None) -> None:
     """Raises: ConfigError."""
-    if max_tokens < 1:
+    if max_tokens is not None and max_tokens < 1:
         raise ConfigError("--max-tokens", max_tokens, "1 or more")
 
 

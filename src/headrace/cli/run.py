@@ -62,7 +62,7 @@ def run(
         ),
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
-    max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
+    max_tokens: MaxTokensOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
     top_k: TopKOption = 0,
@@ -92,14 +92,15 @@ def run(
     Tokens go to stdout as they come, a one-line summary to stderr. A model of the catalogue that is
     not on this machine is fetched first.
     """
+    check_max_tokens(max_tokens)
     sampling = SamplingParams(
+        max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
         seed=seed,
         stop=tuple(stop or ()),
     )
-    check_max_tokens(max_tokens)
     text = read_prompt(prompt, sys.stdin, _ignore if quiet else _note)
     options = RunOptions(text, system, raw, quiet, as_json)
     flags = {"engine.memory_bytes": memory, "engine.num_threads": threads, "engine.isa": isa}
@@ -108,16 +109,18 @@ def run(
     config = load_config(config_file, flags)
     find_model(config, model, may_pull=not no_pull)
     engine = open_engine(model, config)
-    asyncio.run(_run(engine, sampling, max_tokens, options))
+    asyncio.run(_run(engine, sampling, DEFAULT_MAX_TOKENS, options))
 
 
 async def _run(
-    engine: LocalEngine, sampling: SamplingParams, max_tokens: int, options: RunOptions
+    engine: LocalEngine, sampling: SamplingParams, default_max_tokens: int, options: RunOptions
 ) -> None:
     await engine.start()
     try:
         has_template = engine.chat_template is not None
-        request = plan_request(engine, sampling, max_tokens, options, has_template=has_template)
+        request = plan_request(
+            engine, sampling, default_max_tokens, options, has_template=has_template
+        )
         await show_answer(engine, request, options)
     finally:
         await engine.stop()
@@ -126,7 +129,7 @@ async def _run(
 def plan_request(
     backend: Backend,
     sampling: SamplingParams,
-    max_tokens: int,
+    default_max_tokens: int,
     options: RunOptions,
     *,
     has_template: bool,
@@ -138,14 +141,18 @@ def plan_request(
     if not options.is_raw and has_template:
         system = [] if options.system is None else [Message("system", options.system)]
         messages = [*system, Message("user", options.prompt)]
-        return make_request(backend, sampling, messages=messages, default_max_tokens=max_tokens)
+        return make_request(
+            backend, sampling, messages=messages, default_max_tokens=default_max_tokens
+        )
     if options.system is not None:
         why = "--raw was given" if options.is_raw else "this model has no chat template"
         raise ConfigError("--system", options.system, "nothing here", f"Leave it out: {why}.")
     if not options.is_raw and not options.is_quiet:
         note = "note: this model has no chat template; it continues the prompt as plain text"
         typer.echo(note, err=True)
-    return make_request(backend, sampling, prompt=options.prompt, default_max_tokens=max_tokens)
+    return make_request(
+        backend, sampling, prompt=options.prompt, default_max_tokens=default_max_tokens
+    )
 
 
 async def show_answer(backend: Backend, request: GenerateRequest, options: RunOptions) -> None:

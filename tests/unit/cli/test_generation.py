@@ -20,6 +20,7 @@ GREEDY = SamplingParams(temperature=0)
 
 def test_max_tokens() -> None:
     check_max_tokens(1)
+    check_max_tokens(None)
     with pytest.raises(ConfigError, match="--max-tokens is 0; allowed: 1 or more"):
         check_max_tokens(0)
 
