@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -89,6 +90,27 @@ def test_what_runs_past_the_limit_is_told_so(is_streamed: bool) -> None:
     else:
         assert reply.status_code == 503
         assert reply.json()["error"] == STOPPING
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_second_signal_ends_what_runs_with_an_error(
+    is_streamed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend, _ = gated_backend()
+    config = ServerConfig(shutdown_timeout_s=600)
+    caplog.set_level("INFO", "headrace.server.run")
+    with ThreadPoolExecutor() as pool, run_server(backend, config) as server:
+        with server.client() as client:
+            running = pool.submit(client.post, CHAT, json=BODY | {"stream": is_streamed})
+            assert backend.wait_until(lambda: backend.num_running == 1)
+            for _ in range(2):
+                in_loop(server, lambda: server.server.handle_exit(signal.SIGINT, None))
+            reply: httpx.Response = running.result(10)
+        server.thread.join(10)
+        assert not server.thread.is_alive()
+    frame = reply.text.split("\n\n")[-2].removeprefix("data: ") if is_streamed else reply.text
+    assert json.loads(frame)["error"] == STOPPING
+    assert caplog.messages == ["stopping; 1 request is still running", "stopped"]
 
 
 def test_an_idle_server_stops_at_once(server: RunningServer) -> None:

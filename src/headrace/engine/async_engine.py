@@ -115,8 +115,8 @@ class AsyncEngine:
             return Health("dead", self._detail or "The engine was stopped.")
         idle_s = self._clock.monotonic_s() - self._moved_at_s
         if self._output.num_unfinished and idle_s > self._stall_timeout_s:
-            waiting = f"{self._output.num_unfinished} requests run"
-            return Health("stalled", f"{waiting} and no step ended for {idle_s:.0f} s.")
+            waiting = f"Unfinished requests: {self._output.num_unfinished}"
+            return Health("stalled", f"{waiting}; no step ended for {idle_s:.0f} s.")
         if self._state == "starting":
             return Health("starting", "The engine was not started.")
         return Health("draining" if self._state == "draining" else "ready")

@@ -164,7 +164,7 @@ def worded(wire_names: Mapping[str, str]) -> Iterator[None]:
     except ContextTooLong as error:
         length_name = wire_names.get("max_tokens", "max_tokens")
         message = error.message.replace("lower max_tokens", f"lower {length_name}")
-        param = wire_names.get(error.param or "", error.param)
+        param = wire_names.get(error.param or "", error.param or "")
         raise RequestError(message, param, error.code) from None
 
 

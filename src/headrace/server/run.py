@@ -1,7 +1,7 @@
 """The process side of serving: a listening socket, uvicorn around it, and what signals do.
 
 In: an app and an address. Out: nothing until the server has ended. The first SIGTERM or Ctrl-C
-drains, the second ends at once. Knows no route.
+drains, the second tells what runs and ends, the third kills. Knows no route.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ class DrainingServer(uvicorn.Server):
         """Serve until stopped."""
         self._loop = asyncio.get_running_loop()
         await self.serve(sockets=[self._listener])
+        _log.info("stopped")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -112,11 +113,16 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by Python when a signal arrives."""
-        if self._services.lifetime.is_draining or self._loop is None:
+        lifetime = self._services.lifetime
+        if lifetime.is_closing or self._loop is None:
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
+        elif lifetime.is_draining:
+            # Set here and not in the loop: a loop that hangs must not outlive the next signal.
+            lifetime.is_closing = True
+            self._loop.call_soon_threadsafe(lifetime.close)
         else:
-            self._services.lifetime.is_draining = True
+            lifetime.is_draining = True
             self._loop.call_soon_threadsafe(self.stop)
 
     def stop(self) -> None:
@@ -127,7 +133,8 @@ class DrainingServer(uvicorn.Server):
     async def _drain_and_exit(self) -> None:
         lifetime = self._services.lifetime
         if lifetime.num_running:
-            _log.info("stopping; %d requests are still running", lifetime.num_running)
+            still = "request is" if lifetime.num_running == 1 else "requests are"
+            _log.info("stopping; %d %s still running", lifetime.num_running, still)
         await lifetime.drain(self._services.config.shutdown_timeout_s)
         self.should_exit = True
 

@@ -222,7 +222,7 @@ async def test_stalled_means_that_requests_run_and_no_step_ends() -> None:
         health = running.backend.health()
         assert (health.status, health.detail) == (
             "stalled",
-            "1 requests run and no step ended for 31 s.",
+            "Unfinished requests: 1; no step ended for 31 s.",
         )
         running.runner.gate.set()
         assert [output async for output in stream][-1].is_finished
