@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PROMPT ?= Write a Python function that returns the n-th Fibonacci number, and explain it in two sentences.
+# Recipes read it from the environment: pasted into a line, its quotes would be the shell's.
+export PROMPT
 SOURCES := $(shell find csrc CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 
 .PHONY: help run setup build check fix test test-all models bench serve size clean
@@ -11,7 +13,7 @@ help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 run: $(VENV)/.stamp-run  ## build, fetch the default model, stream an answer
-	$(BIN)/headrace run "$(PROMPT)"
+	$(BIN)/headrace run -- "$$PROMPT" < /dev/null
 
 serve: $(VENV)/.stamp-run  ## an OpenAI-compatible server on http://127.0.0.1:8000
 	$(BIN)/headrace serve qwen2.5-coder:0.5b
@@ -56,10 +58,12 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.stamp-run: $(VENV)/pyvenv.cfg $(SOURCES)
+	@echo "building the C++ kernels (about two minutes)..."
 	$(BIN)/pip install -q -e .
 	touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/pyvenv.cfg $(SOURCES)
+	@echo "building the C++ kernels (about two minutes)..."
 	$(BIN)/pip install -q "nanobind>=2.9" "scikit-build-core>=0.11" "cmake>=3.25" "ninja>=1.11"
 	$(BIN)/pip install -q --no-build-isolation -e ".[test,dev]"
 	touch $@ $(VENV)/.stamp-run
