@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from headrace.config.machine import detect_machine
 from headrace.config.resolve import resolve_config
 from headrace.core.config import Config
 
@@ -64,6 +65,7 @@ def load_config(
     )
     level = config.server.log_level
     _configure_logging("warning" if level == "info" and not is_server else level)
+    _warn_of_threads(config.engine.num_threads, level)
     return config
 
 
@@ -71,6 +73,20 @@ def flag_name(setting: str) -> str:
     """How a setting is written on the command line."""
     field = setting.partition(".")[2]
     return _FLAG_NAMES.get(setting, "--" + field.replace("_", "-"))
+
+
+def _warn_of_threads(num_threads: int | None, level: str) -> None:
+    """More threads than the machine runs at once take turns, and the kernels wait for the last."""
+    if num_threads is None or level == "error":
+        return
+    machine = detect_machine()
+    if num_threads > machine.num_cpus:
+        cores = "1 core" if machine.num_cores == 1 else f"{machine.num_cores} cores"
+        typer.echo(
+            f"warning: {num_threads} threads on {cores}: more threads than cores make it slower. "
+            "Leave --threads (HEADRACE_NUM_THREADS) out for one per core.",
+            err=True,
+        )
 
 
 def _configure_logging(level: str) -> None:

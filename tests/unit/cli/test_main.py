@@ -148,6 +148,14 @@ def test_wrong_settings_name_the_variable(home: Path) -> None:
     assert "HEADRACE_ISAA is not read by headrace. Did you mean HEADRACE_ISA?" in result.stderr
 
 
+def test_more_threads_than_cores_are_warned_of_once(home: Path) -> None:
+    for arguments in (("--threads", "999"), ("--threads", "1"), ("--threads", "999", "--quiet")):
+        result = headrace(home, "run", "hi", "--no-pull", *arguments)
+        is_warned = arguments == ("--threads", "999")
+        assert result.stderr.count("warning: 999 threads on ") == is_warned
+        assert result.stderr.count("\n") == 1 + is_warned
+
+
 def test_debug_shows_the_traceback(home: Path) -> None:
     result = headrace(home, "pull", "nonsense", HEADRACE_LOG_LEVEL="debug")
     assert result.returncode == 1
