@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable
 from types import TracebackType
 
+import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -20,19 +22,32 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from headrace.cli.errors import EXIT_INTERRUPTED
 from headrace.core.errors import ModelNotFound
 from headrace.core.units import format_bytes
 from headrace.hub.model_store import LocalModel, ModelStore
 from headrace.hub.pull import PullProgress, Stage
 
 LINE_EVERY_PERCENT = 10
+MAX_NAME_COLUMNS = 24
 
 
 def pull_model(store: ModelStore, name: str) -> LocalModel:
     """Pull a model and show how it goes."""
     view: PullBar | PullLines = PullBar() if sys.stderr.isatty() else PullLines(_write_line)
-    with view:
-        return store.pull(name, view.show)
+    try:
+        with view:
+            return store.pull(name, view.show)
+    except KeyboardInterrupt:
+        _write_line(f"\nstopped; {describe_kept(store.partial_bytes(name))}")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def describe_kept(num_bytes: int) -> str:
+    """What becomes of the bytes of an interrupted pull."""
+    if not num_bytes:
+        return "nothing was kept; the same command begins again"
+    return f"kept {format_bytes(num_bytes)}; the same command goes on from there"
 
 
 def ensure_model(store: ModelStore, name: str) -> LocalModel:
@@ -52,12 +67,13 @@ class PullBar:
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=None),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
+            expand=True,
         )
         self._task: TaskID | None = None
         self._key: tuple[str, str, Stage] | None = None
@@ -82,13 +98,14 @@ class PullBar:
                 self._progress.remove_task(self._task)
                 self._task = None
             line = describe(moment)
-            if line and moment.stage in ("source_failed", "waiting", "connecting"):
+            if line and moment.stage in ("source_failed", "waiting", "connecting", "checked"):
                 self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
             if moment.stage in ("downloading", "verifying"):
                 # The first moment of a resumed file is its start, so that speed counts new bytes.
-                self._task = self._progress.add_task(
-                    f"{moment.stage} {moment.file}", completed=moment.done_bytes
-                )
+                label = shorten(moment.name)
+                if moment.stage == "verifying":
+                    label = f"checking {label}"
+                self._task = self._progress.add_task(escape(label), completed=moment.done_bytes)
         if self._task is not None:
             self._progress.update(self._task, completed=moment.done_bytes, total=moment.total_bytes)
 
@@ -137,17 +154,27 @@ def describe(moment: PullProgress) -> str:
         case "waiting":
             return f"{moment.name}: waiting, {moment.detail}"
         case "connecting":
-            return f"{moment.file} from {moment.source}"
+            check = (
+                f", to be checked against SHA-256 {moment.detail[:12]}..." if moment.detail else ""
+            )
+            return f"{moment.file} from {moment.source}{check}"
         case "downloading":
             total = format_bytes(moment.total_bytes) if moment.total_bytes else "size unknown"
             start = f", going on at {format_bytes(moment.done_bytes)}" if moment.done_bytes else ""
             return f"  downloading, {total}{start}"
         case "verifying":
             return "  verifying the checksum"
+        case "checked":
+            return f"  checked: {moment.file} has the SHA-256 {moment.detail[:12]}... it must have"
         case "source_failed":
             return f"  {moment.source} failed: {moment.detail}"
         case "done":
             return ""
+
+
+def shorten(name: str) -> str:
+    """A model's name that leaves room for the bar on 80 columns; its end tells models apart."""
+    return name if len(name) <= MAX_NAME_COLUMNS else "…" + name[1 - MAX_NAME_COLUMNS :]
 
 
 def _write_line(line: str) -> None:

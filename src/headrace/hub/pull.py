@@ -33,12 +33,18 @@ logger = logging.getLogger(__name__)
 # Room left on the disk beside the file: a wheel that waits to be joined, and everybody else.
 DISK_MARGIN_BYTES = 128 * 1024**2
 
-Stage = Literal["waiting", "connecting", "downloading", "verifying", "source_failed", "done"]
+Stage = Literal[
+    "waiting", "connecting", "downloading", "verifying", "checked", "source_failed", "done"
+]
 
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """One moment of a pull. `detail` says why a source failed. Units: bytes."""
+    """One moment of a pull. Units: bytes.
+
+    `detail` says why a source failed, and while connecting the SHA-256 that will be checked. A file
+    whose digest nobody has published is never "checked".
+    """
 
     name: str
     file: str
@@ -130,7 +136,11 @@ class Pull:
                 )
             )
 
-        self._progress(PullProgress(self._name, file.name, "connecting", source.label))
+        self._progress(
+            PullProgress(
+                self._name, file.name, "connecting", source.label, detail=file.sha256 or ""
+            )
+        )
         try:
             source.fetch(file, partial, report)
         except OSError as error:
@@ -161,6 +171,8 @@ class Pull:
         with partial.open("rb") as fetched:
             os.fsync(fetched.fileno())
         partial.replace(target)
+        if file.sha256 is not None:
+            self._progress(PullProgress(self._name, file.name, "checked", label, detail=digest))
         return digest
 
     def _check_disk(self, files: tuple[ModelFile, ...]) -> None:

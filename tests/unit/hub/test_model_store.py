@@ -57,6 +57,7 @@ def test_pull_then_resolve(site: Site, config: HubConfig) -> None:
         "connecting",
         "downloading",
         "verifying",
+        "checked",
         "done",
     ]
     assert store.resolve("tiny:1m") == pulled
@@ -97,7 +98,7 @@ def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("x")
     for home in (file, file / "below"):
-        with pytest.raises(ConfigError, match="HEADRACE_HOME.* is a file"):
+        with pytest.raises(ConfigError, match=r"HEADRACE_HOME.* is a file"):
             ModelStore(HubConfig(home=home))
     ModelStore(HubConfig(home=tmp_path / "not" / "there"))
 
