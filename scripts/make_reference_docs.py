@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from headrace.cli.app import COMMANDS, build_app
 from headrace.config.env import VARIABLES
 from headrace.config.load import SECTIONS
 from headrace.core import errors, telemetry
+from headrace.core.request import SamplingParams
 from headrace.server.openai_chat_schema import CHAT_REFUSED, ChatCompletionFields
+from headrace.server.openai_completions import DEFAULT_MAX_TOKENS
 from headrace.server.openai_completions_schema import COMPLETIONS_REFUSED, CompletionFields
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
@@ -115,20 +118,34 @@ def errors_page() -> str:
 def http_fields_page() -> str:
     """Every body field of the two generation routes: accepted with what it allows, or refused."""
     lines = ["# Body fields", "", "Fields that nobody defines are ignored and named in the header"]
-    lines += ["`x-headrace-warnings`. A refused field is a 400 that names it.", ""]
+    lines += ["`x-headrace-warnings`. A refused field is a 400 that names it. A field that is left"]
+    lines += ["out or null has its default; `-`: it has no effect.", ""]
     routes = (
-        ("/v1/chat/completions", ChatCompletionFields, CHAT_REFUSED),
-        ("/v1/completions", CompletionFields, COMPLETIONS_REFUSED),
+        ("/v1/chat/completions", ChatCompletionFields, CHAT_REFUSED, "what the context leaves"),
+        ("/v1/completions", CompletionFields, COMPLETIONS_REFUSED, f"`{DEFAULT_MAX_TOKENS}`"),
     )
-    for route, schema, refused in routes:
-        lines += [f"## POST {route}", "", "| field | allowed |", "|---|---|"]
+    for route, schema, refused, default_length in routes:
+        lines += [f"## POST {route}", "", "| field | allowed | default |", "|---|---|---|"]
+        length = f"`server.default_max_tokens`, else {default_length}"
         for name, field in schema.model_fields.items():
             need = " (required)" if field.is_required() else ""
-            lines.append(f"| `{name}`{need} | {field.description} |")
+            is_length = name in ("max_tokens", "max_completion_tokens")
+            default = length if is_length else field_default(route, name)
+            lines.append(f"| `{name}`{need} | {field.description} | {default} |")
         lines += ["", "| refused field | why, and what to do |", "|---|---|"]
         lines += [f"| `{name}` | {reason} |" for name, reason in refused.items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def field_default(route: str, name: str) -> str:
+    """What a field is when a body leaves it out, as JSON."""
+    if name in ("stream", "add_generation_prompt"):
+        return "`false`" if name == "stream" else "`true`"
+    if (route, name) == ("/v1/completions", "add_special_tokens"):
+        return "`true`"
+    value = getattr(SamplingParams(), name, None)
+    return "-" if value in (None, (), {}) else f"`{json.dumps(value)}`"
 
 
 PAGES: dict[str, Callable[[], str]] = {
