@@ -46,6 +46,7 @@ from headrace.core.config import DEFAULT_MODEL
 from headrace.core.errors import CapacityError, ConfigError, RequestError
 from headrace.core.message import Message
 from headrace.core.request import SamplingParams
+from headrace.hub.catalogue import load_catalogue
 from headrace.launch.backends import open_engine
 
 HELP = '''\
@@ -129,12 +130,14 @@ def chat(
     )
     flags = {"engine.memory_bytes": memory, "engine.num_threads": threads, "engine.isa": isa}
     config = load_config(config_file, flags)
+    entry = load_catalogue().find(model)
+    if entry is not None and entry.is_base:
+        # Known before anything is downloaded.
+        raise _cannot_chat(model)
     find_model(config, model, may_pull=not no_pull)
     engine = open_engine(model, config)
     if engine.chat_template is None:
-        raise ConfigError(
-            "--model", model, "a model with a chat template", "Use headrace run --raw with it."
-        )
+        raise _cannot_chat(model)
     conversation = Conversation(engine, sampling, DEFAULT_MAX_TOKENS, system)
     with asyncio.Runner() as runner, _line_history(config.hub.home / "chat_history"):
         runner.run(engine.start())
@@ -146,6 +149,12 @@ def chat(
             converse(conversation, runner, input, print_text, is_verbose=verbose)
         finally:
             runner.run(engine.stop())
+
+
+def _cannot_chat(model: str) -> ConfigError:
+    return ConfigError(
+        "--model", model, "a model with a chat template", "Use headrace run --raw with it."
+    )
 
 
 def converse(

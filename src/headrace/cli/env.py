@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from headrace.cli.models import PIPE_COLUMNS
 from headrace.cli.settings import ConfigOption, load_config
@@ -257,7 +257,12 @@ def _shown(name: str, value: object) -> str:
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(*titles, box=None, pad_edge=False)
+    rows = list(rows)
+    # The first column is what people copy into a file or a command: others are broken first.
+    widths = [len(text) for text in (titles[0], *(row[0] for row in rows))]
+    first = Column(titles[0], no_wrap=True, min_width=max(widths))
+    rest = [Column(title, overflow="fold") for title in titles[1:]]
+    table = Table(first, *rest, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
     return table

@@ -17,6 +17,8 @@ from headrace.core.units import format_bytes, format_count
 from headrace.hub.model_store import ModelStore
 
 PIPE_COLUMNS = 200
+# With the other columns this fits 80; longer names are folded, never cut.
+MAX_NAME_COLUMNS = 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,7 @@ class ModelRow:
     quantization: str | None = None
     context_length: int | None = None
     licence: str | None = None
+    is_base: bool = False
 
 
 def models(
@@ -49,6 +52,8 @@ def models(
     # A pipe has no width; lines that a program reads are not broken.
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
     console.print(_make_table(rows))
+    if any(row.is_base for row in rows):
+        typer.echo("(base): continues text and does not chat; use headrace run --raw", err=True)
     typer.echo(f"Local models are in {config.hub.home / 'models'}", err=True)
 
 
@@ -71,6 +76,7 @@ def list_rows(store: ModelStore) -> list[ModelRow]:
                 quantization=entry.quantization,
                 context_length=entry.context_length,
                 licence=entry.licence,
+                is_base=entry.is_base,
             )
         )
     for model in local.values():
@@ -86,16 +92,23 @@ def list_rows(store: ModelStore) -> list[ModelRow]:
     return rows
 
 
+def _shown_name(row: ModelRow) -> str:
+    mark = " (default)" if row.is_default else " (base)" if row.is_base else ""
+    return row.name + mark
+
+
 def _make_table(rows: list[ModelRow]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("NAME", overflow="fold")
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    # A name is what people copy: on a narrow terminal the licence is broken instead.
+    is_short = all(len(_shown_name(row)) <= MAX_NAME_COLUMNS for row in rows)
+    table.add_column("NAME", overflow="fold", no_wrap=is_short)
     for title in ("PARAMS", "QUANT", "SIZE", "CONTEXT"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("LICENCE")
-    table.add_column("LOCAL", no_wrap=True)
+    table.add_column("LICENCE", overflow="fold")
+    table.add_column("LOCAL", no_wrap=True, min_width=5)
     for row in rows:
         table.add_row(
-            f"{row.name} (default)" if row.is_default else row.name,
+            _shown_name(row),
             format_count(row.num_parameters) if row.num_parameters else "-",
             row.quantization or "-",
             format_bytes(row.size_bytes),

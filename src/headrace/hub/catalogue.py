@@ -32,7 +32,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogueEntry:
-    """A named model. Units: `context_length` tokens."""
+    """A named model. `is_base`: continues text, was not taught to chat. Units: tokens."""
 
     name: str
     aliases: tuple[str, ...]
@@ -44,6 +44,7 @@ class CatalogueEntry:
     licence: str
     licence_url: str
     files: tuple[ModelFile, ...]
+    is_base: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -111,6 +112,7 @@ def _parse_entry(model: Mapping[str, Any]) -> CatalogueEntry:
         licence=model["licence"]["name"],
         licence_url=model["licence"]["url"],
         files=tuple(_parse_file(file) for file in model["files"]),
+        is_base=bool(model.get("is_base", False)),
     )
 
 

@@ -6,6 +6,8 @@ import importlib
 import json
 import logging
 import os
+import pty
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -196,6 +198,38 @@ def test_models_as_a_table_and_as_json(home: Path) -> None:
     assert [row["is_local"] for row in rows] == [False, False, False, True]
     assert rows[0]["num_parameters"] == 494032768
     assert rows[-1]["path"] == str(path)
+
+
+def test_names_stay_whole_on_80_columns(home: Path) -> None:
+    path = put_by_hand(home, "my-own-model-8b-q4_k_m")
+    ours, theirs = pty.openpty()
+    environ = {**os.environ, "HEADRACE_HOME": str(home), "COLUMNS": "80", "TERM": "dumb"}
+    for command, names in (
+        ("models", ["qwen2.5-coder:0.5b (default)", "gemma3:270m (base)", path.stem]),
+        ("env", ["engine.enable_prefix_caching", "server.default_max_tokens"]),
+    ):
+        with subprocess.Popen(
+            [sys.executable, "-m", "headrace", command], stdout=theirs, stderr=theirs, env=environ
+        ) as process:
+            shown = ""
+            # The terminal holds little: it is read while the command writes.
+            while process.poll() is None or select.select([ours], [], [], 0.05)[0]:
+                if select.select([ours], [], [], 0.05)[0]:
+                    shown += os.read(ours, 65536).decode()
+        assert process.returncode == 0, shown
+        lines = shown.splitlines()
+        assert all(any(line.startswith(name) for line in lines) for name in names), shown
+        assert "…" not in shown
+        assert command != "models" or lines[0].split()[-1] == "LOCAL"
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_base_model_is_refused_before_it_is_fetched(home: Path) -> None:
+    result = headrace(home, "chat", "--model", "gemma3:270m")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: --model is 'gemma3:270m'; allowed: a model with a chat")
+    assert not home.exists()
 
 
 def test_pulls_a_file_and_a_folder_from_the_hub(home: Path) -> None:
