@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from headrace.config.resolve import resolve_config
 from headrace.hub.model_store import ModelStore
+
+# A run in the background of a shell ignores Ctrl-C, and the programs under test would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def local_model(name: str) -> Path:

@@ -99,7 +99,7 @@ def run(
         top_p=top_p,
         top_k=top_k,
         seed=seed,
-        stop=tuple(stop or ()),
+        stop=stop[0] if stop and len(stop) == 1 else tuple(stop or ()),  # as given, for errors
     )
     text = read_prompt(prompt, sys.stdin, _ignore if quiet else _note)
     options = RunOptions(text, system, raw, quiet, as_json)
