@@ -29,7 +29,7 @@ struct Buffer {
 nb::object take(CpuOps& ops, size_t num_rows, size_t num_columns) {
   // numpy refuses a null pointer, so an empty array has memory too.
   const size_t num_bytes = std::max<size_t>(num_rows * num_columns, 1) * sizeof(float);
-  auto buffer = std::make_unique<Buffer>(ops.buffers(), ops.buffers()->take(num_bytes));
+  std::unique_ptr<Buffer> buffer(new Buffer{ops.buffers(), ops.buffers()->take(num_bytes)});
   auto* data = reinterpret_cast<float*>(buffer->region.data());
   nb::capsule owner(buffer.release(), [](void* p) noexcept {
     std::unique_ptr<Buffer> dead(static_cast<Buffer*>(p));
