@@ -113,7 +113,12 @@ def test_a_reader_that_leaves_early_ends_the_answer() -> None:
     command = [*COMMAND, "run", "Count from 1 to 1000."]
     reader, writer = os.pipe()
     with subprocess.Popen(
-        command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment()
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
     ) as process:
         os.close(writer)
         assert os.read(reader, 1) == b"1"

@@ -112,7 +112,13 @@ def test_stdout_on_a_full_disk(qwen05_path: Path) -> None:
     command = [*COMMAND, "run", "hi", "--model", str(qwen05_path), "--max-tokens", "2"]
     with open("/dev/full", "w") as full:
         result = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment()
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment(),
         )
     assert result.returncode == 1
     assert result.stderr == (

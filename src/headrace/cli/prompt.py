@@ -1,7 +1,8 @@
 """What `headrace run` asks: the prompt of the command line, and the text on stdin.
 
 In: PROMPT and stdin. Out: one text. With PROMPT only a pipe, a socket or a regular file is read,
-and a pipe that somebody holds open and says nothing on is given up, so that no script hangs.
+and a pipe that somebody holds open and says nothing on is an error: no script hangs, and no text
+that comes late is left out.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from headrace.core.errors import ConfigError
 SILENCE_S = 10.0
 NOTE_AFTER_S = 1.0
 _WAITS = "note: waiting for text on stdin; with < /dev/null there is none"
-_SILENT = "note: stdin gave nothing for {seconds:g} s; the prompt is asked without it"
 
 Note = Callable[[str], None]
 
@@ -31,7 +31,7 @@ def read_prompt(
 
     For `-`, and without PROMPT, stdin is the whole prompt. `note` takes what a person who waits
     should know.
-    Raises: ConfigError when there is no prompt, or stdin is not UTF-8.
+    Raises: ConfigError when there is no prompt, or stdin is silent or not UTF-8.
     """
     if given is None and (stdin is None or stdin.isatty()):
         raise ConfigError("PROMPT", None, "a text", 'Try: headrace run "Write a haiku."')
@@ -66,8 +66,7 @@ def _read_piped(stdin: TextIO | None, note: Note, silence_s: float) -> str:
         return ""
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-        if not _speaks(descriptor, note, silence_s):
-            return ""
+        _await_speech(descriptor, note, silence_s)
     elif not stat.S_ISREG(mode):
         return ""
     return _read_text(stdin)
@@ -86,19 +85,24 @@ def _descriptor(stdin: TextIO | None) -> int | None:
     return descriptor
 
 
-def _speaks(descriptor: int, note: Note, silence_s: float) -> bool:
-    """Wait for the first bytes, or the end, of a pipe; False when neither comes."""
+def _await_speech(descriptor: int, note: Note, silence_s: float) -> None:
+    """Wait for the first bytes, or the end, of a pipe. Raises: ConfigError if neither comes."""
     # poll and not select, which refuses descriptors above 1023.
     poll = select.poll()
     poll.register(descriptor, select.POLLIN | select.POLLHUP)
     first_s = min(NOTE_AFTER_S, silence_s)
     if poll.poll(first_s * 1000):
-        return True
+        return
     note(_WAITS)
     if poll.poll((silence_s - first_s) * 1000):
-        return True
-    note(_SILENT.format(seconds=silence_s))
-    return False
+        return
+    raise ConfigError(
+        "stdin",
+        f"an open pipe that gave nothing for {silence_s:g} s",
+        "text, or nothing at all",
+        "Add < /dev/null when there is none. For text that comes late, send the whole prompt "
+        "on stdin and leave PROMPT out.",
+    )
 
 
 def _read_text(stdin: TextIO) -> str:
