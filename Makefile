@@ -7,7 +7,7 @@ PROMPT ?= Write a Python function that returns the n-th Fibonacci number, and ex
 export PROMPT
 SOURCES := $(shell find csrc CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help run setup build check fix test test-all models bench serve size clean
+.PHONY: help run setup build check fix test test-all models bench bench-peers serve size clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ test-all: $(VENV)/.stamp-dev models  ## the same, and the slow ones
 
 bench: $(VENV)/.stamp-dev  ## one benchmark: make bench name=engine/floors args=--record
 	$(BIN)/python benchmarks/$(name).py $(args)
+
+bench-peers: $(VENV)/.stamp-dev models  ## llama.cpp, vLLM, OpenVINO, transformers beside headrace, in rounds
+	$(BIN)/python benchmarks/peers/bench_peers.py $(args)
 
 size: $(VENV)/.stamp-dev  ## lines per package beside the budget
 	$(BIN)/python scripts/size.py

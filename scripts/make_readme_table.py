@@ -1,6 +1,7 @@
-"""Write the measured table of README.md from the newest record of benchmarks/engine/floors.py.
+"""Write the measured tables of README.md from the newest records of their benchmarks.
 
-`--check` writes nothing and fails when the table differs from the record.
+`measured` is of benchmarks/engine/floors.py, `peers` of benchmarks/peers/bench_peers.py; a table
+whose marks README.md lacks is left out. `--check` writes nothing and fails when a table differs.
 """
 
 from __future__ import annotations
@@ -11,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
-def newest_record() -> dict[str, Any]:
-    """The last line of the newest results file that holds a floors record."""
+def newest_record(benchmark: str, call: str) -> dict[str, Any]:
+    """The last line of the newest results file that holds a record of a benchmark."""
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.jsonl"), reverse=True):
         records = [json.loads(line) for line in path.read_text().splitlines()]
-        found = [record for record in records if record["benchmark"] == "engine/floors"]
+        found = [record for record in records if record["benchmark"] == benchmark]
         if found:
             return found[-1] | {"file": path.relative_to(ROOT).as_posix()}
-    sys.exit("benchmarks/results has no engine/floors record; run it with args=--record.")
+    sys.exit(f"benchmarks/results has no {benchmark} record; run `{call} args=--record`.")
 
 
-def table(record: dict[str, Any]) -> str:
-    """The table and the sentence that says where it comes from."""
+def measured() -> str:
+    """headrace beside the machine's limits, and the sentence that says where it comes from."""
+    record = newest_record("engine/floors", "make bench name=engine/floors")
     median, settings, rounds = record["median"], record["settings"], record["rounds"]
     read = sorted(each["roof"]["read_bytes_per_s"] for each in rounds)
     int8 = sorted(each["roof"]["int8_ops_per_s"] for each in rounds)
@@ -61,11 +62,46 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join([*lines, "", where])
 
 
+def peers() -> str:
+    """headrace beside the best peer of each cell, and who was not measured."""
+    record = newest_record("peers/bench_peers", "make bench-peers")
+    lines = [
+        "| | headrace | best peer | times faster (lowest to highest) |",
+        "|---|---|---|---|",
+    ]
+    for cell in record["cells"]:
+        best = next(each for each in cell["standings"] if each["engine"] == cell["best"])
+        lines.append(
+            f"| {cell['model_name']}, {cell['title']} | {number(best['ours'])} | "
+            f"{number(best['theirs'])} {cell['best']} | {best['ratio']:.2f} "
+            f"({best['lowest']:.2f} to {best['highest']:.2f}) |"
+        )
+    absent = sorted({name for failures in record["failures"].values() for name in failures})
+    where = (
+        f"{record['cpu']}, {record['settings']['num_threads']} threads, {record['date']}, medians "
+        f"of {record['settings']['rounds']} rounds of pairs. "
+        + (f"Not measured everywhere, the record says why: {', '.join(absent)}. " if absent else "")
+        + f"Record: `{record['file']}`; `make bench-peers` repeats it, "
+        "[docs/guides/peers.md](docs/guides/peers.md) says how."
+    )
+    return "\n".join([*lines, "", where])
+
+
+def number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+TABLES = {"measured": measured, "peers": peers}
+
+
 def renewed(text: str) -> str:
-    """README with the table of the newest record."""
-    head, rest = text.split(BEGIN, 1)
-    tail = rest.split(END, 1)[1]
-    return f"{head}{BEGIN}\n{table(newest_record())}\n{END}{tail}"
+    """README with the tables of the newest records."""
+    for name, table in TABLES.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        if begin in text:
+            head, rest = text.split(begin, 1)
+            text = f"{head}{begin}\n{table()}\n{end}{rest.split(end, 1)[1]}"
+    return text
 
 
 def main() -> None:
@@ -73,7 +109,7 @@ def main() -> None:
     text = path.read_text()
     if "--check" in sys.argv:
         if renewed(text) != text:
-            sys.exit("The table of README.md differs from its record; run `make fix`.")
+            sys.exit("A table of README.md differs from its record; run `make fix`.")
         return
     path.write_text(renewed(text))
 
