@@ -61,3 +61,6 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _ALPHABET = _byte_alphabet()
+
+BYTE_PIECES = (*_ALPHABET, *map(byte_piece, range(256)))
+"""Every token that stands for one byte, in either spelling."""

@@ -9,6 +9,7 @@ between threads: nothing changes after construction but a cache.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
@@ -17,19 +18,16 @@ from headrace.core.errors import InvalidParameter, ModelFileError, RequestError
 from headrace.text.control_text import ControlTexts
 from headrace.text.gguf_tokenizer import build_gguf_tokenizer
 from headrace.text.gguf_vocabulary import read_gguf_vocabulary
+from headrace.text.partial_tokenizer import PartialTokenizer
 from headrace.text.token_bytes import Spelling, spelling_of
-from headrace.text.tokenizer_cache import load_cached, store_cached
+from headrace.text.tokenizer_cache import load_cached, load_parts, store_cached, store_parts
 from headrace.text.tokenizer_facts import (
     TokenizerFacts,
     end_token_ids,
     folder_facts,
     gguf_facts,
 )
-from headrace.text.tokenizer_views import (
-    tokenizer_parts,
-    without_control_tokens,
-    without_prefix,
-)
+from headrace.text.tokenizer_views import TokenizerViews, WholeTokenizer, tokenizer_parts
 
 # A control token that swallows the whitespace around it, as in some tokenizer.json files.
 _Strips = tuple[bool, bool]
@@ -47,11 +45,10 @@ class Tokenizer:
         is_streamable: whether tokens have bytes of their own (all but WordPiece and its like).
     """
 
-    def __init__(self, backend: Backend, facts: TokenizerFacts) -> None:
-        self._special_aware = backend
+    def __init__(self, source: Backend | PartialTokenizer, facts: TokenizerFacts) -> None:
+        self._source = WholeTokenizer(source) if isinstance(source, Backend) else source
+        backend = self._source.views_for(("a",)).special_aware
         added = backend.get_added_tokens_decoder()
-        self._plain = without_control_tokens(backend)
-        self._continuing = without_prefix(self._plain)
         self._added = {i: token.content for i, token in added.items()}
         self._strips = {t.content: (t.lstrip, t.rstrip) for t in added.values() if t.special}
         self.special_token_ids = frozenset(i for i, token in added.items() if token.special)
@@ -96,21 +93,27 @@ class Tokenizer:
 
     @staticmethod
     def from_gguf(
-        metadata: Mapping[str, object], cache_dir: Path | None = None, cache_key: str | None = None
+        metadata: Mapping[str, object],
+        cache_dir: Path | None = None,
+        cache_key: str | None = None,
+        is_partial: bool = False,
     ) -> Tokenizer:
         """Build from `tokenizer.*` keys, or take what an earlier start built for the same key.
 
-        `cache_key` names the metadata's content: its digest.
+        `cache_key` names the metadata's content: its digest. `is_partial` is for few short texts:
+        it starts at once and loads what they need, from the cache.
         Raises: UnsupportedFormat, ModelFileError.
         """
-        if cache_dir is not None and cache_key is not None:
-            cached = load_cached(cache_dir, cache_key)
-            if cached is not None:
-                return Tokenizer(*cached)
-        vocabulary = read_gguf_vocabulary(metadata)
-        backend, facts = build_gguf_tokenizer(vocabulary), gguf_facts(vocabulary)
-        if cache_dir is not None and cache_key is not None:
-            store_cached(cache_dir, cache_key, backend, facts)
+        if cache_dir is None or cache_key is None:
+            return Tokenizer(*_build(metadata))
+        load_whole = partial(_load_or_build, metadata, cache_dir, cache_key)
+        if not is_partial:
+            return Tokenizer(*load_whole())
+        parts = load_parts(cache_dir, cache_key, lambda: load_whole()[0])
+        if parts is not None:
+            return Tokenizer(*parts)
+        backend, facts = load_whole()
+        store_parts(cache_dir, cache_key, backend, facts)
         return Tokenizer(backend, facts)
 
     def encode(
@@ -122,7 +125,8 @@ class Tokenizer:
         the texts of control tokens into them; without it they are text like any other.
         Raises: RequestError for text that is not Unicode (unpaired surrogates).
         """
-        backend = self._special_aware if parse_special else self._plain
+        views = self._views_for((text,))
+        backend = views.special_aware if parse_special else views.plain
         return _encode(backend, text, add_special_tokens)
 
     def encode_pieces(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
@@ -132,6 +136,7 @@ class Tokenizer:
         do in `encode(..., parse_special=True)`.
         """
         ids: list[int] = []
+        views = self._views_for([text for text, _ in pieces])
         for at, (text, is_control) in enumerate(pieces):
             token_id = self.id_of(text) if is_control else None
             if token_id is not None:
@@ -143,7 +148,7 @@ class Tokenizer:
                 following, following_is_control = pieces[at + 1]
                 if self._strips.get(following * following_is_control, _NONE)[0]:
                     text = text.rstrip()
-            ids += _encode(self._continuing if at else self._plain, text, False)
+            ids += _encode(views.continuing if at else views.plain, text, False)
         return ids
 
     def decode(
@@ -162,7 +167,8 @@ class Tokenizer:
         """
         if not self.is_streamable:
             self._check_ids(ids)
-            return str(self._special_aware.decode(list(ids), skip_special_tokens))
+            whole = self._views_for(()).special_aware
+            return str(whole.decode(list(ids), skip_special_tokens))
         skipped = self.special_token_ids if skip_special_tokens else frozenset()
         text = b"".join(self.token_bytes(i) for i in ids if i not in skipped).decode(
             "utf-8", "replace"
@@ -186,8 +192,15 @@ class Tokenizer:
 
     def id_of(self, token: str) -> int | None:
         """The id of a token as the vocabulary spells it."""
-        token_id = self._special_aware.token_to_id(token)
-        return None if token_id is None else int(token_id)
+        return self._source.id_of(token)
+
+    def _views_for(self, texts: Sequence[str]) -> TokenizerViews:
+        try:
+            return self._source.views_for(texts)
+        except (TypeError, UnicodeEncodeError):
+            for text in texts:
+                _check_unicode(text)
+            raise
 
     def _spell(self, token_id: int) -> bytes:
         self._check_ids((token_id,))
@@ -197,7 +210,7 @@ class Tokenizer:
             text = self._added[token_id]
             is_escaped = self._spelling is Spelling.SENTENCEPIECE
             return (text.replace("▁", " ") if is_escaped else text).encode()
-        token = self._special_aware.id_to_token(token_id)
+        token = self._source.token_of(token_id)
         return b"" if token is None else self._spelling.to_bytes(token)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
@@ -207,6 +220,21 @@ class Tokenizer:
 
 
 _NONE: _Strips = (False, False)
+
+
+def _load_or_build(
+    metadata: Mapping[str, object], cache_dir: Path, cache_key: str
+) -> tuple[Backend, TokenizerFacts]:
+    cached = load_cached(cache_dir, cache_key)
+    if cached is None:
+        cached = _build(metadata)
+        store_cached(cache_dir, cache_key, *cached)
+    return cached
+
+
+def _build(metadata: Mapping[str, object]) -> tuple[Backend, TokenizerFacts]:
+    vocabulary = read_gguf_vocabulary(metadata)
+    return build_gguf_tokenizer(vocabulary), gguf_facts(vocabulary)
 
 
 def _encode(backend: Backend, text: str, add_special_tokens: bool) -> list[int]:

@@ -1,9 +1,9 @@
 """Built tokenizers on disk, so that a second start skips building.
 
-One file per key: a JSON line with the facts and what describes the body, then the body, a
-tokenizer.json. In: folder and key. Out: a tokenizer and the model's facts about it, or None when
-there are none that can be trusted. A damaged file is treated
-as missing and is written again. Files appear by rename, so a reader never sees half of one.
+Two files per key, whole and in parts: a JSON line with the facts and what describes the body, then
+the body, a tokenizer.json or what PartialTokenizer reads. In: folder and key. Out: a tokenizer and
+the model's facts about it, or None when there are none that can be trusted. A damaged file is
+treated as missing and is written again. Files appear by rename, so a reader never sees half of one.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import logging
 import os
 import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import tokenizers
 from tokenizers import Tokenizer
 
+from headrace.text.partial_tokenizer import PartialTokenizer, split_tokenizer
 from headrace.text.tokenizer_facts import TokenizerFacts, facts_as_json, facts_from_json
 
 _LOGGER = logging.getLogger(__name__)
@@ -26,14 +28,43 @@ _LOGGER = logging.getLogger(__name__)
 _FORMAT = 2
 
 
-def cache_path(cache_dir: Path, key: str) -> Path:
-    """The file of a key. Keys may be any text."""
-    return cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.tokenizer"
+def cache_path(cache_dir: Path, key: str, kind: str = "tokenizer") -> Path:
+    """The file of a key: a "tokenizer", or a "vocabulary" in parts. Keys may be any text."""
+    return cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.{kind}"
 
 
 def load_cached(cache_dir: Path, key: str) -> tuple[Tokenizer, TokenizerFacts] | None:
     """The cached tokenizer and its facts, or None."""
     path = cache_path(cache_dir, key)
+    found = _read(path, key)
+    if found is None:
+        return None
+    try:
+        return Tokenizer.from_buffer(found[0]), found[1]
+    except Exception as error:  # tokenizers raises bare Exception
+        _LOGGER.warning("tokenizer cache %s cannot be loaded (%s); building anew", path, error)
+        return None
+
+
+def store_cached(cache_dir: Path, key: str, tokenizer: Tokenizer, facts: TokenizerFacts) -> None:
+    """Write the tokenizer; a full or read-only disk costs a warning, not the start."""
+    _write(cache_path(cache_dir, key), key, tokenizer.to_str(pretty=False).encode(), facts)
+
+
+def load_parts(
+    cache_dir: Path, key: str, load_whole: Callable[[], Tokenizer]
+) -> tuple[PartialTokenizer, TokenizerFacts] | None:
+    """A tokenizer that reads what it needs from the cache, and its facts; or None."""
+    found = _read(cache_path(cache_dir, key, "vocabulary"), key)
+    return None if found is None else (PartialTokenizer(found[0], load_whole), found[1])
+
+
+def store_parts(cache_dir: Path, key: str, tokenizer: Tokenizer, facts: TokenizerFacts) -> None:
+    """Write what `load_parts` reads, as `store_cached` does."""
+    _write(cache_path(cache_dir, key, "vocabulary"), key, split_tokenizer(tokenizer), facts)
+
+
+def _read(path: Path, key: str) -> tuple[bytes, TokenizerFacts] | None:
     try:
         head, _, body = path.read_bytes().partition(b"\n")
     except FileNotFoundError:
@@ -48,20 +79,13 @@ def load_cached(cache_dir: Path, key: str) -> tuple[Tokenizer, TokenizerFacts] |
     if facts is None or head != _head(key, body, facts):
         _LOGGER.warning("tokenizer cache %s is damaged or of another version; building anew", path)
         return None
-    try:
-        return Tokenizer.from_buffer(body), facts
-    except Exception as error:  # tokenizers raises bare Exception
-        _LOGGER.warning("tokenizer cache %s cannot be loaded (%s); building anew", path, error)
-        return None
+    return body, facts
 
 
-def store_cached(cache_dir: Path, key: str, tokenizer: Tokenizer, facts: TokenizerFacts) -> None:
-    """Write the tokenizer; a full or read-only disk costs a warning, not the start."""
-    body = tokenizer.to_str(pretty=False).encode()
-    path = cache_path(cache_dir, key)
+def _write(path: Path, key: str, body: bytes, facts: TokenizerFacts) -> None:
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=cache_dir, suffix=".partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(_head(key, body, facts) + b"\n" + body)

@@ -8,11 +8,56 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
+from tokenizers.models import Model
 
 from headrace.core.errors import ModelFileError
+
+
+class TokenizerViews(NamedTuple):
+    """One tokenizer, three ways: control tokens are read; are plain text; inside a text."""
+
+    special_aware: Tokenizer
+    plain: Tokenizer
+    continuing: Tokenizer
+
+
+def views_of(tokenizer: Tokenizer) -> TokenizerViews:
+    """All views of a tokenizer. Raises: ModelFileError."""
+    plain = without_control_tokens(tokenizer)
+    return TokenizerViews(tokenizer, plain, without_prefix(plain))
+
+
+class WholeTokenizer:
+    """A tokenizer whose views are right for every text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Raises: ModelFileError."""
+        self._views = views_of(tokenizer)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token as the vocabulary spells it."""
+        token_id: int | None = self._views.special_aware.token_to_id(token)
+        return token_id
+
+    def token_of(self, token_id: int) -> str | None:
+        """The token of an id."""
+        token: str | None = self._views.special_aware.id_to_token(token_id)
+        return token
+
+    def views_for(self, _texts: Sequence[str]) -> TokenizerViews:
+        """The views."""
+        return self._views
+
+
+def with_model(tokenizer: Tokenizer, model: Model) -> Tokenizer:
+    """The same rules and added tokens over other merges."""
+    view = _share(tokenizer, model)
+    view.add_tokens([token for _, token in sorted(tokenizer.get_added_tokens_decoder().items())])
+    return view
 
 
 def without_control_tokens(tokenizer: Tokenizer) -> Tokenizer:
@@ -64,8 +109,8 @@ def tokenizer_parts(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
     }
 
 
-def _share(tokenizer: Tokenizer) -> Tokenizer:
-    view = Tokenizer(tokenizer.model)
+def _share(tokenizer: Tokenizer, model: Model | None = None) -> Tokenizer:
+    view = Tokenizer(tokenizer.model if model is None else model)
     view.normalizer = tokenizer.normalizer
     view.pre_tokenizer = tokenizer.pre_tokenizer
     view.post_processor = tokenizer.post_processor
