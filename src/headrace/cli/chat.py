@@ -135,7 +135,7 @@ def chat(
         # Known before anything is downloaded.
         raise _cannot_chat(model)
     find_model(config, model, may_pull=not no_pull)
-    engine = open_engine(model, config)
+    engine = open_engine(model, config, is_brief=True)
     if engine.chat_template is None:
         raise _cannot_chat(model)
     conversation = Conversation(engine, sampling, DEFAULT_MAX_TOKENS, system)

@@ -21,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     `arguments` are those after the program's name; None takes them from `sys.argv`.
     """
+    # numpy's BLAS starts a thread per core that spins and is never asked: the kernels are our own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(_load_quietly(given)())
 

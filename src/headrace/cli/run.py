@@ -108,7 +108,7 @@ def run(
         flags["server.log_level"] = "error"
     config = load_config(config_file, flags)
     find_model(config, model, may_pull=not no_pull)
-    engine = open_engine(model, config)
+    engine = open_engine(model, config, is_brief=True)
     asyncio.run(_run(engine, sampling, DEFAULT_MAX_TOKENS, options))
 
 

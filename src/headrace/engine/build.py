@@ -1,12 +1,13 @@
 """From a model file and settings to everything a running engine is made of.
 
 In: a local model, a resolved EngineConfig. Out: LoadedModel with weights packed, memory planned and
-KV cache allocated. Opens no connection and starts no thread.
+KV cache allocated. Packing, which is C++, runs beside what Python loads; no thread is left behind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,11 @@ def load_model(
     free_bytes: int,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
+    is_brief: bool = False,
 ) -> LoadedModel:
     """Read, plan, pack. `cache_dir` keeps built tokenizers between starts.
+
+    `is_brief` is for a few short prompts: the tokenizer then loads no more than they need.
 
     Raises: ModelFileError, UnsupportedFormat, MissingTensor, OutOfMemory, ConfigError.
     """
@@ -76,21 +80,23 @@ def load_model(
     config = read_config(model, reader)
     ops = make_ops(engine.device, isa=engine.isa, num_threads=engine.num_threads)
     capacity = plan_capacity(config, reader, ops, engine, free_bytes)
-    tokenizer = load_tokenizer(reader, cache_dir)
-    weights = load_weights(
-        model,
-        config,
-        reader,
-        ops,
-        capacity.max_model_len,
-        progress=lambda done, layers: report("loading", done / (layers + 1)),
-    )
+    with ThreadPoolExecutor(1, "headrace-load") as beside:
+        text = beside.submit(load_text, reader, cache_dir, is_brief)
+        weights = load_weights(
+            model,
+            config,
+            reader,
+            ops,
+            capacity.max_model_len,
+            progress=lambda done, layers: report("loading", done / (layers + 1)),
+        )
+        tokenizer, template = text.result()
     cache = allocate_cache(config, ops, capacity)
     report("loading", 1.0)
     return LoadedModel(
         config=config,
         tokenizer=tokenizer,
-        chat_template=load_template(tokenizer),
+        chat_template=template,
         runner=ModelRunner(model(ops, config, weights), cache, ops),
         capacity=capacity,
         work=work_per_token(model, config, reader),
@@ -121,7 +127,17 @@ def read_config(model: type[Llama], reader: WeightReader) -> ModelConfig:
     return model.config_from_huggingface(metadata)
 
 
-def load_tokenizer(reader: WeightReader, cache_dir: Path | None) -> Tokenizer:
+def load_text(
+    reader: WeightReader, cache_dir: Path | None, is_brief: bool
+) -> tuple[Tokenizer, ChatTemplate | None]:
+    """Tokenizer and chat template. Raises: ModelFileError, UnsupportedFormat."""
+    tokenizer = load_tokenizer(reader, cache_dir, is_brief)
+    return tokenizer, load_template(tokenizer)
+
+
+def load_tokenizer(
+    reader: WeightReader, cache_dir: Path | None, is_brief: bool = False
+) -> Tokenizer:
     """The tokenizer that comes with the weights.
 
     The metadata's digest is its key in the cache: a file that is moved or copied finds what was
@@ -131,7 +147,7 @@ def load_tokenizer(reader: WeightReader, cache_dir: Path | None) -> Tokenizer:
     """
     if isinstance(reader, GgufReader):
         key = None if cache_dir is None else reader.metadata_digest()
-        return Tokenizer.from_gguf(reader.metadata, cache_dir, key)
+        return Tokenizer.from_gguf(reader.metadata, cache_dir, key, is_brief)
     return Tokenizer.from_huggingface(reader.path)
 
 

@@ -89,11 +89,13 @@ def open_engine(
     progress: Progress | None = None,
     make_sink: MakeSink | None = None,
     may_pull: bool = False,
+    is_brief: bool = False,
 ) -> LocalEngine:
     """Find a model, plan its memory, load it. The engine is not started yet.
 
     `make_sink` gets the model's name and gives what takes the measurements. With `may_pull` a known
-    model that is not local is fetched; without it that is an error that says how.
+    model that is not local is fetched; without it that is an error that says how. `is_brief` starts
+    sooner for a few short prompts; longer ones then wait once for the rest of the tokenizer.
     Raises: ModelNotFound, ModelSourceError, ModelFileError, OutOfMemory, ConfigError.
     """
     local = find_model(ModelStore(config.hub), model, may_pull)
@@ -105,6 +107,7 @@ def open_engine(
         machine.memory_available_bytes,
         cache_dir=config.hub.home / "tokenizers",
         progress=progress,
+        is_brief=is_brief,
     )
     sink = make_sink(local.name) if make_sink is not None else NoMetrics()
     return LocalEngine(assemble(loaded, local, engine_config, sink), loaded, engine_config)
