@@ -17,6 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
+from headrace.cli.plain_values import PlainCommand, PlainGroup
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -44,6 +46,7 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     """Make the typer application for these arguments: only the command they name is imported."""
     app = typer.Typer(
         name="headrace",
+        cls=PlainGroup,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -56,7 +59,7 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
         if isinstance(loaded, typer.Typer):
             app.add_typer(loaded, name=name, short_help=command.summary)
         else:
-            app.command(name, short_help=command.summary)(loaded)
+            app.command(name, cls=PlainCommand, short_help=command.summary)(loaded)
     return app
 
 

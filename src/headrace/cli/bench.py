@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from headrace.cli.bench_load import latency, serve, throughput
 from headrace.cli.bench_roof import roof
+from headrace.cli.plain_values import PlainCommand, PlainGroup
 
 _DEFAULT = "roof"
 
 
-class _BenchGroup(TyperGroup):
+class _BenchGroup(PlainGroup):
     """Takes `headrace bench MODEL` for `headrace bench roof MODEL`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -35,4 +35,4 @@ def _group() -> None:
 bench = typer.Typer(cls=_BenchGroup, rich_markup_mode=None, add_completion=False)
 bench.callback()(_group)
 for _command in (roof, latency, throughput, serve):
-    bench.command(_command.__name__)(_command)
+    bench.command(_command.__name__, cls=PlainCommand)(_command)
