@@ -32,6 +32,18 @@ with LLM(sys.argv[1], memory_bytes=int(sys.argv[2])) as llm:
     }))
 """
 
+RUN = """
+import json, sys
+from headrace.cli.main import main
+
+try:
+    main(["run", "--json", "--model", sys.argv[1], "--max-tokens", "1", "hi"])
+except SystemExit as end:
+    print(json.dumps({
+        "code": end.code, "modules": sorted({name.partition(".")[0] for name in sys.modules}),
+    }))
+"""
+
 # Many requests at once, log-probabilities, a prompt of several chunks. The high-water mark is from
 # /proc: getrusage's also counts what the parent had when it started this process.
 WORK = """
@@ -105,6 +117,39 @@ def test_generating_on_cpu_loads_no_torch_and_no_server(qwen05_path: Path) -> No
     }  # fmt: skip
     assert modules & strangers == set()
     assert {"numpy", "tokenizers"} <= modules
+
+
+def test_a_first_token_is_quick(qwen05_path: Path) -> None:
+    """The whole command, from a warm page cache; a bound of twice what it takes on a slow core."""
+    answer = ("run", "--quiet", "--model", str(qwen05_path), "--max-tokens", "1", "hi")
+    assert processor_s(*COMMAND, *answer) < 3.0
+
+
+def run_once(model: Path, home: Path) -> tuple[dict[str, object], dict[str, object]]:
+    """An answer in an interpreter of its own, and what that has loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(model)],
+        capture_output=True,
+        text=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        env=environment(HEADRACE_HOME=str(home)),
+    )
+    answer, loaded = (json.loads(line) for line in done.stdout.splitlines())
+    assert loaded["code"] == 0
+    return answer, loaded
+
+
+def test_a_short_run_loads_what_it_needs(qwen05_path: Path, tmp_path: Path) -> None:
+    """No server, no validation library, and of the tokenizer only what the prompt can contain."""
+    first, _ = run_once(qwen05_path, tmp_path)
+    (whole,) = (tmp_path / "tokenizers").glob("*.tokenizer")
+    whole.unlink()
+    second, loaded = run_once(qwen05_path, tmp_path)
+    assert second["text"] == first["text"] != ""
+    assert not whole.exists()  # whoever needs the whole tokenizer builds and keeps it
+    strangers = {"torch", "pydantic", "starlette", "uvicorn", "rich", "huggingface_hub", "gguf"}
+    assert set(loaded["modules"]) & strangers == set()  # type: ignore[call-overload]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
