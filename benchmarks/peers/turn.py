@@ -11,12 +11,17 @@ import fcntl
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-SLICE_S = 150.0
+SLICE_S = 110.0
 """Longest hold of the lock by something that can be stopped and go on."""
+
+
+KEEP_S = 60.0
+"""A hold shorter than this goes on into the next turn: queues behind a lock can be long."""
 
 
 class CommandFailed(Exception):
@@ -28,16 +33,21 @@ class CommandFailed(Exception):
 
 
 class Turn:
-    """Holds the lock inside a `with`; the kernel drops it with the process."""
+    """Holds the lock inside a `with`, and on into the next one while that costs others little.
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    Units: `keep_s` seconds since the lock was got. The kernel drops it with the process.
+    """
+
+    def __init__(self, path: Path | None, keep_s: float = KEEP_S) -> None:
+        self._path, self._keep_s = path, keep_s
         self._file = -1
+        self._since_s = 0.0
 
     def __enter__(self) -> None:
-        if self._path is not None:
+        if self._path is not None and self._file < 0:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._since_s = time.monotonic()
 
     def __exit__(
         self,
@@ -45,6 +55,11 @@ class Turn:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if time.monotonic() - self._since_s >= self._keep_s:
+            self.release()
+
+    def release(self) -> None:
+        """Let others go on. Calling it twice is harmless."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -149,3 +150,36 @@ def state_of(pid: int) -> str:
             break
         time.sleep(0.005)
     return state
+
+
+def is_free(path: Path) -> bool:
+    """Whether another process could take the lock now."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
+def test_a_turn_holds_the_lock_and_drops_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    turn = Turn(path, keep_s=0.0)
+    with turn:
+        assert not is_free(path)
+    assert is_free(path)
+
+
+def test_short_turns_that_follow_each_other_keep_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    turn = Turn(path, keep_s=60.0)
+    with turn:
+        pass
+    assert not is_free(path)
+    with turn:
+        assert not is_free(path)
+    turn.release()
+    assert is_free(path)
+    turn.release()
