@@ -7,6 +7,7 @@ Knows nothing of memory limits; `memory.py` has planned before this runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,15 +75,16 @@ def load_weights(
     tensors = ModelTensors.open(reader, config)
     tensors.refuse_unread()
     spec = model.layer_spec(config)
-    ropes = rope_tables(ops, config, tensors, max_positions)
     embed = tensors.get("embed")
     check_shape("embed", embed, (config.vocab_size, config.hidden_size))
     layers = []
-    for layer in range(config.num_layers):
-        layers.append(load_layer(ops, tensors, spec, layer))
-        reader.release()
-        if progress is not None:
-            progress(layer + 1, config.num_layers)
+    with ThreadPoolExecutor(1, "headrace-rope") as beside:  # numpy, beside packing in C++
+        ropes = beside.submit(rope_tables, ops, config, tensors, max_positions)
+        for layer in range(config.num_layers):
+            layers.append(load_layer(ops, tensors, spec, layer))
+            reader.release()
+            if progress is not None:
+                progress(layer + 1, config.num_layers)
     is_tied = not tensors.has("head") and config.is_head_tied is not False
     head = embed if is_tied else tensors.get("head")
     check_shape("head", head, (config.vocab_size, config.hidden_size))
@@ -91,7 +93,7 @@ def load_weights(
     weights = DecoderWeights(
         embed=ops.pack_table(embed),
         layers=tuple(layers),
-        ropes=ropes,
+        ropes=ropes.result(),
         norm=ops.pack_vector(norm),
         head=ops.pack_linear([head]),
     )

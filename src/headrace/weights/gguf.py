@@ -35,9 +35,11 @@ class GgufMetadata(Mapping[str, object]):
         value = self._values[key]
         if not isinstance(value, ArraySpan):
             return value
-        if key not in self._lists:
-            self._lists[key] = GgufCursor(self._path, self._buffer).array(value, repr(key))
-        return self._lists[key]
+        decoded = self._lists.get(key)  # once: another thread may release it in between
+        if decoded is None:
+            decoded = GgufCursor(self._path, self._buffer).array(value, repr(key))
+            self._lists[key] = decoded
+        return decoded
 
     def __contains__(self, key: object) -> bool:
         return key in self._values  # not by decoding, as Mapping would
