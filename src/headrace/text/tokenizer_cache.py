@@ -64,6 +64,17 @@ def store_parts(cache_dir: Path, key: str, tokenizer: Tokenizer, facts: Tokenize
     _write(cache_path(cache_dir, key, "vocabulary"), key, split_tokenizer(tokenizer), facts)
 
 
+def forget(cache_dir: Path, key: str) -> int:
+    """Delete what is kept for a key; returns the bytes freed."""
+    num_bytes = 0
+    for kind in ("tokenizer", "vocabulary"):
+        path = cache_path(cache_dir, key, kind)
+        if path.is_file():
+            num_bytes += path.stat().st_size
+            path.unlink()
+    return num_bytes
+
+
 def _read(path: Path, key: str) -> tuple[bytes, TokenizerFacts] | None:
     try:
         head, _, body = path.read_bytes().partition(b"\n")

@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 
 from fakes.download_site import CONTENT, open_site, sha256
+from fakes.gguf_file import GgufFile
 from headrace.cli.app import COMMANDS
 from headrace.cli.main import main
+from headrace.text.tokenizer_cache import cache_path
+from headrace.weights.gguf import GgufReader
 
 SMALL = b"GGUF" + bytes(1000)
 
@@ -263,6 +266,21 @@ def test_rm_needs_a_yes(home: Path) -> None:
     assert removed.returncode == 0
     assert removed.stdout == "own removed, 1004 B freed\n"
     assert not path.exists()
+
+
+def test_rm_takes_the_tokenizer_along(home: Path) -> None:
+    """The model's own; a file of another key stays."""
+    path = put_by_hand(home, "own")
+    path.write_bytes(GgufFile().to_bytes())
+    key, folder = GgufReader(path).metadata_digest(), home / "tokenizers"
+    folder.mkdir()
+    kept = [cache_path(folder, key), cache_path(folder, key, "vocabulary")]
+    other = cache_path(folder, "other")
+    for file in (*kept, other):
+        file.write_bytes(bytes(100))
+    size = path.stat().st_size + 200
+    assert headrace(home, "rm", "own", "--yes").stdout == f"own removed, {size} B freed\n"
+    assert [file.exists() for file in (path, *kept, other)] == [False, False, False, True]
 
 
 def test_a_reader_that_leaves_early_is_no_error(home: Path) -> None:
