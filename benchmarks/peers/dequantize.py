@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
+from headrace.core.errors import UnsupportedFormat
 from headrace.weights.gguf import GgufReader
 from headrace.weights.names import load_tensor, sources
 
@@ -34,6 +35,8 @@ def bf16_weights(
     theirs = sources(reader.architecture, "safetensors", layers, config.to_dict())
     present = set(reader.names())
     for name, source in ours.items():
+        if name in theirs and theirs[name].rows is not None:
+            raise UnsupportedFormat(f"{reader.path}: fused {theirs[name].name} is not written.")
         if name in theirs and source.name in present:
             floats = load_tensor(reader, source).dequantize()
             if theirs[name].transform == "add_one":
