@@ -39,11 +39,12 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every measurement needs: the turn, limits of the engines, the source of prompts."""
+    """What every measurement needs: turn, threads, source of prompts, folder of runners' logs."""
 
     turn: Turn
     num_threads: int
     source: random.Random
+    logs: Path = BUILD / "logs"
 
     def options(self) -> dict[str, Any]:
         """Limits that hold for every engine. Units: tokens, requests."""
@@ -59,7 +60,7 @@ class Bench:
 
         Raises: RunnerFailed.
         """
-        log = BUILD / "logs" / f"{engine.name}-{gguf.stem}.log"
+        log = self.logs / f"{engine.name}-{gguf.stem}.log"
         runner = Runner(engine.command, engine.variables, log)
         try:
             load_s = runner.load(self.turn, str(engine.model_path(gguf)), self.options())
