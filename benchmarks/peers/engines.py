@@ -80,6 +80,7 @@ def engines(num_threads: int) -> list[Engine]:
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cpus)),
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CACHE_ROOT": str(BUILD / "vllm" / "cache"),
         # Advised by vLLM's manual for CPU; its wheel brings it.
         "LD_PRELOAD": str(BUILD / "vllm" / "lib" / "libiomp5.so"),
     }

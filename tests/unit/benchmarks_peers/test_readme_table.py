@@ -1,0 +1,52 @@
+"""The README's table of peers, from the record that a measurement wrote."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from cells import CELLS
+from findings import Findings
+from pairs import Pair
+
+from headrace.core.machine import Roof
+
+ROOT = Path(__file__).parents[3]
+ROOF = Roof(read_bytes_per_s=2e10, int8_ops_per_s=8e12)
+FACTS = {"headrace": {"work": {"stream_bytes": 1, "body_weights": 1, "head_weights": 1}}}
+
+
+def test_it_names_the_best_peer_of_each_cell_and_who_was_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Findings({"rounds": 2, "num_threads": 2}, facts={"0.5b": FACTS})
+    found.pairs = [
+        Pair("decode-0.5b", "vllm", 0, 40.0, 10.0, 4.0, ROOF),
+        Pair("decode-0.5b", "llama-server", 0, 40.0, 20.0, 2.0, ROOF),
+        Pair("decode-0.5b", "llama-server", 1, 42.0, 20.0, 2.1, ROOF),
+    ]
+    found.failures["0.5b"] = {"openvino-gguf": "no Q5_0"}
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    (results / "2026-01-01-cpu-amx.jsonl").write_text(json.dumps(found.as_json()) + "\n")
+    table = load_script()
+    monkeypatch.setattr(table, "ROOT", tmp_path)
+    text = "before\n<!-- peers: begin -->\nold\n<!-- peers: end -->\nafter\n"
+    lines = table.renewed(text).splitlines()
+    title = next(cell.title for cell in CELLS if cell.name == "decode-0.5b")
+    assert f"| qwen2.5-coder:0.5b, {title} | 41 | 20 llama-server | 2.05 (2.00 to 2.10) |" in lines
+    assert "the record says why: openvino-gguf" in lines[-3]
+    assert "old" not in lines and (lines[0], lines[-1]) == ("before", "after")
+
+
+def load_script() -> ModuleType:
+    """The script as a module; it lies in no package."""
+    path = ROOT / "scripts" / "make_readme_table.py"
+    spec = importlib.util.spec_from_file_location("make_readme_table", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
