@@ -28,6 +28,8 @@ PACKAGES = {
     "openvino-export": ("optimum-intel==2.2.0", "torch==2.13.0", "transformers>=5.4,<5.6"),
     "transformers": ("torch==2.13.0", "transformers==5.19.0"),
 }
+# The torchvision that pip finds for optimum-intel is built for another torch and fails on import.
+NOT_NEEDED_BY_EXPORT = "torchvision"
 # vLLM needs these for images and sound only.
 NOT_NEEDED_BY_VLLM = ("torchaudio", "torchvision", "torchcodec")
 
@@ -111,7 +113,10 @@ class Installer:
 
     def _packages(self, name: str) -> None:
         self._venv(name)
-        self._run(name, BUILD / name / "bin" / "pip", "install", "-q", *PACKAGES[name])
+        pip = BUILD / name / "bin" / "pip"
+        self._run(name, pip, "install", "-q", *PACKAGES[name])
+        if name == "openvino-export":
+            self._run(name, pip, "uninstall", "-q", "-y", NOT_NEEDED_BY_EXPORT)
 
     def _vllm(self) -> None:
         self._venv("vllm")

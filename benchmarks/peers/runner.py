@@ -70,7 +70,7 @@ class Runner:
         raise RunnerFailed(f"not ready after {used_s:.0f} s{self._tail()}")
 
     def run(
-        self, prompts: Sequence[Sequence[int]], output_tokens: int, timeout_s: float = 170.0
+        self, prompts: Sequence[Sequence[int]], output_tokens: int, timeout_s: float = 300.0
     ) -> list[Answer]:
         """One run of requests: each answer's times. The caller holds the turn.
 
