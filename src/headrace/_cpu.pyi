@@ -45,8 +45,18 @@ def pack_linear(
     bias: NDArray[np.float32] | None = None,
     interleave: bool = False,
 ) -> PackedLinear: ...
+
+class QuantizedActivation:
+    """Activations in int8 groups: what a gated linear leaves for the linear after it."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
 def linear(
-    ops: CpuOps, x: NDArray[np.float32], weight: PackedLinear, y: NDArray[np.float32]
+    ops: CpuOps,
+    x: NDArray[np.float32] | QuantizedActivation,
+    weight: PackedLinear,
+    y: NDArray[np.float32],
 ) -> None: ...
 
 class Gate(Enum):
@@ -56,6 +66,12 @@ class Gate(Enum):
 def gated_linear(
     ops: CpuOps, x: NDArray[np.float32], weight: PackedLinear, gate: Gate, y: NDArray[np.float32]
 ) -> None: ...
+def can_quantize_gated(ops: CpuOps, num_rows: int, weight: PackedLinear) -> bool: ...
+def gated_linear_quantized(
+    ops: CpuOps, x: NDArray[np.float32], weight: PackedLinear, gate: Gate
+) -> QuantizedActivation:
+    """Raises: ValueError unless can_quantize_gated."""
+
 def probe_read_bandwidth(ops: CpuOps, num_bytes: int, rounds: int) -> float:
     """Bytes per second that all threads read together, the best of `rounds`."""
 

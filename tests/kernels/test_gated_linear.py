@@ -76,6 +76,32 @@ def test_it_is_the_activation_of_the_linear(
     assert alone.tobytes() == actual[-1].tobytes()
 
 
+@pytest.mark.parametrize("formats", [("q5_0", "q5_0"), ("q4_k", "q6_k"), ("f32", "f32")])
+@pytest.mark.parametrize("num_rows", [0, 1, 8, 9, 16, 33, 256, 261])
+def test_a_reader_gets_the_same_bits(
+    cpu_ops: Ops, rng: np.random.Generator, num_rows: int, formats: tuple[str, str]
+) -> None:
+    """The result in the reader's own form against the floats; 261 rows end with a tile of 5."""
+
+    def part(format_name: str, shape: tuple[int, int]) -> QuantTensor:
+        if format_name == "f32":
+            return QuantTensor.from_array(rows(rng, *shape))
+        return random_blocks(rng, format_name, shape)
+
+    parts = [part(format_name, (320, 1280)) for format_name in formats]
+    biases = [QuantTensor.from_array(rows(rng, 1, 320)[0]) for _ in parts]
+    weight = cpu_ops.pack_linear(parts, biases, interleave=True)
+    x = rows(rng, num_rows, 1280, "outliers")
+    if num_rows > 20:
+        x[17] = np.nan
+        x[3] = 0
+    for reader_format in ("q5_0", "f32"):
+        reader = cpu_ops.pack_linear([part(reader_format, (48, 320))])
+        plain = cpu_ops.linear(cpu_ops.gated_linear(x, weight, "silu"), reader)
+        handed = cpu_ops.linear(cpu_ops.gated_linear(x, weight, "silu", reader), reader)
+        assert values_of(handed).tobytes() == values_of(plain).tobytes()
+
+
 def test_columns_that_do_not_pair_are_refused(cpu_ops: Ops, rng: np.random.Generator) -> None:
     weight = cpu_ops.pack_linear([QuantTensor.from_array(rows(rng, 24, 8))])
     with pytest.raises(ValueError, match="multiple of 16"):

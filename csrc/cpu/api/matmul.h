@@ -26,7 +26,11 @@ struct QuantizedRows {
   int32_t* offsets;    // [tiles][g][2][R]  -8 * sum of each half of a group
 };
 
-// Items: rows.
+// Groups of a tile that one item of quantizing covers. A share is never a part of a tile's rows:
+// their values lie between each other in memory, and two workers would fight for the lines.
+constexpr int64_t kQuantizeGroups = 8;
+
+// Items: kQuantizeGroups groups of a tile of rows, tiles first: ceil(g / 8) items for each tile.
 struct QuantizeRowsArgs {
   const float* x;
   int64_t row_stride;
@@ -45,7 +49,8 @@ struct PackedPanels {
 };
 
 // y [M, N] = x w^T + bias, or with a gate y [M, N / 2] = f(gate) * up. Items: panels; with a gate
-// a share of the work starts at an even one.
+// a share of the work starts at an even one, and at a multiple of four where `gated` takes its
+// groups of 32 columns.
 struct MatmulArgs {
   QuantizedRows x;      // quantized formats
   const float* floats;  // float formats: [M, K], row_stride K
@@ -53,6 +58,7 @@ struct MatmulArgs {
   float* y;
   int64_t y_stride;
   Gate gate;
+  QuantizedRows gated;  // where it has values: the result as int8 groups, in place of y
 };
 
 struct MatmulKernels {
@@ -61,6 +67,7 @@ struct MatmulKernels {
   Kernel<MatmulArgs> floating;
   // Bytes of Work::scratch that `quantized` and `floating` need for `num_rows` rows of `depth`.
   size_t (*scratch_bytes)(int64_t num_rows, int64_t depth);
+  bool can_quantize_gated;  // whether `quantized` knows MatmulArgs::gated, of tiles of 16 rows
 };
 
 }  // namespace headrace

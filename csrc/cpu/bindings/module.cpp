@@ -2,6 +2,7 @@
 // released while kernels run. Shapes are checked here, nowhere below.
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include "bindings/arrays.h"
@@ -69,6 +70,18 @@ void bind_linear(nb::module_& m) {
         linear(ops, x.data(), (int64_t)x.shape(0), weight, kNoGate, y.data());
       },
       "ops"_a, "x"_a, "weight"_a, "y"_a);
+  m.def(
+      "linear",
+      [](CpuOps& ops, const QuantizedActivation& x, const PackedLinear& weight, Out<float, 2> y) {
+        require(weight.is_quantized() && x.depth() == weight.depth(),
+                "x must be [T, in] of a quantized weight");
+        require((int64_t)y.shape(0) == x.num_rows() &&
+                    (int64_t)y.shape(1) == weight.num_columns(),
+                "y must be [T, out]");
+        Running running(ops);
+        linear(ops, x, weight, y.data());
+      },
+      "ops"_a, "x"_a, "weight"_a, "y"_a);
   nb::enum_<Gate>(m, "Gate").value("SILU", kSilu).value("GELU_TANH", kGeluTanh);
   m.def(
       "gated_linear",
@@ -82,6 +95,24 @@ void bind_linear(nb::module_& m) {
         linear(ops, x.data(), (int64_t)x.shape(0), weight, gate, y.data());
       },
       "ops"_a, "x"_a, "weight"_a, "gate"_a, "y"_a);
+  nb::class_<QuantizedActivation>(m, "QuantizedActivation")
+      .def_prop_ro("shape", [](const QuantizedActivation& x) {
+        return nb::make_tuple(x.num_rows(), x.depth());
+      });
+  m.def("can_quantize_gated", &can_quantize_gated, "ops"_a, "num_rows"_a, "weight"_a);
+  m.def(
+      "gated_linear_quantized",
+      [](CpuOps& ops, In<float, 2> x, const PackedLinear& weight, Gate gate) {
+        require((int64_t)x.shape(1) == weight.depth(), "x must be [T, in]");
+        require(can_quantize_gated(ops, (int64_t)x.shape(0), weight),
+                "this gated linear gives floats only");
+        auto out = std::make_unique<QuantizedActivation>(ops, (int64_t)x.shape(0),
+                                                         weight.num_columns() / 2);
+        Running running(ops);
+        gated_linear(ops, x.data(), weight, gate, *out);
+        return out;
+      },
+      "ops"_a, "x"_a, "weight"_a, "gate"_a);
 }
 
 void bind_roof(nb::module_& m) {

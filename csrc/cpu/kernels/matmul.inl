@@ -1,54 +1,5 @@
-// Matmul family: quantizing activations, and the generic product that defines its bits.
+// Matmul family: the generic product, which defines its bits.
 // Vectors run over the 16 columns of a panel or over k, never across a row's chain of additions.
-
-constexpr float kSmallestMaximum =
-    0x1p-110f;  // below, 127 / amax would overflow: the group is zero
-
-// One group of 32: the scale, the rounded values, and the sums of its halves.
-struct QuantizedGroup {
-  float scale;
-  int32_t sums[2];
-};
-
-HR_INLINE QuantizedGroup quantize_group(const float* x, int8_t* values) {
-  F32x16 x0 = load(x), x1 = load(x + 16);
-  // As integers, absolute values order like floats, and infinities and NaNs come out on top.
-  int32_t max_bits = reduce_max(max(as_i32(abs(x0)), as_i32(abs(x1))));
-  float maximum = float_of_bits((uint32_t)max_bits);
-  bool is_finite = max_bits < 0x7f800000;
-  if (!is_finite || maximum < kSmallestMaximum) {
-    memset(values, 0, 32);
-    // A NaN scale carries the fault into every output of the row.
-    return {is_finite ? 0.0f : float_of_bits(0x7fc00000), {0, 0}};
-  }
-  F32x16 inverse = splat(127.0f / maximum);
-  I32x16 a0 = round_i32(mul(x0, inverse)), a1 = round_i32(mul(x1, inverse));
-  store_i8(values, a0);
-  store_i8(values + 16, a1);
-  return {maximum / 127.0f, {reduce_add(a0), reduce_add(a1)}};
-}
-
-static void quantize_rows(const QuantizeRowsArgs* args, const Work* work) {
-  const QuantizedRows* out = &args->out;
-  int64_t tile_rows = out->tile_rows, groups = out->num_groups;
-  for (int64_t row = work->begin; row < work->end; row++) {
-    int64_t in_tile = row % tile_rows, first = row / tile_rows * groups;  // group index of the tile
-    const float* x = args->x + row * args->row_stride;
-    for (int64_t g = 0; g < groups; g++) {
-      int64_t at = (first + g) * tile_rows + in_tile;
-      QuantizedGroup q = {0.0f, {0, 0}};
-      if (row < out->num_rows)
-        q = quantize_group(x + g * 32, out->values + at * 32);
-      else
-        memset(out->values + at * 32, 0, 32);
-      out->scales[at] = q.scale;
-      out->scaled_sums[at] = q.scale * (float)(q.sums[0] + q.sums[1]);
-      int32_t* offsets = out->offsets + (first + g) * 2 * tile_rows + in_tile;
-      offsets[0] = -8 * q.sums[0];
-      offsets[tile_rows] = -8 * q.sums[1];
-    }
-  }
-}
 
 // Where group g of a panel lies.
 struct GroupPlace {
@@ -172,8 +123,12 @@ static __attribute__((noinline)) void store_gated(Gate gate, bool is_up, float* 
 }
 
 // The bias is added last, in one rounding.
+HR_INLINE F32x16 add_bias(const MatmulArgs* args, int64_t p, F32x16 y) {
+  return args->weight.bias ? add(y, load(args->weight.bias + p * kPanelColumns)) : y;
+}
+
 HR_INLINE void store_columns(const MatmulArgs* args, int64_t p, int64_t row, F32x16 y) {
-  if (args->weight.bias) y = add(y, load(args->weight.bias + p * kPanelColumns));
+  y = add_bias(args, p, y);
   if (args->gate == kNoGate)
     return store_first(columns_of(args, p, row), y, panel_width(args->weight, p));
   alignas(64) float columns[kPanelColumns];

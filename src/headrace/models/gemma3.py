@@ -109,7 +109,8 @@ class Gemma3(Llama):
             y = ops.linear(x, layer.o)
             y = ops.norm_array(y, layer.post_attn_norm, eps)  # [T, C]
             x = ops.rms_norm(h, layer.mlp_norm, eps, add=y)
-            y = ops.linear(ops.gated_linear(x, layer.gate_up, "gelu_tanh"), layer.down)
+            gated = ops.gated_linear(x, layer.gate_up, "gelu_tanh", layer.down)
+            y = ops.linear(gated, layer.down)
             y = ops.norm_array(y, layer.post_mlp_norm, eps)
         return Hidden(h, y)
 

@@ -114,7 +114,8 @@ class Llama:
                 x, h = self.wanted_rows(x, h, step)
             y = ops.linear(x, layer.o)  # [T, C]
             x = ops.rms_norm(h, layer.mlp_norm, eps, add=y)
-            y = ops.linear(ops.gated_linear(x, layer.gate_up, "silu"), layer.down)
+            gated = ops.gated_linear(x, layer.gate_up, "silu", layer.down)
+            y = ops.linear(gated, layer.down)
         return Hidden(h, y)
 
     def wanted_rows(self, x: Act, h: Array, step: StepInputs) -> tuple[Act, Array]:

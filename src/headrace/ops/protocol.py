@@ -153,9 +153,17 @@ class Ops(Protocol):
         """x @ weight.T + bias. Shapes: Act [T, in], weight [out, in] -> [T, out]."""
         ...
 
-    def gated_linear(self, x: Act, weight: PackedLinear, activation: Activation) -> Act:
+    def gated_linear(
+        self,
+        x: Act,
+        weight: PackedLinear,
+        activation: Activation,
+        reader: PackedLinear | None = None,
+    ) -> Act:
         """activation(gate) * up, of the linear of an interleaved weight.
 
+        With `reader`, the linear that alone reads the result, it may have the form which that one
+        computes with; the bits of the reader's result are the same.
         Shapes: Act [T, in], weight [2F, in], F a multiple of GATE_UP_INTERLEAVE -> Act [T, F].
         """
         ...

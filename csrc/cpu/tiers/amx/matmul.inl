@@ -258,8 +258,9 @@ HR_INLINE TileCursor tile_start(const Block& block, const TileScratch& t, int64_
 HR_INLINE void begin_tile(const Block& block, const TileScratch& t, int64_t tile, __m512* y) {
   load_sums(y, t.sums + tile * kTileFloats, block.is_first);
   if (!block.is_last) return;
-  // Own the lines of y long before they are written.
   const MatmulArgs* args = block.args;
+  if (args->gated.values) return;
+  // Own the lines of y long before they are written.
   int64_t end = tile * 16 + 16 < args->x.num_rows ? tile * 16 + 16 : args->x.num_rows;
   for (int64_t row = tile * 16; row < end; row++)
     __builtin_prefetch(columns_of(args, block.p, row), 1);
@@ -267,13 +268,38 @@ HR_INLINE void begin_tile(const Block& block, const TileScratch& t, int64_t tile
 
 template <bool has_min>
 HR_INLINE void end_tile(const Block& block, const TileScratch& t, int64_t tile, __m512* y) {
-  if (!block.is_last) return store_sums(t.sums + tile * kTileFloats, y);
+  float* sums = t.sums + tile * kTileFloats;
+  if (!block.is_last) return store_sums(sums, y);
+  const MatmulArgs* args = block.args;
   const float* min_sums = t.min_sums + tile * kTileFloats;
   int64_t row = tile * 16, left = block.args->x.num_rows - row;
   HR_UNROLL
   for (int r = 0; r < 16; r++) {
     if constexpr (has_min) y[r] = _mm512_sub_ps(y[r], _mm512_load_ps(min_sums + r * 16));
-    if (r < left) store_columns(block.args, block.p, row + r, {y[r]});
+    if (args->gated.values)
+      store(sums + r * 16, add_bias(args, block.p, {y[r]}));
+    else if (r < left)
+      store_columns(args, block.p, row + r, {y[r]});
+  }
+}
+
+// f(gate) * up of panels [first, last), which wait in the sums, as int8 groups: four panels make a
+// group of 32 columns.
+static void quantize_gated(const MatmulArgs* args, int64_t first, int64_t last,
+                           const TileScratch& t, int64_t tiles) {
+  alignas(64) float columns[16 * kGroupSize];
+  const int64_t panel = tiles * kTileFloats;
+  for (int64_t tile = 0; tile < tiles; tile++) {
+    int64_t left = args->x.num_rows - tile * 16;
+    int rows = (int)(left < 16 ? left : 16);
+    for (int64_t p = first; p < last; p += 4) {
+      const float* gate = t.sums + (p - first) * panel + tile * kTileFloats;
+      for (int i = 0; i < 2 * rows; i++) {
+        const float* at = gate + i % 2 * 2 * panel + i / 2 * 16;
+        store(columns + i * 16, mul(activate(args->gate, load(at)), load(at + panel)));
+      }
+      quantize_16_rows(columns, kGroupSize, rows, args->gated, tile, p / 4);
+    }
   }
 }
 
@@ -429,12 +455,13 @@ static void matmul_tiles(const MatmulArgs* args, const Work* work) {
         kTileBlocks[w.formats[p]](args, p, start, groups, next, next_bytes, t, tiles);
       }
     }
+    if (args->gated.values) quantize_gated(args, first, last, scratch, tiles);
   }
   _tile_release();
 }
 
 static void matmul_amx(const MatmulArgs* args, const Work* work) {
-  if (args->x.num_rows <= kVnniMaxRows)
+  if (args->x.num_rows <= kVnniMaxRows && !args->gated.values)
     matmul_vnni(args, work);
   else
     matmul_tiles(args, work);

@@ -12,9 +12,11 @@ namespace {
 
 #include "kernels/activation.inl"
 #include "kernels/matmul.inl"
+#include "kernels/quantize.inl"
 #include "kernels/probe.inl"
 
 #include "tiers/avx512/matmul.inl"
+#include "tiers/avx512/quantize.inl"
 
 #include "tiers/amx/matmul.inl"
 
@@ -26,8 +28,8 @@ namespace {
 #include "tiers/amx/attention_tiles.inl"
 #include "tiers/amx/probe.inl"
 
-constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_amx, matmul_float,
-                                          tile_scratch_bytes};
+constexpr MatmulKernels kMatmulKernels = {quantize_rows_avx512, matmul_amx, matmul_float,
+                                          tile_scratch_bytes, true};
 }  // namespace
 }  // namespace headrace::amx
 

@@ -10,9 +10,11 @@ namespace {
 
 #include "kernels/activation.inl"
 #include "kernels/matmul.inl"
+#include "kernels/quantize.inl"
 #include "kernels/probe.inl"
 
 #include "tiers/avx512/matmul.inl"
+#include "tiers/avx512/quantize.inl"
 
 #include "kernels/attention_float.inl"
 #include "kernels/embed.inl"
@@ -22,7 +24,7 @@ namespace {
 #include "kernels/store_kv.inl"
 #include "tiers/avx512/probe.inl"
 
-constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_vnni, matmul_float, no_scratch};
+constexpr MatmulKernels kMatmulKernels = {quantize_rows_avx512, matmul_vnni, matmul_float, no_scratch, false};
 }  // namespace
 }  // namespace headrace::avx512
 

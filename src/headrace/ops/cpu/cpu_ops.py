@@ -1,7 +1,7 @@
 """CpuOps: the Ops protocol over the C++ kernels, one instruction set and one thread pool each.
 
 Two of them with different instruction sets may live in one process. Arrays are numpy float32; an
-Act is a float array, quantized by the linear that reads it.
+Act is one too, quantized by the linear that reads it, or is quantized already.
 """
 
 from __future__ import annotations
@@ -72,13 +72,17 @@ class CpuOps:
     def norm_array(self, x: Float32, weight: Float32, eps: float) -> Float32:
         return forward.rms_norm(self._kernels, x, weight, eps, None)
 
-    def linear(self, x: Float32, weight: _cpu.PackedLinear) -> Float32:
+    def linear(self, x: matmul.Act, weight: _cpu.PackedLinear) -> Float32:
         return matmul.linear(self._kernels, x, weight)
 
     def gated_linear(
-        self, x: Float32, weight: _cpu.PackedLinear, activation: Activation
-    ) -> Float32:
-        return matmul.gated_linear(self._kernels, x, weight, activation)
+        self,
+        x: Float32,
+        weight: _cpu.PackedLinear,
+        activation: Activation,
+        reader: _cpu.PackedLinear | None = None,
+    ) -> matmul.Act:
+        return matmul.gated_linear(self._kernels, x, weight, activation, reader)
 
     def rope(
         self,

@@ -17,6 +17,7 @@ from headrace.ops.protocol import GATE_UP_INTERLEAVE, Activation
 from headrace.quant.quant_tensor import QuantTensor
 
 Float32 = NDArray[np.float32]
+Act = Float32 | _cpu.QuantizedActivation
 
 PACKING_OVERHEAD = 1.03
 """Packed panels against GGUF blocks: scales widened and columns padded (docs/design/0001)."""
@@ -49,7 +50,7 @@ def packed_bytes(tensor: QuantTensor) -> int:
     return int(tensor.nbytes * PACKING_OVERHEAD)
 
 
-def linear(ops: _cpu.CpuOps, x: Float32, weight: _cpu.PackedLinear) -> Float32:
+def linear(ops: _cpu.CpuOps, x: Act, weight: _cpu.PackedLinear) -> Float32:
     """x @ weight.T + bias. Shapes: [T, in] -> [T, out]."""
     y = _cpu.take(ops, x.shape[0], weight.num_columns)
     _cpu.linear(ops, x, weight, y)
@@ -60,9 +61,20 @@ _GATES = {"silu": _cpu.Gate.SILU, "gelu_tanh": _cpu.Gate.GELU_TANH}
 
 
 def gated_linear(
-    ops: _cpu.CpuOps, x: Float32, weight: _cpu.PackedLinear, activation: Activation
-) -> Float32:
-    """activation(gate) * up of an interleaved weight. Shapes: [T, in] -> [T, out / 2]."""
+    ops: _cpu.CpuOps,
+    x: Float32,
+    weight: _cpu.PackedLinear,
+    activation: Activation,
+    reader: _cpu.PackedLinear | None = None,
+) -> Act:
+    """activation(gate) * up of an interleaved weight. Shapes: [T, in] -> [T, out / 2].
+
+    The result stays int8 for a quantized `reader` where the kernels can: its floats would be
+    written to memory, read once and rounded to the same integers.
+    """
+    is_read_quantized = reader is not None and reader.is_quantized
+    if is_read_quantized and _cpu.can_quantize_gated(ops, x.shape[0], weight):
+        return _cpu.gated_linear_quantized(ops, x, weight, _GATES[activation])
     y = _cpu.take(ops, x.shape[0], weight.num_columns // 2)
     _cpu.gated_linear(ops, x, weight, _GATES[activation], y)
     return y

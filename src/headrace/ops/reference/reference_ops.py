@@ -84,7 +84,9 @@ class ReferenceOps:
     def linear(self, x: Floats, weight: Linear) -> Floats:
         return matmul.linear(x, weight)
 
-    def gated_linear(self, x: Floats, weight: Linear, activation: Activation) -> Floats:
+    def gated_linear(
+        self, x: Floats, weight: Linear, activation: Activation, reader: Linear | None = None
+    ) -> Floats:
         return ACTIVATIONS[activation](matmul.linear(x, weight))
 
     def rope(
