@@ -409,7 +409,6 @@ static void tile_block(const MatmulArgs* args, int64_t p, int64_t start, int gro
     for (int64_t tile = 0; tile < tiles; tile++)
       add_minimums(groups, t.minimums, x.scaled_sums + (tile * x.num_groups + start) * 16,
                    block.is_first, t.min_sums + tile * kTileFloats);
-  load_tile_config(halves ? &kHalfGroupTiles : &kGroupTiles);
   clear_tiles();
   int steps = halves ? 2 * groups : groups;
   Ahead ahead = {next, next_bytes * 256 / (tiles * steps) + 1, 0};
@@ -431,6 +430,7 @@ static void matmul_tiles(const MatmulArgs* args, const Work* work) {
   const PackedPanels& w = args->weight;
   int64_t tiles = (x.num_rows + 15) / 16;
   TileScratch scratch = tile_scratch(work->scratch, tiles);
+  const TileConfig* config = nullptr;
   for (int64_t first = work->begin; first < work->end; first += kPanelsTogether) {
     int64_t last = first + kPanelsTogether < work->end ? first + kPanelsTogether : work->end;
     for (int64_t start = 0; start < x.num_groups; start += kBlockGroups) {
@@ -452,6 +452,8 @@ static void matmul_tiles(const MatmulArgs* args, const Work* work) {
         TileScratch t = scratch;
         t.sums += (p - first) * tiles * kTileFloats;
         t.min_sums += (p - first) * tiles * kTileFloats;
+        const TileConfig* wanted = w.formats[p] == kP6K ? &kHalfGroupTiles : &kGroupTiles;
+        if (config != wanted) load_tile_config(config = wanted);
         kTileBlocks[w.formats[p]](args, p, start, groups, next, next_bytes, t, tiles);
       }
     }
