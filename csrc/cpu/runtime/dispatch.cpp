@@ -13,7 +13,16 @@ constexpr int64_t kChunksPerThread = 8;  // the last one to finish is late by an
 }  // namespace
 
 CpuOps::CpuOps(const std::string& isa, int num_threads)
-    : table_(table_of(isa)), pool_(num_threads), scratch_((size_t)num_threads) {}
+    : table_(table_of(isa)),
+      pool_(num_threads),
+      scratch_((size_t)num_threads),
+      shares_((size_t)num_threads) {}
+
+void CpuOps::announce(std::shared_ptr<Upcoming> after, Upcoming&& spans) {
+  if (last_) *last_ = std::move(spans);
+  last_ = std::move(after);
+  for (size_t w = 1; w < last_->size(); w++) pool_.set_idle_span((int)w, (*last_)[w]);
+}
 
 void CpuOps::run_chunks(ErasedKernel kernel, const void* args, int64_t num_items, int64_t grain,
                         const int64_t* bounds, size_t scratch_bytes) {
@@ -22,25 +31,33 @@ void CpuOps::run_chunks(ErasedKernel kernel, const void* args, int64_t num_items
     grain = std::max({grain, int64_t{1}, num_items / (kChunksPerThread * num_threads())});
   const int64_t num_chunks = (num_items + grain - 1) / grain;
   for (Arena& arena : scratch_) arena.reserve(scratch_bytes);
+  for (int w = 0; w < num_threads(); w++)
+    shares_[(size_t)w].next.store(share_begin(num_chunks, w), std::memory_order_relaxed);
 
   struct Call {
     ErasedKernel kernel;
     const void* args;
     int64_t num_items, grain, num_chunks;
     const int64_t* bounds;
-    std::vector<Arena>* scratch;
-    std::atomic<int64_t> next;
-  } call{kernel, args, num_items, grain, num_chunks, bounds, &scratch_, {0}};
+    CpuOps* ops;
+  } call{kernel, args, num_items, grain, num_chunks, bounds, this};
 
   auto task = [](void* context, int worker) {
     Call& c = *static_cast<Call*>(context);
-    uint8_t* scratch = (*c.scratch)[(size_t)worker].reserve(0);
-    for (;;) {
-      const int64_t i = c.next.fetch_add(1, std::memory_order_relaxed);
-      if (i >= c.num_chunks) return;
-      Work work{i * c.grain, std::min((i + 1) * c.grain, c.num_items), scratch};
-      if (c.bounds) work = {c.bounds[i], c.bounds[i + 1], scratch};
-      c.kernel(c.args, &work);
+    const int num_threads = c.ops->num_threads();
+    uint8_t* scratch = c.ops->scratch_[(size_t)worker].reserve(0);
+    // First the own share, from front to back in memory; then what the others have not begun.
+    for (int k = 0; k < num_threads; k++) {
+      const int owner = (worker + k) % num_threads;
+      const int64_t end = c.ops->share_begin(c.num_chunks, owner + 1);
+      for (;;) {
+        const int64_t i =
+            c.ops->shares_[(size_t)owner].next.fetch_add(1, std::memory_order_relaxed);
+        if (i >= end) break;
+        Work work{i * c.grain, std::min((i + 1) * c.grain, c.num_items), scratch};
+        if (c.bounds) work = {c.bounds[i], c.bounds[i + 1], scratch};
+        c.kernel(c.args, &work);
+      }
     }
   };
   if (num_chunks == 1) return task(&call, 0);

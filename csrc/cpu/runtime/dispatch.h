@@ -1,6 +1,7 @@
 // CpuOps: a tier's table, a pool and scratch memory. Two of them live side by side in one process.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -12,6 +13,9 @@
 #include "runtime/thread_pool.h"
 
 namespace headrace {
+
+// What each worker reads first in a call.
+using Upcoming = std::vector<Span>;
 
 class CpuOps {
  public:
@@ -27,6 +31,13 @@ class CpuOps {
   // Memory of results; it outlives the ops while a result does.
   const std::shared_ptr<BufferPool>& buffers() const { return buffers_; }
   WeightStore& weights() { return weights_; }
+  // The first of `num_chunks` chunks that are a worker's own.
+  int64_t share_begin(int64_t num_chunks, int worker) const {
+    return num_chunks * worker / num_threads();
+  }
+  // A call begins that reads `spans`, one a worker. `after` is what came after it the last time:
+  // idle workers bring it to their caches. Learned, since steps repeat their calls.
+  void announce(std::shared_ptr<Upcoming> after, Upcoming&& spans);
 
   // Items [0, num_items) in chunks of at least `grain`, taken by whoever is free.
   template <class Args>
@@ -66,6 +77,11 @@ class CpuOps {
   std::shared_ptr<BufferPool> buffers_ = std::make_shared<BufferPool>();
   WeightStore weights_;
   std::vector<Arena> scratch_;  // one per worker
+  struct alignas(64) Share {
+    std::atomic<int64_t> next;  // chunk
+  };
+  std::vector<Share> shares_;  // one per worker
+  std::shared_ptr<Upcoming> last_;
 };
 
 }  // namespace headrace

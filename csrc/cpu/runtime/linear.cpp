@@ -10,6 +10,7 @@ constexpr int64_t kTileRows = 16;
 constexpr int64_t kChunksPerThread = 8;
 constexpr int64_t kMinChunkBytes = 64 << 10;  // below, taking a chunk costs more than a late worker
 constexpr int64_t kRowsAtOnce = 256;          // activations and sums of a block stay in half of L2
+constexpr size_t kIdleBytes = 512 << 10;      // a quarter of L2 for what comes next
 constexpr int64_t kSerialElements = 8192;     // quantizing fewer is cheaper than waking a worker
 
 size_t aligned(int64_t num_bytes) { return (size_t)((num_bytes + 63) / 64 * 64); }
@@ -67,8 +68,17 @@ int64_t width_of(const PackedLinear& weight, Gate gate) {
 void multiply(CpuOps& ops, const MatmulArgs& args, const PackedLinear& weight) {
   const MatmulKernels& kernels = ops.table().matmul;
   const int64_t unit = args.gate == kNoGate ? 1 : args.gated.values ? 4 : 2;
-  ops.parallel(weight.is_quantized() ? kernels.quantized : kernels.floating, args,
-               weight.split(kChunksPerThread * ops.num_threads(), kMinChunkBytes, unit),
+  const auto bounds = weight.split(kChunksPerThread * ops.num_threads(), kMinChunkBytes, unit);
+  const auto num_chunks = (int64_t)bounds.size() - 1;
+  Upcoming spans;
+  for (int w = 0; w < ops.num_threads(); w++) {
+    const auto begin = (size_t)ops.share_begin(num_chunks, w);
+    const auto end = (size_t)ops.share_begin(num_chunks, w + 1);
+    spans.push_back(weight.span(bounds[begin], bounds[end]));
+    spans.back().size = std::min(spans.back().size, kIdleBytes);
+  }
+  ops.announce(weight.upcoming(), std::move(spans));
+  ops.parallel(weight.is_quantized() ? kernels.quantized : kernels.floating, args, bounds,
                kernels.scratch_bytes(args.x.num_rows, weight.depth()));
 }
 

@@ -7,6 +7,11 @@
 
 namespace headrace {
 
+struct Span {
+  const uint8_t* data;
+  size_t size;
+};
+
 // Owns memory, not cleared, aligned to 2 MB (or to 64 bytes when small).
 class Region {
  public:

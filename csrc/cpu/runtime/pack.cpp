@@ -420,6 +420,11 @@ PackedPanels PackedLinear::panels() const {
           bias_.empty() ? nullptr : bias_.data()};
 }
 
+Span PackedLinear::span(int64_t begin, int64_t end) const {
+  const int64_t* offsets = offsets_.data();
+  return {memory_.get() + offsets[begin], (size_t)(offsets[end] - offsets[begin])};
+}
+
 std::vector<int64_t> PackedLinear::split(int64_t max_chunks, int64_t min_bytes,
                                          int64_t unit) const {
   const int64_t total = offsets_.back();

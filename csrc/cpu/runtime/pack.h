@@ -46,6 +46,10 @@ class PackedLinear {
   size_t num_bytes() const { return (size_t)offsets_.back(); }
   const std::vector<uint8_t>& formats() const { return formats_; }
   PackedPanels panels() const;
+  // Panels [begin, end) in memory.
+  Span span(int64_t begin, int64_t end) const;
+  // What the linear after this one reads first (CpuOps::announce).
+  const std::shared_ptr<std::vector<Span>>& upcoming() const { return upcoming_; }
   // Panel bounds, multiples of `unit`, of about equal bytes, at least `min_bytes` each.
   std::vector<int64_t> split(int64_t max_chunks, int64_t min_bytes, int64_t unit) const;
 
@@ -67,6 +71,7 @@ class PackedLinear {
   std::vector<uint8_t> formats_;
   std::vector<float> bias_;
   std::shared_ptr<uint8_t[]> memory_;
+  std::shared_ptr<std::vector<Span>> upcoming_ = std::make_shared<std::vector<Span>>();
 };
 
 // Formats that are packed as they are; the others must be dequantized to f32 first.

@@ -6,6 +6,8 @@
 #include <thread>
 #include <vector>
 
+#include "runtime/memory.h"
+
 namespace headrace {
 
 class ThreadPool {
@@ -24,13 +26,23 @@ class ThreadPool {
   // another process delays nothing that it has not begun. One caller at a time.
   void run(Task task, void* context);
 
+  // Memory that a worker brings to its L2 when it has nothing else to do. It is never read: it may
+  // be gone by then.
+  void set_idle_span(int worker, Span span);
+
  private:
   static constexpr uint32_t kClosed = 1u << 31;
+
+  struct alignas(64) IdleSpan {
+    std::atomic<const uint8_t*> data{nullptr};
+    std::atomic<size_t> size{0};
+  };
 
   bool enter();
   void work(int worker);
 
   std::vector<std::thread> threads_;
+  std::vector<IdleSpan> idle_spans_;  // one per worker
   Task task_ = nullptr;
   void* context_ = nullptr;
   std::atomic<bool> is_stopping_{false};
