@@ -75,8 +75,7 @@ void bind_linear(nb::module_& m) {
       [](CpuOps& ops, const QuantizedActivation& x, const PackedLinear& weight, Out<float, 2> y) {
         require(weight.is_quantized() && x.depth() == weight.depth(),
                 "x must be [T, in] of a quantized weight");
-        require((int64_t)y.shape(0) == x.num_rows() &&
-                    (int64_t)y.shape(1) == weight.num_columns(),
+        require((int64_t)y.shape(0) == x.num_rows() && (int64_t)y.shape(1) == weight.num_columns(),
                 "y must be [T, out]");
         Running running(ops);
         linear(ops, x, weight, y.data());

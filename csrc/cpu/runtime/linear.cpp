@@ -114,8 +114,13 @@ void linear(CpuOps& ops, const QuantizedActivation& x, const PackedLinear& weigh
   const int64_t width = weight.num_columns();
   for_rows(x.num_rows(), [&](int64_t row, int64_t count) {
     multiply(ops,
-             {slice(x.rows(), row, count), nullptr, weight.panels(), y + row * width, width,
-              kNoGate, {}},
+             {slice(x.rows(), row, count),
+              nullptr,
+              weight.panels(),
+              y + row * width,
+              width,
+              kNoGate,
+              {}},
              weight);
   });
 }

@@ -12,8 +12,8 @@ namespace {
 
 #include "kernels/activation.inl"
 #include "kernels/matmul.inl"
-#include "kernels/quantize.inl"
 #include "kernels/probe.inl"
+#include "kernels/quantize.inl"
 
 #include "tiers/avx512/matmul.inl"
 #include "tiers/avx512/quantize.inl"

@@ -10,8 +10,8 @@ namespace {
 
 #include "kernels/activation.inl"
 #include "kernels/matmul.inl"
-#include "kernels/quantize.inl"
 #include "kernels/probe.inl"
+#include "kernels/quantize.inl"
 
 #include "tiers/avx2/matmul.inl"
 #include "tiers/avx2/probe.inl"
@@ -23,7 +23,8 @@ namespace {
 #include "kernels/sampling.inl"
 #include "kernels/store_kv.inl"
 
-constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_avx2, matmul_float, no_scratch, false};
+constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_avx2, matmul_float, no_scratch,
+                                          false};
 }  // namespace
 }  // namespace headrace::avx2
 

@@ -22,8 +22,10 @@ HR_INLINE __m512i transposed_max(const __m512i v[16]) {
 
 // Sums of four lanes each: lane 4q + i of the result is the sum of quarter q of v[i].
 HR_INLINE __m512i transposed_sums(const __m512i v[4]) {
-  __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
-  __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+  __m512i a =
+      _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+  __m512i b =
+      _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
   return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
 }
 
@@ -54,8 +56,8 @@ static void quantize_16_rows(const float* x, int64_t row_stride, int rows, const
   __m512i bits = transposed_max(maxima);
   __m512 maximum = _mm512_castsi512_ps(bits);
   __mmask16 is_finite = _mm512_cmplt_epi32_mask(bits, _mm512_set1_epi32(0x7f800000));
-  __mmask16 is_plain = _mm512_mask_cmp_ps_mask(is_finite, maximum,
-                                               _mm512_set1_ps(kSmallestMaximum), _CMP_GE_OQ);
+  __mmask16 is_plain =
+      _mm512_mask_cmp_ps_mask(is_finite, maximum, _mm512_set1_ps(kSmallestMaximum), _CMP_GE_OQ);
   const __m512 steps = _mm512_set1_ps(127.0f);
   alignas(64) float inverses[16];
   _mm512_store_ps(inverses, _mm512_maskz_div_ps(is_plain, steps, maximum));

@@ -10,8 +10,8 @@ namespace {
 
 #include "kernels/activation.inl"
 #include "kernels/matmul.inl"
-#include "kernels/quantize.inl"
 #include "kernels/probe.inl"
+#include "kernels/quantize.inl"
 
 #include "tiers/avx512/matmul.inl"
 #include "tiers/avx512/quantize.inl"
@@ -24,7 +24,8 @@ namespace {
 #include "kernels/store_kv.inl"
 #include "tiers/avx512/probe.inl"
 
-constexpr MatmulKernels kMatmulKernels = {quantize_rows_avx512, matmul_vnni, matmul_float, no_scratch, false};
+constexpr MatmulKernels kMatmulKernels = {quantize_rows_avx512, matmul_vnni, matmul_float,
+                                          no_scratch, false};
 }  // namespace
 }  // namespace headrace::avx512
 

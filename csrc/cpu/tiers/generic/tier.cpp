@@ -9,8 +9,8 @@ namespace {
 
 #include "kernels/activation.inl"
 #include "kernels/matmul.inl"
-#include "kernels/quantize.inl"
 #include "kernels/probe.inl"
+#include "kernels/quantize.inl"
 
 #include "kernels/attention_float.inl"
 #include "kernels/embed.inl"
@@ -19,7 +19,8 @@ namespace {
 #include "kernels/sampling.inl"
 #include "kernels/store_kv.inl"
 
-constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_generic, matmul_float, no_scratch, false};
+constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_generic, matmul_float, no_scratch,
+                                          false};
 }  // namespace
 }  // namespace headrace::generic
 
