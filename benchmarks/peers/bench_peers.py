@@ -1,7 +1,7 @@
 """headrace beside every peer on this machine: same model files, same prompts, in alternation.
 
 The first round, the heat, runs every engine of every peer beside headrace. The next rounds repeat
-each cell with those that can still be its best peer: within 1.5x of the best of the heat. Usage:
+each cell with the two that can still be its best peer: within 1.5x of the best. Usage:
 
     make bench-peers                                  # installs, five rounds, prints
     make bench-peers args=--record                    # also appends to benchmarks/results
@@ -37,6 +37,8 @@ from headrace.hub.model_store import ModelStore
 RESULTS = Path(__file__).parent.parent / "results"
 CONTENDER = 1.5
 """Engines at most this many times slower than the best of the heat stay in a cell."""
+MAX_CONTENDERS = 2
+"""Of a cell, after the heat."""
 
 
 class Contest:
@@ -67,7 +69,7 @@ class Contest:
                 self._close_losers()
             for number in range(1, rounds):
                 for cell in self._cells:
-                    for name in self._contenders(cell):
+                    for name in self._contenders(cell)[:MAX_CONTENDERS]:
                         with self._failures_of(name):
                             self._note(self._pair(cell, number, name))
 
@@ -85,8 +87,31 @@ class Contest:
                     self._note(
                         self._bench.start_beside(cell, 0, ours, peer.name, start_s, self._gguf)
                     )
-            else:
+            elif self._has_a_chance(cell, peer.name):
                 self._note(self._pair(cell, 0, peer.name))
+
+    def _has_a_chance(self, cell: Cell, name: str) -> bool:
+        """False when an engine's prompts alone take too long to come near the best of a cell.
+
+        Prompts are read no faster together than one of 512 tokens; answers are counted as free.
+        """
+        rates = [
+            pair.theirs for pair in self._found.pairs if pair.cell == cell.name and pair.round == 0
+        ]
+        prefill = [
+            pair.theirs
+            for pair in self._found.pairs
+            if pair.cell == f"prefill-{cell.model}" and pair.engine == name
+        ]
+        if cell.measure != "together" or not rates or not prefill:
+            return True
+        bound = prefill[0] * cell.output_tokens / cell.prompt_tokens
+        if bound * CONTENDER >= max(rates):
+            return True
+        reason = f"prompts alone allow {bound:.0f} tokens/s, the best peer has {max(rates):.0f}"
+        self._failures[f"{name}, {cell.name}"] = reason
+        print(f"{name} is left out of {cell.name}: {reason}", flush=True)
+        return False
 
     def _pair(self, cell: Cell, number: int, name: str) -> Pair:
         if cell.measure == "start":

@@ -57,16 +57,17 @@ class Engine:
         return gguf if self.form == "gguf" else MODELS / f"{gguf.stem}-{self.form}"
 
 
-def _llama_cpp(suffix: str, folders: str) -> list[Engine]:
-    paths = [str(BUILD / LLAMA_CPP / folder / "bin") for folder in folders.split()]
+def _llama_cpp() -> list[Engine]:
+    """The server, and the benchmarks with the AMX kernels and without them."""
+    amx, no_amx = (str(BUILD / LLAMA_CPP / folder / "bin") for folder in ("amx", "no-amx"))
+    programs = {"LLAMA_CPP_BIN": amx, "LD_LIBRARY_PATH": amx}
     # Libraries of the first folder come before those of the second, where the programs are.
-    variables = {"LLAMA_CPP_BIN": paths[-1], "LD_LIBRARY_PATH": ":".join(paths)}
+    without = {"LLAMA_CPP_BIN": amx, "LD_LIBRARY_PATH": f"{no_amx}:{amx}"}
+    server, bench = "run_llama_server.py", "run_llama_bench.py"
     return [
-        Engine(f"{tool}{suffix}", LLAMA_CPP, runner, LLAMA_CPP, "gguf", variables, has_start)
-        for tool, runner, has_start in (
-            ("llama-server", "run_llama_server.py", True),
-            ("llama-bench", "run_llama_bench.py", False),
-        )
+        Engine("llama-server", LLAMA_CPP, server, LLAMA_CPP, "gguf", programs),
+        Engine("llama-bench", LLAMA_CPP, bench, LLAMA_CPP, "gguf", programs, False),
+        Engine("llama-bench-no-amx", LLAMA_CPP, bench, LLAMA_CPP, "gguf", without, False),
     ]
 
 
@@ -86,9 +87,8 @@ def engines(num_threads: int) -> list[Engine]:
     }
     return [
         Engine(OURS, OURS, "run_headrace.py", "", "gguf"),
-        *_llama_cpp("", "amx"),
-        *_llama_cpp("-no-amx", "no-amx amx"),
         Engine("vllm", "vLLM CPU", "run_vllm.py", "vllm", "bf16", vllm),
+        *_llama_cpp(),
         *(
             Engine(name, "OpenVINO GenAI", "run_openvino.py", "openvino", form, apart)
             for name, form in OPENVINO_FORMS.items()
