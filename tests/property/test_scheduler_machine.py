@@ -26,6 +26,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_blocks=st.integers(10, 24),
         max_num_seqs=st.integers(1, 5),
         extra_tokens=st.integers(0, 20),
+        max_mixed_prompt_tokens=st.one_of(st.none(), st.integers(1, 20)),
         policy=st.sampled_from(("fcfs", "priority")),
         has_prefix_cache=st.booleans(),
     )
@@ -34,6 +35,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_blocks: int,
         max_num_seqs: int,
         extra_tokens: int,
+        max_mixed_prompt_tokens: int | None,
         policy: str,
         has_prefix_cache: bool,
     ) -> None:
@@ -42,6 +44,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             block_size=BLOCK_SIZE,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_seqs + extra_tokens,
+            max_mixed_prompt_tokens=max_mixed_prompt_tokens,
             policy=policy,
             has_prefix_cache=has_prefix_cache,
         )

@@ -60,6 +60,13 @@ def serve(
     max_num_batched_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens in one step. Default: 512.")
     ] = None,
+    max_mixed_prompt_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Tokens of prompts in a step that goes on with answers too. Default: 128.",
+        ),
+    ] = None,
     max_model_len: Annotated[
         int | None,
         typer.Option(metavar="N", help="Longest prompt plus answer. Default: the model's."),
@@ -82,6 +89,7 @@ def serve(
         "engine.memory_bytes": memory,
         "engine.max_num_seqs": max_num_seqs,
         "engine.max_num_batched_tokens": max_num_batched_tokens,
+        "engine.max_mixed_prompt_tokens": max_mixed_prompt_tokens,
         "engine.max_model_len": max_model_len,
         "engine.num_threads": threads,
         "engine.isa": isa,

@@ -39,6 +39,8 @@ class EngineConfig:
         max_model_len: longest prompt plus answer in tokens; None is the model's, bounded by memory.
         max_num_seqs: requests in one step.
         max_num_batched_tokens: tokens in one step; longer prompts are computed in chunks.
+        max_mixed_prompt_tokens: of prompts, in a step that goes on with answers too: less is less
+            time between the tokens of an answer; None is no bound of its own.
         max_waiting_requests: requests that may queue before new ones are refused.
         enable_prefix_caching: reuse the KV blocks of equal prompt beginnings.
         policy: order of the queue: first come first served, or the priority of the request.
@@ -53,6 +55,7 @@ class EngineConfig:
     max_model_len: int | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
+    max_mixed_prompt_tokens: int | None = 128
     max_waiting_requests: int = 1024
     enable_prefix_caching: bool = True
     policy: QueuePolicy = "fcfs"
@@ -68,6 +71,8 @@ class EngineConfig:
         _check_integer("engine.max_model_len", self.max_model_len, 1, 2**24, is_optional=True)
         _check_integer("engine.max_num_seqs", self.max_num_seqs, 1, 4096)
         _check_integer("engine.max_num_batched_tokens", self.max_num_batched_tokens, 1, 65536)
+        mixed = self.max_mixed_prompt_tokens
+        _check_integer("engine.max_mixed_prompt_tokens", mixed, 1, 65536, is_optional=True)
         _check_integer("engine.max_waiting_requests", self.max_waiting_requests, 1, 2**20)
         _check_boolean("engine.enable_prefix_caching", self.enable_prefix_caching)
         _check_choice("engine.policy", self.policy, get_args(QueuePolicy))

@@ -136,6 +136,7 @@ def assemble(
     limits = SchedulerLimits(
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_num_seqs=config.max_num_seqs,
+        max_mixed_prompt_tokens=config.max_mixed_prompt_tokens,
         max_waiting_requests=config.max_waiting_requests,
         max_model_len=capacity.max_model_len,
     )

@@ -128,6 +128,8 @@ class Scheduler:
         budget = TokenBudget(self.limits.max_num_batched_tokens)
         plan: Plan = []
         num_preempted = self._plan_decodes(plan, budget)
+        if plan and self.limits.max_mixed_prompt_tokens is not None:
+            budget.bound(self.limits.max_mixed_prompt_tokens)
         self._plan_chunks(plan, budget)
         if not num_preempted:
             self._plan_admissions(plan, budget)

@@ -13,6 +13,7 @@ class SchedulerLimits:
 
     Fields:
         max_num_batched_tokens: tokens in one step. max_num_seqs: requests that run at once.
+        max_mixed_prompt_tokens: of prompts, in a step that goes on with answers too; None: no bound.
         max_waiting_requests: requests beyond the running ones before new ones are refused.
         max_model_len: tokens of prompt and output together.
     """
@@ -21,6 +22,7 @@ class SchedulerLimits:
     max_num_seqs: int
     max_waiting_requests: int
     max_model_len: int
+    max_mixed_prompt_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_model_len"):
@@ -53,3 +55,7 @@ class TokenBudget:
         num_given = min(num_wanted, self.num_left)
         self.num_left -= num_given
         return num_given
+
+    def bound(self, num_tokens: int) -> None:
+        """Leave no more than num_tokens."""
+        self.num_left = min(self.num_left, num_tokens)

@@ -41,6 +41,7 @@ def test_frozen() -> None:
         (EngineConfig, {"max_num_seqs": -1}, "engine.max_num_seqs"),
         (EngineConfig, {"max_num_seqs": None}, "engine.max_num_seqs"),
         (EngineConfig, {"max_num_batched_tokens": 63}, "engine.max_num_batched_tokens"),
+        (EngineConfig, {"max_mixed_prompt_tokens": 0}, "engine.max_mixed_prompt_tokens"),
         (EngineConfig, {"max_waiting_requests": 0}, "engine.max_waiting_requests"),
         (EngineConfig, {"enable_prefix_caching": 1}, "engine.enable_prefix_caching"),
         (EngineConfig, {"policy": "lifo"}, "engine.policy"),

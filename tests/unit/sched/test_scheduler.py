@@ -76,6 +76,22 @@ def test_decodes_come_first_and_a_long_prompt_is_cut_in_chunks() -> None:
     assert [row.num_computed_tokens for row in rows] == [0, 7, 14]
 
 
+def test_prompts_are_held_back_only_while_answers_go_on() -> None:
+    bench = Bench(max_num_batched_tokens=16, max_mixed_prompt_tokens=5)
+    bench.add(make_spec("a", (1, 2, 3), 3))
+    bench.step()
+    bench.add(make_spec("long", tuple(range(30)), 2), make_spec("b", (7, 8, 9, 10), 1))
+    bench.run()
+    assert sizes(bench) == [
+        {"a": 3},
+        {"a": 1, "long": 5},
+        {"a": 1, "long": 5},
+        {"long": 16},
+        {"long": 4, "b": 4},
+        {"long": 1},
+    ]
+
+
 def test_a_resuming_old_request_does_not_stop_the_decodes() -> None:
     """A chunk of an older request takes what decodes leave, not their tokens."""
     bench = Bench(num_blocks=8, block_size=4, max_num_batched_tokens=4, max_num_seqs=4)
