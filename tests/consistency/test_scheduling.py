@@ -109,4 +109,4 @@ def test_int8_is_not_bf16(model: Llama, setting: Setting, alone: dict[str, Answe
     known = [record.logprob for record in alone[asked.name].prompt_logprobs]
     found = [record.logprob for record in answer.prompt_logprobs]
     assert found != known
-    assert found == pytest.approx(known, abs=0.1)
+    assert found == pytest.approx(known, abs=0.5)

@@ -8,8 +8,7 @@ namespace {
 constexpr int32_t kBlockRows = 16;
 // Keys times blocks of rows; waking a worker costs about as much as 512 of them.
 constexpr int64_t kSerialCost = 1024;
-constexpr int64_t kItemsPerThread = 4;  // with fewer, a worker may wait for another's long item
-constexpr int32_t kLongItem = 2048;     // keys; even an equal number per worker is cut then
+constexpr int64_t kItemsPerThread = 2;  // with fewer, a worker may wait for another's long item
 
 // Items of whole rows. Returns their cost.
 int64_t add_whole_items(AttentionPlan& plan, const int32_t* query_start, const int32_t* seq_lens,
@@ -71,11 +70,9 @@ AttentionPlan plan_attention(const int32_t* query_start, const int32_t* seq_lens
       add_whole_items(plan, query_start, seq_lens, num_requests, num_heads, num_kv_heads);
   const auto num_items = (int64_t)plan.items.size();
   const int64_t wanted = kItemsPerThread * num_threads;
-  const int32_t longest = num_requests ? *std::max_element(seq_lens, seq_lens + num_requests) : 0;
   if (cost <= kSerialCost) {
     plan.grain = std::max<int64_t>(1, num_items);
-  } else if (num_threads > 1 && num_items > 0 && num_items < wanted &&
-             (num_items % num_threads || longest >= kLongItem)) {
+  } else if (num_threads > 1 && num_items > 0 && num_items < wanted && num_items % num_threads) {
     split_items(plan, query_start, seq_lens, window, (wanted + num_items - 1) / num_items);
   }
   return plan;
