@@ -81,16 +81,32 @@ def probe_int8_peak(ops: CpuOps, seconds: float, rounds: int) -> float:
 def take(ops: CpuOps, num_rows: int, num_columns: int) -> NDArray[np.float32]:
     """An uncleared array, whose memory is taken again when the array dies."""
 
+class KVFormat(Enum):
+    BF16 = ...
+    INT8 = ...
+
 class KVLayer:
-    """The bf16 KV cache of one layer. Raises: ValueError for sizes the kernels do not read."""
+    """The KV cache of one layer. Raises: ValueError for sizes the kernels do not read."""
 
     def __init__(
-        self, num_blocks: int, num_kv_heads: int, block_size: int, head_size: int
+        self,
+        num_blocks: int,
+        num_kv_heads: int,
+        block_size: int,
+        head_size: int,
+        key_format: KVFormat,
+        value_format: KVFormat,
     ) -> None: ...
     @property
     def num_bytes(self) -> int: ...
 
-def kv_block_bytes(num_kv_heads: int, block_size: int, head_size: int) -> int: ...
+def kv_block_bytes(
+    num_kv_heads: int,
+    block_size: int,
+    head_size: int,
+    key_format: KVFormat,
+    value_format: KVFormat,
+) -> int: ...
 def can_embed(ops: CpuOps, ggml_type: int) -> bool:
     """Whether `embed` reads tables of this GGUF type."""
 

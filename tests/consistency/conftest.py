@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -66,10 +67,17 @@ def model(request: pytest.FixtureRequest, isa: str, tiny: Callable[..., Llama]) 
     return tiny(request.param, isa, 2)
 
 
+@pytest.fixture(scope="session", params=("bf16", "int8"))
+def setting(request: pytest.FixtureRequest) -> Setting:
+    """Keys and values stored in every way there is."""
+    return Setting(kv_cache_dtype=request.param)
+
+
 @pytest.fixture(scope="session")
-def alone(model: Llama) -> dict[str, Answer]:
+def alone(model: Llama, setting: Setting) -> dict[str, Answer]:
     """What each request gets with an engine to itself and nothing cached."""
+    cold = replace(setting, has_prefix_cache=False)
     answers: dict[str, Answer] = {}
     for asked in requests():
-        answers |= EngineDriver(model, Setting(has_prefix_cache=False)).generate([asked])
+        answers |= EngineDriver(model, cold).generate([asked])
     return answers

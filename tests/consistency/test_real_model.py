@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,23 @@ def test_generated_tokens_score_the_same_as_a_prompt(model: Llama, asked: list[A
     whole = Asked("b", (*first.prompt, *generated.token_ids), SCORED, max_tokens=1)
     scored = EngineDriver(model).generate([whole])["b"]
     assert scored.prompt_logprobs == generated.prompt_logprobs + generated.logprobs
+
+
+INT8 = Setting(kv_cache_dtype="int8")
+
+
+def test_int8_cache_in_batches_chunks_and_cached(
+    qwen05_path: Path, model: Llama, asked: list[Asked], alone: dict[str, Answer]
+) -> None:
+    """Some of this model's layers keep their keys in bf16 beside values of int8."""
+    assert 0 < sum(spec.has_uneven_keys for spec in model.config.attention) < 8
+    answers: dict[str, Answer] = {}
+    for each in asked:
+        answers |= EngineDriver(model, replace(INT8, has_prefix_cache=False)).generate([each])
+    assert answers != alone
+    small = replace(INT8, num_blocks=6, max_num_batched_tokens=37)
+    for driver in (EngineDriver(model, INT8), EngineDriver(model, small)):
+        for _ in range(2):
+            assert driver.generate(asked) == answers
+    one = load_model(qwen05_path, make_ops("cpu", num_threads=1), MAX_POSITIONS)
+    assert EngineDriver(one, INT8).generate(asked) == answers

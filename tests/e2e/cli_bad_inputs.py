@@ -190,6 +190,11 @@ BAD_COMMANDS = (
         message="--memory is '1MiB'; allowed: a whole number of bytes from 64.0 MiB to 1024.0 TiB.",
     ),
     usage("--isa", "sse9", message="--isa is 'sse9'; allowed: one of generic, avx2, avx512, amx."),
+    usage(
+        "--kv-cache-dtype",
+        "fp8",
+        message="--kv-cache-dtype is 'fp8'; allowed: one of auto, bf16, int8.",
+    ),
     usage("--threads", "0", message="--threads is 0; allowed: a whole number from 1 to 1024."),
     usage(
         "--config",
@@ -199,7 +204,7 @@ BAD_COMMANDS = (
     usage(
         "--config",
         "{files}/typo.yaml",
-        message="engine.num_thread is no setting; allowed: engine.device, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_format, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.policy. Did you mean engine.num_threads or engine.max_num_seqs or engine.kv_format?",
+        message="engine.num_thread is no setting; allowed: engine.device, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.policy. Did you mean engine.num_threads or engine.max_num_seqs?",
     ),
     usage(
         environ={"HEADRACE_MEMORY": "1MiB"},

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from headrace.ops.protocol import Ops
+from headrace.ops.protocol import KVCacheDtype, Ops
 from headrace.ops.reference.reference_ops import ReferenceOps
 from kernels.cases import (
     ATTENTION_BF16_ERROR,
@@ -21,28 +21,35 @@ from kernels.cases import (
 )
 from kernels.errors import largest_error, rms_error, values_of
 
+DTYPES: tuple[KVCacheDtype, ...] = ("bf16", "int8")
 
-def run(ops: Ops, case: AttentionCase, inputs: AttentionInputs) -> np.ndarray:
+
+def run(ops: Ops, case: AttentionCase, inputs: AttentionInputs, dtype: KVCacheDtype) -> np.ndarray:
     """Fill a poisoned cache with the past, store the step's rows, attend."""
-    cache = ops.allocate_kv([case.spec], inputs.num_blocks, inputs.block_size)
+    cache = ops.allocate_kv([case.spec], inputs.num_blocks, inputs.block_size, dtype)
     layer = cache.layers[0]
     all_slots = np.arange(inputs.num_blocks * inputs.block_size, dtype=np.int32)
     nan = np.full((len(all_slots), case.spec.qkv_width), np.nan, np.float32)
-    dtype = getattr(ops, "dtype", np.float32)
-    ops.store_kv(nan.astype(dtype), layer, all_slots, case.spec)
-    ops.store_kv(inputs.past_qkv.astype(dtype), layer, inputs.past_slots, case.spec)
-    qkv = inputs.qkv.astype(dtype)
+    float_type = getattr(ops, "dtype", np.float32)
+    ops.store_kv(nan.astype(float_type), layer, all_slots, case.spec)
+    ops.store_kv(inputs.past_qkv.astype(float_type), layer, inputs.past_slots, case.spec)
+    qkv = inputs.qkv.astype(float_type)
     ops.store_kv(qkv, layer, inputs.step.slot_mapping, case.spec)
     return values_of(ops.attention(qkv, layer, inputs.step, case.spec))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", ATTENTION_CASES, ids=str)
 def test_attention(
-    ops: Ops, exact_ops: ReferenceOps, rng: np.random.Generator, case: AttentionCase
+    ops: Ops,
+    exact_ops: ReferenceOps,
+    rng: np.random.Generator,
+    case: AttentionCase,
+    dtype: KVCacheDtype,
 ) -> None:
     inputs = attention_inputs(case, rng)
-    expected = run(exact_ops, case, inputs)
-    actual = run(ops, case, inputs)
+    expected = run(exact_ops, case, inputs, dtype)
+    actual = run(ops, case, inputs, dtype)
     assert actual.shape == (len(inputs.qkv), case.spec.num_heads * case.spec.head_size)
     if ops.name.endswith("amx"):
         assert largest_error(actual, expected) < ATTENTION_BF16_ERROR
@@ -51,13 +58,18 @@ def test_attention(
         assert largest_error(actual, expected) < ATTENTION_FLOAT_ERROR
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [1e-3, 8.0])
 def test_flat_and_sharp_softmax(
-    ops: Ops, exact_ops: ReferenceOps, rng: np.random.Generator, scale: float
+    ops: Ops,
+    exact_ops: ReferenceOps,
+    rng: np.random.Generator,
+    scale: float,
+    dtype: KVCacheDtype,
 ) -> None:
     case = AttentionCase("sharp", spec(14, 2, 64), ((100, 1), (0, 70), (700, 2)))
     inputs = attention_inputs(case, rng, scale)
-    error = largest_error(run(ops, case, inputs), run(exact_ops, case, inputs))
+    error = largest_error(run(ops, case, inputs, dtype), run(exact_ops, case, inputs, dtype))
     # A sharp softmax turns the absolute error of its scores, up to 64 * 8 * 8, into a relative one.
     limit = ATTENTION_BF16_ERROR if ops.name.endswith("amx") else ATTENTION_FLOAT_ERROR * 20
     assert error < limit
@@ -73,14 +85,16 @@ BIT_SPECS = (
 
 @pytest.mark.parametrize("attention", BIT_SPECS, ids=lambda s: f"d{s.head_size}-w{s.window}")
 @pytest.mark.parametrize("chunk", [1, 7, 64, 333])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_chunks_give_the_same_bits(
-    cpu_ops: Ops, rng: np.random.Generator, attention, chunk: int
+    cpu_ops: Ops, rng: np.random.Generator, attention, chunk: int, dtype: KVCacheDtype
 ) -> None:
     total = 600
     case = AttentionCase("whole", attention, ((0, total),))
     inputs = attention_inputs(case, rng)
-    whole = run(cpu_ops, case, inputs)
-    layer = cpu_ops.allocate_kv([attention], inputs.num_blocks, inputs.block_size).layers[0]
+    whole = run(cpu_ops, case, inputs, dtype)
+    cache = cpu_ops.allocate_kv([attention], inputs.num_blocks, inputs.block_size, dtype)
+    layer = cache.layers[0]
     for start in range(0, total, chunk):
         if chunk == 1 and 40 < start < 480:  # every place in a tile is seen without these
             part = slice(start, start + 1)
@@ -103,10 +117,13 @@ def test_chunks_give_the_same_bits(
 
 
 @pytest.mark.parametrize("attention", BIT_SPECS, ids=lambda s: f"d{s.head_size}-w{s.window}")
-def test_neighbours_do_not_matter(cpu_ops: Ops, rng: np.random.Generator, attention) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_neighbours_do_not_matter(
+    cpu_ops: Ops, rng: np.random.Generator, attention, dtype: KVCacheDtype
+) -> None:
     case = AttentionCase("batch", attention, ((100, 1), (0, 70), (600, 5), (37, 40), (0, 1)))
     inputs = attention_inputs(case, rng)
-    cache = cpu_ops.allocate_kv([attention], inputs.num_blocks, inputs.block_size)
+    cache = cpu_ops.allocate_kv([attention], inputs.num_blocks, inputs.block_size, dtype)
     layer = cache.layers[0]
     cpu_ops.store_kv(inputs.past_qkv, layer, inputs.past_slots, attention)
     cpu_ops.store_kv(inputs.qkv, layer, inputs.step.slot_mapping, attention)

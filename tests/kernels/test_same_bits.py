@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,20 @@ def call_attention_of_one(ops: Ops, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate(results)
 
 
+def call_attention_int8(ops: Ops, rng: np.random.Generator) -> np.ndarray:
+    """Integers, scales and what attention makes of them, keys in bf16 too."""
+    results = []
+    for is_uneven in (False, True):
+        case = replace(ATTENTION, spec=replace(ATTENTION.spec, has_uneven_keys=is_uneven))
+        inputs = attention_inputs(case, rng, 3.3)
+        cache = ops.allocate_kv([case.spec], inputs.num_blocks, inputs.block_size, "int8")
+        layer = cache.layers[0]
+        ops.store_kv(inputs.past_qkv, layer, inputs.past_slots, case.spec)
+        ops.store_kv(inputs.qkv, layer, inputs.step.slot_mapping, case.spec)
+        results.append(values_of(ops.attention(inputs.qkv, layer, inputs.step, case.spec)).copy())
+    return np.concatenate(results)
+
+
 def call_sample(ops: Ops, rng: np.random.Generator) -> np.ndarray:
     settings = list(SAMPLE_SETTINGS)
     logits = logit_rows(rng, len(settings), 20000, "normal")
@@ -102,6 +117,7 @@ CALLS = (
     call_gated_linear,
     call_attention,
     call_attention_of_one,
+    call_attention_int8,
     call_sample,
     call_logprobs,
 )
@@ -119,7 +135,7 @@ def test_threads(call: Call, isa: str) -> None:
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 @pytest.mark.parametrize("isa", ["avx2", "avx512", "amx"])
 def test_instruction_sets(call: Call, isa: str) -> None:
-    if call in (call_attention, call_attention_of_one) and isa == "amx":
+    if call.__name__.startswith("call_attention") and isa == "amx":
         pytest.skip("amx rounds queries and weights to bf16: equal within the tier only")
     defined = call(make_cpu_ops("generic", 1), np.random.default_rng(6))
     assert call(make_cpu_ops(isa, 2), np.random.default_rng(6)).tobytes() == defined.tobytes()

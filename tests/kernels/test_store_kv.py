@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from headrace.ops.protocol import Ops
+from headrace.ops.protocol import KVCacheDtype, Ops
 from kernels.cases import AttentionCase, attention_inputs, spec
 from kernels.errors import values_of
 
@@ -58,8 +60,51 @@ def test_blocks_that_do_not_hold_the_sequence(ops: Ops, rng: np.random.Generator
         attend_last(ops, inputs, layer)
 
 
-def test_bytes_are_those_of_the_plan(ops: Ops) -> None:
-    specs = [SPEC, spec(4, 1, 256), SPEC]
-    cache = ops.allocate_kv(specs, 5, 32)
-    assert cache.num_bytes == 5 * ops.kv_bytes_per_block(specs, 32)
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_bytes_are_those_of_the_plan(ops: Ops, dtype: KVCacheDtype) -> None:
+    specs = [SPEC, spec(4, 1, 256), replace(SPEC, has_uneven_keys=True)]
+    cache = ops.allocate_kv(specs, 5, 32, dtype)
+    assert cache.num_bytes == 5 * ops.kv_bytes_per_block(specs, 32, dtype)
+    allocated = sum(getattr(layer, "num_bytes", 0) for layer in cache.layers)
+    assert allocated in (0, cache.num_bytes)
     assert (cache.num_blocks, cache.block_size, len(cache.layers)) == (5, 32, 3)
+
+
+def test_int8_takes_about_half(cpu_ops: Ops) -> None:
+    """A scale of 4 bytes beside 64 or 128 values; keys that stay in bf16 are counted as such."""
+    for size in (64, 128):
+        plain = cpu_ops.kv_bytes_per_block([spec(4, 2, size)], 32)
+        small = cpu_ops.kv_bytes_per_block([spec(4, 2, size)], 32, "int8")
+        assert small / plain == (size + 4) / (2 * size)
+        uneven = cpu_ops.kv_bytes_per_block([spec(4, 2, size, has_uneven_keys=True)], 32, "int8")
+        assert uneven == (plain + small) // 2
+
+
+@pytest.mark.parametrize("damage", [np.nan, np.inf])
+@pytest.mark.parametrize("is_value", [False, True])
+def test_int8_does_not_hide_damage(
+    ops: Ops, rng: np.random.Generator, damage: float, is_value: bool
+) -> None:
+    """A key or value that is no number makes the rows that see it no numbers, as in bf16."""
+    inputs = attention_inputs(AttentionCase("damage", SPEC, ((40, 1),)), rng)
+    layer = ops.allocate_kv([SPEC], inputs.num_blocks, inputs.block_size, "int8").layers[0]
+    inputs.past_qkv[7, (4 + 2 * is_value) * 64 + 5] = damage
+    ops.store_kv(inputs.past_qkv, layer, inputs.past_slots, SPEC)
+    ops.store_kv(inputs.qkv, layer, inputs.step.slot_mapping, SPEC)
+    with np.errstate(invalid="ignore"):
+        rows = attend_last(ops, inputs, layer).reshape(4, 64)
+    assert np.isnan(rows[:2]).all()
+    assert np.isfinite(rows[2:]).all()
+
+
+@pytest.mark.parametrize("size", [1e-38, 1e-30, 1e30])
+def test_int8_of_tiny_and_huge_heads(ops: Ops, rng: np.random.Generator, size: float) -> None:
+    inputs = attention_inputs(AttentionCase("sizes", SPEC, ((40, 1),)), rng)
+    layer = ops.allocate_kv([SPEC], inputs.num_blocks, inputs.block_size, "int8").layers[0]
+    inputs.past_qkv[:, 6 * 64 :] *= np.float32(size)
+    inputs.qkv[:, 6 * 64 :] *= np.float32(size)
+    ops.store_kv(inputs.past_qkv, layer, inputs.past_slots, SPEC)
+    ops.store_kv(inputs.qkv, layer, inputs.step.slot_mapping, SPEC)
+    rows = attend_last(ops, inputs, layer)
+    assert np.isfinite(rows).all()
+    assert np.abs(rows).max() < 5 * size

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from headrace.core.step import ScheduledRequest
 from headrace.executor.input_batch import flatten
 from headrace.executor.load import load_weights
+from headrace.executor.uneven_keys import mark_uneven_keys
 from headrace.models.llama import Llama
 from headrace.models.registry import model_class
-from headrace.ops.protocol import KVCache, Ops
+from headrace.ops.protocol import KVCache, KVCacheDtype, Ops
+from headrace.ops.reference.store_kv import FloatHeads, Int8Heads
 from headrace.weights.weight_reader import open_weights
 
 
@@ -40,6 +42,7 @@ def load_model(path: Path, ops: Ops, max_positions: int | None = None) -> Llama:
             else model_type.config_from_huggingface
         )
         config = read(reader.metadata)
+        config = mark_uneven_keys(config, reader)  # for caches of int8
         length = max_positions or config.max_model_len
         weights = load_weights(model_type, config, reader, ops, length)
         return model_type(ops, config, weights)
@@ -54,14 +57,23 @@ class Driver:
     """
 
     def __init__(
-        self, model: Llama, num_blocks: int = 24, block_size: int = 16, seed: int = 3
+        self,
+        model: Llama,
+        num_blocks: int = 24,
+        block_size: int = 16,
+        seed: int = 3,
+        kv_cache_dtype: KVCacheDtype = "bf16",
     ) -> None:
         self.model, self.block_size = model, block_size
-        self.cache: KVCache = model.ops.allocate_kv(model.config.attention, num_blocks, block_size)
+        self.cache: KVCache = model.ops.allocate_kv(
+            model.config.attention, num_blocks, block_size, kv_cache_dtype
+        )
         for layer in self.cache.layers:
-            if hasattr(layer, "k") and isinstance(layer.k, np.ndarray):
-                layer.k[...] = np.nan
-                layer.v[...] = np.nan
+            for half in (getattr(layer, "k", None), getattr(layer, "v", None)):
+                if isinstance(half, FloatHeads):
+                    half.data[...] = np.nan
+                elif isinstance(half, Int8Heads):
+                    half.scales[...] = np.nan
         self._free = np.random.default_rng(seed).permutation(num_blocks).tolist()
         self._blocks: dict[str, list[int]] = {}
         self._lengths: dict[str, int] = {}

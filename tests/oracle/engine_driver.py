@@ -14,6 +14,7 @@ from headrace.core.request import SamplingParams
 from headrace.core.step import StepReport, TokenLogprobs
 from headrace.executor.model_runner import ModelRunner
 from headrace.models.llama import Llama
+from headrace.ops.protocol import KVCacheDtype
 from headrace.sched.request_state import RequestSpec
 from headrace.sched.scheduler import Scheduler
 from headrace.sched.token_budget import SchedulerLimits
@@ -60,6 +61,7 @@ class Setting:
     num_blocks: int = 64
     block_size: int = 32
     has_prefix_cache: bool = True
+    kv_cache_dtype: KVCacheDtype = "bf16"
 
 
 class EngineDriver:
@@ -68,7 +70,9 @@ class EngineDriver:
     def __init__(self, model: Llama, setting: Setting | None = None) -> None:
         setting = setting or Setting()
         size = setting.block_size
-        cache = model.ops.allocate_kv(model.config.attention, setting.num_blocks, size)
+        cache = model.ops.allocate_kv(
+            model.config.attention, setting.num_blocks, size, setting.kv_cache_dtype
+        )
         self.runner = ModelRunner(model, cache, model.ops)
         self.manager = KVCacheManager(setting.num_blocks, size, setting.has_prefix_cache)
         limits = SchedulerLimits(

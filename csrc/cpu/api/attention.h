@@ -9,7 +9,7 @@ namespace headrace {
 // Rows of one request that share a KV head. Row i is head i % G of the group (G = H / K) at the
 // request's query token i / G, so all rows of an item read the same keys and values.
 constexpr int kAttentionItemRows = 128;
-constexpr int kAttentionSplitTokens = 512;
+constexpr int kAttentionSplitTokens = 256;
 struct AttentionItem {
   int32_t request;
   int32_t kv_head;

@@ -8,10 +8,19 @@ namespace headrace {
 constexpr int kMaxHeadSize = 512;
 constexpr int kBlockTokens = 32;  // block_size is a multiple of it
 
-// One layer of the cache, bf16; the order inside a block is in kernels/store_kv.inl.
+// How keys and values are stored. Int8 has a float32 scale per token and KV head.
+enum KVFormat : int32_t { kBf16KV, kInt8KV };
+
+// Keys or values of a layer; the order inside a block is in kernels/store_kv.inl.
+struct KVHalf {
+  uint8_t* data;
+  KVFormat format;
+};
+
+// One layer of the cache.
 struct KVLayer {
-  uint16_t* keys;
-  uint16_t* values;
+  KVHalf keys;
+  KVHalf values;
   int64_t num_blocks;
   int32_t block_size;
   int32_t num_kv_heads;

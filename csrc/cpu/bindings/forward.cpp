@@ -185,11 +185,13 @@ void add(CpuOps& ops, Out<float, 2> h, In<float, 2> x) {
 
 void bind_forward(nb::module_& m) {
   m.def("take", &take, "ops"_a, "num_rows"_a, "num_columns"_a);
+  nb::enum_<KVFormat>(m, "KVFormat").value("BF16", kBf16KV).value("INT8", kInt8KV);
   nb::class_<KVStorage>(m, "KVLayer")
-      .def(nb::init<int64_t, int32_t, int32_t, int32_t>(), "num_blocks"_a, "num_kv_heads"_a,
-           "block_size"_a, "head_size"_a)
+      .def(nb::init<int64_t, int32_t, int32_t, int32_t, KVFormat, KVFormat>(), "num_blocks"_a,
+           "num_kv_heads"_a, "block_size"_a, "head_size"_a, "key_format"_a, "value_format"_a)
       .def_prop_ro("num_bytes", &KVStorage::num_bytes);
-  m.def("kv_block_bytes", &KVStorage::block_bytes, "num_kv_heads"_a, "block_size"_a, "head_size"_a);
+  m.def("kv_block_bytes", &KVStorage::block_bytes, "num_kv_heads"_a, "block_size"_a, "head_size"_a,
+        "key_format"_a, "value_format"_a);
   m.def("can_embed", &can_embed, "ops"_a, "ggml_type"_a);
   m.def("embed", &embed, "ops"_a, "token_ids"_a, "table"_a, "ggml_type"_a, "scale"_a, "out"_a);
   m.def("rms_norm", &rms_norm, "ops"_a, "h"_a, "weight"_a, "eps"_a, "out"_a, "add"_a = nb::none());

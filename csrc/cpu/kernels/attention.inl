@@ -1,12 +1,12 @@
 // Paged attention, the frame of every tier: which keys a row sees, its softmax, and how parts
 // merge.
 //
-// Keys are taken in splits of 512 at absolute positions. Inside a split a row's scores are all
+// Keys are taken in splits of 256 at absolute positions. Inside a split a row's scores are all
 // known before its maximum is taken; splits merge in ascending order. A key that a row does not see
 // has weight zero, which adds nothing, so a row's bits depend on its own query and keys alone: not
 // on the rows beside it, on how the request is cut into steps, or on the number of threads.
 //
-// A tier brings `load_query`, `score_rows`, `store_weights`, `mix_values` and the type `Weight`:
+// A tier brings `load_query`, `score_rows`, `exp2_weight`, `store_weights`, `mix_values`, `Weight`:
 // kernels/attention_float.inl or tiers/amx/attention_tiles.inl, which includes this file at its
 // end. Source: arXiv 2205.14135 (online softmax); arXiv 2311.01282 (splits).
 #pragma once
@@ -18,6 +18,8 @@ struct ScoreScale {
   float factor;       // of a raw score
   float soft_cap;     // 0 is off
   float log2_factor;  // of what `largest_score` leaves in memory
+  const float* keys;  // of an int8 cache: [kSplitTokens], null otherwise
+  const float* values;
 };
 
 HR_INLINE F32x16 cap_scores(F32x16 scores, const ScoreScale& scale) {
@@ -36,18 +38,22 @@ HR_INLINE void zero_weights(Weight* weights, int begin, int end) {
   for (int i = begin; i < end; i += 32) store_weights(weights + i, zero_f32(), zero_f32());
 }
 
-// Largest score of the visible keys [first, last), in log 2; capped scores replace raw ones.
+// Largest score of the visible keys [first, last), in log 2; scaled and capped scores replace raw
+// ones.
 HR_INLINE float largest_score(float* scores, int first, int last, const ScoreScale& scale) {
   F32x16 tops[4];
   for (int v = 0; v < 4; v++) tops[v] = splat(-__builtin_inff());
   for (int i = first / kTileTokens * kTileTokens; i < last; i += kTileTokens) {
     F32x16 x[4];
     for (int v = 0; v < 4; v++) x[v] = load(scores + i + 16 * v);
+    if (scale.keys) {
+      for (int v = 0; v < 4; v++) x[v] = mul(x[v], load(scale.keys + i + 16 * v));
+    }
     if (scale.soft_cap != 0.0f) {
-      for (int v = 0; v < 4; v++) {
-        x[v] = cap_scores(x[v], scale);
-        store(scores + i + 16 * v, x[v]);
-      }
+      for (int v = 0; v < 4; v++) x[v] = cap_scores(x[v], scale);
+    }
+    if (scale.keys || scale.soft_cap != 0.0f) {
+      for (int v = 0; v < 4; v++) store(scores + i + 16 * v, x[v]);
     }
     if (i < first || i + kTileTokens > last) {
       for (int v = 0; v < 4; v++) {
@@ -59,8 +65,8 @@ HR_INLINE float largest_score(float* scores, int first, int last, const ScoreSca
   return reduce_max(max(max(tops[0], tops[1]), max(tops[2], tops[3]))) * scale.log2_factor;
 }
 
-// Softmax numerators of one row over its visible keys [first, last) of the split; zero elsewhere in
-// [begin, end). begin and end are multiples of 64.
+// Softmax numerators of one row over its visible keys [first, last) of the split, times the values'
+// scales; zero elsewhere in [begin, end). begin and end are multiples of 64.
 HR_INLINE RowSum weigh_row(float* scores, Weight* weights, int begin, int end, int first, int last,
                            const ScoreScale& scale) {
   const float maximum = largest_score(scores, first, last, scale);
@@ -71,13 +77,16 @@ HR_INLINE RowSum weigh_row(float* scores, Weight* weights, int begin, int end, i
   zero_weights(weights, begin, from);
   for (int i = from; i < to; i += kTileTokens) {
     F32x16 x[4];
-    for (int v = 0; v < 4; v++) x[v] = exp2_neg(fma(load(scores + i + 16 * v), factor, shift));
+    for (int v = 0; v < 4; v++) x[v] = exp2_weight(fma(load(scores + i + 16 * v), factor, shift));
     if (i < first || i + kTileTokens > last) {
       for (int v = 0; v < 4; v++) {
         x[v] = keep_lanes(x[v], first - i - 16 * v, last - i - 16 * v, 0.0f);
       }
     }
     for (int v = 0; v < 4; v++) sums[v] = add(sums[v], x[v]);
+    if (scale.values) {
+      for (int v = 0; v < 4; v++) x[v] = mul(x[v], load(scale.values + i + 16 * v));
+    }
     store_weights(weights + i, x[0], x[1]);
     store_weights(weights + i + 32, x[2], x[3]);
   }
@@ -129,22 +138,51 @@ HR_INLINE SplitRange range_in_split(int split_begin, const VisibleKeys* rows, in
           (last + kValueTokens - 1) / kValueTokens * kValueTokens};
 }
 
+// Tiles of 16 tokens to ask for per 64 keys that are scored and per row that is weighed: together
+// with some more before values are mixed, a split ahead per split.
+constexpr int kFetchPerTile = 2;
+constexpr int kFetchPerRow = 1;
+
+// How far the tokens of a split are copied from an int8 cache: -1 before its first rows. Rows come
+// in order of position, so a block of rows needs nothing before what the first one needs.
+struct Widened {
+  int keys, values;
+};
+
 // One block of rows against the keys of one split: sums to `parts`, mixed values to scratch.part.
 static void attend_split(const AttentionArgs* args, const AttentionPlace& place, int split,
                          int first_row, int num_rows, const AttentionScratch& scratch,
-                         RowSum* parts) {
+                         RowSum* parts, Widened* widened, ReadNext* ahead) {
   const int split_begin = split * kSplitTokens;
   const VisibleKeys* visible = scratch.visible + first_row;
   const SplitRange range = range_in_split(split_begin, visible, num_rows);
   for (int r = 0; r < num_rows; r++) parts[r] = {0.0f, 0.0f};
   if (range.begin >= range.last) return;
-  score_rows(place, split_begin, range.begin, range.stored_end, first_row, num_rows, scratch);
+  if (widened->keys < 0) *widened = {range.begin, range.begin};
+  const bool has_key_scales = args->layer.keys.format == kInt8KV;
+  const bool has_value_scales = args->layer.values.format == kInt8KV;
+  for (int t = range.begin; t < range.stored_end; t += kTileTokens) {
+    const int end = range.stored_end - t < kTileTokens ? range.stored_end : t + kTileTokens;
+    fetch_ahead(ahead, kFetchPerTile);
+    if (has_key_scales && end > widened->keys) {
+      widen_keys(place, widened->keys, end, scratch.key_scales);
+      widened->keys = end;
+    }
+    score_rows(place, split_begin, t, end, first_row, num_rows, scratch);
+  }
   const bool is_capped = args->soft_cap != 0.0f;
-  const ScoreScale scale = {args->scale, args->soft_cap, is_capped ? 1.0f : args->scale * kLog2E};
+  const ScoreScale scale = {args->scale, args->soft_cap, is_capped ? 1.0f : args->scale * kLog2E,
+                            has_key_scales ? scratch.key_scales : nullptr,
+                            has_value_scales ? scratch.value_scales : nullptr};
+  if (has_value_scales && range.stored_end > widened->values) {
+    widen_values(place, widened->values, range.stored_end, scratch.value_scales);
+    widened->values = range.stored_end;
+  }
   for (int r = 0; r < num_rows; r++) {
     const int first = clamp(visible[r].first - split_begin, range.begin, range.end);
     const int last = clamp(visible[r].last - split_begin, range.begin, range.end);
     Weight* weights = scratch.weights + r * kWeightStride;
+    fetch_ahead(ahead, kFetchPerRow);
     if (first < last) {
       parts[r] = weigh_row(scratch.scores + r * kScoreStride, weights, range.begin, range.end,
                            first, last, scale);
@@ -152,6 +190,7 @@ static void attend_split(const AttentionArgs* args, const AttentionPlace& place,
       zero_weights(weights, range.begin, range.end);
     }
   }
+  fetch_ahead(ahead, kSplitTokens);
   mix_values(place, split_begin, range.begin, range.stored_end, num_rows, scratch);
 }
 
@@ -167,14 +206,14 @@ HR_INLINE void keep_parts(float* out, int64_t stride, const RowSum* parts, int n
 
 // The values of the last tokens of a request share their lines with slots that hold anything, NaN
 // included, and zero times NaN is NaN: a copy with those slots at zero.
-static void copy_value_tail(AttentionPlace* place, int32_t seq_len, uint16_t* tail) {
-  const int in_group = seq_len % kValueTokens;
-  place->tail_group = -1;
-  if (in_group == 0) return;
-  place->tail_group = seq_len / kValueTokens;
+static void copy_value_tail(AttentionPlace* place, uint16_t* tail) {
+  const int in_group = place->seq_len % kValueTokens;
+  if (in_group == 0 || place->layer->values.format != kBf16KV) return;
+  const int group = place->seq_len / kValueTokens;
+  const uint16_t* stored = values_of_group(*place, group);
+  place->tail_group = group;
   place->tail = tail;
-  memcpy(tail, stored_values(*place, place->tail_group),
-         (size_t)place->padded_size * kValueTokens * 2);
+  memcpy(tail, stored, (size_t)place->padded_size * kValueTokens * 2);
   for (int d = 0; d < place->padded_size; d += 16) {
     uint16_t* lines = tail + d * kValueTokens;
     for (int i = 0; i < 16 && in_group % 2; i++) lines[in_group / 2 * 32 + i * 2 + 1] = 0;
@@ -220,23 +259,57 @@ static VisibleKeys load_rows(const AttentionArgs* args, const AttentionItem& ite
   return all;
 }
 
+static AttentionPlace item_place(const AttentionArgs* args, const AttentionItem& item) {
+  return {&args->layer,
+          args->block_table + item.request * args->table_width,
+          item.kv_head,
+          padded_head_size(args->layer.head_size),
+          args->seq_lens[item.request],
+          -1,
+          nullptr,
+          0,
+          nullptr,
+          nullptr};
+}
+
+// What an item reads first in its splits [begin, end), or nothing where its rows are so many that
+// they compute longer than memory takes.
+static ReadNext read_first(const AttentionArgs* args, const AttentionItem& item, int begin,
+                           int end) {
+  const AttentionPlace place = item_place(args, item);
+  const int group = args->num_heads / args->layer.num_kv_heads;
+  const int64_t token = args->query_start[item.request] + item.row_begin / group;
+  const VisibleKeys keys = visible_keys(args, token);
+  if (item.row_end - item.row_begin > kBlockRows || begin >= end) return {place, 0, 0};
+  const int from = keys.first > begin * kSplitTokens ? keys.first : begin * kSplitTokens;
+  const int to = (begin + 1) * kSplitTokens < keys.last ? (begin + 1) * kSplitTokens : keys.last;
+  return {place, from / kKeyTokens * kKeyTokens, to};
+}
+
 static void attend_item(const AttentionArgs* args, const AttentionItem& item,
-                        const AttentionScratch& scratch) {
+                        const AttentionItem* next, const AttentionScratch& scratch) {
   const int num_rows = item.row_end - item.row_begin, size = scratch.padded_size;
   const bool is_whole = item.parts < 0;
-  AttentionPlace place = {&args->layer, args->block_table + item.request * args->table_width,
-                          item.kv_head, size,
-                          -1,           nullptr};
+  AttentionPlace place = item_place(args, item);
   const VisibleKeys keys = load_rows(args, item, scratch);
-  copy_value_tail(&place, args->seq_lens[item.request], scratch.tail);
+  place.split_keys = scratch.keys;
+  place.split_values = scratch.values;
+  copy_value_tail(&place, scratch.tail);
   const int first = is_whole ? keys.first / kSplitTokens : item.split_begin;
   const int last = is_whole ? (keys.last + kSplitTokens - 1) / kSplitTokens : item.split_end;
   const int64_t stride = part_floats(args->layer.head_size);
   for (int split = first; split < last; split++) {
+    ReadNext ahead = read_first(args, item, split + 1, last);
+    if (split + 1 == last && next) {
+      const int begin = next->parts < 0 ? 0 : next->split_begin;
+      ahead = read_first(args, *next, begin, begin + 1);
+    }
+    place.split_begin = split * kSplitTokens;
+    Widened widened = {-1, -1};
     for (int r = 0; r < num_rows; r += kBlockRows) {
       const int block_rows = num_rows - r < kBlockRows ? num_rows - r : kBlockRows;
       RowSum parts[kBlockRows];
-      attend_split(args, place, split, r, block_rows, scratch, parts);
+      attend_split(args, place, split, r, block_rows, scratch, parts, &widened, &ahead);
       if (!is_whole) {
         const int64_t at = item.parts + (int64_t)(split - first) * num_rows + r;
         keep_parts(args->parts + at * stride, stride, parts, block_rows, scratch);
@@ -255,7 +328,10 @@ static void attention(const AttentionArgs* args, const Work* work) {
   const int size = padded_head_size(args->layer.head_size);
   const AttentionScratch scratch = place_scratch(work->scratch, size);
   begin_attention();
-  for (int64_t i = work->begin; i < work->end; i++) attend_item(args, args->items[i], scratch);
+  for (int64_t i = work->begin; i < work->end; i++) {
+    const AttentionItem* next = i + 1 < work->end ? &args->items[i + 1] : nullptr;
+    attend_item(args, args->items[i], next, scratch);
+  }
   end_attention();
 }
 

@@ -4,12 +4,13 @@
 
 using Weight = float;
 using Query = float;
-constexpr bool kWeightsInPlace = true;  // where the scores were
-constexpr int kWeightStride = 512 + 16;
+constexpr int kBlockRows = 16;
+constexpr int kWeightsPerScore = 1;
 HR_INLINE void store_weights(float* weights, F32x16 first, F32x16 second) {
   store(weights, first);
   store(weights + 16, second);
 }
+HR_INLINE F32x16 exp2_weight(F32x16 x) { return exp2_neg(x); }
 
 #include "kernels/attention_memory.inl"
 
@@ -55,7 +56,7 @@ static void score_rows(const AttentionPlace& place, int split_begin, int begin, 
                        int first_row, int num_rows, const AttentionScratch& scratch) {
   const int size = place.padded_size;
   for (int t = begin; t < end; t += kKeyTokens) {
-    const uint16_t* keys = stored_keys(place, split_begin + t);
+    const uint16_t* keys = keys_of_tile(place, split_begin + t);
     int r = 0;
     for (; r + kChunkRows <= num_rows; r += kChunkRows) {
       score_chunk<kChunkRows>(scratch.queries + (int64_t)(first_row + r) * size, keys, size,

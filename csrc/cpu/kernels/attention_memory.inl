@@ -1,43 +1,114 @@
 // What attention keeps in its worker's scratch, and where keys and values of a request lie.
-// Comes after `Weight`, `Query`, kWeightsInPlace and kWeightStride of the tier.
+// Comes after `Weight`, `Query`, kBlockRows and kWeightsPerScore of the tier.
 #pragma once
 
 #include "kernels/store_kv.inl"
 
 constexpr int kSplitTokens = kAttentionSplitTokens;
 constexpr int kTileTokens = 64;
-constexpr int kBlockRows = 16;
 constexpr int kScoreStride = kSplitTokens + 16;
+constexpr int kWeightStride = kScoreStride * kWeightsPerScore;
 
 HR_INLINE int clamp(int x, int low, int high) { return x < low ? low : x > high ? high : x; }
 
+// Where the keys and values of a request's KV head are, and for int8 the copies of the split at
+// hand as bf16 tiles, which hold the integers without rounding.
 struct AttentionPlace {
   const KVLayer* layer;
   const int32_t* blocks;  // of the request
   int kv_head;
   int padded_size;
+  int seq_len;
   int tail_group;  // group of 32 tokens whose values are in `tail`; -1 for none
   const uint16_t* tail;
+  int split_begin;
+  uint16_t* split_keys;
+  uint16_t* split_values;
 };
 
-HR_INLINE const uint16_t* stored_keys(const AttentionPlace& place, int token) {
+HR_INLINE uint8_t* block_of_token(const AttentionPlace& place, const KVHalf& half, int token) {
   const KVLayer& layer = *place.layer;
-  const int64_t offset =
-      head_block_offset(layer, place.blocks[token / layer.block_size], place.kv_head);
-  return layer.keys + offset +
-         (int64_t)(token % layer.block_size / kKeyTokens) * place.padded_size * kKeyTokens;
+  return head_block(layer, half, place.blocks[token / layer.block_size], place.kv_head);
 }
 
-HR_INLINE const uint16_t* stored_values(const AttentionPlace& place, int group) {
-  const KVLayer& layer = *place.layer;
-  const int token = group * kValueTokens;
-  const int64_t offset =
-      head_block_offset(layer, place.blocks[token / layer.block_size], place.kv_head);
-  return layer.values + offset + (int64_t)(token % layer.block_size) * place.padded_size;
+// Tokens from a multiple of 16 for keys, of 32 for values.
+HR_INLINE const uint8_t* stored_tokens(const AttentionPlace& place, const KVHalf& half, int token) {
+  const int in_block = token % place.layer->block_size;
+  return block_of_token(place, half, token) + stored_bytes(*place.layer, half.format, in_block);
+}
+
+HR_INLINE const uint16_t* keys_of_tile(const AttentionPlace& place, int token) {
+  if (place.layer->keys.format == kInt8KV)
+    return place.split_keys + (int64_t)(token - place.split_begin) * place.padded_size;
+  return (const uint16_t*)stored_tokens(place, place.layer->keys, token);
 }
 
 HR_INLINE const uint16_t* values_of_group(const AttentionPlace& place, int group) {
-  return group == place.tail_group ? place.tail : stored_values(place, group);
+  const int token = group * kValueTokens;
+  if (place.layer->values.format == kInt8KV)
+    return place.split_values + (int64_t)(token - place.split_begin) * place.padded_size;
+  if (group == place.tail_group) return place.tail;
+  return (const uint16_t*)stored_tokens(place, place.layer->values, token);
+}
+
+// Lines of int8 as lines of bf16. Small integers are exact in the upper half of a float32.
+HR_INLINE void widen_lines(const int8_t* lines, int num_elements, uint16_t* out) {
+  for (int i = 0; i < num_elements; i += 32) {
+    I32x16 first = as_i32(float_of_i32(load_i8(lines + i)));
+    I32x16 second = as_i32(float_of_i32(load_i8(lines + i + 16)));
+    store_i32((int32_t*)(out + i), bit_or(shift_right<16>(first), second));
+  }
+}
+
+// Scales of 16 tokens; zero for what lies behind the sequence, which may be anything.
+HR_INLINE void copy_scales(const AttentionPlace& place, const KVHalf& half, int token,
+                           float* scales) {
+  const float* stored = block_scales(*place.layer, block_of_token(place, half, token));
+  const F32x16 x = load(stored + token % place.layer->block_size);
+  store(scales, select(mask_first(clamp(place.seq_len - token, 0, 16)), x, zero_f32()));
+}
+
+// Copies tokens [begin, end) of an int8 cache, relative to the split, as bf16 and scales.
+HR_INLINE void widen_keys(const AttentionPlace& place, int begin, int end, float* scales) {
+  for (int t = begin; t < end; t += kKeyTokens) {
+    const int token = place.split_begin + t;
+    const int8_t* lines = (const int8_t*)stored_tokens(place, place.layer->keys, token);
+    widen_lines(lines, place.padded_size * kKeyTokens, place.split_keys + t * place.padded_size);
+    copy_scales(place, place.layer->keys, token, scales + t);
+  }
+}
+
+HR_INLINE void widen_values(const AttentionPlace& place, int begin, int end, float* scales) {
+  for (int t = begin; t < end; t += kValueTokens) {
+    const int token = place.split_begin + t;
+    const int8_t* lines = (const int8_t*)stored_tokens(place, place.layer->values, token);
+    widen_lines(lines, place.padded_size * kValueTokens,
+                place.split_values + t * place.padded_size);
+    copy_scales(place, place.layer->values, token, scales + t);
+    copy_scales(place, place.layer->values, token + 16, scales + t + 16);
+  }
+}
+
+// Keys and values from `token` to `end`, multiples of 16, that will be read soon. Few rows wait for
+// memory, which the hardware fetches a page at a time: a block of the cache is not much longer.
+struct ReadNext {
+  AttentionPlace place;
+  int token, end;
+};
+
+HR_INLINE void fetch_lines(const uint8_t* first, int64_t num_bytes) {
+  for (int64_t i = 0; i < num_bytes; i += 64) __builtin_prefetch(first + i, 0, 2);
+}
+
+// Asks for the next tiles of 16 tokens.
+HR_INLINE void fetch_ahead(ReadNext* next, int num_tiles) {
+  for (; num_tiles > 0 && next->token < next->end; num_tiles--, next->token += kKeyTokens) {
+    const KVLayer& layer = *next->place.layer;
+    fetch_lines(stored_tokens(next->place, layer.keys, next->token),
+                stored_bytes(layer, layer.keys.format, kKeyTokens));
+    fetch_lines(stored_tokens(next->place, layer.values, next->token),
+                stored_bytes(layer, layer.values.format, kKeyTokens));
+  }
 }
 
 // A row's softmax so far: the largest score, in units of log 2, and the sum of weights over it.
@@ -60,24 +131,28 @@ struct VisibleKeys {
 
 // All 64-byte aligned. Dp is the padded head size.
 struct AttentionScratch {
-  float* scores;         // [16][kScoreStride]
-  Weight* weights;       // [16][kWeightStride]; may be `scores`
+  float* scores;         // [kBlockRows][kScoreStride]
+  Weight* weights;       // [kBlockRows][kWeightStride], over the scores: a weight is written behind
+                         // the last score that was read
   Query* queries;        // [128][Dp], in the order of the tier
   float* mixed;          // [128][Dp]
-  float* part;           // [16][Dp]
+  float* part;           // [kBlockRows][Dp]
   uint16_t* tail;        // [Dp][32]
+  uint16_t* keys;        // [kSplitTokens][Dp], like the rest of what follows for int8 alone
+  uint16_t* values;      // [kSplitTokens][Dp]
+  float* key_scales;     // [kSplitTokens]
+  float* value_scales;   // [kSplitTokens]
   RowSum* rows;          // [128]
   VisibleKeys* visible;  // [128]
   int padded_size;
 };
 
 constexpr size_t kScoreBytes = kBlockRows * kScoreStride * sizeof(float);
-constexpr size_t kWeightBytes = kWeightsInPlace ? 0 : kBlockRows * kWeightStride * sizeof(Weight);
 
 static size_t attention_scratch_bytes(int32_t head_size) {
   const size_t row = (size_t)padded_head_size(head_size) * 4;
-  return kScoreBytes + kWeightBytes + (2 * kAttentionItemRows + kBlockRows + 16) * row +
-         2 * kAttentionItemRows * 8;
+  return kScoreBytes + (2 * kAttentionItemRows + kBlockRows + 16) * row +
+         2 * kAttentionItemRows * 8 + kSplitTokens * (row + 8);
 }
 
 static AttentionScratch place_scratch(uint8_t* memory, int padded_size) {
@@ -86,8 +161,7 @@ static AttentionScratch place_scratch(uint8_t* memory, int padded_size) {
   scratch.padded_size = padded_size;
   scratch.scores = (float*)memory;
   memory += kScoreBytes;
-  scratch.weights = kWeightsInPlace ? (Weight*)scratch.scores : (Weight*)memory;
-  memory += kWeightBytes;
+  scratch.weights = (Weight*)scratch.scores;
   scratch.queries = (Query*)memory;
   memory += kAttentionItemRows * row;
   scratch.mixed = (float*)memory;
@@ -99,5 +173,10 @@ static AttentionScratch place_scratch(uint8_t* memory, int padded_size) {
   scratch.rows = (RowSum*)memory;
   memory += kAttentionItemRows * 8;
   scratch.visible = (VisibleKeys*)memory;
+  memory += kAttentionItemRows * 8;
+  scratch.key_scales = (float*)memory;
+  scratch.value_scales = scratch.key_scales + kSplitTokens;
+  scratch.keys = (uint16_t*)(scratch.value_scales + kSplitTokens);
+  scratch.values = scratch.keys + kSplitTokens * padded_size;
   return scratch;
 }

@@ -9,16 +9,18 @@ namespace headrace {
 class KVStorage {
  public:
   // Throws std::invalid_argument for sizes that the kernels do not read.
-  KVStorage(int64_t num_blocks, int32_t num_kv_heads, int32_t block_size, int32_t head_size);
+  KVStorage(int64_t num_blocks, int32_t num_kv_heads, int32_t block_size, int32_t head_size,
+            KVFormat key_format, KVFormat value_format);
 
   const KVLayer& layer() const { return layer_; }
-  size_t num_bytes() const { return 2 * half_bytes_; }
+  size_t num_bytes() const { return key_bytes_ + value_bytes_; }
 
-  // Bytes of a block: keys and values, head size padded to 32.
-  static size_t block_bytes(int32_t num_kv_heads, int32_t block_size, int32_t head_size);
+  // Bytes of a block: keys and values, head size padded to 32, and scales of int8.
+  static size_t block_bytes(int32_t num_kv_heads, int32_t block_size, int32_t head_size,
+                            KVFormat key_format, KVFormat value_format);
 
  private:
-  size_t half_bytes_;
+  size_t key_bytes_, value_bytes_;
   Region region_;
   KVLayer layer_;
 };

@@ -65,6 +65,7 @@ class EngineFlags:
 
     threads: int | None = None
     isa: str | None = None
+    kv_cache_dtype: str | None = None
     memory: str | None = None
     config: Path | None = None
 
@@ -142,7 +143,8 @@ def check_server_only(engine: EngineFlags) -> None:
         if value is not None:
             shown = str(value) if isinstance(value, Path) else value
             hint = "Set it where the server is started."
-            raise ConfigError(f"--{field.name}", shown, "nothing with --url", hint)
+            name = field.name.replace("_", "-")
+            raise ConfigError(f"--{name}", shown, "nothing with --url", hint)
 
 
 def read_body(text: str | None) -> dict[str, Any]:

@@ -14,7 +14,12 @@ import typer
 from headrace.bench.http_target import Api
 from headrace.cli.bench_flags import Asked, EngineFlags, Output, ServerFlags, Shape
 from headrace.cli.bench_run import run_mode
-from headrace.cli.generation import IsaOption, MemoryOption, ThreadsOption
+from headrace.cli.generation import (
+    IsaOption,
+    KVCacheDtypeOption,
+    MemoryOption,
+    ThreadsOption,
+)
 from headrace.cli.settings import ConfigOption
 
 ModelArgument = Annotated[
@@ -138,6 +143,7 @@ def latency(
     body: BodyOption = None,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
+    kv_cache_dtype: KVCacheDtypeOption = None,
     memory: MemoryOption = None,
     as_json: JsonOption = False,
     save_json: SaveJsonOption = None,
@@ -153,7 +159,7 @@ def latency(
         Shape("latency", "128", "64", concurrency=1),
         Asked(num_requests, prompt_tokens, output_tokens, prompts, seed, ignore_eos, timeout, slo),
         ServerFlags(url, api, api_key_env, body),
-        EngineFlags(threads, isa, memory, config_file),
+        EngineFlags(threads, isa, kv_cache_dtype, memory, config_file),
         Output(as_json, save_json, save_html),
     )
 
@@ -177,6 +183,7 @@ def throughput(
     body: BodyOption = None,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
+    kv_cache_dtype: KVCacheDtypeOption = None,
     memory: MemoryOption = None,
     as_json: JsonOption = False,
     save_json: SaveJsonOption = None,
@@ -192,7 +199,7 @@ def throughput(
         Shape("throughput", "128", "64", concurrency=concurrency),
         Asked(num_requests, prompt_tokens, output_tokens, prompts, seed, ignore_eos, timeout, slo),
         ServerFlags(url, api, api_key_env, body),
-        EngineFlags(threads, isa, memory, config_file),
+        EngineFlags(threads, isa, kv_cache_dtype, memory, config_file),
         Output(as_json, save_json, save_html),
     )
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.bench.report import BenchReport, Round, Settings, run_bench, table_rows
+from headrace.cli.generation import KVCacheDtypeOption
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_MODEL
 from headrace.launch.backends import LocalEngine, open_engine
@@ -26,12 +27,18 @@ def roof(
     concurrency: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 32,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the kernels.")] = None,
     isa: Annotated[str | None, typer.Option(help="generic, avx2, avx512 or amx.")] = None,
+    kv_cache_dtype: KVCacheDtypeOption = None,
     memory: Annotated[str | None, typer.Option(help="Limit, such as 2GiB.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Measure TTFT, TPOT, tokens/s, GB/s and TOP/s of a model against this machine's roof."""
-    flags = {"engine.num_threads": threads, "engine.isa": isa, "engine.memory_bytes": memory}
+    flags = {
+        "engine.num_threads": threads,
+        "engine.isa": isa,
+        "engine.kv_cache_dtype": kv_cache_dtype,
+        "engine.memory_bytes": memory,
+    }
     settings = Settings(
         prompt_tokens=prompt_tokens,
         decode_tokens=decode_tokens,

@@ -22,6 +22,7 @@ from headrace.cli.generation import (
     DEFAULT_MAX_TOKENS,
     Answer,
     IsaOption,
+    KVCacheDtypeOption,
     MaxTokensOption,
     MemoryOption,
     ModelOption,
@@ -114,6 +115,7 @@ def chat(
     memory: MemoryOption = None,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
+    kv_cache_dtype: KVCacheDtypeOption = None,
     no_pull: NoPullOption = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Tokens and speed after each answer.")
@@ -128,7 +130,12 @@ def chat(
     sampling = SamplingParams(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
     )
-    flags = {"engine.memory_bytes": memory, "engine.num_threads": threads, "engine.isa": isa}
+    flags = {
+        "engine.memory_bytes": memory,
+        "engine.num_threads": threads,
+        "engine.isa": isa,
+        "engine.kv_cache_dtype": kv_cache_dtype,
+    }
     config = load_config(config_file, flags)
     entry = load_catalogue().find(model)
     if entry is not None and entry.is_base:

@@ -152,6 +152,7 @@ def show_settings(
         "engine.device": (engine.device, "derived: the best installed"),
         "engine.num_threads": (engine.num_threads, "derived: one per core"),
         "engine.isa": (isa, "derived: the highest that runs here"),
+        "engine.kv_cache_dtype": (engine.kv_cache_dtype, "derived: as exact as the kernels"),
     }
     shown = []
     for section in fields(config):

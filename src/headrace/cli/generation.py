@@ -93,6 +93,16 @@ IsaOption = Annotated[
         show_default=False,
     ),
 ]
+KVCacheDtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-cache-dtype",
+        metavar="TYPE",
+        help="How keys and values are stored: auto, bf16, or int8, which holds more tokens in the "
+        "same memory. Default: auto, which is bf16.",
+        show_default=False,
+    ),
+]
 NoPullOption = Annotated[
     bool, typer.Option("--no-pull", help="Fail when the model is not on this machine.")
 ]

@@ -14,6 +14,7 @@ from headrace.cli.generation import (
     DEFAULT_MAX_TOKENS,
     Answer,
     IsaOption,
+    KVCacheDtypeOption,
     MaxTokensOption,
     MemoryOption,
     ModelOption,
@@ -78,6 +79,7 @@ def run(
     memory: MemoryOption = None,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
+    kv_cache_dtype: KVCacheDtypeOption = None,
     no_pull: NoPullOption = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")
@@ -103,7 +105,12 @@ def run(
     )
     text = read_prompt(prompt, sys.stdin, _ignore if quiet else _note)
     options = RunOptions(text, system, raw, quiet, as_json)
-    flags = {"engine.memory_bytes": memory, "engine.num_threads": threads, "engine.isa": isa}
+    flags = {
+        "engine.memory_bytes": memory,
+        "engine.num_threads": threads,
+        "engine.isa": isa,
+        "engine.kv_cache_dtype": kv_cache_dtype,
+    }
     if quiet:
         flags["server.log_level"] = "error"
     config = load_config(config_file, flags)

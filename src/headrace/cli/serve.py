@@ -9,6 +9,7 @@ import typer
 
 from headrace.cli.generation import (
     IsaOption,
+    KVCacheDtypeOption,
     MemoryOption,
     NoPullOption,
     ThreadsOption,
@@ -73,6 +74,7 @@ def serve(
     ] = None,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
+    kv_cache_dtype: KVCacheDtypeOption = None,
     no_pull: NoPullOption = False,
     config_file: ConfigOption = None,
 ) -> None:
@@ -93,6 +95,7 @@ def serve(
         "engine.max_model_len": max_model_len,
         "engine.num_threads": threads,
         "engine.isa": isa,
+        "engine.kv_cache_dtype": kv_cache_dtype,
     }
     config = load_config(config_file, flags, is_server=True)
     # The address is taken before anything slow, so that a port in use is known at once.

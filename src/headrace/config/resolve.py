@@ -87,7 +87,7 @@ def gather_settings(
 
 
 def resolve_engine(config: EngineConfig, machine: Machine) -> EngineConfig:
-    """Turn `auto` and None into values: device and threads.
+    """Turn `auto` and None into values: device, threads, and how keys and values are stored.
 
     `isa`, `memory_bytes` and `max_model_len` stay None: the kernels know the CPU, the memory plan
     knows the model.
@@ -99,4 +99,5 @@ def resolve_engine(config: EngineConfig, machine: Machine) -> EngineConfig:
         config,
         device=device,
         num_threads=config.num_threads or machine.num_cores,
+        kv_cache_dtype="bf16" if config.kv_cache_dtype == "auto" else config.kv_cache_dtype,
     )

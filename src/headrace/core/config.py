@@ -17,6 +17,7 @@ from headrace.core.units import format_bytes
 
 Device = Literal["auto", "cpu", "reference"]
 Isa = Literal["generic", "avx2", "avx512", "amx"]
+KVCacheDtype = Literal["auto", "bf16", "int8"]
 QueuePolicy = Literal["fcfs", "priority"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -34,7 +35,8 @@ class EngineConfig:
         isa: highest instruction set that kernels may use; None is the best of this CPU.
         num_threads: threads of the kernels; None is one per physical core this process may use.
         memory_bytes: weights, KV cache and scratch together; None is a share of what is free.
-        kv_format: how keys and values are stored.
+        kv_cache_dtype: how keys and values are stored: `bf16`, or `int8` with a scale per token and
+            KV head, which holds 1.7 to 1.9 times the tokens in the same memory; `auto` is bf16.
         block_size: tokens in a block of the KV cache.
         max_model_len: longest prompt plus answer in tokens; None is the model's, bounded by memory.
         max_num_seqs: requests in one step.
@@ -50,7 +52,7 @@ class EngineConfig:
     isa: Isa | None = None
     num_threads: int | None = None
     memory_bytes: int | None = None
-    kv_format: Literal["bf16"] = "bf16"
+    kv_cache_dtype: KVCacheDtype = "auto"
     block_size: int = 32
     max_model_len: int | None = None
     max_num_seqs: int = 64
@@ -66,7 +68,7 @@ class EngineConfig:
         _check_integer("engine.num_threads", self.num_threads, 1, 1024, is_optional=True)
         if self.memory_bytes is not None:
             _check_bytes("engine.memory_bytes", self.memory_bytes, MIN_MEMORY_BYTES, 2**50)
-        _check_choice("engine.kv_format", self.kv_format, ("bf16",))
+        _check_choice("engine.kv_cache_dtype", self.kv_cache_dtype, get_args(KVCacheDtype))
         _check_choice("engine.block_size", self.block_size, (32, 64, 128))
         _check_integer("engine.max_model_len", self.max_model_len, 1, 2**24, is_optional=True)
         _check_integer("engine.max_num_seqs", self.max_num_seqs, 1, 4096)

@@ -16,8 +16,9 @@ from headrace.core.config import EngineConfig
 from headrace.core.errors import OutOfMemory
 from headrace.core.units import format_bytes
 from headrace.executor.load import ModelTensors, linear_shape, load_weights
-from headrace.executor.memory import Capacity, plan_capacity
+from headrace.executor.memory import Capacity, kv_cache_dtype, plan_capacity
 from headrace.executor.model_runner import ModelRunner
+from headrace.executor.uneven_keys import mark_uneven_keys
 from headrace.models.llama import Llama
 from headrace.models.model_config import ModelConfig
 from headrace.models.registry import model_class
@@ -78,6 +79,8 @@ def load_model(
     reader = open_weights(path)
     model = model_class(reader.architecture)
     config = read_config(model, reader)
+    if kv_cache_dtype(engine) == "int8":
+        config = mark_uneven_keys(config, reader)
     ops = make_ops(engine.device, isa=engine.isa, num_threads=engine.num_threads)
     capacity = plan_capacity(config, reader, ops, engine, free_bytes)
     with ThreadPoolExecutor(1, "headrace-load") as beside:
@@ -108,7 +111,9 @@ def load_model(
 def allocate_cache(config: ModelConfig, ops: Ops, capacity: Capacity) -> KVCache:
     """The planned KV cache. Raises: OutOfMemory where the system does not give it."""
     try:
-        return ops.allocate_kv(config.attention, capacity.num_blocks, capacity.block_size)
+        return ops.allocate_kv(
+            config.attention, capacity.num_blocks, capacity.block_size, capacity.kv_cache_dtype
+        )
     except MemoryError:
         raise OutOfMemory(
             f"The system did not give {format_bytes(capacity.kv_bytes)} for the KV cache, although "

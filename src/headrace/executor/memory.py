@@ -12,7 +12,7 @@ from headrace.core.config import EngineConfig
 from headrace.core.errors import ConfigError, OutOfMemory
 from headrace.core.units import format_bytes
 from headrace.models.model_config import ModelConfig
-from headrace.ops.protocol import Ops
+from headrace.ops.protocol import KVCacheDtype, Ops
 from headrace.weights.weight_reader import WeightReader
 
 PROGRAM_BYTES = 160 * 2**20
@@ -39,6 +39,7 @@ class Capacity:
     num_blocks: int
     block_size: int
     max_model_len: int
+    kv_cache_dtype: KVCacheDtype = "bf16"
 
     @property
     def total_bytes(self) -> int:
@@ -52,8 +53,8 @@ class Capacity:
         """The breakdown as one line for people."""
         return (
             f"memory {format_bytes(self.total_bytes)}: weights {format_bytes(self.weights_bytes)}, "
-            f"KV cache {format_bytes(self.kv_bytes)} ({self.num_kv_tokens} tokens in "
-            f"{self.num_blocks} blocks of {self.block_size}), "
+            f"KV cache {format_bytes(self.kv_bytes)} ({self.num_kv_tokens} tokens of "
+            f"{self.kv_cache_dtype} in {self.num_blocks} blocks of {self.block_size}), "
             f"scratch {format_bytes(self.scratch_bytes)}, "
             f"program {format_bytes(self.program_bytes)}; context {self.max_model_len} tokens"
         )
@@ -82,7 +83,8 @@ def plan_capacity(
             available_bytes=free_bytes,
         )
     block_size = engine.block_size
-    block_bytes = ops.kv_bytes_per_block(config.attention, block_size)
+    kv_dtype = kv_cache_dtype(engine)
+    block_bytes = ops.kv_bytes_per_block(config.attention, block_size, kv_dtype)
     wanted_len = engine.max_model_len or config.max_model_len
     weights = weights_bytes(config, reader, ops, wanted_len)
     scratch = scratch_bytes(config, engine)
@@ -117,7 +119,13 @@ def plan_capacity(
         num_blocks=num_blocks,
         block_size=block_size,
         max_model_len=min(wanted_len, (num_blocks - 1) * block_size),
+        kv_cache_dtype=kv_dtype,
     )
+
+
+def kv_cache_dtype(engine: EngineConfig) -> KVCacheDtype:
+    """How the engine stores keys and values; `auto` is bf16."""
+    return "int8" if engine.kv_cache_dtype == "int8" else "bf16"
 
 
 def weights_bytes(config: ModelConfig, reader: WeightReader, ops: Ops, max_positions: int) -> int:

@@ -50,7 +50,11 @@ class LocalEngine:
     @property
     def environment(self) -> dict[str, Any]:
         """What computes, for records of measurements."""
-        return {"ops": self._loaded.ops.name, "num_threads": self._config.num_threads}
+        return {
+            "ops": self._loaded.ops.name,
+            "num_threads": self._config.num_threads,
+            "kv_cache_dtype": self.capacity.kv_cache_dtype,
+        }
 
     async def start(self) -> None:
         """Start the engine's threads."""

@@ -25,6 +25,7 @@ PackedTable = Any
 RopeTable = Any
 KVLayer = Any
 Activation = Literal["silu", "gelu_tanh"]
+KVCacheDtype = Literal["bf16", "int8"]
 
 GATE_UP_INTERLEAVE = 16
 """Columns of gate and up alternate in units of 16: [16 gate, 16 up, 16 gate, ...]."""
@@ -35,7 +36,8 @@ class AttentionSpec:
     """The constants of an attention layer.
 
     `scale` multiplies q.k. `window`: a token sees itself and the window-1 tokens before it; None is
-    all. `soft_cap` c turns scores s into c*tanh(s/c); None is off.
+    all. `soft_cap` c turns scores s into c*tanh(s/c); None is off. `has_uneven_keys`: a few dims of
+    the keys are so large that an int8 cache keeps this layer's keys in bf16.
     """
 
     num_heads: int
@@ -44,6 +46,7 @@ class AttentionSpec:
     scale: float
     window: int | None = None
     soft_cap: float | None = None
+    has_uneven_keys: bool = False
 
     @property
     def qkv_width(self) -> int:
@@ -121,14 +124,24 @@ class Ops(Protocol):
         """cos and sin for positions below max_positions, computed in float64, kept as float32."""
         ...
 
-    def kv_bytes_per_block(self, specs: Sequence[AttentionSpec], block_size: int) -> int:
+    def kv_bytes_per_block(
+        self, specs: Sequence[AttentionSpec], block_size: int, dtype: KVCacheDtype = "bf16"
+    ) -> int:
         """Bytes one block takes over all layers."""
         ...
 
     def allocate_kv(
-        self, specs: Sequence[AttentionSpec], num_blocks: int, block_size: int
+        self,
+        specs: Sequence[AttentionSpec],
+        num_blocks: int,
+        block_size: int,
+        dtype: KVCacheDtype = "bf16",
     ) -> KVCache:
-        """Room for num_blocks blocks in each layer. bf16."""
+        """Room for num_blocks blocks in each layer.
+
+        int8 keeps integers of -127 .. 127 and a float32 scale per token and KV head; store_kv
+        rounds, attention reads the rounded values. The reference keeps its own floats for bf16.
+        """
         ...
 
     # -- forward -------------------------------------------------------------------------------

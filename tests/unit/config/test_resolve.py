@@ -96,11 +96,14 @@ def test_auto_becomes_values() -> None:
     engine = resolve_engine(EngineConfig(), MACHINE)
     assert engine.device in ("cpu", "reference")
     assert engine.num_threads == 4
+    assert engine.kv_cache_dtype == "bf16"
     assert engine.memory_bytes is None, "the memory plan knows the model"
 
 
 def test_what_was_given_stays() -> None:
-    given = EngineConfig(device="reference", num_threads=2, memory_bytes=2**30)
+    given = EngineConfig(
+        device="reference", num_threads=2, memory_bytes=2**30, kv_cache_dtype="int8"
+    )
     assert resolve_engine(given, MACHINE) == given
 
 

@@ -106,3 +106,13 @@ def test_a_budget_beyond_what_is_free_is_refused(folder: Path) -> None:
     with pytest.raises(OutOfMemory, match=r"--memory gives 900\.0 GiB, and 400\.0 MiB") as refused:
         plan(folder, free_bytes=400 * MIB, memory_bytes=900 * 1024 * MIB)
     assert refused.value.available_bytes == 400 * MIB
+
+
+def test_int8_holds_more_tokens_in_the_same_memory(folder: Path) -> None:
+    plain, small = (
+        plan(folder, memory_bytes=300 * MIB, kv_cache_dtype=dtype) for dtype in ("auto", "int8")
+    )
+    assert (plain.kv_cache_dtype, small.kv_cache_dtype) == ("bf16", "int8")
+    head = 32  # of the tiny model; the reference keeps float32 where the kernels keep bf16
+    assert small.num_kv_tokens / plain.num_kv_tokens == pytest.approx(4 * head / (head + 4), 0.01)
+    assert "tokens of int8" in small.describe()

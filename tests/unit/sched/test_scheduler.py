@@ -10,7 +10,7 @@ import pytest
 from fakes.fake_runner import expected_output
 from fakes.scheduling import Answer, Bench, make_spec
 from headrace.core.errors import CapacityError, ContextTooLong, InvalidParameter
-from headrace.core.step import RowOutput
+from headrace.core.step import RowOutput, SchedulerOutput
 from headrace.sched.request_state import RequestSpec
 
 
@@ -454,3 +454,31 @@ def test_reports_carry_gauges_counters_and_times() -> None:
     stats = bench.step().stats
     assert (stats.num_new_prefix_queries, stats.num_new_prefix_hits) == (9, 8)
     assert bench.step().stats.num_new_prefix_queries == 0
+
+
+@pytest.mark.parametrize("is_together", [False, True])
+def test_a_long_shared_beginning_is_computed_once(is_together: bool) -> None:
+    """32 requests with 1,000 tokens in common: 31 compute a part block and their question."""
+    bench = Bench(
+        num_blocks=200, block_size=32, max_num_batched_tokens=512, max_num_seqs=32,
+        max_model_len=2000,
+    )  # fmt: skip
+    beginning = tuple(range(1000))
+    num_scheduled = 0
+    schedule = bench.scheduler.schedule
+
+    def counted() -> SchedulerOutput:
+        nonlocal num_scheduled
+        output = schedule()
+        num_scheduled += output.num_scheduled_tokens
+        return output
+
+    bench.scheduler.schedule = counted  # type: ignore[method-assign]
+    for index in range(32):
+        bench.add(make_spec(f"r{index}", (*beginning, 500 + index, 3, index), max_tokens=1))
+        if not is_together:
+            bench.run()
+    answers = bench.run()
+    cached = [answers[f"r{index}"].num_cached_tokens for index in range(32)]
+    assert cached == [0, *[992] * 31]
+    assert num_scheduled == 1003 + 31 * 11

@@ -1,13 +1,25 @@
-// Attention's products as bf16 tiles: 16 rows at a time, for every number of rows. The result of a
-// row does not depend on the other rows of its tile.
+// Attention's products as bf16 tiles: 32 rows at a time where there are as many, so that a tile of
+// keys or values that comes from L2 serves two products, else 16. The result of a row does not
+// depend on the other rows of its tile, or on their number.
 #pragma once
 
 using Weight = uint16_t;
 using Query = uint16_t;
-constexpr bool kWeightsInPlace = false;
-constexpr int kWeightStride = 512 + 32;
+constexpr int kBlockRows = 32;
+constexpr int kWeightsPerScore = 2;
 HR_INLINE void store_weights(uint16_t* weights, F32x16 first, F32x16 second) {
   _mm512_storeu_si512(weights, (__m512i)_mm512_cvtne2ps_pbh(second.v, first.v));
+}
+
+// 2^x for x <= 0, relative error under 9e-5: weights are rounded to 2^-9. 2^0 is 1.
+// Coefficients: least largest relative error on 0 .. 1 with a constant term of 1.
+HR_INLINE F32x16 exp2_weight(F32x16 x) {
+  F32x16 r = {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+  F32x16 y = splat(7.706437402e-2f);
+  y = fma(y, r, splat(2.276479034e-1f));
+  y = fma(y, r, splat(6.951161345e-1f));
+  y = fma(y, r, splat(1.0f));
+  return {_mm512_scalef_ps(y.v, x.v)};
 }
 
 #include "kernels/attention_memory.inl"
@@ -31,97 +43,124 @@ HR_INLINE void load_query(const float* query, int size, int row, const Attention
   }
 }
 
-// Scores of a block of rows against 32 or 64 keys, whose tiles are at keys[0..3].
-template <int num_tiles>
-HR_INLINE void score_tiles(const uint16_t* queries, const uint16_t* const* keys, int size,
-                           float* scores) {
+// What was stored is in memory: the compiler does not see that tile loads read it.
+HR_INLINE void finish_stores() { asm volatile("" ::: "memory"); }
+
+// Where the operands of a product lie: rows of a step, `stride` bytes apart, and columns of a step.
+struct RowTiles {
+  const uint16_t* first;
+  int64_t step;    // elements from one step's tile to the next
+  int64_t second;  // elements from the first 16 rows to the other 16
+  int stride;
+};
+
+// 32 rows x 32 columns. `columns(i, step)` is tile i of a step. Operands are loaded a product
+// ahead.
+template <class Columns>
+HR_INLINE void multiply_rows_32(const RowTiles& rows, const Columns& columns, int num_steps,
+                                float* out, int out_stride) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_loadd(4, columns(0, 0), 64);
+  _tile_loadd(6, rows.first, rows.stride);
+  _tile_loadd(5, columns(1, 0), 64);
+  for (int s = 0; s < num_steps; s++) {
+    const uint16_t* a = rows.first + s * rows.step;
+    const bool is_last = s + 1 == num_steps;
+    _tile_dpbf16ps(0, 6, 4);
+    _tile_loadd(7, a + rows.second, rows.stride);
+    _tile_dpbf16ps(1, 6, 5);
+    if (!is_last) _tile_loadd(6, a + rows.step, rows.stride);
+    _tile_dpbf16ps(2, 7, 4);
+    if (!is_last) _tile_loadd(4, columns(0, s + 1), 64);
+    _tile_dpbf16ps(3, 7, 5);
+    if (!is_last) _tile_loadd(5, columns(1, s + 1), 64);
+  }
+  _tile_stored(0, out, out_stride * 4);
+  _tile_stored(1, out + 16, out_stride * 4);
+  _tile_stored(2, out + 16 * out_stride, out_stride * 4);
+  _tile_stored(3, out + 16 * out_stride + 16, out_stride * 4);
+}
+
+// 16 rows x 32 or 64 columns.
+template <int num_tiles, class Columns>
+HR_INLINE void multiply_rows_16(const RowTiles& rows, const Columns& columns, int num_steps,
+                                float* out, int out_stride) {
   _tile_zero(0);
   _tile_zero(1);
   if (num_tiles == 4) {
     _tile_zero(2);
     _tile_zero(3);
   }
-  for (int d = 0; d < size; d += 32) {
-    _tile_loadd(6, queries + d * 16, 64);
-    _tile_loadd(4, keys[0] + d * 16, 64);
+  for (int s = 0; s < num_steps; s++) {
+    _tile_loadd(6, rows.first + s * rows.step, rows.stride);
+    _tile_loadd(4, columns(0, s), 64);
     _tile_dpbf16ps(0, 6, 4);
-    _tile_loadd(5, keys[1] + d * 16, 64);
+    _tile_loadd(5, columns(1, s), 64);
     _tile_dpbf16ps(1, 6, 5);
     if (num_tiles == 4) {
-      _tile_loadd(4, keys[2] + d * 16, 64);
+      _tile_loadd(4, columns(2, s), 64);
       _tile_dpbf16ps(2, 6, 4);
-      _tile_loadd(5, keys[3] + d * 16, 64);
+      _tile_loadd(5, columns(3, s), 64);
       _tile_dpbf16ps(3, 6, 5);
     }
   }
-  _tile_stored(0, scores, kScoreStride * 4);
-  _tile_stored(1, scores + 16, kScoreStride * 4);
+  _tile_stored(0, out, out_stride * 4);
+  _tile_stored(1, out + 16, out_stride * 4);
   if (num_tiles == 4) {
-    _tile_stored(2, scores + 32, kScoreStride * 4);
-    _tile_stored(3, scores + 48, kScoreStride * 4);
+    _tile_stored(2, out + 32, out_stride * 4);
+    _tile_stored(3, out + 48, out_stride * 4);
   }
+}
+
+// The products of 16 or 32 rows with `width` columns, a multiple of 32. `columns(i, step)` is the
+// tile of columns 16i of a step.
+template <class Columns>
+HR_INLINE void multiply_rows(const RowTiles& rows, int num_rows, const Columns& columns, int width,
+                             int num_steps, float* out, int out_stride) {
+  int c = 0;
+  if (num_rows > 16) {
+    for (; c < width; c += 32) {
+      auto from = [&](int i, int s) { return columns(c / 16 + i, s); };
+      multiply_rows_32(rows, from, num_steps, out + c, out_stride);
+    }
+    return;
+  }
+  auto from = [&](int i, int s) { return columns(c / 16 + i, s); };
+  for (; c + 64 <= width; c += 64) multiply_rows_16<4>(rows, from, num_steps, out + c, out_stride);
+  if (c < width) multiply_rows_16<2>(rows, from, num_steps, out + c, out_stride);
 }
 
 static void score_rows(const AttentionPlace& place, int split_begin, int begin, int end,
-                       int first_row, int, const AttentionScratch& scratch) {
+                       int first_row, int num_rows, const AttentionScratch& scratch) {
   const int size = place.padded_size;
   const uint16_t* queries = scratch.queries + (int64_t)first_row * size;
+  const RowTiles rows = {queries, kTileElements, 16 * size, 64};
+  finish_stores();
   for (int t = begin; t < end; t += kTileTokens) {
     const uint16_t* keys[4];
-    const int num_tiles = end - t >= kTileTokens ? 4 : 2;
-    for (int i = 0; i < num_tiles; i++)
-      keys[i] = stored_keys(place, split_begin + t + i * kKeyTokens);
-    if (num_tiles == 4) {
-      score_tiles<4>(queries, keys, size, scratch.scores + t);
-    } else {
-      score_tiles<2>(queries, keys, size, scratch.scores + t);
-    }
+    const int num_keys = end - t < kTileTokens ? end - t : kTileTokens;
+    for (int i = 0; i < num_keys / kKeyTokens; i++)
+      keys[i] = keys_of_tile(place, split_begin + t + i * kKeyTokens);
+    auto columns = [&](int i, int s) { return keys[i] + s * kTileElements; };
+    multiply_rows(rows, num_rows, columns, num_keys, size / 32, scratch.scores + t, kScoreStride);
   }
 }
 
-// 32 or 64 dims of a block of rows over num_groups groups of 32 tokens.
-template <int num_tiles>
-HR_INLINE void mix_tiles(const AttentionPlace& place, int first_group, int num_groups, int d,
-                         const uint16_t* weights, float* out) {
-  const int out_stride = place.padded_size * 4;
-  _tile_zero(0);
-  _tile_zero(1);
-  if (num_tiles == 4) {
-    _tile_zero(2);
-    _tile_zero(3);
-  }
-  for (int g = 0; g < num_groups; g++) {
-    const uint16_t* values = values_of_group(place, first_group + g) + d * kValueTokens;
-    _tile_loadd(6, weights + g * kValueTokens, kWeightStride * 2);
-    _tile_loadd(4, values, 64);
-    _tile_dpbf16ps(0, 6, 4);
-    _tile_loadd(5, values + kTileElements, 64);
-    _tile_dpbf16ps(1, 6, 5);
-    if (num_tiles == 4) {
-      _tile_loadd(4, values + 2 * kTileElements, 64);
-      _tile_dpbf16ps(2, 6, 4);
-      _tile_loadd(5, values + 3 * kTileElements, 64);
-      _tile_dpbf16ps(3, 6, 5);
-    }
-  }
-  _tile_stored(0, out, out_stride);
-  _tile_stored(1, out + 16, out_stride);
-  if (num_tiles == 4) {
-    _tile_stored(2, out + 32, out_stride);
-    _tile_stored(3, out + 48, out_stride);
-  }
-}
-
-static void mix_values(const AttentionPlace& place, int split_begin, int begin, int end, int,
-                       const AttentionScratch& scratch) {
-  const int first_group = (split_begin + begin) / kValueTokens,
-            num_groups = (end - begin) / kValueTokens;
-  const uint16_t* weights = scratch.weights + begin;
-  int d = 0;
-  for (; d + 64 <= place.padded_size; d += 64)
-    mix_tiles<4>(place, first_group, num_groups, d, weights, scratch.part + d);
-  if (d < place.padded_size)
-    mix_tiles<2>(place, first_group, num_groups, d, weights, scratch.part + d);
+static void mix_values(const AttentionPlace& place, int split_begin, int begin, int end,
+                       int num_rows, const AttentionScratch& scratch) {
+  const int num_groups = (end - begin) / kValueTokens;
+  const RowTiles rows = {scratch.weights + begin, kValueTokens, 16 * kWeightStride,
+                         kWeightStride * 2};
+  const uint16_t* values[kSplitTokens / kValueTokens];
+  finish_stores();
+  for (int g = 0; g < num_groups; g++)
+    values[g] = values_of_group(place, (split_begin + begin) / kValueTokens + g);
+  auto columns = [&](int i, int s) { return values[s] + i * kTileElements; };
+  multiply_rows(rows, num_rows, columns, place.padded_size, num_groups, scratch.part,
+                place.padded_size);
 }
 
 #include "kernels/attention.inl"

@@ -13,7 +13,14 @@ import numpy as np
 from headrace import _cpu
 from headrace.ops.cpu import forward, matmul, sampling
 from headrace.ops.cpu.isa import choose_isa
-from headrace.ops.protocol import Activation, AttentionSpec, KVCache, Logprobs, RopeParams
+from headrace.ops.protocol import (
+    Activation,
+    AttentionSpec,
+    KVCache,
+    KVCacheDtype,
+    Logprobs,
+    RopeParams,
+)
 from headrace.ops.reference.rope import RopeTable, rope_table
 from headrace.ops.step_inputs import Float32, Int32, SampleInputs, StepInputs
 from headrace.quant.quant_tensor import QuantTensor
@@ -51,13 +58,19 @@ class CpuOps:
     def rope_table(self, params: RopeParams) -> RopeTable:
         return rope_table(params)
 
-    def kv_bytes_per_block(self, specs: Sequence[AttentionSpec], block_size: int) -> int:
-        return forward.kv_bytes_per_block(specs, block_size)
+    def kv_bytes_per_block(
+        self, specs: Sequence[AttentionSpec], block_size: int, dtype: KVCacheDtype = "bf16"
+    ) -> int:
+        return forward.kv_bytes_per_block(specs, block_size, dtype)
 
     def allocate_kv(
-        self, specs: Sequence[AttentionSpec], num_blocks: int, block_size: int
+        self,
+        specs: Sequence[AttentionSpec],
+        num_blocks: int,
+        block_size: int,
+        dtype: KVCacheDtype = "bf16",
     ) -> KVCache:
-        return forward.allocate_kv(specs, num_blocks, block_size)
+        return forward.allocate_kv(specs, num_blocks, block_size, dtype)
 
     # -- forward -------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from headrace import _cpu
-from headrace.ops.protocol import AttentionSpec, KVCache
+from headrace.ops.protocol import AttentionSpec, KVCache, KVCacheDtype
 from headrace.ops.reference import embed as reference_embed
 from headrace.ops.reference.rope import RopeTable
 from headrace.ops.step_inputs import Float32, Int32, StepInputs
@@ -51,20 +51,38 @@ def rope(
     _cpu.rope(ops, qkv, positions, table.cos, table.sin, *heads, q_norm, k_norm, eps)
 
 
-def kv_bytes_per_block(specs: Sequence[AttentionSpec], block_size: int) -> int:
+KV_FORMATS = {"bf16": _cpu.KVFormat.BF16, "int8": _cpu.KVFormat.INT8}
+
+
+def _kv_formats(spec: AttentionSpec, dtype: KVCacheDtype) -> tuple[_cpu.KVFormat, _cpu.KVFormat]:
+    """Of a layer's keys and values."""
+    return KV_FORMATS["bf16" if spec.has_uneven_keys else dtype], KV_FORMATS[dtype]
+
+
+def kv_bytes_per_block(specs: Sequence[AttentionSpec], block_size: int, dtype: KVCacheDtype) -> int:
     """Bytes of one block over all layers."""
-    return sum(_cpu.kv_block_bytes(spec.num_kv_heads, block_size, spec.head_size) for spec in specs)
+    return sum(
+        _cpu.kv_block_bytes(
+            spec.num_kv_heads, block_size, spec.head_size, *_kv_formats(spec, dtype)
+        )
+        for spec in specs
+    )
 
 
-def allocate_kv(specs: Sequence[AttentionSpec], num_blocks: int, block_size: int) -> KVCache:
-    """A bf16 cache. Pages are touched when tokens come, not here.
+def allocate_kv(
+    specs: Sequence[AttentionSpec], num_blocks: int, block_size: int, dtype: KVCacheDtype
+) -> KVCache:
+    """An empty cache. Pages are touched when tokens come, not here.
 
     Raises: ValueError for a block size or head size that the kernels do not read.
     """
     layers = tuple(
-        _cpu.KVLayer(num_blocks, spec.num_kv_heads, block_size, spec.head_size) for spec in specs
+        _cpu.KVLayer(
+            num_blocks, spec.num_kv_heads, block_size, spec.head_size, *_kv_formats(spec, dtype)
+        )
+        for spec in specs
     )
-    num_bytes = kv_bytes_per_block(specs, block_size) * num_blocks
+    num_bytes = kv_bytes_per_block(specs, block_size, dtype) * num_blocks
     return KVCache(layers, num_blocks, block_size, num_bytes)
 
 

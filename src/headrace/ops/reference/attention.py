@@ -32,12 +32,12 @@ def attention(qkv: Floats, layer: KVLayer, step: StepInputs, spec: AttentionSpec
 
 def _gather(layer: KVLayer, block_row: Int32, seq_len: int) -> tuple[Floats, Floats]:
     """Keys and values of one request in order of position. Shapes: -> k, v [K, seq_len, D]."""
-    num_blocks, num_kv_heads, block_size, head_size = layer.k.shape
+    num_blocks, num_kv_heads, block_size, head_size = layer.shape
     blocks = block_row[: -(-seq_len // block_size)]
     if len(blocks) * block_size < seq_len or np.any((blocks < 0) | (blocks >= num_blocks)):
         raise IndexError(f"the block table does not hold a request's {seq_len} tokens.")
     keys, values = (
-        part[blocks].transpose(1, 0, 2, 3).reshape(num_kv_heads, -1, head_size)[:, :seq_len]
+        part.read(blocks).transpose(1, 0, 2, 3).reshape(num_kv_heads, -1, head_size)[:, :seq_len]
         for part in (layer.k, layer.v)
     )
     return keys, values

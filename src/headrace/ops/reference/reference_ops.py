@@ -12,7 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from headrace.ops.protocol import Activation, AttentionSpec, KVCache, Logprobs, RopeParams
+from headrace.ops.protocol import (
+    Activation,
+    AttentionSpec,
+    KVCache,
+    KVCacheDtype,
+    Logprobs,
+    RopeParams,
+)
 from headrace.ops.reference import (
     attention,
     embed,
@@ -62,13 +69,19 @@ class ReferenceOps:
     def rope_table(self, params: RopeParams) -> RopeTable:
         return rope.rope_table(params)
 
-    def kv_bytes_per_block(self, specs: Sequence[AttentionSpec], block_size: int) -> int:
-        return store_kv.kv_bytes_per_block(specs, block_size, self.dtype)
+    def kv_bytes_per_block(
+        self, specs: Sequence[AttentionSpec], block_size: int, dtype: KVCacheDtype = "bf16"
+    ) -> int:
+        return store_kv.kv_bytes_per_block(specs, block_size, self.dtype, dtype)
 
     def allocate_kv(
-        self, specs: Sequence[AttentionSpec], num_blocks: int, block_size: int
+        self,
+        specs: Sequence[AttentionSpec],
+        num_blocks: int,
+        block_size: int,
+        dtype: KVCacheDtype = "bf16",
     ) -> KVCache:
-        return store_kv.allocate_kv(specs, num_blocks, block_size, self.dtype)
+        return store_kv.allocate_kv(specs, num_blocks, block_size, self.dtype, dtype)
 
     # -- forward -------------------------------------------------------------------------------
 

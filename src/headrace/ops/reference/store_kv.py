@@ -1,42 +1,133 @@
-"""The KV cache of the reference: plain float arrays, and the writing of keys and values."""
+"""The KV cache of the reference: plain float arrays or int8, and the writing of keys and values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
-from headrace.ops.protocol import AttentionSpec, KVCache
+from headrace.ops.protocol import AttentionSpec, KVCache, KVCacheDtype
 from headrace.ops.reference.norm import Floats
-from headrace.ops.step_inputs import Int32
+from headrace.ops.step_inputs import Float32, Int32
+
+
+@dataclass(frozen=True, slots=True)
+class FloatHeads:
+    """Keys or values as they are. Shapes: data [N, K, B, D]."""
+
+    data: Floats
+
+    def write(self, blocks: Int32, offsets: Int32, rows: Floats) -> None:
+        """Shapes: blocks, offsets [X]; rows [X, K, D]. Mutates: self."""
+        self.data[blocks, :, offsets] = rows
+
+    def read(self, blocks: Int32) -> Floats:
+        """Shapes: blocks [P] -> [P, K, B, D]."""
+        return self.data[blocks]
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Heads:
+    """Keys or values as integers of -127 .. 127 in units of a scale per token and head.
+
+    Shapes: data [N, K, B, D] int8; scales [N, K, B] float32. `dtype` is what `read` gives.
+    """
+
+    data: NDArray[np.int8]
+    scales: Float32
+    dtype: np.dtype[Any]
+
+    def write(self, blocks: Int32, offsets: Int32, rows: Floats) -> None:
+        """Round to the nearest unit, ties to even. Mutates: self."""
+        self.data[blocks, :, offsets], self.scales[blocks, :, offsets] = quantize_heads(rows)
+
+    def read(self, blocks: Int32) -> Floats:
+        """Shapes: blocks [P] -> [P, K, B, D]."""
+        exact: Floats = self.data[blocks].astype(self.dtype)
+        exact *= self.scales[blocks][..., None].astype(self.dtype)
+        return exact
+
+
+TINIEST = np.float32(2.0**-100)
+"""Heads without a larger value become zero: 127 over it would not be finite."""
+
+
+def quantize_heads(rows: Floats) -> tuple[NDArray[np.int8], Float32]:
+    """Integers and scales, as C++ rounds them. Shapes: [..., D] -> [..., D] int8, [...].
+
+    The scale is a NaN where a value is not finite, so that damage is seen and not rounded away.
+    """
+    x = rows.astype(np.float32)
+    top = np.abs(x).max(axis=-1)
+    is_damaged = ~np.isfinite(top)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        factor = np.where(top > TINIEST, np.float32(127) / top, np.float32(0))
+        rounded = np.rint(x * factor[..., None])
+    rounded[is_damaged] = 0
+    scales = np.where(is_damaged, np.float32(np.nan), top / np.float32(127))
+    return rounded.astype(np.int8), scales.astype(np.float32)
+
+
+Heads = FloatHeads | Int8Heads
 
 
 @dataclass(frozen=True, slots=True)
 class KVLayer:
-    """Keys and values of one layer. Shapes: k, v [N, K, B, D]."""
+    """Keys and values of one layer. Shapes: [N, K, B, D] each."""
 
-    k: Floats
-    v: Floats
+    k: Heads
+    v: Heads
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        num_blocks, num_kv_heads, block_size, head_size = self.k.data.shape
+        return num_blocks, num_kv_heads, block_size, head_size
 
 
-def kv_bytes_per_block(specs: Sequence[AttentionSpec], block_size: int, dtype: DTypeLike) -> int:
+def kv_bytes_per_block(
+    specs: Sequence[AttentionSpec], block_size: int, dtype: DTypeLike, kv_dtype: KVCacheDtype
+) -> int:
     """Bytes of one block over all layers."""
-    elements = sum(2 * spec.num_kv_heads * block_size * spec.head_size for spec in specs)
-    return elements * np.dtype(dtype).itemsize
+    total = 0
+    for spec in specs:
+        for is_int8 in _is_int8(spec, kv_dtype):
+            head = spec.head_size + 4 if is_int8 else spec.head_size * np.dtype(dtype).itemsize
+            total += spec.num_kv_heads * block_size * head
+    return total
 
 
 def allocate_kv(
-    specs: Sequence[AttentionSpec], num_blocks: int, block_size: int, dtype: DTypeLike
+    specs: Sequence[AttentionSpec],
+    num_blocks: int,
+    block_size: int,
+    dtype: DTypeLike,
+    kv_dtype: KVCacheDtype,
 ) -> KVCache:
     """Zeroed arrays for num_blocks blocks in each layer."""
     layers = []
     for spec in specs:
         shape = (num_blocks, spec.num_kv_heads, block_size, spec.head_size)
-        layers.append(KVLayer(np.zeros(shape, dtype), np.zeros(shape, dtype)))
-    num_bytes = kv_bytes_per_block(specs, block_size, dtype) * num_blocks
+        layers.append(
+            KVLayer(*(_make_heads(shape, dtype, is_int8) for is_int8 in _is_int8(spec, kv_dtype)))
+        )
+    num_bytes = kv_bytes_per_block(specs, block_size, dtype, kv_dtype) * num_blocks
     return KVCache(tuple(layers), num_blocks, block_size, num_bytes)
+
+
+def _is_int8(spec: AttentionSpec, kv_dtype: KVCacheDtype) -> tuple[bool, bool]:
+    """Whether keys are, whether values are."""
+    return kv_dtype == "int8" and not spec.has_uneven_keys, kv_dtype == "int8"
+
+
+def _make_heads(shape: tuple[int, ...], dtype: DTypeLike, is_int8: bool) -> Heads:
+    if is_int8:
+        return Int8Heads(
+            np.zeros(shape, np.int8), np.zeros(shape[:-1], np.float32), np.dtype(dtype)
+        )
+    return FloatHeads(np.zeros(shape, dtype))
 
 
 def store_kv(qkv: Floats, layer: KVLayer, slot_mapping: Int32, spec: AttentionSpec) -> None:
@@ -44,7 +135,7 @@ def store_kv(qkv: Floats, layer: KVLayer, slot_mapping: Int32, spec: AttentionSp
 
     Raises: IndexError for a slot outside the cache.
     """
-    num_blocks, _, block_size, _ = layer.k.shape
+    num_blocks, _, block_size, _ = layer.shape
     bad = slot_mapping[(slot_mapping < -1) | (slot_mapping >= num_blocks * block_size)]
     if bad.size:
         raise IndexError(f"slot {bad[0]} is outside the cache of {num_blocks * block_size} slots.")
@@ -53,5 +144,5 @@ def store_kv(qkv: Floats, layer: KVLayer, slot_mapping: Int32, spec: AttentionSp
     rows = qkv.reshape(shape)  # [T, H+2K, D]
     wanted = np.flatnonzero(slot_mapping >= 0)
     blocks, offsets = np.divmod(slot_mapping[wanted], block_size)
-    layer.k[blocks, :, offsets] = rows[wanted, spec.num_heads : first_v]
-    layer.v[blocks, :, offsets] = rows[wanted, first_v:]
+    layer.k.write(blocks, offsets, rows[wanted, spec.num_heads : first_v])
+    layer.v.write(blocks, offsets, rows[wanted, first_v:])
