@@ -13,7 +13,7 @@ class SchedulerLimits:
 
     Fields:
         max_num_batched_tokens: tokens in one step. max_num_seqs: requests that run at once.
-        max_mixed_prompt_tokens: of prompts, in a step that goes on with answers too; None: no bound.
+        max_mixed_prompt_tokens: of prompts, in a step that also goes on with answers.
         max_waiting_requests: requests beyond the running ones before new ones are refused.
         max_model_len: tokens of prompt and output together.
     """
