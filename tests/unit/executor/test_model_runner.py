@@ -121,7 +121,7 @@ def test_damaged_logits_fail_their_request_only(model: Llama) -> None:
     request, other = new("a", prompt_logprobs=0), new("b", temperature=0.0, prompt_logprobs=0)
     runner.submit(SchedulerOutput(1, (piece("a", 0, 16, 0, is_sampled=False),), (request,)))
     runner.collect()
-    runner.cache.layers[1].k[0] = np.nan
+    runner.cache.layers[1].k.data[0] = np.nan
     rows = run(runner, piece("a", 16, 20, 1), piece("b", 0, 20, 20, block=2), new_requests=[other])
     assert "weights are damaged" in (rows["a"].error or "")
     assert rows["b"].error is None
