@@ -7,7 +7,7 @@ PROMPT ?= Write a Python function that returns the n-th Fibonacci number, and ex
 export PROMPT
 SOURCES := $(shell find csrc CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help run setup build check fix test test-all models bench bench-peers serve size clean
+.PHONY: help run setup build check fix test test-all test-isa soak models bench bench-peers serve size clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,12 @@ test: $(VENV)/.stamp-dev models  ## everything that must pass
 
 test-all: $(VENV)/.stamp-dev models  ## the same, and the slow ones
 	$(BIN)/python -m pytest -m "not gpu"
+
+test-isa: $(VENV)/.stamp-dev  ## kernel cases on each instruction set here; says which could not run
+	$(BIN)/python scripts/test_isa.py
+
+soak: $(VENV)/.stamp-dev models  ## two hours of mixed traffic and aborts: make soak args="--minutes 10"
+	$(BIN)/python benchmarks/engine/soak.py $(args)
 
 bench: $(VENV)/.stamp-dev  ## one benchmark: make bench name=engine/floors args=--record
 	$(BIN)/python benchmarks/$(name).py $(args)

@@ -1,8 +1,10 @@
 """Paged attention: decode against memory bandwidth, prefill against arithmetic.
 
 A decode step reads every key and value of a sequence once, so its roof is GB/s; prefill multiplies
-each pair of tokens twice, so its roof is FLOP/s. The baseline is torch's attention over contiguous
-bf16 keys and values, when torch is installed. Times are per layer.
+each pair of tokens twice, so its roof is FLOP/s: half of the int8 peak, where there are bf16 tiles.
+Few rows read one layer after another, as a model does, so that no cache holds them all. The
+baseline is torch's attention over contiguous bf16 keys and values, when torch is installed. Times
+are per layer, the probes are of the same minute.
 
     python benchmarks/kernels/bench_attention.py [--isa amx] [--threads 2] [--rounds 20]
 """
@@ -23,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from timing import alternate, print_record, summary
 
 from headrace.ops.cpu.cpu_ops import CpuOps
+from headrace.ops.cpu.roof import probe_roof
 from headrace.ops.reference.reference_ops import ReferenceOps
 from kernels.cases import (
     ATTENTION_BF16_ERROR,
@@ -43,6 +46,7 @@ SPECS = {
     "qwen2.5-1.5b": spec(12, 2, 128),
     "gemma3-270m": spec(4, 1, 256),
 }
+STREAM_BYTES, MOST_LAYERS = 128 << 20, 64
 BATCHES = {
     "decode-512": ((511, 1),),
     "decode-4096": ((4095, 1),),
@@ -112,6 +116,14 @@ def work(case: AttentionCase) -> tuple[int, int]:
     return num_bytes, 4 * pairs * case.spec.num_heads * case.spec.head_size
 
 
+def num_layers(case: AttentionCase) -> int:
+    """Layers to go through in turn: enough that a decode step's keys come from memory."""
+    if any(new > 1 for _, new in case.requests):
+        return 1
+    num_bytes, _ = work(case)
+    return max(1, min(MOST_LAYERS, STREAM_BYTES // num_bytes))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--isa", default=None)
@@ -132,26 +144,31 @@ def main() -> None:
         for batch in args.batches:
             case = AttentionCase(batch, SPECS[model], BATCHES[batch])
             inputs = attention_inputs(case, rng)
-            layer = fill(ops, case, inputs)
+            layers = [fill(ops, case, inputs) for _ in range(num_layers(case))]
             calls = {
-                "headrace": lambda i=inputs, y=layer, c=case: ops.attention(
-                    i.qkv, y, i.step, c.spec
-                )
+                "headrace": lambda i=inputs, all_of_them=layers, c=case: [
+                    ops.attention(i.qkv, layer, i.step, c.spec) for layer in all_of_them
+                ]
             }
             if with_torch:
                 calls["torch"] = torch_call(case, rng)
+            roof = probe_roof(args.threads)
             times = alternate(calls, args.rounds)
+            times["headrace"] = [seconds / len(layers) for seconds in times["headrace"]]
             num_bytes, flop = work(case)
             row: dict[str, Any] = {name: summary(seconds) for name, seconds in times.items()}
             median_s = row["headrace"]["median_us"] * 1e-6
             row["gb_per_s"] = round(num_bytes / median_s / 1e9, 2)
             row["gflop_per_s"] = round(flop / median_s / 1e9, 1)
+            row["share_of_read"] = round(num_bytes / median_s / roof.read_bytes_per_s, 3)
+            row["share_of_bf16"] = round(2 * flop / median_s / roof.int8_ops_per_s, 3)
             if with_torch:
                 row["ratio"] = round(row["torch"]["median_us"] / row["headrace"]["median_us"], 2)
             results[f"{model}/{batch}"] = row
             print(
                 f"{model:14} {batch:18} {row['headrace']['median_us']:10.1f} us  "
-                f"{row['gb_per_s']:6.1f} GB/s {row['gflop_per_s']:8.1f} GFLOP/s"
+                f"{row['gb_per_s']:6.1f} GB/s {row['share_of_read']:5.0%} of read  "
+                f"{row['gflop_per_s']:8.1f} GFLOP/s {row['share_of_bf16']:5.0%} of bf16"
                 + (f"  torch / headrace {row['ratio']:.2f}" if with_torch else "")
             )
     print_record("attention", {"isa": ops.name, "threads": args.threads}, results)

@@ -1,6 +1,9 @@
 """Linears against the roof of the same moment: GB/s for few rows, TOP/s for many.
 
     python benchmarks/kernels/bench_matmul.py [--isa amx] [--threads 2] [--formats q4_k,q5_0]
+                                              [--rows 1,16,512] [--stream-mib 256]
+
+M rows of activations times a weight of N columns and depth K.
 
 Few rows stream the weights once, so their roof is the read bandwidth; many rows reuse them, so
 theirs is the int8 peak. Both are probed before every measurement, because a shared machine drifts
@@ -40,7 +43,7 @@ from kernels.matmul_cases import activations, random_blocks  # noqa: E402
 
 # Larger than a last-level cache together, so that few rows read memory.
 SHAPES = {"q5_0": (9728, 896), "q8_0": (151936, 896), "q4_k": (17920, 1536), "q6_k": (8960, 4864)}
-MIN_STREAM_BYTES = 256 << 20
+STREAM_MIB = 256
 FEW_ROWS = 16
 PROBE_BYTES = 256 << 20
 
@@ -118,12 +121,14 @@ def measure(
     )
 
 
-def run(ops: _cpu.CpuOps, names: list[str], row_counts: list[int], rounds: int) -> Iterator[Result]:
+def run(
+    ops: _cpu.CpuOps, names: list[str], row_counts: list[int], rounds: int, stream_bytes: int
+) -> Iterator[Result]:
     rng = np.random.default_rng(0)
     for name in names:
         tensor = random_blocks(rng, name, SHAPES[name])
         packed = matmul.pack_linear(ops, [tensor], None, False)
-        copies = -(-MIN_STREAM_BYTES // packed.num_bytes)
+        copies = -(-stream_bytes // packed.num_bytes)
         weights = [packed] + [
             matmul.pack_linear(ops, [tensor], None, False) for _ in range(copies - 1)
         ]
@@ -147,16 +152,22 @@ def main() -> None:
     parser.add_argument("--formats", default=",".join(SHAPES))
     parser.add_argument("--rows", default="1,4,8,16,32,128,512")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--stream-mib", type=int, default=STREAM_MIB, help="weights read in turn")
     args = parser.parse_args()
     ops = _cpu.CpuOps(choose_isa(args.isa), args.threads)
     row_counts = [int(rows) for rows in args.rows.split(",")]
-    print(f"{'format':6} {'rows':>5} {'us':>9} {'GB/s':>6} {'TOP/s':>6} {'roof':>5} {'x numpy':>8}")
+    print(
+        f"{'format':6} {'M':>4} {'K':>5} {'N':>7} {'us':>9} {'GB/s':>6} {'TOP/s':>6} "
+        f"{'of read':>8} {'of int8':>8} {'x numpy':>8}"
+    )
     results = []
-    for r in run(ops, args.formats.split(","), row_counts, args.rounds):
+    stream_bytes = args.stream_mib << 20
+    for r in run(ops, args.formats.split(","), row_counts, args.rounds, stream_bytes):
         results.append(r)
         print(
-            f"{r.format:6} {r.rows:5} {r.us:9.0f} {r.gb_per_s:6.1f} {r.top_per_s:6.3f} "
-            f"{r.share_of_roof:5.0%} {r.times_numpy:8.1f}",
+            f"{r.format:6} {r.rows:4} {r.depth:5} {r.out:7} {r.us:9.0f} {r.gb_per_s:6.1f} "
+            f"{r.top_per_s:6.3f} {r.gb_per_s / r.roof_gb_per_s:8.0%} "
+            f"{r.top_per_s / r.roof_top_per_s:8.0%} {r.times_numpy:8.1f}",
             flush=True,
         )
     record = {

@@ -1,4 +1,4 @@
-"""Timing shared by the kernel benchmarks: alternate, take medians, print a record."""
+"""Timing shared by the kernel benchmarks: alternate, take medians, print tables and a record."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,14 @@ def summary(seconds: list[float]) -> dict[str, float]:
         "min_us": round(min(seconds) * 1e6, 2),
         "max_us": round(max(seconds) * 1e6, 2),
     }
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Names to the left, everything after them to the right."""
+    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
+    for row in (columns, *rows):
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join([row[0].ljust(widths[0]), *cells[1:]]))
 
 
 def print_record(name: str, settings: Mapping[str, Any], results: Any) -> None:
