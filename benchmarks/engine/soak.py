@@ -19,6 +19,7 @@ import json
 import math
 import os
 import re
+import signal
 import statistics
 import sys
 import tempfile
@@ -329,6 +330,8 @@ async def soak(
 
 
 def main() -> None:
+    # Ended from outside, it must end its server too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--minutes", type=float, default=120)

@@ -46,6 +46,8 @@ SHAPES = {"q5_0": (9728, 896), "q8_0": (151936, 896), "q4_k": (17920, 1536), "q6
 STREAM_MIB = 256
 FEW_ROWS = 16
 PROBE_BYTES = 256 << 20
+BLAS_SPIN_S = 0.1
+"""numpy's threads spin that long for more work, and halve what two threads read meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ def measure(
     y = np.zeros((rows, out), np.float32)
     times, baseline, bandwidths, peaks = [], [], [], []
     for _ in range(rounds):
+        time.sleep(BLAS_SPIN_S)
         bandwidths.append(_cpu.probe_read_bandwidth(ops, PROBE_BYTES, 1))
         peaks.append(_cpu.probe_int8_peak(ops, 0.01, 1))
         used = weights if rows <= FEW_ROWS else weights[:1]
