@@ -47,17 +47,17 @@ from headrace.models.registry import model_class
 from headrace.ops.table import make_ops
 from headrace.weights.weight_reader import open_weights
 
-NUM_BLOCKS = 56
+NUM_BLOCKS = 40
 """KV blocks of the server: too few for all clients, so that requests are preempted."""
 MAX_NUM_SEQS, NUM_CLIENTS = 24, 32
-HANG_S = 90.0
+HANG_S = 180.0
 SAMPLE_S, SHOW_EVERY = 2.0, 5
-WARM_REQUESTS = 200
+WARM_REQUESTS = 120
 """Sent before the time begins: KV blocks, buffers and caches of the tokenizer are touched once."""
-GROWTH_MIB, GROWTH_MIB_PER_HOUR = 12.0, 16.0
+GROWTH_MIB, GROWTH_MIB_PER_HOUR = 16.0, 16.0
 """What memory may grow after the warm-up: allocators settle for minutes, a leak goes on."""
-TTFT_DRIFT = 2.5
-"""Of the medians of the last third and the first; shared machines drift by 2x by themselves."""
+TTFT_DRIFT, SHORT_S, SHORT_TTFT_DRIFT = 2.5, 600.0, 4.0
+"""Last third over first, medians. Shared machines drift by 2x; a short run has few streams."""
 NEW_THREADS = 4
 IDLE_S = 20.0
 
@@ -267,7 +267,8 @@ def checks(found: Findings, samples: Sequence[Sample], seconds: float) -> list[C
     names = ("5xx", "hang", "broken", "wrong", "other text")
     result = [Check(f"failures: {name}", found.failures[name], 0) for name in names]
     result.append(Check("memory growth, MiB", *growth(samples)))
-    result.append(Check("TTFT, last third / first", drift(found.ttft, seconds), TTFT_DRIFT))
+    most = SHORT_TTFT_DRIFT if seconds < SHORT_S else TTFT_DRIFT
+    result.append(Check("TTFT, last third / first", drift(found.ttft, seconds), most))
     new_threads = samples[-1].num_threads - samples[0].num_threads if samples else math.inf
     return [*result, Check("new threads", new_threads, NEW_THREADS)]
 

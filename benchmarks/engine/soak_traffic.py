@@ -15,7 +15,9 @@ from typing import Any
 
 TEXTS = Path(__file__).parents[1] / "quality" / "texts"
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-LONGEST_ANSWER = 24
+ANSWER_TOKENS = (16, 16, 24, 24, 80)
+"""Short answers keep places changing; the long ones outgrow their blocks and are preempted."""
+ABORTED_TOKENS, MOST_EVENTS = 96, 24
 LONG_PROMPT_WORDS = 350
 MAX_MODEL_LEN = 1024
 TENANTS = ("tenant-a", "tenant-b", "tenant-c")
@@ -97,7 +99,7 @@ class Traffic:
         """A body with settings as clients send them; every second one a stream."""
         body: dict[str, Any] = {
             "model": self.model,
-            "max_tokens": self.draw.randint(1, LONGEST_ANSWER),
+            "max_tokens": self.draw.randint(1, self.draw.choice(ANSWER_TOKENS)),
         }
         if self.draw.random() < 0.5:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -156,8 +158,8 @@ class Traffic:
         """A client that goes away: before the first event, or after some."""
         ask = self.draw.choice((self.chat, self.text, self.tenant, self.several_answers))()
         assert isinstance(ask.body, dict)
-        body = ask.body | {"stream": True, "max_tokens": 4 * LONGEST_ANSWER, "ignore_eos": True}
-        return Ask("abort", ask.route, body, leaves_after=self.draw.randint(0, LONGEST_ANSWER))
+        body = ask.body | {"stream": True, "max_tokens": ABORTED_TOKENS, "ignore_eos": True}
+        return Ask("abort", ask.route, body, leaves_after=self.draw.randint(0, MOST_EVENTS))
 
     def bad(self) -> Ask:
         status, route, body = self.draw.choice(BAD)
