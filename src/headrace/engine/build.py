@@ -85,15 +85,18 @@ def load_model(
     capacity = plan_capacity(config, reader, ops, engine, free_bytes)
     with ThreadPoolExecutor(1, "headrace-load") as beside:
         text = beside.submit(load_text, reader, cache_dir, is_brief)
-        weights = load_weights(
-            model,
-            config,
-            reader,
-            ops,
-            capacity.max_model_len,
-            progress=lambda done, layers: report("loading", done / (layers + 1)),
-        )
-        tokenizer, template = text.result()
+        try:
+            weights = load_weights(
+                model,
+                config,
+                reader,
+                ops,
+                capacity.max_model_len,
+                progress=lambda done, layers: report("loading", done / (layers + 1)),
+            )
+        finally:
+            # Where both fail, the text's error is told, whichever came first.
+            tokenizer, template = text.result()
     cache = allocate_cache(config, ops, capacity)
     report("loading", 1.0)
     return LoadedModel(

@@ -17,7 +17,8 @@ TIERS = Path(__file__).parents[3] / "csrc" / "cpu" / "tiers"
 @pytest.mark.parametrize("tier", sorted(MATMUL_KERNELS))
 def test_the_named_kernels_are_those_of_the_tier(tier: str) -> None:
     source = (TIERS / tier / "tier.cpp").read_text()
-    table = re.search(r"kMatmulKernels = \{(\w+),\s+(\w+),\s+(\w+),\s+(\w+)\}", source)
+    names = r"(\w+),\s+" * 4
+    table = re.search(rf"kMatmulKernels = \{{{names}(true|false)\}}", source)
     assert table is not None
     assert table[2] == MATMUL_KERNELS[tier][0]
     assert table[3] == "matmul_float"
