@@ -183,7 +183,8 @@ def main() -> None:
     print_findings(found)
     record = found.as_json()
     if arguments.record:
-        name = f"{record['date']}-{found.facts[key][OURS]['ops']}.jsonl"
+        ours_facts = next(iter(found.facts.values()))[OURS]
+        name = f"{record['date']}-{ours_facts['ops']}.jsonl"
         with (RESULTS / name).open("a") as file:
             file.write(json.dumps(record) + "\n")
     print(json.dumps(record))
