@@ -66,7 +66,7 @@ def peers() -> str:
     """headrace beside the best peer of each cell, and who was not measured."""
     record = newest_record("peers/bench_peers", "make bench-peers")
     lines = [
-        "| | headrace | best peer | times faster (lowest to highest) |",
+        "| | headrace | best peer measured | times faster (lowest to highest) |",
         "|---|---|---|---|",
     ]
     for cell in record["cells"]:
@@ -76,10 +76,14 @@ def peers() -> str:
             f"{number(best['theirs'])} {cell['best']} | {best['ratio']:.2f} "
             f"({best['lowest']:.2f} to {best['highest']:.2f}) |"
         )
+    measured_engines = sorted(
+        {name for each in record["engines"].values() for name in each} - {"headrace"}
+    )
     absent = sorted({name for failures in record["failures"].values() for name in failures})
     where = (
         f"{record['cpu']}, {record['settings']['num_threads']} threads, {record['date']}, medians "
         f"of {record['settings']['rounds']} rounds of pairs. "
+        f"Measured beside it: {', '.join(measured_engines)}; no other peer is in this record. "
         + (f"Not measured everywhere, the record says why: {', '.join(absent)}. " if absent else "")
         + f"Record: `{record['file']}`; `make bench-peers` repeats it, "
         "[docs/guides/peers.md](docs/guides/peers.md) says how."
