@@ -43,9 +43,6 @@ HR_INLINE void load_query(const float* query, int size, int row, const Attention
   }
 }
 
-// What was stored is in memory: the compiler does not see that tile loads read it.
-HR_INLINE void finish_stores() { asm volatile("" ::: "memory"); }
-
 // Where the operands of a product lie: rows of a step, `stride` bytes apart, and columns of a step.
 struct RowTiles {
   const uint16_t* first;

@@ -409,6 +409,7 @@ static void tile_block(const MatmulArgs* args, int64_t p, int64_t start, int gro
     for (int64_t tile = 0; tile < tiles; tile++)
       add_minimums(groups, t.minimums, x.scaled_sums + (tile * x.num_groups + start) * 16,
                    block.is_first, t.min_sums + tile * kTileFloats);
+  finish_stores();
   clear_tiles();
   int steps = halves ? 2 * groups : groups;
   Ahead ahead = {next, next_bytes * 256 / (tiles * steps) + 1, 0};

@@ -16,3 +16,7 @@ HR_INLINE void load_tile_config(const TileConfig* config) {
   asm volatile("" ::"r"(config) : "memory");
   _tile_loadconfig(config);
 }
+
+// Before tiles are loaded from memory that was just written: GCC's _tile_loadd does not say that it
+// reads memory, so stores could be moved behind it.
+HR_INLINE void finish_stores() { asm volatile("" ::: "memory"); }
