@@ -46,8 +46,7 @@ async def test_many_answers_at_once_through_a_small_pool() -> None:
 
 async def test_deltas_come_as_they_are_made() -> None:
     async with running_engine(script("abcdef")) as running:
-        running.runner.first_gated_step = 3
-        running.runner.gate.clear()
+        hold_steps(running)
         stream = await running.backend.generate(ask(max_tokens=6))
         text = ""
         while len(text) < 2:
@@ -83,6 +82,12 @@ async def test_drawn_seeds_differ() -> None:
     async with running_engine() as running:
         outputs = [await collect(running.backend, ask(seed=None)) for _ in range(2)]
         assert outputs[0].deltas[0].token_ids != outputs[1].deltas[0].token_ids
+
+
+def hold_steps(running: Running) -> None:
+    """Let the engine take two steps, and no third until its gate opens."""
+    running.runner.first_gated_step = 3
+    running.runner.gate.clear()
 
 
 async def leave_unread(running: Running) -> None:
@@ -141,8 +146,7 @@ async def leave_while_waiting(running: Running) -> None:
 )
 async def test_leaving_a_stream_frees_everything(leave: object) -> None:
     async with running_engine(max_model_len=1000) as running:
-        running.runner.first_gated_step = 3
-        running.runner.gate.clear()
+        hold_steps(running)
         await leave(running)  # type: ignore[operator]
         running.runner.gate.set()
         await running.until_idle()
@@ -178,10 +182,12 @@ async def test_a_slow_reader_gets_one_output_and_delays_nobody() -> None:
 
 
 async def test_a_failing_step_fails_its_requests_and_the_engine() -> None:
-    async with running_engine() as running:
+    async with running_engine(max_model_len=1000) as running:
+        hold_steps(running)
         streams = [await running.backend.generate(ask(f"{i}", max_tokens=400)) for i in range(3)]
         first = await anext(streams[0])
         running.runner.failure = FloatingPointError("a kernel broke")
+        running.runner.gate.set()
         for stream in streams:
             with pytest.raises(EngineDied, match="FloatingPointError: a kernel broke") as caught:
                 async for _ in stream:
@@ -199,9 +205,11 @@ async def test_a_failing_step_fails_its_requests_and_the_engine() -> None:
 
 async def test_a_failing_output_side_ends_everything_and_hangs_nobody() -> None:
     async with running_engine(max_model_len=1000) as running:
+        hold_steps(running)
         stream = await running.backend.generate(ask(max_tokens=900))
         await anext(stream)
         running.metrics.counters = None  # type: ignore[assignment]
+        running.runner.gate.set()
         with pytest.raises(EngineDied, match="AttributeError"):
             async for _ in stream:
                 pass
@@ -260,8 +268,12 @@ async def test_draining_ends_what_runs_and_refuses_the_rest() -> None:
 
 async def test_stopping_ends_streams_with_an_error() -> None:
     async with running_engine(max_model_len=1000) as running:
+        hold_steps(running)
         stream = await running.backend.generate(ask(max_tokens=900))
-        await running.backend.stop()
+        stopping = asyncio.create_task(running.backend.stop())
+        await running.until(lambda: running.backend.health().status != "ready")
+        running.runner.gate.set()
+        await stopping
         with pytest.raises(BackendError, match="was stopped"):
             while True:
                 await anext(stream)
