@@ -107,6 +107,57 @@ def kv_block_bytes(
     key_format: KVFormat,
     value_format: KVFormat,
 ) -> int: ...
+
+class StepPlan:
+    """Ops written down once and run by one call. Results of recorded ops are numbers."""
+
+    def __init__(self, ops: CpuOps) -> None: ...
+    def embed(self, table: NDArray[np.uint8], ggml_type: int, width: int, scale: float) -> int: ...
+    def rms_norm(self, h: int, weight: NDArray[np.float32], eps: float, add: int | None) -> int: ...
+    def linear(self, x: int, weight: PackedLinear) -> int: ...
+    def gated_linear(
+        self, x: int, weight: PackedLinear, gate: Gate, is_read_quantized: bool
+    ) -> int: ...
+    def rope(
+        self,
+        qkv: int,
+        cosines: NDArray[np.float32],
+        sines: NDArray[np.float32],
+        num_heads: int,
+        num_kv_heads: int,
+        head_size: int,
+        q_norm: NDArray[np.float32] | None,
+        k_norm: NDArray[np.float32] | None,
+        eps: float,
+    ) -> None: ...
+    def store_kv(self, qkv: int, layer: KVLayer, num_heads: int) -> None: ...
+    def attention(
+        self,
+        qkv: int,
+        layer: KVLayer,
+        num_heads: int,
+        scale: float,
+        window: int,
+        soft_cap: float,
+    ) -> int: ...
+    def take_wanted(self, x: int) -> int:
+        """Rows of logit_rows."""
+
+    def finish(self, outputs: Sequence[int]) -> None:
+        """End the recording."""
+
+    def run(
+        self,
+        token_ids: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        slot_mapping: NDArray[np.int32],
+        query_start: NDArray[np.int32],
+        seq_lens: NDArray[np.int32],
+        block_table: NDArray[np.int32],
+        logit_rows: NDArray[np.int32],
+    ) -> list[NDArray[np.float32]]:
+        """The outputs for a step. Raises: ValueError, IndexError for arrays that do not fit."""
+
 def can_embed(ops: CpuOps, ggml_type: int) -> bool:
     """Whether `embed` reads tables of this GGUF type."""
 

@@ -5,6 +5,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -36,6 +37,28 @@ void require_range(const T* values, int64_t n, int64_t low, int64_t high, const 
   }
 }
 
+// Where a step's tokens lie in the cache.
+struct Sequences {
+  const int32_t* positions;
+  const int32_t* query_start;
+  const int32_t* seq_lens;
+  const int32_t* block_table;
+  int64_t table_width;
+};
+
+// Every key that attention may read lies in a block of the cache; raises IndexError.
+void check_sequences(const Sequences& s, int64_t num_blocks, int32_t block_size,
+                     int64_t num_requests, int64_t num_rows);
+
+// An array over a result's memory.
+inline nb::object to_array(std::shared_ptr<Buffer> buffer, size_t num_rows, size_t num_columns) {
+  auto* data = reinterpret_cast<float*>(buffer->data());
+  nb::capsule owner(new std::shared_ptr<Buffer>(std::move(buffer)),
+                    [](void* p) noexcept { delete static_cast<std::shared_ptr<Buffer>*>(p); });
+  const size_t shape[] = {num_rows, num_columns};
+  return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(data, 2, shape, owner));
+}
+
 // Holds the ops for one call with the GIL released.
 class Running {
  public:
@@ -48,5 +71,6 @@ class Running {
 
 void bind_forward(nb::module_& m);
 void bind_sampling(nb::module_& m);
+void bind_step_plan(nb::module_& m);
 
 }  // namespace headrace

@@ -152,4 +152,5 @@ NB_MODULE(_cpu, m) {
   bind_roof(m);
   bind_forward(m);
   bind_sampling(m);
+  bind_step_plan(m);
 }

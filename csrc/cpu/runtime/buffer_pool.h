@@ -2,7 +2,9 @@
 // that take longer than a norm or an activation over it.
 #pragma once
 
+#include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "runtime/memory.h"
@@ -18,6 +20,22 @@ class BufferPool {
  private:
   std::mutex mutex_;
   std::vector<Region> free_;
+};
+
+// Memory of one result. It may outlive whoever made the pool.
+class Buffer {
+ public:
+  Buffer(std::shared_ptr<BufferPool> pool, size_t num_bytes)
+      : pool_(std::move(pool)), region_(pool_->take(num_bytes)) {}
+  ~Buffer() { pool_->give_back(std::move(region_)); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  uint8_t* data() const { return region_.data(); }
+
+ private:
+  std::shared_ptr<BufferPool> pool_;
+  Region region_;
 };
 
 }  // namespace headrace

@@ -92,11 +92,8 @@ void for_rows(int64_t num_rows, F f) {
 }  // namespace
 
 QuantizedActivation::QuantizedActivation(CpuOps& ops, int64_t num_rows, int64_t depth)
-    : pool_(ops.buffers()),
-      region_(pool_->take(rows_bytes(num_rows, depth, kTileRows))),
-      rows_(place_rows(region_.data(), num_rows, depth, kTileRows)) {}
-
-QuantizedActivation::~QuantizedActivation() { pool_->give_back(std::move(region_)); }
+    : buffer_(ops.buffers(), rows_bytes(num_rows, depth, kTileRows)),
+      rows_(place_rows(buffer_.data(), num_rows, depth, kTileRows)) {}
 
 void linear(CpuOps& ops, const float* x, int64_t num_rows, const PackedLinear& weight, Gate gate,
             float* y) {

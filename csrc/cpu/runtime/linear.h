@@ -10,17 +10,12 @@ namespace headrace {
 class QuantizedActivation {
  public:
   QuantizedActivation(CpuOps& ops, int64_t num_rows, int64_t depth);
-  ~QuantizedActivation();
-  QuantizedActivation(const QuantizedActivation&) = delete;
-  QuantizedActivation& operator=(const QuantizedActivation&) = delete;
-
   int64_t num_rows() const { return rows_.num_rows; }
   int64_t depth() const { return rows_.num_groups * kGroupSize; }
   const QuantizedRows& rows() const { return rows_; }
 
  private:
-  std::shared_ptr<BufferPool> pool_;
-  Region region_;
+  Buffer buffer_;
   QuantizedRows rows_;
 };
 

@@ -22,9 +22,9 @@ from headrace.core.step import (
 )
 from headrace.executor.input_batch import flatten
 from headrace.executor.memory import MAX_LOGIT_ROWS
-from headrace.models.llama import Llama
+from headrace.models.llama import Hidden, Llama
 from headrace.ops.protocol import Array, KVCache, Logprobs, Ops
-from headrace.ops.step_inputs import Int32, SampleInputs
+from headrace.ops.step_inputs import Int32, SampleInputs, StepInputs
 from headrace.sampling.sample_rows import SampleRow, gather, make_row
 
 NO_CHOICE = (
@@ -68,10 +68,13 @@ class ModelRunner:
     """Runs a model over its KV cache, one step at a time.
 
     `submit` starts a step and `collect` returns its result; on CPU the work is done in `submit`.
+    The forward pass is recorded once and replayed, where the device can; `is_eager` calls its ops
+    one by one, with the same bits.
     """
 
-    def __init__(self, model: Llama, cache: KVCache, ops: Ops) -> None:
+    def __init__(self, model: Llama, cache: KVCache, ops: Ops, is_eager: bool = False) -> None:
         self.model, self.cache, self.ops = model, cache, ops
+        self._replay = None if is_eager else ops.record(self._recorded)
         self._rows: dict[str, SampleRow] = {}
         self._finished: deque[ModelRunnerOutput] = deque()
 
@@ -87,7 +90,7 @@ class ModelRunner:
         found = {request.request_id: Gathered() for request in output.scheduled}
         if output.scheduled:
             step = flatten(output.scheduled, self.cache.block_size)
-            hidden = self.model.forward(step, self.cache)
+            hidden = self._forward(step)
             wanted = self._wanted(output.scheduled)
             for start in range(0, len(wanted), MAX_LOGIT_ROWS):
                 part = wanted[start : start + MAX_LOGIT_ROWS]
@@ -100,6 +103,15 @@ class ModelRunner:
     def collect(self) -> ModelRunnerOutput:
         """The oldest submitted step's result."""
         return self._finished.popleft()
+
+    def _forward(self, step: StepInputs) -> Hidden:
+        if self._replay is None:
+            return self.model.forward(step, self.cache)
+        return Hidden(*self._replay(step))
+
+    def _recorded(self, ops: Ops, step: StepInputs) -> Sequence[Array]:
+        hidden = self.model.over(ops).forward(step, self.cache)
+        return hidden.h, hidden.add
 
     def _wanted(self, scheduled: Sequence[ScheduledRequest]) -> list[LogitRow]:
         wanted = []

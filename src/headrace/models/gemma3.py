@@ -105,7 +105,7 @@ class Gemma3(Llama):
             ops.store_kv(qkv, kv, step.slot_mapping, spec)
             x = ops.attention(qkv, kv, step, spec)
             if layer is w.layers[-1]:
-                x, h = self.wanted_rows(x, h, step)
+                x, h = (ops.take_rows(each, step.logit_rows) for each in (x, h))
             y = ops.linear(x, layer.o)
             y = ops.norm_array(y, layer.post_attn_norm, eps)  # [T, C]
             x = ops.rms_norm(h, layer.mlp_norm, eps, add=y)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from headrace.models.model_config import (
     SILU,
@@ -23,7 +23,7 @@ from headrace.models.model_config import (
     required,
 )
 from headrace.models.weight_spec import DecoderWeights, LayerSpec, decoder_layer_spec
-from headrace.ops.protocol import Act, Array, KVCache, Ops
+from headrace.ops.protocol import Array, KVCache, Ops
 from headrace.ops.step_inputs import Int32, StepInputs
 
 
@@ -111,18 +111,17 @@ class Llama:
             ops.store_kv(qkv, kv, step.slot_mapping, spec)
             x = ops.attention(qkv, kv, step, spec)  # [T, H*D]
             if layer is w.layers[-1]:
-                x, h = self.wanted_rows(x, h, step)
+                # After the last attention nothing reads the other rows.
+                x, h = (ops.take_rows(each, step.logit_rows) for each in (x, h))
             y = ops.linear(x, layer.o)  # [T, C]
             x = ops.rms_norm(h, layer.mlp_norm, eps, add=y)
             gated = ops.gated_linear(x, layer.gate_up, "silu", layer.down)
             y = ops.linear(gated, layer.down)
         return Hidden(h, y)
 
-    def wanted_rows(self, x: Act, h: Array, step: StepInputs) -> tuple[Act, Array]:
-        """The rows whose logits are wanted: after the last attention nothing reads the others."""
-        if len(step.logit_rows) == len(step.token_ids):
-            return x, h
-        return self.ops.take_rows(x, step.logit_rows), self.ops.take_rows(h, step.logit_rows)
+    def over(self, ops: Ops) -> Self:
+        """The same model over other ops that read its packed weights."""
+        return type(self)(ops, self.config, self.weights)
 
     def logits(self, hidden: Hidden, rows: Int32) -> Array:
         """Logits of rows of `hidden`. Shapes: rows [n] of S -> [n, V]."""

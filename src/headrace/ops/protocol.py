@@ -11,7 +11,7 @@ B tokens of a block, P blocks in a row of the block table, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -216,7 +216,10 @@ class Ops(Protocol):
         ...
 
     def take_rows(self, x: Array, rows: Int32) -> Array:
-        """Some rows of an Array or Act, copied. Shapes: [T, C], rows [S] -> [S, C]."""
+        """The rows of an Array or Act; itself when rows are all of them. Ascending, each once.
+
+        Shapes: [T, C], rows [S] -> [S, C].
+        """
         ...
 
     def add(self, h: Array, x: Array) -> None:
@@ -234,6 +237,14 @@ class Ops(Protocol):
         soft_cap: float | None = None,
     ) -> Array:
         """Norm and head of the wanted rows only. Shapes: h, add [T, C]; rows [S] -> [S, V]."""
+        ...
+
+    def record(self, forward: Forward) -> Callable[[StepInputs], Sequence[Array]] | None:
+        """Write down what `forward` calls, to run it for any step by one call, with equal bits.
+
+        `forward` may not look into the step. None where the device, or an op for these weights,
+        has no replay: the caller then goes on call by call.
+        """
         ...
 
     # -- choosing ------------------------------------------------------------------------------
@@ -254,3 +265,7 @@ class Ops(Protocol):
     def logprobs(self, logits: Array, token_ids: Int32, num_top: int) -> Logprobs:
         """Log-softmax of the chosen tokens, their ranks, and the num_top best of each row."""
         ...
+
+
+Forward = Callable[[Ops, StepInputs], Sequence[Array]]
+"""A forward pass over given ops: the arrays it ends with."""

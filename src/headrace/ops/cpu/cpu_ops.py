@@ -6,16 +6,18 @@ Act is one too, quantized by the linear that reads it, or is quantized already.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from headrace import _cpu
-from headrace.ops.cpu import forward, matmul, sampling
+from headrace.ops.cpu import forward, matmul, sampling, step_plan
 from headrace.ops.cpu.isa import choose_isa
 from headrace.ops.protocol import (
     Activation,
+    Array,
     AttentionSpec,
+    Forward,
     KVCache,
     KVCacheDtype,
     Logprobs,
@@ -120,7 +122,7 @@ class CpuOps:
         return forward.attention(self._kernels, qkv, layer, step, spec)
 
     def take_rows(self, x: Float32, rows: Int32) -> Float32:
-        return x[rows]
+        return x if len(rows) == len(x) else x[rows]
 
     def add(self, h: Float32, x: Float32) -> None:
         _cpu.add(self._kernels, h, x)
@@ -141,6 +143,9 @@ class CpuOps:
             np.tanh(result / np.float32(soft_cap), out=result)
             result *= np.float32(soft_cap)
         return result
+
+    def record(self, forward: Forward) -> Callable[[StepInputs], Sequence[Array]] | None:
+        return step_plan.record(self._kernels, self.name, forward)
 
     # -- choosing ------------------------------------------------------------------------------
 

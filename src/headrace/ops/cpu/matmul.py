@@ -57,7 +57,7 @@ def linear(ops: _cpu.CpuOps, x: Act, weight: _cpu.PackedLinear) -> Float32:
     return y
 
 
-_GATES = {"silu": _cpu.Gate.SILU, "gelu_tanh": _cpu.Gate.GELU_TANH}
+GATES = {"silu": _cpu.Gate.SILU, "gelu_tanh": _cpu.Gate.GELU_TANH}
 
 
 def gated_linear(
@@ -74,9 +74,9 @@ def gated_linear(
     """
     is_read_quantized = reader is not None and reader.is_quantized
     if is_read_quantized and _cpu.can_quantize_gated(ops, x.shape[0], weight):
-        return _cpu.gated_linear_quantized(ops, x, weight, _GATES[activation])
+        return _cpu.gated_linear_quantized(ops, x, weight, GATES[activation])
     y = _cpu.take(ops, x.shape[0], weight.num_columns // 2)
-    _cpu.gated_linear(ops, x, weight, _GATES[activation], y)
+    _cpu.gated_linear(ops, x, weight, GATES[activation], y)
     return y
 
 

@@ -7,14 +7,16 @@ runs where the C++ extension is missing. Knows nothing of models or requests.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from headrace.ops.protocol import (
     Activation,
+    Array,
     AttentionSpec,
+    Forward,
     KVCache,
     KVCacheDtype,
     Logprobs,
@@ -125,7 +127,7 @@ class ReferenceOps:
         return attention.attention(qkv, layer, step, spec)
 
     def take_rows(self, x: Floats, rows: Int32) -> Floats:
-        return x[rows]
+        return x if len(rows) == len(x) else x[rows]
 
     def add(self, h: Floats, x: Floats) -> None:
         h += x
@@ -145,6 +147,9 @@ class ReferenceOps:
         if soft_cap is not None:
             result = soft_cap * np.tanh(result / soft_cap)
         return np.ascontiguousarray(result, dtype=np.float32)
+
+    def record(self, forward: Forward) -> Callable[[StepInputs], Sequence[Array]] | None:
+        return None
 
     # -- choosing ------------------------------------------------------------------------------
 

@@ -1,0 +1,53 @@
+#include "runtime/forward.h"
+
+#include <algorithm>
+
+namespace headrace {
+namespace {
+
+constexpr int64_t kSerialElements = 16384;  // fewer are done before a worker is awake
+
+int64_t rows_at_once(int64_t width) { return std::max<int64_t>(1, kSerialElements / width); }
+
+}  // namespace
+
+void embed(CpuOps& ops, const EmbedArgs& args, int64_t num_rows) {
+  ops.parallel(ops.table().embed.run, args, num_rows, rows_at_once(args.width));
+}
+
+void rms_norm(CpuOps& ops, const RmsNormArgs& args, int64_t num_rows) {
+  ops.parallel(ops.table().rms_norm, args, num_rows, rows_at_once(args.width));
+}
+
+void rope(CpuOps& ops, const RopeArgs& args, int64_t num_rows) {
+  const int64_t width = (int64_t)(args.num_heads + 2 * args.num_kv_heads) * args.head_size;
+  ops.parallel(ops.table().rope, args, num_rows, rows_at_once(width));
+}
+
+void store_kv(CpuOps& ops, const StoreKvArgs& args, int64_t num_rows) {
+  const int64_t width =
+      (int64_t)(args.num_heads + 2 * args.layer.num_kv_heads) * args.layer.head_size;
+  ops.parallel(ops.table().store_kv, args, num_rows, rows_at_once(width));
+}
+
+void add(CpuOps& ops, const AddArgs& args, int64_t num_elements) {
+  ops.parallel(ops.table().add, args, num_elements, kSerialElements);
+}
+
+AttentionPlan plan_attention(const CpuOps& ops, const AttentionArgs& args, int64_t num_requests) {
+  return plan_attention(args.query_start, args.seq_lens, num_requests, args.num_heads,
+                        args.layer.num_kv_heads, args.window, ops.num_threads());
+}
+
+void attention(CpuOps& ops, AttentionArgs args, const AttentionPlan& plan) {
+  const AttentionKernels& kernels = ops.table().attention;
+  const int64_t part_bytes = plan.num_parts * kernels.part_floats(args.layer.head_size) * 4;
+  args.parts = reinterpret_cast<float*>(ops.arena().reserve((size_t)part_bytes));
+  args.items = plan.items.data();
+  const size_t scratch_bytes = kernels.scratch_bytes(args.layer.head_size);
+  ops.parallel(kernels.run, args, (int64_t)plan.items.size(), plan.grain, scratch_bytes);
+  args.items = plan.merges.data();
+  ops.parallel(kernels.merge, args, (int64_t)plan.merges.size(), 1, scratch_bytes);
+}
+
+}  // namespace headrace
