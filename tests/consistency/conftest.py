@@ -75,8 +75,8 @@ def setting(request: pytest.FixtureRequest) -> Setting:
 
 @pytest.fixture(scope="session")
 def alone(model: Llama, setting: Setting) -> dict[str, Answer]:
-    """What each request gets with an engine to itself and nothing cached."""
-    cold = replace(setting, has_prefix_cache=False)
+    """What each request gets with an engine to itself, nothing cached and nothing replayed."""
+    cold = replace(setting, has_prefix_cache=False, is_eager=True)
     answers: dict[str, Answer] = {}
     for asked in requests():
         answers |= EngineDriver(model, cold).generate([asked])

@@ -42,13 +42,14 @@ def roomy(qwen05_path: Path) -> Iterator[LLM]:
 
 @pytest.fixture(scope="module")
 def crowded(qwen05_path: Path, roomy: LLM) -> Iterator[LLM]:
-    """As little memory as one longest request takes, small steps, one thread, nothing cached."""
+    """As little memory as one longest request takes, small steps, one thread, no cache, eager."""
     options = {
         "max_model_len": MAX_MODEL_LEN,
         "max_num_batched_tokens": 24,
         "max_num_seqs": 8,
         "num_threads": 1,
         "enable_prefix_caching": False,
+        "eager": True,
     }
     with pytest.raises(OutOfMemory) as refused:
         LLM(str(qwen05_path), memory_bytes=64 * 2**20, **options)

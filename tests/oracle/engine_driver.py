@@ -62,6 +62,7 @@ class Setting:
     block_size: int = 32
     has_prefix_cache: bool = True
     kv_cache_dtype: KVCacheDtype = "bf16"
+    is_eager: bool = False
 
 
 class EngineDriver:
@@ -73,7 +74,7 @@ class EngineDriver:
         cache = model.ops.allocate_kv(
             model.config.attention, setting.num_blocks, size, setting.kv_cache_dtype
         )
-        self.runner = ModelRunner(model, cache, model.ops)
+        self.runner = ModelRunner(model, cache, model.ops, setting.is_eager)
         self.manager = KVCacheManager(setting.num_blocks, size, setting.has_prefix_cache)
         limits = SchedulerLimits(
             max_num_batched_tokens=max(setting.max_num_batched_tokens, 1),

@@ -45,6 +45,8 @@ class EngineConfig:
             time between the tokens of an answer; None is no bound of its own.
         max_waiting_requests: requests that may queue before new ones are refused.
         enable_prefix_caching: reuse the KV blocks of equal prompt beginnings.
+        eager: call a step's ops one by one and do not replay their record: slower, same bits, for
+            debugging.
         policy: order of the queue: first come first served, or the priority of the request.
     """
 
@@ -60,6 +62,7 @@ class EngineConfig:
     max_mixed_prompt_tokens: int | None = 128
     max_waiting_requests: int = 1024
     enable_prefix_caching: bool = True
+    eager: bool = False
     policy: QueuePolicy = "fcfs"
 
     def __post_init__(self) -> None:
@@ -77,6 +80,7 @@ class EngineConfig:
         _check_integer("engine.max_mixed_prompt_tokens", mixed, 1, 65536, is_optional=True)
         _check_integer("engine.max_waiting_requests", self.max_waiting_requests, 1, 2**20)
         _check_boolean("engine.enable_prefix_caching", self.enable_prefix_caching)
+        _check_boolean("engine.eager", self.eager)
         _check_choice("engine.policy", self.policy, get_args(QueuePolicy))
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(

@@ -103,7 +103,7 @@ def load_model(
         config=config,
         tokenizer=tokenizer,
         chat_template=template,
-        runner=ModelRunner(model(ops, config, weights), cache, ops),
+        runner=ModelRunner(model(ops, config, weights), cache, ops, engine.eager),
         capacity=capacity,
         work=work_per_token(model, config, reader),
         ops=ops,

@@ -44,6 +44,7 @@ def test_frozen() -> None:
         (EngineConfig, {"max_mixed_prompt_tokens": 0}, "engine.max_mixed_prompt_tokens"),
         (EngineConfig, {"max_waiting_requests": 0}, "engine.max_waiting_requests"),
         (EngineConfig, {"enable_prefix_caching": 1}, "engine.enable_prefix_caching"),
+        (EngineConfig, {"eager": "no"}, "engine.eager"),
         (EngineConfig, {"policy": "lifo"}, "engine.policy"),
         (HubConfig, {"home": "/tmp"}, "hub.home"),  # noqa: S108 - a text where a path belongs
         (HubConfig, {"offline": "yes"}, "hub.offline"),
