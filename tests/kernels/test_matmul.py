@@ -11,6 +11,7 @@ from headrace.ops.cpu.cpu_ops import CpuOps
 from headrace.ops.reference.canonical_linear import canonical_linear, fma
 from headrace.ops.reference.reference_ops import ReferenceOps
 from headrace.quant.quant_tensor import QuantTensor
+from headrace.quant.quantize import quantize
 from headrace.weights.weight_reader import open_weights
 from kernels.conftest import make_cpu_ops
 from kernels.errors import largest_error, rms_error
@@ -238,16 +239,37 @@ def test_error_of_integer_linears(
 def test_float_linears(
     cpu_ops: CpuOps, exact_ops: ReferenceOps, name: str, rng: np.random.Generator
 ) -> None:
-    depths = (256, 1280) if name == "q2_k" else (1, 7, 33, 256, 1285)
-    for depth in depths:
-        tensor = gaussian_weight(rng, name, (50, depth))
+    """Alone and together, on every number of panels that is left of four."""
+    depths = (256, 1280) if name == "q2_k" else (1, 7, 33, 256, 1285, 1312)
+    for columns, depth in zip((50, 66, 82, 98, 18, 50), depths, strict=False):
+        tensor = gaussian_weight(rng, name, (columns, depth))
         packed = cpu_ops.pack_linear([tensor])
-        x = activations(rng, 21, depth)
-        expected = exact_ops.linear(x.astype(np.float64), exact_ops.pack_linear([tensor]))
+        x = activations(rng, 37, depth)
+        read = x.astype(np.float64)
+        if name == "bf16" and cpu_ops.name == "cpu-amx" and depth % 32 == 0:
+            read = quantize(x, "bf16").dequantize().astype(np.float64)
+        expected = exact_ops.linear(read, exact_ops.pack_linear([tensor]))
         whole = cpu_ops.linear(x, packed)
         assert largest_error(whole, expected) < FLOAT_WEIGHT_ERROR
-        for m in (0, 3, 4, 20):
+        for m in (0, 3, 4, 20, 36):
             assert cpu_ops.linear(x[m : m + 1], packed).tobytes() == whole[m].tobytes()
+        for first, last in ((0, 7), (5, 21), (3, 20), (1, 37)):
+            some = cpu_ops.linear(x[first:last], packed)
+            assert some.tobytes() == whole[first:last].tobytes()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_damaged_rows_of_float_linears_show(
+    cpu_ops: CpuOps, value: float, rng: np.random.Generator
+) -> None:
+    packed = cpu_ops.pack_linear([gaussian_weight(rng, "bf16", (32, 64))])
+    x = activations(rng, 20, 64)
+    expected = cpu_ops.linear(x, packed)
+    x[3, 40] = value
+    y = cpu_ops.linear(x, packed)
+    assert not np.isfinite(y[3]).any()
+    others = np.delete(np.arange(20), 3)
+    np.testing.assert_array_equal(y[others], expected[others])
 
 
 def test_emulated_fma_rounds_once(rng: np.random.Generator) -> None:

@@ -6,6 +6,8 @@
 //   y    = fma(scale * dW, float(acc), y)                          groups ascending
 //   z    = fma(mW, scale * float(sum_k a[k]), z)                   formats with a minimum, its own
 //   chain out  = (y - z) + bias
+// Float weights are multiplied with float32 rows; bf16 weights on tier amx with rows rounded to
+// bf16, 32 k at a time into one float32 sum.
 #pragma once
 
 #include "api/activation.h"
@@ -37,6 +39,21 @@ struct QuantizeRowsArgs {
   QuantizedRows out;
 };
 
+// M rows of K floats rounded to bf16, in tiles as above: values [tile][g][R][32].
+struct RoundedRows {
+  int64_t num_rows;
+  int64_t num_groups;
+  int64_t tile_rows;  // R
+  uint16_t* values;
+};
+
+// Items: tiles.
+struct RoundRowsArgs {
+  const float* x;
+  int64_t row_stride;
+  RoundedRows out;
+};
+
 // A matrix [N, K] in panels of 16 columns, formats mixed at will among the quantized ones.
 struct PackedPanels {
   int64_t num_columns;  // N
@@ -59,13 +76,17 @@ struct MatmulArgs {
   int64_t y_stride;
   Gate gate;
   QuantizedRows gated;  // where it has values: the result as int8 groups, in place of y
+  RoundedRows rounded;  // bf16 weights, where the tier multiplies those with rounded rows
 };
 
 struct MatmulKernels {
   Kernel<QuantizeRowsArgs> quantize_rows;
   Kernel<MatmulArgs> quantized;
   Kernel<MatmulArgs> floating;
-  // Bytes of Work::scratch that `quantized` and `floating` need for `num_rows` rows of `depth`.
+  // Where the tier multiplies bf16 with bf16 (K a multiple of 32): the rows, and the product.
+  Kernel<RoundRowsArgs> round_rows;
+  Kernel<MatmulArgs> rounded;
+  // Bytes of Work::scratch that the products need for `num_rows` rows of `depth`.
   size_t (*scratch_bytes)(int64_t num_rows, int64_t depth);
   bool can_quantize_gated;  // whether `quantized` knows MatmulArgs::gated, of tiles of 16 rows
 };

@@ -59,6 +59,18 @@ QuantizedRows quantize(CpuOps& ops, const float* x, int64_t num_rows, int64_t de
   return args.out;
 }
 
+// The same as bf16.
+RoundedRows round_rows(CpuOps& ops, const float* x, int64_t num_rows, int64_t depth,
+                       int64_t tile_rows) {
+  const int64_t tiles = (num_rows + tile_rows - 1) / tile_rows;
+  uint8_t* at = ops.arena().reserve(aligned(tiles * tile_rows * depth * 2));
+  const RoundRowsArgs args{
+      x, depth, {num_rows, depth / kGroupSize, tile_rows, reinterpret_cast<uint16_t*>(at)}};
+  ops.parallel(ops.table().matmul.round_rows, args, tiles,
+               std::max<int64_t>(1, kSerialElements / (tile_rows * depth)));
+  return args.out;
+}
+
 int64_t tile_rows_of(int64_t num_rows) { return num_rows <= kFewRows ? num_rows : kTileRows; }
 
 int64_t width_of(const PackedLinear& weight, Gate gate) {
@@ -78,8 +90,10 @@ void multiply(CpuOps& ops, const MatmulArgs& args, const PackedLinear& weight) {
     spans.back().size = std::min(spans.back().size, kIdleBytes);
   }
   ops.announce(weight.upcoming(), std::move(spans));
-  ops.parallel(weight.is_quantized() ? kernels.quantized : kernels.floating, args, bounds,
-               kernels.scratch_bytes(args.x.num_rows, weight.depth()));
+  const Kernel<MatmulArgs> kernel = weight.is_quantized() ? kernels.quantized
+                                    : args.rounded.values ? kernels.rounded
+                                                          : kernels.floating;
+  ops.parallel(kernel, args, bounds, kernels.scratch_bytes(args.x.num_rows, weight.depth()));
 }
 
 // f(begin, count) for some rows after the other.
@@ -99,10 +113,12 @@ void linear(CpuOps& ops, const float* x, int64_t num_rows, const PackedLinear& w
             float* y) {
   const int64_t depth = weight.depth(), width = width_of(weight, gate);
   for_rows(num_rows, [&](int64_t row, int64_t count) {
-    MatmulArgs args{{}, x + row * depth, weight.panels(), y + row * width, width, gate, {}};
+    MatmulArgs args{{}, x + row * depth, weight.panels(), y + row * width, width, gate, {}, {}};
     args.x.num_rows = count;
     if (weight.is_quantized())
       args.x = quantize(ops, args.floats, count, depth, tile_rows_of(count));
+    else if (weight.is_bf16() && ops.table().matmul.rounded)
+      args.rounded = round_rows(ops, args.floats, count, depth, tile_rows_of(count));
     multiply(ops, args, weight);
   });
 }
@@ -117,6 +133,7 @@ void linear(CpuOps& ops, const QuantizedActivation& x, const PackedLinear& weigh
               y + row * width,
               width,
               kNoGate,
+              {},
               {}},
              weight);
   });
@@ -133,8 +150,14 @@ void gated_linear(CpuOps& ops, const float* x, const PackedLinear& weight, Gate 
   for_rows(out.num_rows(), [&](int64_t row, int64_t count) {
     const float* rows = x + row * depth;
     multiply(ops,
-             {quantize(ops, rows, count, depth, kTileRows), rows, weight.panels(), nullptr, 0, gate,
-              slice(out.rows(), row, count)},
+             {quantize(ops, rows, count, depth, kTileRows),
+              rows,
+              weight.panels(),
+              nullptr,
+              0,
+              gate,
+              slice(out.rows(), row, count),
+              {}},
              weight);
   });
 }

@@ -43,6 +43,10 @@ class PackedLinear {
   int64_t depth() const { return depth_; }
   int64_t num_panels() const { return (int64_t)formats_.size(); }
   bool is_quantized() const { return formats_.empty() || formats_[0] < kNumPackedFormats; }
+  // Whether all of it is bf16 in whole groups of 32 k.
+  bool is_bf16() const {
+    return !formats_.empty() && formats_[0] == kPBF16 && depth_ % kGroupSize == 0;
+  }
   size_t num_bytes() const { return (size_t)offsets_.back(); }
   const std::vector<uint8_t>& formats() const { return formats_; }
   PackedPanels panels() const;

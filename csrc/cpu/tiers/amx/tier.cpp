@@ -19,6 +19,7 @@ namespace {
 #include "tiers/avx512/quantize.inl"
 
 #include "tiers/amx/matmul.inl"
+#include "tiers/amx/matmul_bf16.inl"
 
 #include "kernels/embed.inl"
 #include "kernels/norm.inl"
@@ -28,8 +29,9 @@ namespace {
 #include "tiers/amx/attention_tiles.inl"
 #include "tiers/amx/probe.inl"
 
-constexpr MatmulKernels kMatmulKernels = {quantize_rows_avx512, matmul_amx, matmul_float,
-                                          tile_scratch_bytes, true};
+constexpr MatmulKernels kMatmulKernels = {
+    quantize_rows_avx512, matmul_amx,         matmul_float, round_rows_amx,
+    matmul_bf16,          tile_scratch_bytes, true};
 }  // namespace
 }  // namespace headrace::amx
 

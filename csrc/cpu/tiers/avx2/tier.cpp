@@ -23,8 +23,8 @@ namespace {
 #include "kernels/sampling.inl"
 #include "kernels/store_kv.inl"
 
-constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_avx2, matmul_float, no_scratch,
-                                          false};
+constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_avx2, matmul_float, nullptr,
+                                          nullptr,       no_scratch,  false};
 }  // namespace
 }  // namespace headrace::avx2
 

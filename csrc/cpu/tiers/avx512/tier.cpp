@@ -24,8 +24,8 @@ namespace {
 #include "kernels/store_kv.inl"
 #include "tiers/avx512/probe.inl"
 
-constexpr MatmulKernels kMatmulKernels = {quantize_rows_avx512, matmul_vnni, matmul_float,
-                                          no_scratch, false};
+constexpr MatmulKernels kMatmulKernels = {
+    quantize_rows_avx512, matmul_vnni, matmul_float, nullptr, nullptr, no_scratch, false};
 }  // namespace
 }  // namespace headrace::avx512
 

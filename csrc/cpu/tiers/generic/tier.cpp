@@ -19,8 +19,8 @@ namespace {
 #include "kernels/sampling.inl"
 #include "kernels/store_kv.inl"
 
-constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_generic, matmul_float, no_scratch,
-                                          false};
+constexpr MatmulKernels kMatmulKernels = {quantize_rows, matmul_generic, matmul_float, nullptr,
+                                          nullptr,       no_scratch,     false};
 }  // namespace
 }  // namespace headrace::generic
 
