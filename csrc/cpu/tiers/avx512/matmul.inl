@@ -1,8 +1,11 @@
-// Quantized linears on AVX512-VNNI: up to 8 rows at a time against one panel, one stream of
-// weights. Also serves few rows on tier amx. The arithmetic is that of kernels/matmul.inl, bit for
-// bit.
+// Quantized linears on AVX512-VNNI: up to 8 rows at a time against four panels, each its own
+// stream of weights. Also serves few rows on tier amx. The arithmetic is that of
+// kernels/matmul.inl, bit for bit.
 
 constexpr int kVnniRows = 8;
+// A core keeps more lines of memory under way when it reads several places in turn: one stream of
+// prefetches reached 22 GB/s with two threads, four 31 (docs/log/2026-11.md).
+constexpr int kStreams = 4;
 // Far enough to cover DRAM latency, and across the 4 KB page where the hardware prefetcher stops.
 constexpr int kPrefetchBytes = 4096;
 
@@ -105,64 +108,83 @@ HR_INLINE void multiply_group(const GroupPlace& place, const GroupScales& s, con
   }
 }
 
+// Panels that are multiplied side by side: group g of each in turn, so that the reads of several
+// places in memory are under way at once.
+struct Streams {
+  int count;
+  int64_t panels[kStreams];
+};
+
 template <uint8_t format, int rows>
-static void vnni_panel(const MatmulArgs* args, int64_t p, int64_t tile, int64_t first) {
+static void vnni_panels(const MatmulArgs* args, const Streams& streams, int64_t tile,
+                        int64_t first) {
   constexpr PanelLayout layout = kPanelLayouts[format];
   const QuantizedRows& x = args->x;
   const int64_t start = tile * x.num_groups * x.tile_rows + first;
   GroupRows at = {x.values + start * 32, x.scales + start, x.scaled_sums + start,
                   x.offsets + 2 * tile * x.num_groups * x.tile_rows + first, x.tile_rows};
-  const uint8_t* block = args->weight.base + args->weight.offsets[p];
-  __m512 y[rows], z[rows];
-  HR_UNROLL
-  for (int m = 0; m < rows; m++) y[m] = z[m] = _mm512_setzero_ps();
+  const uint8_t* blocks[kStreams];
+  const uint8_t* quants[kStreams];
+  __m512 y[kStreams * rows], z[kStreams * rows];
+  for (int s = 0; s < streams.count; s++)
+    blocks[s] = args->weight.base + args->weight.offsets[streams.panels[s]];
+  for (int i = 0; i < kStreams * rows; i++) y[i] = z[i] = _mm512_setzero_ps();
   for (int64_t left = x.num_groups; left > 0; left -= layout.block_groups) {
     int groups = left < layout.block_groups ? (int)left : layout.block_groups;
-    prefetch<layout.header_bytes>(block);
-    const uint8_t* quants = block + layout.header_bytes;
-    for (int j = 0; j < groups; j++, quants += layout.group_bytes) {
-      prefetch<layout.group_bytes>(quants);
-      GroupPlace place = {block, quants, j};
-      multiply_group<format, rows>(place, group_scales(format, place), at, y, z);
+    for (int s = 0; s < streams.count; s++) {
+      prefetch<layout.header_bytes>(blocks[s]);
+      quants[s] = blocks[s] + layout.header_bytes;
+    }
+    for (int j = 0; j < groups; j++) {
+      for (int s = 0; s < streams.count; s++) {
+        prefetch<layout.group_bytes>(quants[s]);
+        GroupPlace place = {blocks[s], quants[s], j};
+        multiply_group<format, rows>(place, group_scales(format, place), at, y + s * rows,
+                                     z + s * rows);
+        quants[s] += layout.group_bytes;
+      }
       at.values += x.tile_rows * 32;
       at.scales += x.tile_rows;
       at.scaled_sums += x.tile_rows;
       at.offsets += 2 * x.tile_rows;
     }
-    block = quants;
+    for (int s = 0; s < streams.count; s++) blocks[s] = quants[s];
   }
-  HR_UNROLL
-  for (int m = 0; m < rows; m++) {
-    if constexpr (layout.has_min) y[m] = _mm512_sub_ps(y[m], z[m]);
-    store_columns(args, p, tile * x.tile_rows + first + m, {y[m]});
-  }
+  for (int s = 0; s < streams.count; s++)
+    for (int m = 0; m < rows; m++) {
+      __m512 sum = y[s * rows + m];
+      if constexpr (layout.has_min) sum = _mm512_sub_ps(sum, z[s * rows + m]);
+      store_columns(args, streams.panels[s], tile * x.tile_rows + first + m, {sum});
+    }
 }
 
 template <uint8_t format>
-static void vnni_rows(const MatmulArgs* args, int64_t p, int64_t tile, int64_t first, int rows) {
+static void vnni_rows(const MatmulArgs* args, const Streams& p, int64_t tile, int64_t first,
+                      int rows) {
   switch (rows) {
     case 1:
-      return vnni_panel<format, 1>(args, p, tile, first);
+      return vnni_panels<format, 1>(args, p, tile, first);
     case 2:
-      return vnni_panel<format, 2>(args, p, tile, first);
+      return vnni_panels<format, 2>(args, p, tile, first);
     case 3:
-      return vnni_panel<format, 3>(args, p, tile, first);
+      return vnni_panels<format, 3>(args, p, tile, first);
     case 4:
-      return vnni_panel<format, 4>(args, p, tile, first);
+      return vnni_panels<format, 4>(args, p, tile, first);
     case 5:
-      return vnni_panel<format, 5>(args, p, tile, first);
+      return vnni_panels<format, 5>(args, p, tile, first);
     case 6:
-      return vnni_panel<format, 6>(args, p, tile, first);
+      return vnni_panels<format, 6>(args, p, tile, first);
     case 7:
-      return vnni_panel<format, 7>(args, p, tile, first);
+      return vnni_panels<format, 7>(args, p, tile, first);
     default:
-      return vnni_panel<format, 8>(args, p, tile, first);
+      return vnni_panels<format, 8>(args, p, tile, first);
   }
 }
 
-// All rows against a panel: passes of equal size within each tile; later passes find it in L2.
+// All rows against some panels: passes of equal size within each tile; later passes find them in
+// L2.
 template <uint8_t format>
-static void vnni_columns(const MatmulArgs* args, int64_t p) {
+static void vnni_columns(const MatmulArgs* args, const Streams& p) {
   const QuantizedRows& x = args->x;
   for (int64_t tile = 0; tile * x.tile_rows < x.num_rows; tile++) {
     int64_t left = x.num_rows - tile * x.tile_rows;
@@ -173,32 +195,28 @@ static void vnni_columns(const MatmulArgs* args, int64_t p) {
   }
 }
 
+using VnniColumns = void (*)(const MatmulArgs*, const Streams&);
+constexpr VnniColumns kVnniColumns[kNumPackedFormats] = {
+    vnni_columns<kP40>, vnni_columns<kP50>, vnni_columns<kP80>, vnni_columns<kP41>,
+    vnni_columns<kP51>, vnni_columns<kP4K>, vnni_columns<kP5K>, vnni_columns<kP6K>,
+};
+
+// Each stream goes through a part of the panels from front to back. A gate and its up are not torn
+// apart: parts are even.
 static void matmul_vnni(const MatmulArgs* args, const Work* work) {
-  for (int64_t p = work->begin; p < work->end; p++) {
-    switch (args->weight.formats[p]) {
-      case kP40:
-        vnni_columns<kP40>(args, p);
-        break;
-      case kP50:
-        vnni_columns<kP50>(args, p);
-        break;
-      case kP80:
-        vnni_columns<kP80>(args, p);
-        break;
-      case kP41:
-        vnni_columns<kP41>(args, p);
-        break;
-      case kP51:
-        vnni_columns<kP51>(args, p);
-        break;
-      case kP4K:
-        vnni_columns<kP4K>(args, p);
-        break;
-      case kP5K:
-        vnni_columns<kP5K>(args, p);
-        break;
-      default:
-        vnni_columns<kP6K>(args, p);
+  const int64_t pairs = (work->end - work->begin + 1) / 2;
+  const int64_t part = (pairs + kStreams - 1) / kStreams * 2;
+  for (int64_t i = 0; i < part; i++) {
+    Streams streams = {0, {}};
+    uint8_t format = 0;
+    for (int64_t p = work->begin + i; p < work->end; p += part) {
+      if (streams.count && args->weight.formats[p] != format) {
+        kVnniColumns[format](args, streams);
+        streams.count = 0;
+      }
+      format = args->weight.formats[p];
+      streams.panels[streams.count++] = p;
     }
+    if (streams.count) kVnniColumns[format](args, streams);
   }
 }
