@@ -138,11 +138,6 @@ HR_INLINE SplitRange range_in_split(int split_begin, const VisibleKeys* rows, in
           (last + kValueTokens - 1) / kValueTokens * kValueTokens};
 }
 
-// Tiles of 16 tokens to ask for per 64 keys that are scored and per row that is weighed: together
-// with some more before values are mixed, a split ahead per split.
-constexpr int kFetchPerTile = 2;
-constexpr int kFetchPerRow = 1;
-
 // How far the tokens of a split are copied from an int8 cache: -1 before its first rows. Rows come
 // in order of position, so a block of rows needs nothing before what the first one needs.
 struct Widened {
@@ -163,7 +158,6 @@ static void attend_split(const AttentionArgs* args, const AttentionPlace& place,
   const bool has_value_scales = args->layer.values.format == kInt8KV;
   for (int t = range.begin; t < range.stored_end; t += kTileTokens) {
     const int end = range.stored_end - t < kTileTokens ? range.stored_end : t + kTileTokens;
-    fetch_ahead(ahead, kFetchPerTile);
     if (has_key_scales && end > widened->keys) {
       widen_keys(place, widened->keys, end, scratch.key_scales);
       widened->keys = end;
@@ -178,11 +172,12 @@ static void attend_split(const AttentionArgs* args, const AttentionPlace& place,
     widen_values(place, widened->values, range.stored_end, scratch.value_scales);
     widened->values = range.stored_end;
   }
+  const int turns = turns_per_row(*ahead, num_rows);
   for (int r = 0; r < num_rows; r++) {
     const int first = clamp(visible[r].first - split_begin, range.begin, range.end);
     const int last = clamp(visible[r].last - split_begin, range.begin, range.end);
     Weight* weights = scratch.weights + r * kWeightStride;
-    fetch_ahead(ahead, kFetchPerRow);
+    fetch_ahead(ahead, turns);
     if (first < last) {
       parts[r] = weigh_row(scratch.scores + r * kScoreStride, weights, range.begin, range.end,
                            first, last, scale);
@@ -190,7 +185,6 @@ static void attend_split(const AttentionArgs* args, const AttentionPlace& place,
       zero_weights(weights, range.begin, range.end);
     }
   }
-  fetch_ahead(ahead, kSplitTokens);
   mix_values(place, split_begin, range.begin, range.stored_end, num_rows, scratch);
 }
 
@@ -280,10 +274,10 @@ static ReadNext read_first(const AttentionArgs* args, const AttentionItem& item,
   const int group = args->num_heads / args->layer.num_kv_heads;
   const int64_t token = args->query_start[item.request] + item.row_begin / group;
   const VisibleKeys keys = visible_keys(args, token);
-  if (item.row_end - item.row_begin > kBlockRows || begin >= end) return {place, 0, 0};
+  if (item.row_end - item.row_begin > kBlockRows || begin >= end) return read_next(place, 0, 0);
   const int from = keys.first > begin * kSplitTokens ? keys.first : begin * kSplitTokens;
   const int to = (begin + 1) * kSplitTokens < keys.last ? (begin + 1) * kSplitTokens : keys.last;
-  return {place, from / kKeyTokens * kKeyTokens, to};
+  return read_next(place, from, to);
 }
 
 static void attend_item(const AttentionArgs* args, const AttentionItem& item,
@@ -291,6 +285,7 @@ static void attend_item(const AttentionArgs* args, const AttentionItem& item,
   const int num_rows = item.row_end - item.row_begin, size = scratch.padded_size;
   const bool is_whole = item.parts < 0;
   AttentionPlace place = item_place(args, item);
+  begin_rows(num_rows);
   const VisibleKeys keys = load_rows(args, item, scratch);
   place.split_keys = scratch.keys;
   place.split_values = scratch.values;
@@ -327,7 +322,6 @@ static void attend_item(const AttentionArgs* args, const AttentionItem& item,
 static void attention(const AttentionArgs* args, const Work* work) {
   const int size = padded_head_size(args->layer.head_size);
   const AttentionScratch scratch = place_scratch(work->scratch, size);
-  begin_attention();
   for (int64_t i = work->begin; i < work->end; i++) {
     const AttentionItem* next = i + 1 < work->end ? &args->items[i + 1] : nullptr;
     attend_item(args, args->items[i], next, scratch);

@@ -20,7 +20,7 @@ constexpr int kChunkRows = 8;  // accumulators that fit the registers
 constexpr int kChunkRows = 4;
 #endif
 
-HR_INLINE void begin_attention() {}
+HR_INLINE void begin_rows(int) {}
 HR_INLINE void end_attention() {}
 
 HR_INLINE void load_query(const float* query, int size, int row, const AttentionScratch& scratch) {

@@ -89,25 +89,52 @@ HR_INLINE void widen_values(const AttentionPlace& place, int begin, int end, flo
   }
 }
 
-// Keys and values from `token` to `end`, multiples of 16, that will be read soon. Few rows wait for
-// memory, which the hardware fetches a page at a time: a block of the cache is not much longer.
+// Keys and values of up to a split that will be read soon. Few rows wait for memory, and a core
+// has the more of it under way the more places it reads in turn: the lines of all groups of 32
+// tokens, of keys and of values, are asked for side by side.
+constexpr int kFetchLines = 4;  // of a place before it is the next one's turn
+
 struct ReadNext {
-  AttentionPlace place;
-  int token, end;
+  const uint8_t* places[2 * kSplitTokens / kValueTokens];  // keys and values take turns
+  int num_lines[2];                                        // of a place of keys, of values
+  int count;                                               // of places
+  int place, line;                                         // what comes next
 };
 
-HR_INLINE void fetch_lines(const uint8_t* first, int64_t num_bytes) {
-  for (int64_t i = 0; i < num_bytes; i += 64) __builtin_prefetch(first + i, 0, 2);
+HR_INLINE ReadNext read_next(const AttentionPlace& place, int token, int end) {
+  const KVLayer& layer = *place.layer;
+  ReadNext next;
+  next.num_lines[0] = (int)(stored_bytes(layer, layer.keys.format, kValueTokens) / 64);
+  next.num_lines[1] = (int)(stored_bytes(layer, layer.values.format, kValueTokens) / 64);
+  next.count = next.place = next.line = 0;
+  for (token = token / kValueTokens * kValueTokens; token < end; token += kValueTokens) {
+    next.places[next.count++] = stored_tokens(place, layer.keys, token);
+    next.places[next.count++] = stored_tokens(place, layer.values, token);
+  }
+  return next;
 }
 
-// Asks for the next tiles of 16 tokens.
-HR_INLINE void fetch_ahead(ReadNext* next, int num_tiles) {
-  for (; num_tiles > 0 && next->token < next->end; num_tiles--, next->token += kKeyTokens) {
-    const KVLayer& layer = *next->place.layer;
-    fetch_lines(stored_tokens(next->place, layer.keys, next->token),
-                stored_bytes(layer, layer.keys.format, kKeyTokens));
-    fetch_lines(stored_tokens(next->place, layer.values, next->token),
-                stored_bytes(layer, layer.values.format, kKeyTokens));
+HR_INLINE int longest_place(const ReadNext& next) {
+  return next.num_lines[0] > next.num_lines[1] ? next.num_lines[0] : next.num_lines[1];
+}
+
+// How many turns a row has to take so that `num_rows` rows ask for everything.
+HR_INLINE int turns_per_row(const ReadNext& next, int num_rows) {
+  const int rounds = (longest_place(next) + kFetchLines - 1) / kFetchLines;
+  return (rounds * next.count + num_rows - 1) / num_rows;
+}
+
+HR_INLINE void fetch_ahead(ReadNext* next, int num_turns) {
+  const int last = next->count ? longest_place(*next) : 0;
+  for (; num_turns > 0 && next->line < last; num_turns--) {
+    const uint8_t* at = next->places[next->place];
+    const int num_lines = next->num_lines[next->place % 2];
+    for (int i = next->line; i < next->line + kFetchLines && i < num_lines; i++)
+      __builtin_prefetch(at + i * 64, 0, 2);
+    if (++next->place == next->count) {
+      next->place = 0;
+      next->line += kFetchLines;
+    }
   }
 }
 

@@ -26,10 +26,14 @@ HR_INLINE F32x16 exp2_weight(F32x16 x) {
 
 constexpr int kTileElements = 512;  // 16 lines of 32 bf16
 
-alignas(64) static constexpr TileConfig kAttentionTiles = {
-    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-
-HR_INLINE void begin_attention() { load_tile_config(&kAttentionTiles); }
+// Tiles 4 and 5 hold columns. The others hold as many rows as there are, up to 16: a decode step
+// has the 4 to 8 heads of a group.
+HR_INLINE void begin_rows(int num_rows) {
+  const uint8_t rows = num_rows < 16 ? (uint8_t)num_rows : 16;
+  const TileConfig tiles = {
+      1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {rows, rows, rows, rows, 16, 16, rows, rows}};
+  load_tile_config(&tiles);
+}
 HR_INLINE void end_attention() { _tile_release(); }
 
 // Queries lie as tiles [row / 16][Dp / 32][16][32].
