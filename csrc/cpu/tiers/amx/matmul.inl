@@ -10,6 +10,7 @@
 constexpr int kVnniMaxRows = 8;
 constexpr int kBlockGroups = 32;    // 16 KB of unpacked weights
 constexpr int kPanelsTogether = 8;  // share the activations of a block while they are in L2
+constexpr int kPanelsAhead = 4;     // are brought to L2 together, while as many are multiplied
 constexpr int kTileFloats = 256;
 constexpr int kBuffers = 4;
 
@@ -78,16 +79,22 @@ HR_INLINE int64_t block_bytes(const PanelLayout& layout, int64_t groups) {
          groups * layout.group_bytes;
 }
 
-// Brings the next block of weights to L2, a little with each product: a burst would fill the line
-// buffers and stall the tiles.
+// Brings the next blocks of weights to L2, a little with each product: a burst would fill the line
+// buffers and stall the tiles. The lines of several panels are asked for side by side, since a core
+// has more under way when it reads several places.
 struct Ahead {
-  const uint8_t* at;
-  int64_t per_step;  // 1/256 bytes
+  const uint8_t* at[kPanelsAhead];
+  int count;         // of places
+  int place;         // whose turn it is
+  int64_t per_step;  // 1/256 bytes, over all places
   int64_t owed;
 
   inline __attribute__((always_inline)) void advance() {
-    for (owed += per_step; owed >= 64 * 256; owed -= 64 * 256, at += 64)
-      _mm_prefetch((const char*)at, _MM_HINT_T1);
+    for (owed += per_step; owed >= 64 * 256; owed -= 64 * 256) {
+      _mm_prefetch((const char*)at[place], _MM_HINT_T1);
+      at[place] += 64;
+      place = place + 1 < count ? place + 1 : 0;
+    }
   }
 };
 
@@ -396,9 +403,8 @@ HR_INLINE void multiply_tiles_in_a_row(const Block& block, int steps, const Tile
 }
 
 template <uint8_t format>
-static void tile_block(const MatmulArgs* args, int64_t p, int64_t start, int groups,
-                       const uint8_t* next, int64_t next_bytes, const TileScratch& t,
-                       int64_t tiles) {
+static void tile_block(const MatmulArgs* args, int64_t p, int64_t start, int groups, Ahead& ahead,
+                       int64_t next_bytes, const TileScratch& t, int64_t tiles) {
   constexpr PanelLayout layout = kPanelLayouts[format];
   constexpr bool halves = format == kP6K;
   const QuantizedRows& x = args->x;
@@ -412,19 +418,54 @@ static void tile_block(const MatmulArgs* args, int64_t p, int64_t start, int gro
   finish_stores();
   clear_tiles();
   int steps = halves ? 2 * groups : groups;
-  Ahead ahead = {next, next_bytes * 256 / (tiles * steps) + 1, 0};
+  ahead.per_step = next_bytes * 256 / (tiles * steps) + 1;
   if (steps % 4 == 0)
     multiply_tiles_in_a_row<halves, layout.has_min>(block, steps, t, tiles, ahead);
   else
     multiply_tiles<halves, layout.has_min>(block, steps, t, tiles, ahead);
 }
 
-using TileBlock = void (*)(const MatmulArgs*, int64_t, int64_t, int, const uint8_t*, int64_t,
+using TileBlock = void (*)(const MatmulArgs*, int64_t, int64_t, int, Ahead&, int64_t,
                            const TileScratch&, int64_t);
 constexpr TileBlock kTileBlocks[kNumPackedFormats] = {
     tile_block<kP40>, tile_block<kP50>, tile_block<kP80>, tile_block<kP41>,
     tile_block<kP51>, tile_block<kP4K>, tile_block<kP5K>, tile_block<kP6K>,
 };
+
+// Panels [first, last) of a span of kPanelsTogether, groups from `start` on: multiplied one after
+// the other. All groups of a span come before the next span, a block of groups at a time.
+struct Batch {
+  int64_t span, span_end, start, first, last;
+};
+
+HR_INLINE Batch batch_at(const Work& work, int64_t span, int64_t start, int64_t first) {
+  const int64_t span_end = span + kPanelsTogether < work.end ? span + kPanelsTogether : work.end;
+  const int64_t last = first + kPanelsAhead < span_end ? first + kPanelsAhead : span_end;
+  return {span, span_end, start, first, last};
+}
+
+HR_INLINE Batch batch_after(const Work& work, const Batch& batch, int64_t num_groups) {
+  if (batch.last < batch.span_end) return batch_at(work, batch.span, batch.start, batch.last);
+  const int64_t start = batch.start + kBlockGroups;
+  if (start < num_groups) return batch_at(work, batch.span, start, batch.span);
+  return batch_at(work, batch.span_end, 0, batch.span_end);
+}
+
+HR_INLINE int groups_of(const Batch& batch, int64_t num_groups) {
+  const int64_t left = num_groups - batch.start;
+  return left < kBlockGroups ? (int)left : kBlockGroups;
+}
+
+// The places of a batch. Returns its bytes.
+static int64_t aim(Ahead* ahead, const Batch& next, const PackedPanels& w, int64_t num_groups) {
+  int64_t num_bytes = 0;
+  for (int64_t p = next.first; p < next.last; p++) {
+    const PanelLayout& layout = kPanelLayouts[w.formats[p]];
+    ahead->at[ahead->count++] = w.base + w.offsets[p] + block_bytes(layout, next.start);
+    num_bytes += block_bytes(layout, groups_of(next, num_groups));
+  }
+  return num_bytes;
+}
 
 static void matmul_tiles(const MatmulArgs* args, const Work* work) {
   const QuantizedRows& x = args->x;
@@ -432,33 +473,23 @@ static void matmul_tiles(const MatmulArgs* args, const Work* work) {
   int64_t tiles = (x.num_rows + 15) / 16;
   TileScratch scratch = tile_scratch(work->scratch, tiles);
   const TileConfig* config = nullptr;
-  for (int64_t first = work->begin; first < work->end; first += kPanelsTogether) {
-    int64_t last = first + kPanelsTogether < work->end ? first + kPanelsTogether : work->end;
-    for (int64_t start = 0; start < x.num_groups; start += kBlockGroups) {
-      int64_t left = x.num_groups - start;
-      int groups = left < kBlockGroups ? (int)left : kBlockGroups;
-      for (int64_t p = first; p < last; p++) {
-        // What is unpacked next: the same groups of the next panel, or the panel's next groups.
-        int64_t next_panel = p + 1 < last ? p + 1 : first;
-        int64_t next_start = p + 1 < last ? start : start + groups;
-        if (next_start >= x.num_groups) next_panel = last, next_start = 0;
-        const uint8_t* next = w.base;
-        int64_t next_bytes = 0;
-        if (next_panel < work->end) {
-          const PanelLayout& layout = kPanelLayouts[w.formats[next_panel]];
-          int64_t next_left = x.num_groups - next_start;
-          next = w.base + w.offsets[next_panel] + block_bytes(layout, next_start);
-          next_bytes = block_bytes(layout, next_left < kBlockGroups ? next_left : kBlockGroups);
-        }
-        TileScratch t = scratch;
-        t.sums += (p - first) * tiles * kTileFloats;
-        t.min_sums += (p - first) * tiles * kTileFloats;
-        const TileConfig* wanted = w.formats[p] == kP6K ? &kHalfGroupTiles : &kGroupTiles;
-        if (config != wanted) load_tile_config(config = wanted);
-        kTileBlocks[w.formats[p]](args, p, start, groups, next, next_bytes, t, tiles);
-      }
+  Batch batch = batch_at(*work, work->begin, 0, work->begin);
+  while (batch.first < work->end) {
+    const Batch next = batch_after(*work, batch, x.num_groups);
+    Ahead ahead = {{w.base}, 0, 0, 0, 0};  // after the last batch: one line now and then
+    const int64_t next_bytes = aim(&ahead, next, w, x.num_groups) / (batch.last - batch.first);
+    for (int64_t p = batch.first; p < batch.last; p++) {
+      TileScratch t = scratch;
+      t.sums += (p - batch.span) * tiles * kTileFloats;
+      t.min_sums += (p - batch.span) * tiles * kTileFloats;
+      const TileConfig* wanted = w.formats[p] == kP6K ? &kHalfGroupTiles : &kGroupTiles;
+      if (config != wanted) load_tile_config(config = wanted);
+      kTileBlocks[w.formats[p]](args, p, batch.start, groups_of(batch, x.num_groups), ahead,
+                                next_bytes, t, tiles);
     }
-    if (args->gated.values) quantize_gated(args, first, last, scratch, tiles);
+    if (args->gated.values && next.span != batch.span)
+      quantize_gated(args, batch.span, batch.span_end, scratch, tiles);
+    batch = next;
   }
   _tile_release();
 }
