@@ -36,7 +36,7 @@ NOT_NEEDED_BY_VLLM = ("torchaudio", "torchvision", "torchcodec")
 # GCC 12 takes _tile_loadconfig for a reader of one byte and drops the stores that fill the rest.
 TILE_LOADCONFIG = "    _tile_loadconfig(&tc);"
 BARRIER = '    __asm__ volatile("" ::: "memory");\n'
-LLAMA_CPP_TARGETS = ("llama-bench", "llama-batched-bench", "llama-server")
+LLAMA_CPP_TARGETS = ("llama-bench", "llama-batched-bench", "llama-server", "llama-perplexity")
 LLAMA_CPP_FLAGS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DBUILD_SHARED_LIBS=ON",

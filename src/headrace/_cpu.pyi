@@ -130,7 +130,9 @@ class StepPlan:
         k_norm: NDArray[np.float32] | None,
         eps: float,
     ) -> None: ...
-    def store_kv(self, qkv: int, layer: KVLayer, num_heads: int) -> None: ...
+    def store_kv(
+        self, qkv: int, layer: KVLayer, num_heads: int, key_shift: NDArray[np.float32] | None
+    ) -> None: ...
     def attention(
         self,
         qkv: int,
@@ -196,6 +198,7 @@ def store_kv(
     layer: KVLayer,
     slot_mapping: NDArray[np.int32],
     num_heads: int,
+    key_shift: NDArray[np.float32] | None = None,
 ) -> None: ...
 def attention(
     ops: CpuOps,

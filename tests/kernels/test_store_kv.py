@@ -9,7 +9,7 @@ import pytest
 
 from headrace.ops.protocol import KVCacheDtype, Ops
 from kernels.cases import AttentionCase, attention_inputs, spec
-from kernels.errors import values_of
+from kernels.errors import largest_error, values_of
 
 SPEC = spec(4, 2, 64)
 
@@ -40,6 +40,37 @@ def test_order_of_writing_does_not_matter(ops: Ops, rng: np.random.Generator) ->
         ops.store_kv(inputs.qkv, layer, inputs.step.slot_mapping, SPEC)
         results.append(attend_last(ops, inputs, layer))
     assert results[0].tobytes() == results[1].tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_shifted_keys_give_the_same_attention(
+    ops: Ops, dtype: KVCacheDtype, rng: np.random.Generator
+) -> None:
+    """Keys with a large part in common: shifted they are as exact as without it, unshifted not."""
+    inputs = attention_inputs(AttentionCase("shift", SPEC, ((90, 3),)), rng)
+    keys = slice(SPEC.num_heads * SPEC.head_size, 6 * SPEC.head_size)
+    common = np.zeros(2 * SPEC.head_size, np.float32)
+    common[[3, 40, 64, 127]] = 150.0, -90.0, 60.0, 210.0
+    found = []
+    for part, shift in ((0 * common, None), (common, common), (common, None)):
+        layer = ops.allocate_kv([SPEC], inputs.num_blocks, inputs.block_size, dtype).layers[0]
+        past, now = inputs.past_qkv.copy(), inputs.qkv.copy()
+        past[:, keys] += part
+        now[:, keys] += part
+        ops.store_kv(past, layer, inputs.past_slots, SPEC, shift)
+        ops.store_kv(now, layer, inputs.step.slot_mapping, SPEC, shift)
+        found.append(values_of(ops.attention(inputs.qkv, layer, inputs.step, SPEC)))
+    plain, shifted, unshifted = found
+    assert largest_error(shifted, plain) < 0.01
+    if not ops.name.startswith("reference") or dtype == "int8":
+        assert largest_error(unshifted, plain) > 3 * largest_error(shifted, plain)
+
+
+def test_a_shift_of_another_size_is_refused(cpu_ops: Ops) -> None:
+    layer = cpu_ops.allocate_kv([SPEC], 4, 32).layers[0]
+    qkv, slots = np.zeros((1, SPEC.qkv_width), np.float32), np.zeros(1, np.int32)
+    with pytest.raises(ValueError, match="key_shift"):
+        cpu_ops.store_kv(qkv, layer, slots, SPEC, np.zeros(64, np.float32))
 
 
 @pytest.mark.parametrize("slot", [-2, 4 * 32])

@@ -28,11 +28,13 @@ struct KVLayer {
 };
 
 // Items: rows of qkv. slot_mapping[t] = block * block_size + offset; -1 skips the row.
+// key_shift [K * D], or null, is subtracted from every key.
 struct StoreKvArgs {
   const float* qkv;
   const int32_t* slot_mapping;
   int32_t num_heads;
   KVLayer layer;
+  const float* key_shift;
 };
 
 }  // namespace headrace

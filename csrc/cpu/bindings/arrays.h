@@ -12,6 +12,7 @@
 #include <string>
 
 #include "runtime/dispatch.h"
+#include "runtime/kv_storage.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -49,6 +50,8 @@ struct Sequences {
 // Every key that attention may read lies in a block of the cache; raises IndexError.
 void check_sequences(const Sequences& s, int64_t num_blocks, int32_t block_size,
                      int64_t num_requests, int64_t num_rows);
+
+void check_key_shift(const KVStorage& cache, const std::optional<In<float, 1>>& key_shift);
 
 // An array over a result's memory.
 inline nb::object to_array(std::shared_ptr<Buffer> buffer, size_t num_rows, size_t num_columns) {

@@ -80,14 +80,17 @@ void checked_rope(CpuOps& ops, Out<float, 2> qkv, In<int32_t, 1> positions, In<f
 }
 
 void checked_store_kv(CpuOps& ops, In<float, 2> qkv, const KVStorage& cache,
-                      In<int32_t, 1> slot_mapping, int32_t num_heads) {
+                      In<int32_t, 1> slot_mapping, int32_t num_heads,
+                      std::optional<In<float, 1>> key_shift) {
   const KVLayer& layer = cache.layer();
+  check_key_shift(cache, key_shift);
   const auto num_rows = (int64_t)qkv.shape(0), width = (int64_t)qkv.shape(1);
   require(width == (int64_t)(num_heads + 2 * layer.num_kv_heads) * layer.head_size,
           "qkv must be [T, (H+2K)*D] of the cache's heads");
   require((int64_t)slot_mapping.shape(0) == num_rows, "slot_mapping must be [T]");
   require_range(slot_mapping.data(), num_rows, -1, layer.num_blocks * layer.block_size, "slot");
-  const StoreKvArgs args{qkv.data(), slot_mapping.data(), num_heads, layer};
+  const StoreKvArgs args{qkv.data(), slot_mapping.data(), num_heads, layer,
+                         key_shift ? key_shift->data() : nullptr};
   Running running(ops);
   store_kv(ops, args, num_rows);
 }
@@ -155,8 +158,8 @@ void bind_forward(nb::module_& m) {
   m.def("rope", &checked_rope, "ops"_a, "qkv"_a, "positions"_a, "cosines"_a, "sines"_a,
         "num_heads"_a, "num_kv_heads"_a, "head_size"_a, "q_norm"_a = nb::none(),
         "k_norm"_a = nb::none(), "eps"_a = 0.0f);
-  m.def("store_kv", &checked_store_kv, "ops"_a, "qkv"_a, "layer"_a, "slot_mapping"_a,
-        "num_heads"_a);
+  m.def("store_kv", &checked_store_kv, "ops"_a, "qkv"_a, "layer"_a, "slot_mapping"_a, "num_heads"_a,
+        "key_shift"_a = nb::none());
   m.def("attention", &checked_attention, "ops"_a, "qkv"_a, "layer"_a, "positions"_a,
         "query_start"_a, "seq_lens"_a, "block_table"_a, "num_heads"_a, "scale"_a, "window"_a,
         "soft_cap"_a, "out"_a);

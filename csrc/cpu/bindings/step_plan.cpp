@@ -28,6 +28,13 @@ void check_sequences(const Sequences& s, int64_t num_blocks, int32_t block_size,
   }
 }
 
+void check_key_shift(const KVStorage& cache, const std::optional<In<float, 1>>& key_shift) {
+  const KVLayer& layer = cache.layer();
+  require(
+      !key_shift || (int64_t)key_shift->shape(0) == (int64_t)layer.num_kv_heads * layer.head_size,
+      "key_shift must be [K*D]");
+}
+
 namespace {
 
 // A plan, and the arrays whose memory its ops read. Weights and caches are kept alive by Python.
@@ -86,9 +93,11 @@ class RecordedPlan {
                (int64_t)cosines.shape(0));
   }
 
-  void store_kv(int qkv, const KVStorage& cache, int32_t num_heads) {
+  void store_kv(int qkv, const KVStorage& cache, int32_t num_heads,
+                std::optional<In<float, 1>> key_shift) {
     check_heads(qkv, cache, num_heads);
-    plan_.store_kv(qkv, cache.layer(), num_heads);
+    check_key_shift(cache, key_shift);
+    plan_.store_kv(qkv, cache.layer(), num_heads, key_shift ? keep(*key_shift) : nullptr);
   }
 
   int attention(int qkv, const KVStorage& cache, int32_t num_heads, float scale, int32_t window,
@@ -166,7 +175,7 @@ void bind_step_plan(nb::module_& m) {
       .def("rope", &RecordedPlan::rope, "qkv"_a, "cosines"_a, "sines"_a, "num_heads"_a,
            "num_kv_heads"_a, "head_size"_a, "q_norm"_a.none(), "k_norm"_a.none(), "eps"_a)
       .def("store_kv", &RecordedPlan::store_kv, "qkv"_a, "layer"_a, "num_heads"_a,
-           nb::keep_alive<1, 3>())
+           "key_shift"_a.none(), nb::keep_alive<1, 3>())
       .def("attention", &RecordedPlan::attention, "qkv"_a, "layer"_a, "num_heads"_a, "scale"_a,
            "window"_a, "soft_cap"_a, nb::keep_alive<1, 3>())
       .def("take_wanted", &RecordedPlan::take_wanted, "x"_a)

@@ -102,6 +102,12 @@ static void store_kv(const StoreKvArgs* args, const Work* work) {
     for (int head = 0; head < layer.num_kv_heads; head++) {
       const float* key = args->qkv + t * width + (int64_t)(args->num_heads + head) * size;
       const float* value = key + (int64_t)layer.num_kv_heads * size;
+      float shifted[kMaxHeadSize];
+      if (args->key_shift) {
+        const float* shift = args->key_shift + (int64_t)head * size;
+        for (int d = 0; d < size; d++) shifted[d] = key[d] - shift[d];
+        key = shifted;
+      }
       uint8_t* keys = head_block(layer, layer.keys, block, head);
       uint8_t* values = head_block(layer, layer.values, block, head);
       if (layer.keys.format == kInt8KV) {

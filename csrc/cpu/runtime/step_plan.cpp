@@ -112,10 +112,12 @@ void StepPlan::rope(Value qkv, const RopeArgs& args, int64_t num_positions) {
   });
 }
 
-void StepPlan::store_kv(Value qkv, const KVLayer& layer, int32_t num_heads) {
+void StepPlan::store_kv(Value qkv, const KVLayer& layer, int32_t num_heads,
+                        const float* key_shift) {
   limits_.num_slots = std::min(limits_.num_slots, layer.num_blocks * layer.block_size);
-  record({qkv}, [this, qkv, layer, num_heads](Running& r) {
-    headrace::store_kv(ops_, {r.data(qkv), r.step.slot_mapping, num_heads, layer}, r.num_rows(qkv));
+  record({qkv}, [this, qkv, layer, num_heads, key_shift](Running& r) {
+    headrace::store_kv(ops_, {r.data(qkv), r.step.slot_mapping, num_heads, layer, key_shift},
+                       r.num_rows(qkv));
   });
 }
 

@@ -60,7 +60,7 @@ class StepPlan {
   // For a reader that is quantized the result may be int8 groups.
   Value gated_linear(Value x, const PackedLinear& weight, Gate gate, bool is_read_quantized);
   void rope(Value qkv, const RopeArgs& args, int64_t num_positions);
-  void store_kv(Value qkv, const KVLayer& layer, int32_t num_heads);
+  void store_kv(Value qkv, const KVLayer& layer, int32_t num_heads, const float* key_shift);
   Value attention(Value qkv, const KVLayer& layer, int32_t num_heads, float scale, int32_t window,
                   float soft_cap);
   Value take_wanted(Value x);  // the rows of logit_rows

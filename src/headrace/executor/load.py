@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace.core.errors import MissingTensor, ModelFileError, UnsupportedFormat
+from headrace.executor.key_shift import key_shift
 from headrace.models.llama import Llama
 from headrace.models.model_config import ModelConfig
 from headrace.models.weight_spec import DecoderLayer, DecoderWeights, LayerSpec, LinearSpec
@@ -110,7 +112,25 @@ def load_layer(ops: Ops, tensors: ModelTensors, spec: LayerSpec, layer: int) -> 
         vector = tensors.get(f"layers.{layer}.{name}")
         check_shape(f"layers.{layer}.{name}", vector, (vector_size(tensors.config, name),))
         values[name] = ops.pack_vector(vector)
+    shift = key_shift(tensors.config, layer, key_bias(tensors, layer), key_factors(tensors))
+    if shift is not None:
+        values["key_shift"] = ops.pack_vector(QuantTensor.from_array(shift))
     return DecoderLayer(**values)
+
+
+def key_bias(tensors: ModelTensors, layer: int) -> NDArray[np.float64] | None:
+    """A layer's key bias, None without one. Shapes: -> [K*D]. Raises: ModelFileError."""
+    name = f"layers.{layer}.k_bias"
+    if not tensors.has(name):
+        return None
+    bias = tensors.get(name)
+    check_shape(name, bias, linear_shape(tensors.config, "k")[:1])
+    return bias.dequantize().reshape(-1).astype(np.float64)
+
+
+def key_factors(tensors: ModelTensors) -> tuple[float, ...] | None:
+    """Rope factors of the model's whole length, so that keys do not depend on settings."""
+    return rope_factors(tensors.config, tensors, tensors.config.max_model_len)
 
 
 def pack(ops: Ops, tensors: ModelTensors, linear: LinearSpec, prefix: str) -> Any:

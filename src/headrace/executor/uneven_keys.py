@@ -1,17 +1,17 @@
 """Which layers' keys an int8 cache keeps in bf16.
 
 In: a model's config and tensors. Out: the config, its layers marked. A scale per token and head is
-set by its largest dim; where a bias makes a few dims of every key some twenty times larger than the
-rest, little is left of the rest. Source: docs/design/0004-int8-kv.md.
+set by its largest dim; where a bias that no shift takes off (key_shift.py) makes a few dims of
+every key some twenty times larger than the rest, little is left of the rest.
+Source: docs/design/0004-int8-kv.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
-from headrace.executor.load import ModelTensors
+from headrace.executor.key_shift import bias_left
+from headrace.executor.load import ModelTensors, key_bias, key_factors
 from headrace.models.model_config import ModelConfig
 from headrace.weights.weight_reader import WeightReader
 
@@ -25,16 +25,13 @@ def mark_uneven_keys(config: ModelConfig, reader: WeightReader) -> ModelConfig:
     Raises: ModelFileError for a bias that cannot be read.
     """
     tensors = ModelTensors.open(reader, config)
+    factors = key_factors(tensors)
     specs = tuple(
-        replace(spec, has_uneven_keys=largest_key_bias(tensors, layer) > MAX_KEY_BIAS)
+        replace(
+            spec,
+            has_uneven_keys=bias_left(config, layer, key_bias(tensors, layer), factors)
+            > MAX_KEY_BIAS,
+        )
         for layer, spec in enumerate(config.attention)
     )
     return replace(config, attention=specs)
-
-
-def largest_key_bias(tensors: ModelTensors, layer: int) -> float:
-    """The largest magnitude in a layer's key bias, 0 without one."""
-    name = f"layers.{layer}.k_bias"
-    if not tensors.has(name):
-        return 0.0
-    return float(np.abs(tensors.get(name).dequantize()).max())

@@ -102,7 +102,7 @@ class Gemma3(Llama):
             x = ops.rms_norm(h, layer.attn_norm, eps, add=y)
             qkv = ops.linear(x, layer.qkv)
             ops.rope(qkv, step.positions, rope, spec, layer.q_norm, layer.k_norm, eps)
-            ops.store_kv(qkv, kv, step.slot_mapping, spec)
+            ops.store_kv(qkv, kv, step.slot_mapping, spec, layer.key_shift)
             x = ops.attention(qkv, kv, step, spec)
             if layer is w.layers[-1]:
                 x, h = (ops.take_rows(each, step.logit_rows) for each in (x, h))

@@ -108,7 +108,7 @@ class Llama:
             x = ops.rms_norm(h, layer.attn_norm, eps, add=y)
             qkv = ops.linear(x, layer.qkv)  # [T, (H+2K)*D]
             ops.rope(qkv, step.positions, rope, spec, layer.q_norm, layer.k_norm, eps)
-            ops.store_kv(qkv, kv, step.slot_mapping, spec)
+            ops.store_kv(qkv, kv, step.slot_mapping, spec, layer.key_shift)
             x = ops.attention(qkv, kv, step, spec)  # [T, H*D]
             if layer is w.layers[-1]:
                 # After the last attention nothing reads the other rows.

@@ -35,7 +35,7 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """Packed weights of one layer."""
+    """Packed weights of one layer. `key_shift` [K*D] is what store_kv takes off its keys."""
 
     attn_norm: Array
     qkv: PackedLinear
@@ -47,6 +47,7 @@ class DecoderLayer:
     k_norm: Array | None = None
     post_attn_norm: Array | None = None
     post_mlp_norm: Array | None = None
+    key_shift: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)

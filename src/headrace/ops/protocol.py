@@ -198,11 +198,18 @@ class Ops(Protocol):
         ...
 
     def store_kv(
-        self, qkv: Array, layer: KVLayer, slot_mapping: Int32, spec: AttentionSpec
+        self,
+        qkv: Array,
+        layer: KVLayer,
+        slot_mapping: Int32,
+        spec: AttentionSpec,
+        key_shift: Array | None = None,
     ) -> None:
-        """Write the step's keys and values into their slots.
+        """Write the step's keys, less key_shift where given, and values into their slots.
 
-        Shapes: qkv [T, (H+2K)*D]; slot_mapping [T], -1 skips the row. Mutates: layer.
+        Softmax does not see a shift that all keys share (docs/design/0007).
+        Shapes: qkv [T, (H+2K)*D]; slot_mapping [T], -1 skips the row; key_shift [K*D].
+        Mutates: layer.
         Source: arXiv 2309.06180, section 4.
         """
         ...

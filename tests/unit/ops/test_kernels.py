@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace.ops.cpu.isa import supported_isas
-from headrace.ops.cpu.kernels import ATTENTION_KERNELS, MATMUL_KERNELS, kernels
+from headrace.ops.cpu.kernels import ATTENTION_KERNELS, BF16_KERNELS, MATMUL_KERNELS, kernels
 from headrace.quant.format import FORMATS
 
 TIERS = Path(__file__).parents[3] / "csrc" / "cpu" / "tiers"
@@ -17,11 +17,12 @@ TIERS = Path(__file__).parents[3] / "csrc" / "cpu" / "tiers"
 @pytest.mark.parametrize("tier", sorted(MATMUL_KERNELS))
 def test_the_named_kernels_are_those_of_the_tier(tier: str) -> None:
     source = (TIERS / tier / "tier.cpp").read_text()
-    names = r"(\w+),\s+" * 4
-    table = re.search(rf"kMatmulKernels = \{{{names}(true|false)\}}", source)
+    names = r"(\w+),\s+" * 6
+    table = re.search(rf"kMatmulKernels = \{{\s*{names}(true|false)\}}", source)
     assert table is not None
     assert table[2] == MATMUL_KERNELS[tier][0]
     assert table[3] == "matmul_float"
+    assert table[5] == BF16_KERNELS.get(tier, "nullptr")
     assert re.search(rf'#include ".*/{ATTENTION_KERNELS[tier][0]}\.inl"', source)
 
 

@@ -112,9 +112,14 @@ class CpuOps:
         forward.rope(self._kernels, qkv, positions, table, spec, q_norm, k_norm, eps)
 
     def store_kv(
-        self, qkv: Float32, layer: _cpu.KVLayer, slot_mapping: Int32, spec: AttentionSpec
+        self,
+        qkv: Float32,
+        layer: _cpu.KVLayer,
+        slot_mapping: Int32,
+        spec: AttentionSpec,
+        key_shift: Float32 | None = None,
     ) -> None:
-        _cpu.store_kv(self._kernels, qkv, layer, slot_mapping, spec.num_heads)
+        _cpu.store_kv(self._kernels, qkv, layer, slot_mapping, spec.num_heads, key_shift)
 
     def attention(
         self, qkv: Float32, layer: _cpu.KVLayer, step: StepInputs, spec: AttentionSpec

@@ -24,6 +24,8 @@ ATTENTION_KERNELS = {
     "avx512": ("attention_float", "float vectors of AVX-512"),
     "amx": ("attention_tiles", "bf16 tiles of AMX"),
 }
+BF16_KERNELS = {"amx": "matmul_bf16"}
+"""Tiers that multiply bf16 weights with rows rounded to bf16; the others with float32 rows."""
 _SAME_CODE = "one source, compiled for the tier"
 
 
@@ -62,11 +64,16 @@ def _matmul_notes(tier: str) -> list[KernelNote]:
     quantized, why = MATMUL_KERNELS[tier]
     packable = set(_cpu.packable_formats())
     integers = tuple(name for name, row in FORMATS.items() if row.is_quantized and name in packable)
-    floats = tuple(name for name in FORMATS if name in packable and name not in integers)
+    bf16 = BF16_KERNELS.get(tier)
+    rounded = ("bf16",) if bf16 else ()
+    floats = tuple(
+        name for name in FORMATS if name in packable and name not in (*integers, *rounded)
+    )
     others = tuple(name for name in FORMATS if name not in packable)
     as_floats = f"C++ {tier}: matmul_float"
     notes = (
         KernelNote("matmul", f"C++ {tier}: {quantized}", why, integers),
+        KernelNote("matmul", f"C++ {tier}: {bf16}", "bf16 tiles of AMX", rounded),
         KernelNote("matmul", as_floats, "weights that are floats", floats),
         KernelNote("matmul", as_floats, "no integer kernel; float32 once loaded", others),
     )

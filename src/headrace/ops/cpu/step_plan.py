@@ -71,9 +71,14 @@ class Recorder:
         self.plan.rope(qkv, table.cos, table.sin, *heads, q_norm, k_norm, eps)
 
     def store_kv(
-        self, qkv: int, layer: _cpu.KVLayer, slot_mapping: None, spec: AttentionSpec
+        self,
+        qkv: int,
+        layer: _cpu.KVLayer,
+        slot_mapping: None,
+        spec: AttentionSpec,
+        key_shift: Float32 | None = None,
     ) -> None:
-        self.plan.store_kv(qkv, layer, spec.num_heads)
+        self.plan.store_kv(qkv, layer, spec.num_heads, key_shift)
 
     def attention(
         self, qkv: int, layer: _cpu.KVLayer, step: StepInputs, spec: AttentionSpec

@@ -117,9 +117,14 @@ class ReferenceOps:
         rope.rope(qkv, positions, table, spec, q_norm, k_norm, eps)
 
     def store_kv(
-        self, qkv: Floats, layer: KVLayer, slot_mapping: Int32, spec: AttentionSpec
+        self,
+        qkv: Floats,
+        layer: KVLayer,
+        slot_mapping: Int32,
+        spec: AttentionSpec,
+        key_shift: Floats | None = None,
     ) -> None:
-        store_kv.store_kv(qkv, layer, slot_mapping, spec)
+        store_kv.store_kv(qkv, layer, slot_mapping, spec, key_shift)
 
     def attention(
         self, qkv: Floats, layer: KVLayer, step: StepInputs, spec: AttentionSpec

@@ -130,8 +130,14 @@ def _make_heads(shape: tuple[int, ...], dtype: DTypeLike, is_int8: bool) -> Head
     return FloatHeads(np.zeros(shape, dtype))
 
 
-def store_kv(qkv: Floats, layer: KVLayer, slot_mapping: Int32, spec: AttentionSpec) -> None:
-    """Write the step's keys and values into their slots; -1 skips the row. Mutates: layer.
+def store_kv(
+    qkv: Floats,
+    layer: KVLayer,
+    slot_mapping: Int32,
+    spec: AttentionSpec,
+    key_shift: Floats | None = None,
+) -> None:
+    """Write the step's keys, less key_shift, and values; slot -1 skips the row. Mutates: layer.
 
     Raises: IndexError for a slot outside the cache.
     """
@@ -144,5 +150,8 @@ def store_kv(qkv: Floats, layer: KVLayer, slot_mapping: Int32, spec: AttentionSp
     rows = qkv.reshape(shape)  # [T, H+2K, D]
     wanted = np.flatnonzero(slot_mapping >= 0)
     blocks, offsets = np.divmod(slot_mapping[wanted], block_size)
-    layer.k.write(blocks, offsets, rows[wanted, spec.num_heads : first_v])
+    keys = rows[wanted, spec.num_heads : first_v]
+    if key_shift is not None:
+        keys = keys - key_shift.reshape(spec.num_kv_heads, spec.head_size)
+    layer.k.write(blocks, offsets, keys)
     layer.v.write(blocks, offsets, rows[wanted, first_v:])
