@@ -17,7 +17,7 @@ from headrace.models.model_config import ModelConfig
 Floats = NDArray[np.float64]
 
 LARGEST_ANGLE = math.pi / 3
-"""Radians over the model's length: up to there |turned - b| = 2 sin(angle / 2) |b| is within |b|."""
+"""Radians over the model's length: up to there |turned - b| = 2 sin(angle / 2) |b| <= |b|."""
 
 
 def key_shift(
