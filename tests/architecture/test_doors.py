@@ -23,6 +23,8 @@ DOORS = {
     "safetensors": ("weights/safetensors.py",),
     "huggingface_hub": ("hub/huggingface.py",),
     "prometheus_client": ("observe",),
+    "sqlalchemy": ("store", "economics"),
+    "psycopg": (),
     "yaml": ("config",),
     "typer": ("cli",),
     "rich": ("cli",),

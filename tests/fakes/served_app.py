@@ -13,6 +13,7 @@ from openai import OpenAI
 
 from fakes.fake_backend import FakeBackend
 from headrace.core.config import ServerConfig
+from headrace.economics.accounts import Accounts
 from headrace.server.app import HeadraceApp, build_app
 from headrace.server.run import DrainingServer, address_of, listen
 
@@ -43,8 +44,8 @@ class RunningServer:
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.address, timeout=20)
 
-    def openai(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.address}/v1", api_key="none", max_retries=0, timeout=20)
+    def openai(self, api_key: str = "none") -> OpenAI:
+        return OpenAI(base_url=f"{self.address}/v1", api_key=api_key, max_retries=0, timeout=20)
 
     def call(self, function: Callable[[], object]) -> None:
         self.loop.call_soon_threadsafe(function)
@@ -52,10 +53,14 @@ class RunningServer:
 
 @contextmanager
 def run_server(
-    backend: FakeBackend | None = None, config: ServerConfig | None = None
+    backend: FakeBackend | None = None,
+    config: ServerConfig | None = None,
+    accounts: Accounts | None = None,
 ) -> Iterator[RunningServer]:
     backend = backend or FakeBackend()
-    app = build_app(backend, config or ServerConfig(port=0), FixedMetrics(), "9.9")
+    app = build_app(
+        backend, config or ServerConfig(port=0), FixedMetrics(), "9.9", accounts=accounts
+    )
     listener = listen("127.0.0.1", 0)
     ready = threading.Event()
     server = DrainingServer(app, listener, ready.set)

@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "serve": Command(
         "Serve a model over HTTP, with the API of OpenAI.", "headrace.cli.serve:serve"
     ),
+    "keys": Command("Make, list and revoke API keys.", "headrace.cli.keys:keys"),
     "pull": Command("Fetch a model and check it.", "headrace.cli.pull:pull"),
     "models": Command("List known and local models.", "headrace.cli.models:models"),
     "rm": Command("Remove a local model.", "headrace.cli.rm:rm"),

@@ -20,9 +20,10 @@ from headrace.core.config import DEFAULT_MODEL
 from headrace.launch.serve import build
 from headrace.server.run import address_of, is_loopback, listen, serve_app
 
-_NO_AUTHENTICATION = (
-    "warning: {host} can be reached from other machines, and there is no authentication yet. "
-    "Anyone who reaches it can use the model."
+_NO_KEYS = (
+    "warning: {host} can be reached from other machines and there is no API key, so anyone who "
+    "reaches it can use the model. `headrace keys create NAME` makes one; --require-key does not "
+    "start without."
 )
 
 
@@ -72,6 +73,16 @@ def serve(
         int | None,
         typer.Option(metavar="N", help="Longest prompt plus answer. Default: the model's."),
     ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Database of API keys and usage. Default: headrace.db in the home folder.",
+        ),
+    ] = None,
+    require_key: Annotated[
+        bool, typer.Option("--require-key", help="Do not start while there is no API key.")
+    ] = False,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
@@ -88,6 +99,8 @@ def serve(
         "server.port": port,
         "server.served_model_names": tuple(served_model_name) if served_model_name else None,
         "server.default_max_tokens": default_max_tokens,
+        "server.require_key": require_key or None,
+        "store.database_url": database,
         "engine.memory_bytes": memory,
         "engine.max_num_seqs": max_num_seqs,
         "engine.max_num_batched_tokens": max_num_batched_tokens,
@@ -101,10 +114,10 @@ def serve(
     # The address is taken before anything slow, so that a port in use is known at once.
     listener = listen(config.server.host, config.server.port)
     with listener:
-        if not is_loopback(config.server.host):
-            typer.echo(_NO_AUTHENTICATION.format(host=config.server.host), err=True)
         find_model(config, model, may_pull=not no_pull)
         app, engine = build(config, model)
+        if app.services.accounts.keys.is_open and not is_loopback(config.server.host):
+            typer.echo(_NO_KEYS.format(host=config.server.host), err=True)
         names = ", ".join(app.services.models())
         typer.echo(f"{engine.memory_plan}\nmodel {names}", err=True)
         address = address_of(listener)

@@ -29,6 +29,7 @@ _FLAG_NAMES = {
     "engine.num_threads": "--threads",
     "server.served_model_names": "--served-model-name",
     "server.log_level": "--quiet",
+    "store.database_url": "--database",
 }
 
 # Third-party loggers speak only when asked for debugging.

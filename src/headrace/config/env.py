@@ -58,6 +58,11 @@ VARIABLES: tuple[Variable, ...] = (
         "Memory for weights, KV cache and scratch, such as 4GiB. Default: from what is free.",
     ),
     Variable(
+        "HEADRACE_DATABASE",
+        "store.database_url",
+        "Database of API keys and usage: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
+    ),
+    Variable(
         LOG_LEVEL,
         "server.log_level",
         "debug, info, warning or error; debug also shows tracebacks. Default: info.",

@@ -15,15 +15,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from headrace.core.config import Config, EngineConfig, HubConfig, ServerConfig
+from headrace.core.config import Config, EngineConfig, HubConfig, ServerConfig, StoreConfig
 from headrace.core.errors import ConfigError
 from headrace.core.units import parse_bytes
 
 MAX_FILE_BYTES = 1024**2
-SECTIONS: dict[str, type[EngineConfig] | type[HubConfig] | type[ServerConfig]] = {
+_Section = type[EngineConfig] | type[HubConfig] | type[ServerConfig] | type[StoreConfig]
+SECTIONS: dict[str, _Section] = {
     "engine": EngineConfig,
     "hub": HubConfig,
     "server": ServerConfig,
+    "store": StoreConfig,
 }
 _BOOLEAN_TEXTS = {"1": True, "true": True, "yes": True, "on": True}
 _BOOLEAN_TEXTS |= {"0": False, "false": False, "no": False, "off": False}
@@ -135,6 +137,7 @@ def build_config(settings: Mapping[str, object]) -> Config:
         engine=EngineConfig(**values["engine"]),
         hub=HubConfig(**values["hub"]),
         server=ServerConfig(**values["server"]),
+        store=StoreConfig(**values["store"]),
     )
 
 

@@ -20,6 +20,7 @@ Isa = Literal["generic", "avx2", "avx512", "amx"]
 KVCacheDtype = Literal["auto", "bf16", "int8"]
 QueuePolicy = Literal["fcfs", "priority"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LedgerMode = Literal["auto", "on", "off"]
 
 # The model of commands that are given none; the catalogue of `hub` describes it.
 DEFAULT_MODEL = "qwen2.5-coder:0.5b"
@@ -118,6 +119,35 @@ class HubConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """What is kept about callers: API keys and the usage ledger.
+
+    Fields:
+        database_url: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`; None is the file
+            `headrace.db` in `hub.home`.
+        ledger: a row of usage per request; `auto` writes it once there is a key.
+        max_waiting_rows: rows that wait in memory while the database cannot be written.
+        max_spill_bytes: rows beyond those wait in a file of at most this size; more are lost, which
+            is logged and counted.
+    """
+
+    database_url: str | None = None
+    ledger: LedgerMode = "auto"
+    max_waiting_rows: int = 20_000
+    max_spill_bytes: int = 256 * 1024**2
+
+    def __post_init__(self) -> None:
+        url = self.database_url
+        if url is not None and (not isinstance(url, str) or "://" not in url):
+            shown = "a text without ://" if isinstance(url, str) else url
+            allowed = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
+            raise ConfigError("store.database_url", shown, allowed)
+        _check_choice("store.ledger", self.ledger, get_args(LedgerMode))
+        _check_integer("store.max_waiting_rows", self.max_waiting_rows, 100, 2**24)
+        _check_bytes("store.max_spill_bytes", self.max_spill_bytes, 1024, 2**40)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """The HTTP server.
 
@@ -132,6 +162,8 @@ class ServerConfig:
         request_timeout_s: an answer that is not complete by then is stopped.
         heartbeat_s: a stream that has nothing to say that long sends a comment line.
         shutdown_timeout_s: how long running requests may finish after a stop signal.
+        require_key: do not start, and answer nobody, while there is no API key.
+        protect_metrics: `/metrics` needs a key with the scope metrics, once there are keys.
         log_level: detail of the log on stderr.
     """
 
@@ -146,6 +178,8 @@ class ServerConfig:
     request_timeout_s: float = 3600.0
     heartbeat_s: float = 5.0
     shutdown_timeout_s: float = 10.0
+    require_key: bool = False
+    protect_metrics: bool = False
     log_level: LogLevel = "info"
 
     def __post_init__(self) -> None:
@@ -169,6 +203,8 @@ class ServerConfig:
         _check_number("server.request_timeout_s", self.request_timeout_s, 0.1, 2**24)
         _check_number("server.heartbeat_s", self.heartbeat_s, 0.01, 3600.0)
         _check_number("server.shutdown_timeout_s", self.shutdown_timeout_s, 0.0, 3600.0)
+        _check_boolean("server.require_key", self.require_key)
+        _check_boolean("server.protect_metrics", self.protect_metrics)
         _check_choice("server.log_level", self.log_level, get_args(LogLevel))
 
 
@@ -179,6 +215,7 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     hub: HubConfig = field(default_factory=HubConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
 
 
 def _check_choice(name: str, value: object, allowed: Sequence[object]) -> None:

@@ -11,6 +11,7 @@ HeadraceError
 |-- ModelFileError         UnsupportedFormat, MissingTensor, DigestMismatch
 |-- ModelSourceError       a model could not be fetched: every source and why
 |-- DiskFull               a download would not fit: needed and free bytes
+|-- StoreError             the database cannot be opened, read or written
 |-- OutOfMemory            the plan does not fit: needed and available bytes
 `-- BackendError           EngineStalled, EngineDied, InvalidLogits (rows); retryable, tokens_sent
 """
@@ -105,10 +106,10 @@ class NotPermitted(RequestError):
 
 
 class RateLimited(RequestError):
-    """A limit of the key is used up. Units: seconds."""
+    """A limit of the key is used up; without `can_retry` it never fits. Units: seconds."""
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        self.retry_after_s = retry_after_s
+    def __init__(self, message: str, retry_after_s: float, can_retry: bool = True) -> None:
+        self.retry_after_s, self.can_retry = retry_after_s, can_retry
         super().__init__(message, None, "rate_limit_exceeded")
 
 
@@ -165,6 +166,14 @@ class DiskFull(HeadraceError):
             f"{path} has {free_bytes} bytes free and {needed_bytes} are needed. "
             "Free some space, remove a model (headrace rm) or set HEADRACE_HOME to another disk."
         )
+
+
+class StoreError(HeadraceError):
+    """The database cannot be opened, read or written. `database` is its address, no password."""
+
+    def __init__(self, database: str, reason: str) -> None:
+        self.database, self.reason = database, reason
+        super().__init__(f"The database {database} failed: {reason}")
 
 
 class OutOfMemory(HeadraceError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from headrace.core.config import Config
 from headrace.core.version import headrace_version
 from headrace.engine.build import Progress
+from headrace.launch.accounts import AccountsWatch
 from headrace.launch.backends import LocalEngine, open_engine
 from headrace.observe.prometheus import PrometheusMetrics
 from headrace.server.app import HeadraceApp, build_app
@@ -18,7 +20,7 @@ def build(
 ) -> tuple[HeadraceApp, LocalEngine]:
     """Load the model and join it to the routes; the app starts and stops the engine.
 
-    Raises: ModelNotFound, ModelFileError, OutOfMemory, ConfigError.
+    Raises: ModelNotFound, ModelFileError, OutOfMemory, ConfigError, StoreError.
     """
     sinks: list[PrometheusMetrics] = []
 
@@ -27,15 +29,26 @@ def build(
         sinks.append(PrometheusMetrics(names[0] if names else name))
         return sinks[0]
 
+    watch = AccountsWatch(config)
+    accounts = watch.open()
     engine = open_engine(model, config, progress=progress, make_sink=make_sink)
 
     @asynccontextmanager
     async def run_engine() -> AsyncIterator[None]:
+        watch.start()
         await engine.start()
         try:
             yield
         finally:
             await engine.stop()
+            await asyncio.to_thread(watch.close)
 
-    app = build_app(engine, config.server, sinks[0], headrace_version(), lifespan=run_engine)
+    app = build_app(
+        engine,
+        config.server,
+        sinks[0],
+        headrace_version(),
+        lifespan=run_engine,
+        accounts=accounts,
+    )
     return app, engine

@@ -1,7 +1,8 @@
 """The ASGI app: routes, and the envelope around each of them.
 
-In: a Backend and settings. Out: an ASGI app. The envelope gives every answer a request id, turns
-every exception into an error body, and stops a request whose client has gone. Knows no dialect.
+In: a Backend and settings. Out: an ASGI app. The envelope lets callers in, gives every answer a
+request id, turns every exception into an error body, and stops a request whose client has gone.
+Knows no dialect.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -19,6 +21,9 @@ from starlette.types import Message, Receive, Scope, Send
 from headrace.core.backend import Backend
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import ServerConfig
+from headrace.economics.accounts import Accounts
+from headrace.economics.metered import Metered
+from headrace.server.auth import admit
 from headrace.server.error_responses import HttpRefusal, describe_error, is_our_fault
 from headrace.server.health import report_health, report_load, report_metrics, report_version
 from headrace.server.json_body import read_json_object
@@ -34,6 +39,7 @@ from headrace.server.sse import send_events
 _log = logging.getLogger(__name__)
 
 _REQUEST_ID, _CLIENT_LEFT = "headrace.request_id", "headrace.client_left"
+_CALLER = "headrace.caller"
 
 Report = Callable[[Services], JsonReply]
 Inference = Callable[[Services, Call], Awaitable[JsonReply | EventReply]]
@@ -48,9 +54,12 @@ def build_app(
     *,
     clock: Clock | None = None,
     lifespan: Lifespan | None = None,
+    accounts: Accounts | None = None,
 ) -> HeadraceApp:
     """Join a backend to the routes. `lifespan` surrounds the time in which requests are taken."""
-    services = Services(backend, config, metrics, version, clock or SystemClock())
+    services = Services(
+        backend, config, metrics, version, clock or SystemClock(), accounts or Accounts()
+    )
     return HeadraceApp(services, lifespan or _no_lifespan)
 
 
@@ -86,7 +95,8 @@ class HeadraceApp:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         clock, status = self.services.clock, 0
         begin_s = clock.monotonic_s()
-        request_id = header_request_id(Headers(scope=scope).get("x-request-id"))
+        headers = Headers(scope=scope)
+        request_id = header_request_id(headers.get("x-request-id"))
         scope[_REQUEST_ID] = request_id
         fixed = [
             (b"x-request-id", request_id.encode("latin-1")),
@@ -101,6 +111,8 @@ class HeadraceApp:
             await send(message)
 
         try:
+            services = self.services
+            scope[_CALLER] = admit(scope["path"], headers, services.accounts.keys, services.config)
             await self._router(scope, receive, send_with_headers)
         except ClientDisconnect:
             pass
@@ -186,19 +198,19 @@ class _Inference:
         self._services, self._answer = services, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        services = self._services
+        services = replace(self._services, backend=Metered(self._services.backend, scope[_CALLER]))
         services.check_ready()
         headers = Headers(scope=scope)
         body = await read_json_object(receive, headers, services.config)
         call = Call(body, headers, scope[_REQUEST_ID])
-        work = asyncio.create_task(self._run(call, send))
+        work = asyncio.create_task(self._run(services, call, send))
         with services.lifetime.track(work):
             scope[_CLIENT_LEFT] = not await _run_until_left(work, receive)
 
-    async def _run(self, call: Call, send: Send) -> None:
-        lifetime = self._services.lifetime
+    async def _run(self, services: Services, call: Call, send: Send) -> None:
+        lifetime = services.lifetime
         try:
-            reply = await self._answer(self._services, call)
+            reply = await self._answer(services, call)
             if isinstance(reply, JsonReply):
                 await _send_json(reply, send)
             else:

@@ -124,7 +124,10 @@ def _describe_request_error(error: RequestError) -> ErrorReply:
         return ErrorReply(
             status, "rate_limit_error", error.message, error.param, error.code, headers
         )
-    return ErrorReply(status, "invalid_request_error", error.message, error.param, error.code)
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return ErrorReply(
+        status, "invalid_request_error", error.message, error.param, error.code, headers
+    )
 
 
 def _describe_routing(error: HTTPException) -> ErrorReply:

@@ -13,6 +13,7 @@ from headrace.core.backend import Backend, ModelInfo
 from headrace.core.clock import Clock
 from headrace.core.config import ServerConfig
 from headrace.core.errors import CapacityError, ModelNotFound
+from headrace.economics.accounts import Accounts
 from headrace.server.lifetime import Lifetime
 
 NOT_READY_RETRY_AFTER_S = 5.0
@@ -34,6 +35,7 @@ class Services:
     metrics: MetricsText
     version: str
     clock: Clock
+    accounts: Accounts = field(default_factory=Accounts)
     lifetime: Lifetime = field(default_factory=Lifetime)
 
     def models(self) -> dict[str, ModelInfo]:

@@ -61,7 +61,10 @@ def test_refuses_files(tmp_path: Path, text: str, field: str, hint: str) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("engin: {}\n", "engin is no section; allowed: engine, hub, server. Did you mean engine?"),
+        (
+            "engin: {}\n",
+            "engin is no section; allowed: engine, hub, server, store. Did you mean engine?",
+        ),
         ("engine:\n  memory: 4GiB\n", "engine.memory is no setting; allowed: engine.device, "),
         ("hub: {}\nhub: {}\n", "hub is given twice; allowed: each key once. See line 2."),
     ],

@@ -76,6 +76,7 @@ def test_every_variable_sets_its_setting() -> None:
         "HEADRACE_ISA": "generic",
         "HEADRACE_NUM_THREADS": "2",
         "HEADRACE_MEMORY": "1GiB",
+        "HEADRACE_DATABASE": "sqlite:////srv/keys.db",
         "HEADRACE_LOG_LEVEL": "debug",
     }
     settings = {variable.name: variable.setting for variable in env.VARIABLES if variable.setting}

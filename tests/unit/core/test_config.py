@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headrace.core.config import Config, EngineConfig, HubConfig, ServerConfig
+from headrace.core.config import Config, EngineConfig, HubConfig, ServerConfig, StoreConfig
 from headrace.core.errors import ConfigError
 
 
@@ -28,6 +28,13 @@ def test_frozen() -> None:
 @pytest.mark.parametrize(
     ("record", "values", "field"),
     [
+        (StoreConfig, {"database_url": "headrace.db"}, "store.database_url"),
+        (StoreConfig, {"database_url": 3}, "store.database_url"),
+        (StoreConfig, {"ledger": True}, "store.ledger"),
+        (StoreConfig, {"max_waiting_rows": 0}, "store.max_waiting_rows"),
+        (StoreConfig, {"max_spill_bytes": 0}, "store.max_spill_bytes"),
+        (ServerConfig, {"require_key": 1}, "server.require_key"),
+        (ServerConfig, {"protect_metrics": "no"}, "server.protect_metrics"),
         (EngineConfig, {"device": "gpu"}, "engine.device"),
         (EngineConfig, {"isa": "sse"}, "engine.isa"),
         (EngineConfig, {"num_threads": 0}, "engine.num_threads"),

@@ -1,0 +1,167 @@
+"""`headrace keys`: make, list and revoke the API keys of a server."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from headrace.cli.plain_values import PlainCommand, PlainGroup
+from headrace.cli.settings import ConfigOption, load_config
+from headrace.core.clock import SystemClock
+from headrace.core.config import Config
+from headrace.core.stores import ApiKey, KeyLimits
+from headrace.store.database import Database, default_url
+from headrace.store.keys import KeyStore
+
+PIPE_COLUMNS = 200
+
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Database, when it is not the one of the settings."),
+]
+
+
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name that lists and reports show.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SCOPE",
+            help="inference, metrics or admin; may be repeated. Default: inference.",
+        ),
+    ] = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Who pays, and who shares cached prompts: keys of one tenant do. "
+            "Default: the key's name.",
+        ),
+    ] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(metavar="N", help="Requests per minute. Default: no limit.")
+    ] = None,
+    input_tokens_per_minute: Annotated[
+        int | None, typer.Option(metavar="N", help="Prompt tokens per minute. Default: no limit.")
+    ] = None,
+    output_tokens_per_minute: Annotated[
+        int | None, typer.Option(metavar="N", help="Answer tokens per minute. Default: no limit.")
+    ] = None,
+    max_concurrent_requests: Annotated[
+        int | None, typer.Option(metavar="N", help="Requests at a time. Default: no limit.")
+    ] = None,
+    database: DatabaseOption = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Make a key and print its secret: the only time that it is shown.
+
+    A server that runs on the same database takes the key within seconds; with its first key it
+    stops answering those who have none.
+    """
+    limits = KeyLimits(
+        requests_per_minute=requests_per_minute,
+        input_tokens_per_minute=input_tokens_per_minute,
+        output_tokens_per_minute=output_tokens_per_minute,
+        max_concurrent_requests=max_concurrent_requests,
+    )
+    with _open_store(database, config_file) as (store, place):
+        key, secret = store.create(name, tenant, scope or ["inference"], limits)
+    scopes = ", ".join(key.scopes)
+    typer.echo(f"key {key.name} for tenant {key.tenant} ({scopes}) in {place}", err=True)
+    typer.echo("It is not shown again:", err=True)
+    typer.echo(secret)
+
+
+def list_(
+    is_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    database: DatabaseOption = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """List keys, revoked ones too; of a secret only its beginning."""
+    with _open_store(database, config_file) as (store, place):
+        keys = store.list()
+    if is_json:
+        rows = [{"prefix": key.prefix, **asdict(key)} for key in keys]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    # A pipe has no width; lines that a program reads are not broken.
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
+    console.print(_make_table(keys))
+    typer.echo(f"Keys are in {place}", err=True)
+
+
+def revoke(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name or prefix of a key, as the list shows it.")
+    ],
+    database: DatabaseOption = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """End a key; servers refuse it within seconds. There is no way back."""
+    with _open_store(database, config_file) as (store, _):
+        key = store.revoke(name)
+    typer.echo(f"key {key.name} ({key.prefix}) is revoked")
+
+
+def database_url(config: Config) -> str:
+    """The database of the settings, else the file in the home folder."""
+    return config.store.database_url or default_url(config.hub.home)
+
+
+@contextmanager
+def _open_store(url: str | None, config_file: ConfigOption) -> Iterator[tuple[KeyStore, str]]:
+    """The keys, and where they are."""
+    config = load_config(config_file, {"store.database_url": url})
+    database = Database(database_url(config))
+    database.create_file()
+    try:
+        yield KeyStore(database, SystemClock()), database.shown
+    finally:
+        database.close()
+
+
+def _make_table(keys: Sequence[ApiKey]) -> Table:
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for title in ("NAME", "PREFIX", "TENANT", "SCOPES", "LIMITS", "CREATED", "STATE"):
+        table.add_column(title, overflow="fold")
+    for key in keys:
+        table.add_row(
+            key.name,
+            key.prefix,
+            key.tenant,
+            ", ".join(key.scopes),
+            _show_limits(key.limits),
+            _show_day(key.created_at_s),
+            "in use" if key.revoked_at_s is None else f"revoked {_show_day(key.revoked_at_s)}",
+        )
+    return table
+
+
+def _show_limits(limits: KeyLimits) -> str:
+    units = ("requests/min", "input tokens/min", "output tokens/min", "at a time")
+    values = [getattr(limits, field.name) for field in fields(limits)]
+    shown = [f"{value} {unit}" for value, unit in zip(values, units, strict=True) if value]
+    return ", ".join(shown) or "none"
+
+
+def _show_day(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(unix_s))
+
+
+def _group() -> None:
+    """API keys: who may use the server, as which tenant, within which limits."""
+
+
+keys = typer.Typer(cls=PlainGroup, rich_markup_mode=None, add_completion=False)
+keys.callback()(_group)
+for _name, _command in (("create", create), ("list", list_), ("revoke", revoke)):
+    keys.command(_name, cls=PlainCommand)(_command)

@@ -1,0 +1,82 @@
+"""Who may call, as records: API keys, their scopes and limits, the caller that a key stands for.
+
+In: what `store` has read. Out: what the server's gate, the ledger and the rate limits go by. A
+secret is never in a record; `KeyRing` only says which key a secret is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+Scope = Literal["inference", "metrics", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+# The tenant of a server without keys.
+DEFAULT_TENANT = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyLimits:
+    """What a key may use; None is no limit. A minute's worth may be used at once."""
+
+    requests_per_minute: int | None = None
+    input_tokens_per_minute: int | None = None
+    output_tokens_per_minute: int | None = None
+    max_concurrent_requests: int | None = None
+
+
+NO_LIMITS = KeyLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A key without its secret. Units: seconds of Unix."""
+
+    id: str
+    name: str
+    tenant: str
+    scopes: tuple[Scope, ...]
+    limits: KeyLimits = NO_LIMITS
+    created_at_s: float = 0.0
+    revoked_at_s: float | None = None
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of the secret, all of it that is ever shown again."""
+        return f"hr_{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request. `tenant` salts the prefix cache and owns the usage."""
+
+    tenant: str = DEFAULT_TENANT
+    key_id: str | None = None
+    limits: KeyLimits = NO_LIMITS
+
+
+ANONYMOUS = Caller()
+
+
+class KeyRing(Protocol):
+    """The keys as they are now. Safe to call from any thread."""
+
+    @property
+    def is_open(self) -> bool:
+        """No key was ever made: nobody is asked for one."""
+        ...
+
+    def find(self, secret: str) -> ApiKey | None:
+        """The key of a secret; None when it is unknown or revoked. Takes constant time."""
+        ...
+
+
+class NoKeys:
+    """The ring of a server that has no keys."""
+
+    is_open = True
+
+    def find(self, secret: str) -> ApiKey | None:
+        """No secret is known."""
+        return None

@@ -1,0 +1,73 @@
+"""`headrace keys`: the secret goes to stdout, once; everything else can be shown again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from headrace.cli.app import build_app
+from headrace.core.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
+    monkeypatch.delenv("HEADRACE_DATABASE", raising=False)
+    monkeypatch.delenv("HEADRACE_CONFIG", raising=False)
+    return tmp_path
+
+
+def keys(*words: str) -> Result:
+    arguments = ["keys", *words]
+    return CliRunner().invoke(build_app(arguments), arguments, catch_exceptions=True)
+
+
+def test_a_key_from_its_making_to_its_end(home: Path) -> None:
+    made = keys("create", "ci", "--tenant", "acme", "--scope", "metrics", "--scope", "inference",
+                "--requests-per-minute", "60", "--max-concurrent-requests", "4")  # fmt: skip
+    assert made.exit_code == 0, made.output
+    secret = made.stdout.strip()
+    assert secret.startswith("hr_")
+    assert "key ci for tenant acme (inference, metrics)" in made.stderr
+    assert str(home / "headrace.db") in made.stderr
+
+    listed = keys("list")
+    assert secret not in listed.output
+    assert "60 requests/min, 4 at a time" in listed.stdout
+    (row,) = json.loads(keys("list", "--json").stdout)
+    assert secret.startswith(row["prefix"] + "_")
+    assert (row["scopes"], row["revoked_at_s"]) == (["inference", "metrics"], None)
+    assert set(row) & {"secret", "digest"} == set()
+
+    assert keys("revoke", "ci").exit_code == 0
+    (row,) = json.loads(keys("list", "--json").stdout)
+    assert row["revoked_at_s"] >= row["created_at_s"]
+
+
+def test_the_database_can_be_named(home: Path) -> None:
+    made = keys("create", "ci", "--database", f"sqlite:///{home / 'other.db'}")
+    assert made.exit_code == 0, made.output
+    assert (home / "other.db").exists()
+    assert not (home / "headrace.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (("create", "ci", "--scope", "root"), "--scope"),
+        (("create", "ci", "--requests-per-minute", "0"), "--requests-per-minute"),
+        (("create", "ci", "--input-tokens-per-minute", "many"), "--input-tokens-per-minute"),
+        (("create", " "), "name"),
+        (("revoke", "nobody"), "key"),
+        (("list", "--database", "mysql://u:pw@h/d"), "store.database_url"),
+        (("list", "--database", "nothing"), "--database"),
+    ],
+)
+def test_bad_words_are_named(words: tuple[str, ...], field: str) -> None:
+    error = keys(*words).exception
+    assert isinstance(error, ConfigError)
+    assert error.field == field
+    assert "pw" not in error.message

@@ -1,0 +1,113 @@
+"""Following the database of keys while a server runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from headrace.core.clock import SystemClock
+from headrace.core.config import Config, HubConfig, ServerConfig
+from headrace.core.errors import ConfigError, StoreError
+from headrace.core.stores import NO_LIMITS
+from headrace.launch.accounts import AccountsWatch
+from headrace.store.database import Database, default_url
+from headrace.store.keys import KeyStore
+
+START = """
+import sys
+from pathlib import Path
+from headrace.core.config import Config, HubConfig
+from headrace.launch.accounts import AccountsWatch
+import headrace.launch.serve
+
+watch = AccountsWatch(Config(hub=HubConfig(home=Path(sys.argv[1]))))
+assert watch.open().keys.is_open
+assert not {"sqlalchemy", "headrace.store"} & set(sys.modules)
+"""
+
+
+def config_of(home: Path, **server: bool) -> Config:
+    return Config(hub=HubConfig(home=home), server=ServerConfig(**server))
+
+
+@contextmanager
+def keys_in(home: Path) -> Iterator[KeyStore]:
+    database = Database(default_url(home))
+    database.create_file()
+    yield KeyStore(database, SystemClock())
+    database.close()
+
+
+@contextmanager
+def watching(config: Config) -> Iterator[AccountsWatch]:
+    watch = AccountsWatch(config, poll_s=0.01)
+    watch.open()
+    watch.start()
+    try:
+        yield watch
+    finally:
+        watch.close()
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_a_server_without_keys_pays_nothing_for_them(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", START, str(tmp_path)], check=True)
+
+
+def test_keys_made_and_revoked_while_it_runs(tmp_path: Path) -> None:
+    with watching(config_of(tmp_path)) as watch:
+        accounts = watch.accounts
+        assert accounts.keys.is_open
+        with keys_in(tmp_path) as store:
+            _, secret = store.create("a", None, ["inference"], NO_LIMITS)
+            eventually(lambda: not accounts.keys.is_open)
+            assert accounts.keys.find(secret) is not None
+            store.revoke("a")
+            eventually(lambda: accounts.keys.find(secret) is None)
+        assert not accounts.keys.is_open
+
+
+def test_keys_are_read_before_the_first_request(tmp_path: Path) -> None:
+    with keys_in(tmp_path) as store:
+        _, secret = store.create("a", None, ["inference"], NO_LIMITS)
+    watch = AccountsWatch(config_of(tmp_path, require_key=True))
+    assert watch.open().keys.find(secret) is not None
+    watch.close()
+
+
+def test_keys_that_cannot_be_read_do_not_leave_a_server_open(tmp_path: Path) -> None:
+    (tmp_path / "headrace.db").write_bytes(b"no database" * 1000)
+    watch = AccountsWatch(config_of(tmp_path))
+    with pytest.raises(StoreError):
+        watch.open()
+    watch.close()
+
+
+def test_keys_stay_as_they_were_while_the_database_is_gone(tmp_path: Path) -> None:
+    with keys_in(tmp_path) as store:
+        _, secret = store.create("a", None, ["inference"], NO_LIMITS)
+    with watching(config_of(tmp_path)) as watch:
+        (tmp_path / "headrace.db").rename(tmp_path / "away.db")
+        eventually(lambda: watch._is_failing)
+        assert watch.accounts.keys.find(secret) is not None
+        (tmp_path / "away.db").rename(tmp_path / "headrace.db")
+        with keys_in(tmp_path) as store:
+            store.revoke("a")
+        eventually(lambda: watch.accounts.keys.find(secret) is None)
+
+
+def test_a_key_can_be_demanded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="headrace keys create"):
+        AccountsWatch(config_of(tmp_path, require_key=True)).open()

@@ -1,0 +1,114 @@
+"""Keys in a real database: made once, found by their secret, revoked for good."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fakes.fake_clock import FakeClock
+from headrace.core.errors import ConfigError
+from headrace.core.stores import NO_LIMITS, KeyLimits
+from headrace.store.database import Database, default_url
+from headrace.store.keys import KeyStore
+
+LIMITS = KeyLimits(requests_per_minute=3, output_tokens_per_minute=500)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[KeyStore]:
+    database = Database(default_url(tmp_path))
+    database.create_file()
+    yield KeyStore(database, FakeClock())
+    database.close()
+
+
+def test_a_key_is_found_by_its_secret_as_it_was_made(store: KeyStore) -> None:
+    key, secret = store.create("ci", "acme", ["metrics", "inference"], LIMITS)
+    assert secret.startswith(f"{key.prefix}_")
+    assert (key.tenant, key.scopes, key.limits) == ("acme", ("inference", "metrics"), LIMITS)
+    assert store.ring().find(secret) == key
+    assert store.list() == [key]
+
+
+def test_the_tenant_is_the_name_unless_another_is_given(store: KeyStore) -> None:
+    key, _ = store.create("ci", None, ["inference"], NO_LIMITS)
+    assert key.tenant == "ci"
+
+
+def test_no_other_text_is_a_key(store: KeyStore) -> None:
+    key, secret = store.create("ci", None, ["inference"], NO_LIMITS)
+    _, other = store.create("other", None, ["inference"], NO_LIMITS)
+    ring = store.ring()
+    wrong = [
+        *("", "hr_", "hr__", key.id, key.prefix, f"{key.prefix}_", secret[:-1], secret + "a"),
+        *(secret.upper(), f"x{secret}", "\ud800", "hr_\u00e9_x", f"hr_{key.id}_{'_' * 1000}"),
+        f"{key.prefix}_{other.split('_', 2)[2]}",
+    ]
+    assert [text for text in wrong if ring.find(text) is not None] == []
+    assert ring.find(secret) == key
+
+
+def test_a_revoked_key_is_none_and_the_ring_stays_closed(store: KeyStore) -> None:
+    assert store.ring().is_open
+    key, secret = store.create("ci", None, ["inference"], NO_LIMITS)
+    assert store.revoke(key.prefix).id == key.id
+    ring = store.ring()
+    assert (ring.find(secret), ring.is_open) == (None, False)
+    assert [known.revoked_at_s is None for known in store.list()] == [False]
+    with pytest.raises(ConfigError, match="there is none"):
+        store.revoke("ci")
+    again, _ = store.create("ci", None, ["inference"], NO_LIMITS)
+    assert again.id != key.id
+
+
+def test_every_change_changes_the_stamp(store: KeyStore) -> None:
+    stamps = [store.stamp()]
+    for name in ("a", "b"):
+        store.create(name, None, ["inference"], NO_LIMITS)
+        stamps.append(store.stamp())
+    for name in ("a", "b"):
+        store.revoke(name)
+        stamps.append(store.stamp())
+    assert len(set(stamps)) == 5
+
+
+def test_the_file_holds_no_secret(store: KeyStore, tmp_path: Path) -> None:
+    _, secret = store.create("ci", None, ["inference"], NO_LIMITS)
+    random_part = secret.split("_", 2)[2].encode()
+    store._database.close()
+    content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"ci" in content
+    assert random_part not in content
+    with sqlite3.connect(tmp_path / "headrace.db") as connection:
+        assert len(connection.execute("SELECT digest FROM api_keys").fetchone()[0]) == 32
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "n" * 65}, "name"),
+        ({"name": "a\nb"}, "name"),
+        ({"tenant": " a"}, "--tenant"),
+        ({"scopes": ["inference", "root"]}, "--scope"),
+        ({"scopes": []}, "--scope"),
+        ({"limits": KeyLimits(requests_per_minute=0)}, "--requests-per-minute"),
+        ({"limits": KeyLimits(max_concurrent_requests=-1)}, "--max-concurrent-requests"),
+    ],
+)
+def test_what_a_key_cannot_be(store: KeyStore, changes: dict[str, object], field: str) -> None:
+    values = {"name": "ci", "tenant": None, "scopes": ["inference"], "limits": NO_LIMITS}
+    with pytest.raises(ConfigError) as caught:
+        store.create(**(values | changes))  # type: ignore[arg-type]
+    assert caught.value.field == field
+    assert store.list() == []
+
+
+def test_two_keys_in_use_do_not_share_a_name(store: KeyStore) -> None:
+    store.create("ci", None, ["inference"], NO_LIMITS)
+    with pytest.raises(ConfigError, match="Revoke it first"):
+        store.create("ci", None, ["inference"], NO_LIMITS)
