@@ -22,16 +22,21 @@ class ServedModel:
     program: Program
     address: str
     model: str
+    api_key: str = "none"
 
     @property
     def base_url(self) -> str:
         return f"{self.address}/v1"
 
     def openai(self) -> OpenAI:
-        return OpenAI(base_url=self.base_url, api_key="none", max_retries=0, timeout=TIMEOUT_S)
+        return OpenAI(
+            base_url=self.base_url, api_key=self.api_key, max_retries=0, timeout=TIMEOUT_S
+        )
 
     def async_openai(self) -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=self.base_url, api_key="none", max_retries=0, timeout=TIMEOUT_S)
+        return AsyncOpenAI(
+            base_url=self.base_url, api_key=self.api_key, max_retries=0, timeout=TIMEOUT_S
+        )
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.address, timeout=TIMEOUT_S)
@@ -51,12 +56,15 @@ class ServedModel:
 
 
 @contextmanager
-def serve(model: Path | str, folder: Path, *options: str, **environ: str) -> Iterator[ServedModel]:
+def serve(
+    model: Path | str, folder: Path, *options: str, api_key: str = "none", **environ: str
+) -> Iterator[ServedModel]:
     """Start `headrace serve` on a free port and wait until it answers."""
     with running(folder, "serve", model, "--port", "0", *options, **environ) as program:
         ready = program.wait_for(
             lambda: re.search(r"ready at (http://\S+)/v1", program.stderr), "the server is ready"
         )
-        with httpx.Client(base_url=ready[1], timeout=TIMEOUT_S) as client:
+        headers = {"Authorization": f"Bearer {api_key}"}
+        with httpx.Client(base_url=ready[1], headers=headers, timeout=TIMEOUT_S) as client:
             name = client.get("/v1/models").json()["data"][0]["id"]
-        yield ServedModel(program, ready[1], name)
+        yield ServedModel(program, ready[1], name, api_key)

@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
         "Serve a model over HTTP, with the API of OpenAI.", "headrace.cli.serve:serve"
     ),
     "keys": Command("Make, list and revoke API keys.", "headrace.cli.keys:keys"),
+    "usage": Command("Add up what was used, by tenant, model or day.", "headrace.cli.usage:usage"),
     "pull": Command("Fetch a model and check it.", "headrace.cli.pull:pull"),
     "models": Command("List known and local models.", "headrace.cli.models:models"),
     "rm": Command("Remove a local model.", "headrace.cli.rm:rm"),

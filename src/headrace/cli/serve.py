@@ -80,6 +80,13 @@ def serve(
             help="Database of API keys and usage. Default: headrace.db in the home folder.",
         ),
     ] = None,
+    ledger: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE",
+            help="A row of usage per call: on, off, or auto, once there is a key. Default: auto.",
+        ),
+    ] = None,
     require_key: Annotated[
         bool, typer.Option("--require-key", help="Do not start while there is no API key.")
     ] = False,
@@ -101,6 +108,7 @@ def serve(
         "server.default_max_tokens": default_max_tokens,
         "server.require_key": require_key or None,
         "store.database_url": database,
+        "store.ledger": ledger,
         "engine.memory_bytes": memory,
         "engine.max_num_seqs": max_num_seqs,
         "engine.max_num_batched_tokens": max_num_batched_tokens,

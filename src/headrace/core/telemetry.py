@@ -168,6 +168,17 @@ REQUEST_DECODE_TIME = Metric(
     _REQUEST_S,
 )
 
+LEDGER_ROWS = Metric("headrace:ledger_rows_total", "counter", "Usage rows written to the database.")
+LEDGER_ROWS_WAITING = Metric(
+    "headrace:ledger_rows_waiting", "gauge", "Usage rows that are not in the database yet."
+)
+LEDGER_FAILURES = Metric(
+    "headrace:ledger_failures_total", "counter", "Attempts to write usage rows that failed."
+)
+LEDGER_ROWS_LOST = Metric(
+    "headrace:ledger_rows_lost_total", "counter", "Usage rows that had no room to wait in."
+)
+
 METRICS: tuple[Metric, ...] = (
     NUM_REQUESTS_RUNNING,
     NUM_REQUESTS_WAITING,
@@ -193,4 +204,8 @@ METRICS: tuple[Metric, ...] = (
     REQUEST_INFERENCE_TIME,
     REQUEST_PREFILL_TIME,
     REQUEST_DECODE_TIME,
+    LEDGER_ROWS,
+    LEDGER_ROWS_WAITING,
+    LEDGER_FAILURES,
+    LEDGER_ROWS_LOST,
 )

@@ -1,4 +1,7 @@
-"""Token counts of a request. Cached and reasoning tokens are subsets, never additions."""
+"""Token counts of a request. Cached and reasoning tokens are subsets, never additions.
+
+Rejected draft tokens are work that reached no answer: they belong to no total.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ class Usage:
     cached_input_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    rejected_draft_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -20,6 +24,7 @@ class Usage:
             self.cached_input_tokens + other.cached_input_tokens,
             self.output_tokens + other.output_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
+            self.rejected_draft_tokens + other.rejected_draft_tokens,
         )
 
     @property

@@ -1,6 +1,6 @@
 """Accounts: what the server asks about callers, as it is right now.
 
-Owns nothing itself: whoever watches the database replaces the keys, requests read them. Knows
+Owns nothing itself: whoever watches the database replaces the fields, requests read them. Knows
 neither HTTP nor the database.
 """
 
@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from headrace.core.stores import KeyRing, NoKeys
+from headrace.economics.usage_row import Ledger
 
 
 @dataclass(slots=True)
 class Accounts:
-    """`keys` is replaced as a whole, from any thread."""
+    """Each field is replaced as a whole, from any thread. Without a ledger no usage is kept."""
 
     keys: KeyRing = field(default_factory=NoKeys)
+    ledger: Ledger | None = None

@@ -1,25 +1,68 @@
-"""Metered: the Backend that one call of one caller sees.
+"""Metered: the Backend that one call of one caller sees, and the account of what it used.
 
-In: requests of a call. Out: the same in the caller's name, to the backend behind. Knows neither
-HTTP nor what answers.
+In: the requests of a call, and how it ended. Out: the same requests in the caller's name, to the
+backend behind; one usage row, whatever ended the call. Knows neither HTTP nor what answers.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any
 
 from headrace.core.backend import Backend, Health, ModelInfo
-from headrace.core.output import RequestOutput
+from headrace.core.clock import Clock
+from headrace.core.output import RequestOutput, RequestTimes
 from headrace.core.request import GenerateRequest
 from headrace.core.stores import Caller
+from headrace.core.usage import Usage
+from headrace.economics.accounts import Accounts
+from headrace.economics.usage_row import UsageRow, UsageSource, new_row_id
+
+# Of prose more, of code and other scripts less; rather too many tokens than too few.
+BYTES_PER_TOKEN = 3
+TOKENS_PER_MESSAGE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CallFacts:
+    """What is known of a call before it is read."""
+
+    request_id: str
+    operation: str
+    caller: Caller
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A request that the backend has taken. `usage` is None until an output says it."""
+
+    estimated_input_tokens: int
+    usage: Usage | None = None
+    times: RequestTimes | None = None
+    is_finished: bool = False
+    finish_reasons: set[str] = field(default_factory=set)
 
 
 class Metered:
-    """Stands for `backend` during a call: no request of the call can go out in another name."""
+    """Stands for `backend` during a call: no request of the call can go out in another name.
 
-    def __init__(self, backend: Backend, caller: Caller) -> None:
-        self._backend, self._caller = backend, caller
+    `close` it when the call has ended; only the first time counts.
+    """
+
+    def __init__(
+        self, backend: Backend, facts: CallFacts, accounts: Accounts, clock: Clock
+    ) -> None:
+        self._backend, self._facts, self._accounts, self._clock = backend, facts, accounts, clock
+        self._begin_s, self._accepted_at_s = clock.monotonic_s(), clock.unix_s()
+        self._first_output_s: float | None = None
+        self._model: str | None = None
+        self._attempts: list[_Attempt] = []
+        self._error: BaseException | None = None
+        self._is_closed = False
 
     def models(self) -> Sequence[ModelInfo]:
         """See core.backend.Backend."""
@@ -31,4 +74,131 @@ class Metered:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend."""
-        return await self._backend.generate(replace(request, tenant=self._caller.tenant))
+        self._model = request.model
+        request = replace(request, tenant=self._facts.caller.tenant)
+        stream = await self._backend.generate(request)
+        attempt = _Attempt(estimate_input_tokens(request))
+        self._attempts.append(attempt)
+        return _MeteredStream(stream, self, attempt)
+
+    def note_output(self, attempt: _Attempt, output: RequestOutput) -> None:
+        """Keep what an output says. Mutates: attempt."""
+        if self._first_output_s is None:
+            self._first_output_s = self._clock.monotonic_s()
+        attempt.usage = output.usage
+        for delta in output.deltas:
+            if delta.finish_reason is not None:
+                attempt.finish_reasons.add(delta.finish_reason)
+        if output.is_finished:
+            attempt.is_finished, attempt.times = True, output.times
+
+    def note_error(self, error: BaseException) -> None:
+        """Keep why the call failed; the first reason counts."""
+        self._error = self._error or error
+
+    def close(self, http_status: int | None, has_client_left: bool) -> None:
+        """Write the row."""
+        ledger = self._accounts.ledger
+        if self._is_closed or ledger is None:
+            return
+        self._is_closed = True
+        error = "client_disconnected" if has_client_left else _name_error(self._error)
+        ledger.append(self._make_row(http_status, error))
+
+    def _make_row(self, http_status: int | None, error: str | None) -> UsageRow:
+        now_s, accepted_at_ms = self._clock.monotonic_s(), int(self._accepted_at_s * 1000)
+        measured = [attempt.usage for attempt in self._attempts if attempt.usage is not None]
+        is_known = bool(measured) or not self._attempts
+        usage = sum(measured, Usage())
+        times = [attempt.times for attempt in self._attempts if attempt.times is not None]
+        first_s = self._first_output_s
+        return UsageRow(
+            row_id=new_row_id(accepted_at_ms),
+            request_id=self._facts.request_id,
+            accepted_at_ms=accepted_at_ms,
+            day=time.strftime("%Y-%m-%d", time.gmtime(self._accepted_at_s)),
+            tenant=self._facts.caller.tenant,
+            key_id=self._facts.caller.key_id,
+            operation=self._facts.operation,
+            model=self._model,
+            usage_source=self._usage_source(),
+            input_tokens=usage.input_tokens if is_known else None,
+            cached_input_tokens=usage.cached_input_tokens if is_known else None,
+            output_tokens=usage.output_tokens if is_known else None,
+            reasoning_tokens=usage.reasoning_tokens if is_known else None,
+            rejected_draft_tokens=usage.rejected_draft_tokens if is_known else None,
+            estimated_input_tokens=sum(
+                attempt.estimated_input_tokens for attempt in self._attempts if not attempt.usage
+            ),
+            queue_s=sum(part.queue_s for part in times) if times else None,
+            prefill_s=sum(part.prefill_s for part in times) if times else None,
+            decode_s=sum(part.decode_s for part in times) if times else None,
+            first_token_s=None if first_s is None else first_s - self._begin_s,
+            duration_s=now_s - self._begin_s,
+            finish_reason=self._finish_reason(),
+            error=error,
+            http_status=http_status,
+        )
+
+    def _usage_source(self) -> UsageSource:
+        if not self._attempts:
+            return "none"
+        return "measured" if all(attempt.usage for attempt in self._attempts) else "estimated"
+
+    def _finish_reason(self) -> str | None:
+        reasons = {reason for attempt in self._attempts for reason in attempt.finish_reasons}
+        if any(not attempt.is_finished for attempt in self._attempts):
+            reasons.add("abort" if self._error is None else "error")
+        return ",".join(sorted(reasons)) or None
+
+
+class _MeteredStream(AsyncGenerator[RequestOutput, None]):
+    """Passes a stream on and notes what goes by. A class: it adds no frame to each output."""
+
+    def __init__(
+        self, stream: AsyncGenerator[RequestOutput, None], call: Metered, attempt: _Attempt
+    ) -> None:
+        self._stream, self._call, self._attempt = stream, call, attempt
+
+    async def asend(self, value: None) -> RequestOutput:
+        """See AsyncGenerator."""
+        try:
+            output = await self._stream.asend(None)
+        except (StopAsyncIteration, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            self._call.note_error(error)
+            raise
+        self._call.note_output(self._attempt, output)
+        return output
+
+    async def athrow(
+        self,
+        kind: Any,
+        value: BaseException | object = None,
+        trace: TracebackType | None = None,
+    ) -> RequestOutput:
+        """See AsyncGenerator."""
+        return await self._stream.athrow(kind, value, trace)
+
+    async def aclose(self) -> None:
+        """See AsyncGenerator."""
+        await self._stream.aclose()
+
+
+def estimate_input_tokens(request: GenerateRequest) -> int:
+    """Tokens of a prompt by its length; exact where it is given as tokens."""
+    if isinstance(request.prompt, tuple):
+        return len(request.prompt)
+    if request.prompt is not None:
+        return len(request.prompt.encode("utf-8", "replace")) // BYTES_PER_TOKEN + 1
+    messages = request.messages or ()
+    num_bytes = sum(len((message.content or "").encode("utf-8", "replace")) for message in messages)
+    return num_bytes // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * len(messages)
+
+
+def _name_error(error: BaseException | None) -> str | None:
+    """A short name that reports can group by: never the message, which may quote the request."""
+    if error is None:
+        return None
+    return getattr(error, "code", None) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Joins the server to the database of keys, and follows its changes while the server runs.
+"""Joins the server to the database of keys and usage, and follows its changes while it runs.
 
 Nothing of the database is imported before there is one: a server without keys starts as if they
 did not exist, and closes within seconds of the first one being made.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from pathlib import Path
 from typing import Protocol
 
 from headrace.core.config import Config
 from headrace.core.errors import ConfigError, HeadraceError
 from headrace.core.stores import KeyRing
+from headrace.core.telemetry import MetricSink
 from headrace.economics.accounts import Accounts
+from headrace.economics.usage_row import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +25,20 @@ POLL_S = 2.0
 _STORED = "headrace.launch.stored_accounts:StoredAccounts"
 
 
+class Writer(Ledger, Protocol):
+    """A ledger with a thread."""
+
+    def close(self) -> None:
+        """Write what waits."""
+        ...
+
+
 class Stored(Protocol):
     """An open database."""
 
     def ring(self) -> KeyRing: ...
+
+    def open_ledger(self, sink: MetricSink) -> Writer: ...
 
     def stamp(self) -> object:
         """A value that changes with the keys."""
@@ -43,6 +54,8 @@ class AccountsWatch:
         self.accounts = Accounts()
         self._config, self._poll_s = config, poll_s
         self._stored: Stored | None = None
+        self._ledger: Writer | None = None
+        self._sink: MetricSink | None = None
         self._stamp: object = None
         self._is_failing = False
         self._closing = threading.Event()
@@ -64,20 +77,36 @@ class AccountsWatch:
             )
         return self.accounts
 
-    def start(self) -> None:
-        """Begin to follow what changes."""
+    def start(self, sink: MetricSink) -> None:
+        """Open the ledger where it is wanted, and begin to follow what changes.
+
+        Raises: StoreError: a server whose usage cannot be written does not start.
+        """
+        self._sink = sink
+        self._open_ledger()
         self._thread.start()
 
     def close(self) -> None:
-        """Stop following. Calling it twice is harmless."""
+        """Stop following and write the last rows. Calling it twice is harmless."""
         self._closing.set()
         if self._thread.ident is not None:
             self._thread.join()
+        if self._ledger is not None:
+            self._ledger.close()
         if self._stored is not None:
             self._stored.close()
 
     def _has_database(self) -> bool:
-        return self._config.store.database_url is not None or _default_file(self._config).exists()
+        store, home = self._config.store, self._config.hub.home
+        is_given = store.database_url is not None or store.ledger == "on"
+        return is_given or (home / "headrace.db").exists()
+
+    def _open_ledger(self) -> None:
+        """Raises: StoreError."""
+        mode = self._config.store.ledger
+        is_wanted = mode == "on" or (mode == "auto" and not self.accounts.keys.is_open)
+        if is_wanted and self._ledger is None and self._stored is not None and self._sink:
+            self.accounts.ledger = self._ledger = self._stored.open_ledger(self._sink)
 
     def _follow(self) -> None:
         """Take over what the database says. Raises: HeadraceError."""
@@ -87,6 +116,7 @@ class AccountsWatch:
         stamp = self._stored.stamp()
         if stamp != self._stamp:
             self.accounts.keys, self._stamp = self._stored.ring(), stamp
+        self._open_ledger()
 
     def _run(self) -> None:
         while not self._closing.wait(self._poll_s):
@@ -100,7 +130,3 @@ class AccountsWatch:
                 if not self._is_failing:
                     logger.error("API keys stay as they were, changes are not seen: %s", error)
                 self._is_failing = True
-
-
-def _default_file(config: Config) -> Path:
-    return config.hub.home / "headrace.db"

@@ -35,7 +35,7 @@ def build(
 
     @asynccontextmanager
     async def run_engine() -> AsyncIterator[None]:
-        watch.start()
+        watch.start(sinks[0])
         await engine.start()
         try:
             yield

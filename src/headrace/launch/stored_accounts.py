@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
+from headrace.core.telemetry import MetricSink
+from headrace.economics.ledger import UsageLedger
+from headrace.economics.ledger_writer import LedgerWriter
+from headrace.economics.spill_file import SpillFile
 from headrace.store.database import Database, default_url
 from headrace.store.key_ring import StoredKeys
 from headrace.store.keys import KeyStore
@@ -14,6 +18,7 @@ class StoredAccounts:
 
     def __init__(self, config: Config) -> None:
         """Raises: StoreError, ConfigError."""
+        self._config = config
         self._database = Database(config.store.database_url or default_url(config.hub.home))
         self._database.create_file()
         self._keys = KeyStore(self._database, SystemClock())
@@ -25,6 +30,15 @@ class StoredAccounts:
     def stamp(self) -> tuple[int, int]:
         """Numbers that change whenever a key does. Raises: StoreError."""
         return self._keys.stamp()
+
+    def open_ledger(self, sink: MetricSink) -> LedgerWriter:
+        """Start writing usage. Raises: StoreError."""
+        store = self._config.store
+        spill = SpillFile(self._config.hub.home / "ledger", store.max_spill_bytes)
+        ledger = UsageLedger(self._database)
+        writer = LedgerWriter(ledger, spill, sink, store.max_waiting_rows)
+        writer.start()
+        return writer
 
     def close(self) -> None:
         """Close the connections."""

@@ -22,7 +22,7 @@ from headrace.core.backend import Backend
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import ServerConfig
 from headrace.economics.accounts import Accounts
-from headrace.economics.metered import Metered
+from headrace.economics.metered import CallFacts, Metered
 from headrace.server.auth import admit
 from headrace.server.error_responses import HttpRefusal, describe_error, is_our_fault
 from headrace.server.health import report_health, report_load, report_metrics, report_version
@@ -39,7 +39,7 @@ from headrace.server.sse import send_events
 _log = logging.getLogger(__name__)
 
 _REQUEST_ID, _CLIENT_LEFT = "headrace.request_id", "headrace.client_left"
-_CALLER = "headrace.caller"
+_CALLER, _METER = "headrace.caller", "headrace.meter"
 
 Report = Callable[[Services], JsonReply]
 Inference = Callable[[Services, Call], Awaitable[JsonReply | EventReply]]
@@ -115,13 +115,17 @@ class HeadraceApp:
             scope[_CALLER] = admit(scope["path"], headers, services.accounts.keys, services.config)
             await self._router(scope, receive, send_with_headers)
         except ClientDisconnect:
-            pass
+            scope[_CLIENT_LEFT] = True
         except Exception as error:
+            if _METER in scope:
+                scope[_METER].note_error(error)
             if is_our_fault(error):
                 _log.exception("request %s failed", request_id)
             if not status:
                 await _send_error(error, request_id, send_with_headers)
         finally:
+            if _METER in scope:
+                scope[_METER].close(status or None, bool(scope.get(_CLIENT_LEFT)))
             spent_s = clock.monotonic_s() - begin_s
             # Probes and scrapers come every few seconds.
             level = logging.INFO if scope["method"] == "POST" or status >= 400 else logging.DEBUG
@@ -198,23 +202,31 @@ class _Inference:
         self._services, self._answer = services, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        services = replace(self._services, backend=Metered(self._services.backend, scope[_CALLER]))
+        services = self._services
+        facts = CallFacts(scope[_REQUEST_ID], scope["path"], scope[_CALLER])
+        meter = Metered(services.backend, facts, services.accounts, services.clock)
+        scope[_METER] = meter
         services.check_ready()
         headers = Headers(scope=scope)
         body = await read_json_object(receive, headers, services.config)
-        call = Call(body, headers, scope[_REQUEST_ID])
-        work = asyncio.create_task(self._run(services, call, send))
+        call = Call(body, headers, facts.request_id)
+        work = asyncio.create_task(self._run(meter, call, send))
         with services.lifetime.track(work):
             scope[_CLIENT_LEFT] = not await _run_until_left(work, receive)
 
-    async def _run(self, services: Services, call: Call, send: Send) -> None:
-        lifetime = services.lifetime
+    async def _run(self, meter: Metered, call: Call, send: Send) -> None:
+        lifetime = self._services.lifetime
         try:
-            reply = await self._answer(services, call)
+            # Routes see no other backend than the caller's.
+            reply = await self._answer(replace(self._services, backend=meter), call)
             if isinstance(reply, JsonReply):
                 await _send_json(reply, send)
-            else:
-                await send_events(reply.frames, reply.headers, send, lifetime, call.request_id)
+                return
+            failure = await send_events(
+                reply.frames, reply.headers, send, lifetime, call.request_id
+            )
+            if failure is not None:
+                meter.note_error(failure)
         except asyncio.CancelledError:
             if lifetime.is_closing:
                 raise stopping_error() from None

@@ -33,12 +33,14 @@ async def send_events(
     send: Send,
     lifetime: Lifetime,
     request_id: str,
-) -> None:
+) -> Exception | None:
     """Send frames as they come; close the iterator whatever happens.
 
+    Returns the error that ended the stream after its first frame.
     Raises: what the iterator raises before its first frame.
     """
     is_started, last = False, b""
+    failure: Exception | None = None
     try:
         async with aclosing(frames):
             async for data in frames:
@@ -49,14 +51,17 @@ async def send_events(
     except asyncio.CancelledError:
         if not (lifetime.is_closing and is_started):
             raise
-        last = frame(describe_error(stopping_error(), request_id).body())
+        failure = stopping_error()
     except Exception as error:
         if not is_started:
             raise
         if is_our_fault(error):
             _log.exception("request %s failed after its first byte", request_id)
-        last = frame(describe_error(error, request_id).body())
+        failure = error
+    if failure is not None:
+        last = frame(describe_error(failure, request_id).body())
     await send({"type": "http.response.body", "body": last, "more_body": False})
+    return failure
 
 
 def _start(headers: Mapping[str, str]) -> dict[str, object]:

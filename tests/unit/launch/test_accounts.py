@@ -15,6 +15,7 @@ from headrace.core.clock import SystemClock
 from headrace.core.config import Config, HubConfig, ServerConfig
 from headrace.core.errors import ConfigError, StoreError
 from headrace.core.stores import NO_LIMITS
+from headrace.core.telemetry import NoMetrics
 from headrace.launch.accounts import AccountsWatch
 from headrace.store.database import Database, default_url
 from headrace.store.keys import KeyStore
@@ -48,7 +49,7 @@ def keys_in(home: Path) -> Iterator[KeyStore]:
 def watching(config: Config) -> Iterator[AccountsWatch]:
     watch = AccountsWatch(config, poll_s=0.01)
     watch.open()
-    watch.start()
+    watch.start(NoMetrics())
     try:
         yield watch
     finally:

@@ -1,0 +1,145 @@
+"""UsageLedger: the table of usage rows. Rows are appended, never changed.
+
+In: UsageRows in batches. Out: sums by tenant, key, model and day. Reports read one state of the
+database and make no writer wait.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    case,
+    func,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from headrace.economics.usage_row import UsageRow
+from headrace.store.database import Database
+
+Dimension = Literal["tenant", "key", "model", "day"]
+DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
+
+_rows = Table(
+    "usage_rows",
+    MetaData(),
+    Column("row_id", String, primary_key=True),
+    Column("request_id", String, nullable=False),
+    Column("accepted_at_ms", BigInteger, nullable=False),
+    Column("day", String(10), nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("key_id", String),
+    Column("operation", String, nullable=False),
+    Column("model", String),
+    Column("usage_source", String, nullable=False),
+    Column("input_tokens", BigInteger),
+    Column("cached_input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("rejected_draft_tokens", BigInteger),
+    Column("estimated_input_tokens", BigInteger, nullable=False),
+    Column("queue_s", Double),
+    Column("prefill_s", Double),
+    Column("decode_s", Double),
+    Column("first_token_s", Double),
+    Column("duration_s", Double),
+    Column("finish_reason", String),
+    Column("error", String),
+    Column("http_status", Integer),
+    Index("usage_rows_by_time", "accepted_at_ms"),
+    Index("usage_rows_by_request", "request_id"),
+    sqlite_with_rowid=False,
+)
+_STEPS = (_rows.create,)
+_GROUPS: dict[Dimension, Any] = {
+    "tenant": _rows.c.tenant,
+    "key": _rows.c.key_id,
+    "model": _rows.c.model,
+    "day": _rows.c.day,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageTotal:
+    """Sums over the rows of one group. Units: tokens, seconds."""
+
+    group: tuple[str | None, ...]
+    requests: int
+    errors: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    rejected_draft_tokens: int
+    estimated_input_tokens: int
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
+_SUMS = tuple(field.name for field in dataclasses.fields(UsageTotal))[3:]
+
+
+class UsageLedger:
+    """Appends and adds up."""
+
+    def __init__(self, database: Database) -> None:
+        """Raises: StoreError when the table cannot be made or is of a newer program."""
+        self._database = database
+        database.prepare("usage", _STEPS)
+        dialect = sqlite if database.is_sqlite else postgresql
+        # A batch whose commit was not confirmed is written again.
+        self._insert = dialect.insert(_rows).on_conflict_do_nothing()
+
+    def append(self, rows: Sequence[UsageRow]) -> None:
+        """Write all of them or none; those that are there already stay as they are.
+
+        Raises: StoreError.
+        """
+        values = [
+            {name: getattr(row, name) for name in UsageRow.__slots__}  # asdict copies, and is slow
+            for row in rows
+        ]
+        with self._database.writing() as connection:
+            connection.execute(self._insert, values)
+
+    def report(
+        self, by: Sequence[Dimension], since_ms: int | None = None, until_ms: int | None = None
+    ) -> list[UsageTotal]:
+        """Add up the calls accepted from `since_ms` until before `until_ms`, in order of groups.
+
+        Raises: StoreError.
+        """
+        groups = [_GROUPS[name] for name in by]
+        errors = func.sum(case((_rows.c.error.is_not(None), 1), else_=0))
+        sums = [func.coalesce(func.sum(_rows.c[name]), 0) for name in _SUMS]
+        query = select(*groups, func.count(_rows.c.row_id), func.coalesce(errors, 0), *sums)
+        if since_ms is not None:
+            query = query.where(_rows.c.accepted_at_ms >= since_ms)
+        if until_ms is not None:
+            query = query.where(_rows.c.accepted_at_ms < until_ms)
+        query = query.group_by(*groups).order_by(*groups)
+        with self._database.reading() as connection:
+            return [_to_total(len(groups), row) for row in connection.execute(query)]
+
+
+def _to_total(num_groups: int, row: Sequence[Any]) -> UsageTotal:
+    requests, errors, *sums = row[num_groups:]
+    values = {
+        name: float(value) if name.endswith("_s") else int(value)
+        for name, value in zip(_SUMS, sums, strict=True)
+    }
+    group = tuple(row[:num_groups])
+    return UsageTotal(group=group, requests=int(requests), errors=int(errors), **values)  # type: ignore[arg-type]

@@ -1,0 +1,68 @@
+"""UsageRow: what the ledger keeps of one call. A field here is a column there.
+
+In: what is known when a call ends. Out: one frozen record, also as plain values for a file.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+# Measured: the engine counted. Estimated: a request that was running ended before it said anything.
+# None: nothing was computed.
+UsageSource = Literal["measured", "estimated", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRow:
+    """One call. None is what is not known, never 0. Units: tokens, seconds, ms of Unix.
+
+    Fields:
+        row_id: unique and in order of time, so that writing a row twice adds one.
+        request_id: the `x-request-id` of the answer.
+        day: UTC, as 2026-11-22.
+        model: the one that served; None when no request came that far.
+        input_tokens: all of the prompt, with `cached_input_tokens` in it.
+        estimated_input_tokens: by length, for prompts whose tokens were never reported.
+        rejected_draft_tokens: computed, in no answer.
+        first_token_s, duration_s: from arrival at the server; the other times are the engine's.
+        finish_reason: of every answer of the call, joined by a comma; `abort` for one cut off.
+        error: the code or kind of what ended the call; `client_disconnected` when the client left.
+        http_status: None when the client left before there was one.
+    """
+
+    row_id: str
+    request_id: str
+    accepted_at_ms: int
+    day: str
+    tenant: str
+    key_id: str | None = None
+    operation: str = ""
+    model: str | None = None
+    usage_source: UsageSource = "none"
+    input_tokens: int | None = 0
+    cached_input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    reasoning_tokens: int | None = 0
+    rejected_draft_tokens: int | None = 0
+    estimated_input_tokens: int = 0
+    queue_s: float | None = None
+    prefill_s: float | None = None
+    decode_s: float | None = None
+    first_token_s: float | None = None
+    duration_s: float | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+    http_status: int | None = None
+
+
+class Ledger(Protocol):
+    """Takes rows. Never waits and never fails."""
+
+    def append(self, row: UsageRow) -> None: ...
+
+
+def new_row_id(unix_ms: int) -> str:
+    """Ordered by time, so that a table grows at its end; unique by 80 random bits."""
+    return f"{unix_ms:012x}{secrets.token_hex(10)}"
