@@ -12,6 +12,7 @@ import httpx
 from openai import OpenAI
 
 from fakes.fake_backend import FakeBackend
+from headrace.core.clock import Clock
 from headrace.core.config import ServerConfig
 from headrace.economics.accounts import Accounts
 from headrace.server.app import HeadraceApp, build_app
@@ -56,10 +57,16 @@ def run_server(
     backend: FakeBackend | None = None,
     config: ServerConfig | None = None,
     accounts: Accounts | None = None,
+    clock: Clock | None = None,
 ) -> Iterator[RunningServer]:
     backend = backend or FakeBackend()
     app = build_app(
-        backend, config or ServerConfig(port=0), FixedMetrics(), "9.9", accounts=accounts
+        backend,
+        config or ServerConfig(port=0),
+        FixedMetrics(),
+        "9.9",
+        clock=clock,
+        accounts=accounts,
     )
     listener = listen("127.0.0.1", 0)
     ready = threading.Event()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from test_disconnect import read_until, wait_at, wait_forever
 
@@ -36,8 +37,10 @@ MIXED_SEED = 11
 class Served:
     """A server with a real ledger and one key; `rows` waits for what is on its way."""
 
-    def __init__(self, server: RunningServer, ledger: Ledger, secret: str) -> None:
-        self.server, self.ledger, self.secret = server, ledger, secret
+    def __init__(
+        self, server: RunningServer, client: httpx.Client, ledger: Ledger, secret: str
+    ) -> None:
+        self.server, self.client, self.ledger, self.secret = server, client, ledger, secret
         self.headers = {"Authorization": f"Bearer {secret}"}
 
     def rows(self, count: int) -> list[dict[str, Any]]:
@@ -47,8 +50,7 @@ class Served:
         return rows
 
     def post(self, path: str, **body: Any) -> Any:
-        with self.server.client() as client:
-            return client.post(path, json=BODY | body, headers=self.headers)
+        return self.client.post(path, json=BODY | body, headers=self.headers)
 
     @contextmanager
     def raw_post(self, path: str, **body: Any) -> Iterator[socket.socket]:
@@ -72,9 +74,11 @@ def serving(
         keys = KeyStore(ledger.database, SystemClock())
         key, secret = keys.create("ci", "acme", ["inference"], NO_LIMITS)
         accounts = Accounts(keys=keys.ring(), ledger=ledger.writer)
-        with run_server(backend, config, accounts) as server:  # type: ignore[arg-type]
-            served = Served(server, ledger, secret)
-            yield served
+        with (
+            run_server(backend, config, accounts) as server,  # type: ignore[arg-type]
+            server.client() as client,
+        ):
+            yield Served(server, client, ledger, secret)
         # The server is gone: nothing may still hold on to a call.
         ledger.writer.close()
         assert {row["tenant"] for row in ledger.rows()} <= {"acme"}
@@ -218,10 +222,10 @@ def test_a_server_that_is_stopped(tmp_path: Path) -> None:
 
 
 def test_who_has_no_key_leaves_no_row(served: Served) -> None:
-    with served.server.client() as client:
-        assert client.post(CHAT, json=BODY).status_code == 401
-        assert client.get("/v1/models", headers=served.headers).status_code == 200
-        assert client.get("/health").status_code == 200
+    client = served.client
+    assert client.post(CHAT, json=BODY).status_code == 401
+    assert client.get("/v1/models", headers=served.headers).status_code == 200
+    assert client.get("/health").status_code == 200
     served.post(CHAT)
     assert len(served.rows(1)) == 1
 
@@ -270,9 +274,8 @@ async def test_rows_agree_with_what_clients_saw(tmp_path: Path) -> None:
                 for _ in range(source.randrange(6)):
                     received += raw.recv(2000)
                 return "", received.decode("utf-8", "replace"), True
-        with served.server.client() as client:
-            headers = served.headers | {"x-request-id": request_id}
-            answer = client.post(COMPLETIONS, json=BODY | body, headers=headers)
+        headers = served.headers | {"x-request-id": request_id}
+        answer = served.client.post(COMPLETIONS, json=BODY | body, headers=headers)
         return request_id, answer.text, False
 
     def drive(served: Served) -> None:

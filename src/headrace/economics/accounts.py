@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from headrace.core.stores import KeyRing, NoKeys
+from headrace.economics.rate_limits import RateLimits
 from headrace.economics.usage_row import Ledger
 
 
@@ -18,3 +19,4 @@ class Accounts:
 
     keys: KeyRing = field(default_factory=NoKeys)
     ledger: Ledger | None = None
+    limits: RateLimits = field(default_factory=RateLimits)

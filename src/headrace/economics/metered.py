@@ -1,7 +1,8 @@
 """Metered: the Backend that one call of one caller sees, and the account of what it used.
 
-In: the requests of a call, and how it ended. Out: the same requests in the caller's name, to the
-backend behind; one usage row, whatever ended the call. Knows neither HTTP nor what answers.
+In: the requests of a call, and how it ended. Out: the same requests in the caller's name and within
+the key's limits, to the backend behind; one usage row, whatever ended the call. Knows neither HTTP
+nor what answers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from headrace.core.request import GenerateRequest
 from headrace.core.stores import Caller
 from headrace.core.usage import Usage
 from headrace.economics.accounts import Accounts
+from headrace.economics.rate_limits import Reservation
 from headrace.economics.usage_row import UsageRow, UsageSource, new_row_id
 
 # Of prose more, of code and other scripts less; rather too many tokens than too few.
@@ -41,6 +43,7 @@ class _Attempt:
     """A request that the backend has taken. `usage` is None until an output says it."""
 
     estimated_input_tokens: int
+    held: Reservation | None
     usage: Usage | None = None
     times: RequestTimes | None = None
     is_finished: bool = False
@@ -50,7 +53,7 @@ class _Attempt:
 class Metered:
     """Stands for `backend` during a call: no request of the call can go out in another name.
 
-    `close` it when the call has ended; only the first time counts.
+    `begin` it before anything else, `close` it when the call has ended.
     """
 
     def __init__(
@@ -62,7 +65,8 @@ class Metered:
         self._model: str | None = None
         self._attempts: list[_Attempt] = []
         self._error: BaseException | None = None
-        self._is_closed = False
+        self._account = accounts.limits.account(facts.caller, self._begin_s)
+        self._has_begun = False
 
     def models(self) -> Sequence[ModelInfo]:
         """See core.backend.Backend."""
@@ -72,12 +76,28 @@ class Metered:
         """See core.backend.Backend."""
         return self._backend.health()
 
+    def begin(self) -> None:
+        """Count the call. Raises: RateLimited."""
+        if self._account is not None:
+            self._account.begin(self._begin_s)
+        self._has_begun = True
+
+    def limit_headers(self) -> dict[str, str]:
+        """What is left of the key's limits; empty without any."""
+        return {} if self._account is None else self._account.headers(self._clock.monotonic_s())
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend."""
         self._model = request.model
         request = replace(request, tenant=self._facts.caller.tenant)
-        stream = await self._backend.generate(request)
-        attempt = _Attempt(estimate_input_tokens(request))
+        num_estimated = estimate_input_tokens(request)
+        attempt = _Attempt(num_estimated, self._reserve(request, num_estimated))
+        try:
+            stream = await self._backend.generate(request)
+        except BaseException:
+            attempt.usage = Usage()
+            self._settle(attempt)
+            raise
         self._attempts.append(attempt)
         return _MeteredStream(stream, self, attempt)
 
@@ -91,19 +111,46 @@ class Metered:
                 attempt.finish_reasons.add(delta.finish_reason)
         if output.is_finished:
             attempt.is_finished, attempt.times = True, output.times
+            self._settle(attempt)
 
     def note_error(self, error: BaseException) -> None:
         """Keep why the call failed; the first reason counts."""
         self._error = self._error or error
 
     def close(self, http_status: int | None, has_client_left: bool) -> None:
-        """Write the row."""
+        """Settle what was held and write the row. Call it once."""
+        for attempt in self._attempts:
+            self._settle(attempt)
+        if self._account is not None and self._has_begun:
+            self._account.end()
         ledger = self._accounts.ledger
-        if self._is_closed or ledger is None:
-            return
-        self._is_closed = True
-        error = "client_disconnected" if has_client_left else _name_error(self._error)
-        ledger.append(self._make_row(http_status, error))
+        if ledger is not None:
+            error = "client_disconnected" if has_client_left else _name_error(self._error)
+            ledger.append(self._make_row(http_status, error))
+
+    def _reserve(self, request: GenerateRequest, num_input_tokens: int) -> Reservation | None:
+        """Hold what the request may use. Raises: RateLimited."""
+        if self._account is None:
+            return None
+        sampling, limit = request.sampling, self._account.output_limit
+        num_output_tokens = sampling.max_tokens or 0
+        if not num_output_tokens and limit is not None:
+            # What the server or the context leaves; no more than a minute's worth, so that it can
+            # run at all.
+            lengths = (info.max_model_len for info in self.models() if info.name == request.model)
+            longest = request.default_max_tokens or next(lengths, limit)
+            num_output_tokens = min(longest, max(1, limit // sampling.n))
+        num_output_tokens *= sampling.n
+        now_s = self._clock.monotonic_s()
+        return self._account.reserve(num_input_tokens, num_output_tokens, now_s)
+
+    def _settle(self, attempt: _Attempt) -> None:
+        """Bring what is held to what was used. Mutates: attempt."""
+        held, attempt.held = attempt.held, None
+        if self._account is not None and held is not None:
+            usage = attempt.usage or Usage(input_tokens=attempt.estimated_input_tokens)
+            now_s = self._clock.monotonic_s()
+            self._account.settle(held, usage.input_tokens, usage.output_tokens, now_s)
 
     def _make_row(self, http_status: int | None, error: str | None) -> UsageRow:
         now_s, accepted_at_ms = self._clock.monotonic_s(), int(self._accepted_at_s * 1000)

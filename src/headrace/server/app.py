@@ -107,7 +107,9 @@ class HeadraceApp:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *fixed]
+                limits = scope[_METER].limit_headers() if _METER in scope else {}
+                more = [(name.encode(), value.encode()) for name, value in limits.items()]
+                message["headers"] = [*message.get("headers", ()), *fixed, *more]
             await send(message)
 
         try:
@@ -206,6 +208,7 @@ class _Inference:
         facts = CallFacts(scope[_REQUEST_ID], scope["path"], scope[_CALLER])
         meter = Metered(services.backend, facts, services.accounts, services.clock)
         scope[_METER] = meter
+        meter.begin()
         services.check_ready()
         headers = Headers(scope=scope)
         body = await read_json_object(receive, headers, services.config)

@@ -120,7 +120,8 @@ def _in_json_words(error: InvalidParameter) -> str:
 def _describe_request_error(error: RequestError) -> ErrorReply:
     status = next((status for kind, status in _STATUS_OF if isinstance(error, kind)), 400)
     if isinstance(error, RateLimited):
-        headers = _retry_headers(error.retry_after_s)
+        can_retry = error.can_retry
+        headers = _retry_headers(error.retry_after_s) if can_retry else {"x-should-retry": "false"}
         return ErrorReply(
             status, "rate_limit_error", error.message, error.param, error.code, headers
         )
