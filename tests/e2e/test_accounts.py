@@ -71,3 +71,20 @@ def is_refused(client: openai.OpenAI, model: str) -> bool:
     except openai.AuthenticationError:
         return True
     return False
+
+
+def test_a_server_that_can_be_reached_by_others(gemma_path: Path, tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path / 'accounts.db'}"
+    options = ("--host", "0.0.0.0")  # noqa: S104 - what is tested
+    refused = headrace(
+        "serve", gemma_path, *options, "--require-key", "--port", "0", HEADRACE_DATABASE=database
+    )
+    assert refused.code == 2
+    assert "headrace keys create NAME" in refused.stderr
+    with serve(gemma_path, tmp_path, *options, HEADRACE_DATABASE=database) as server:
+        warning = "warning: 0.0.0.0 can be reached from other machines and there is no API key"
+        assert warning in server.program.stderr
+        client = server.openai()
+        assert client.models.retrieve(server.model).id == server.model
+        assert headrace("keys", "create", "first", HEADRACE_DATABASE=database).code == 0
+        eventually(lambda: is_refused(client, server.model), "the first key closes the server")

@@ -41,9 +41,15 @@ def open_database(folder: Path) -> Database:
 class Ledger:
     """A writer on a real database, and what it has counted."""
 
-    def __init__(self, folder: Path, max_rows: int = 1000, max_spill_bytes: int = 10**6) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_rows: int = 1000,
+        max_spill_bytes: int = 10**6,
+        database: Database | None = None,
+    ) -> None:
         self.folder, self.metrics = folder, Recorder()
-        self.database = open_database(folder)
+        self.database = database or open_database(folder)
         self.spill = SpillFile(folder / "spill", max_spill_bytes)
         self.store = UsageLedger(self.database)
         self.writer = LedgerWriter(self.store, self.spill, self.metrics, max_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,29 @@ def test_ways_to_send_a_key(keys: Keys, form: str) -> None:
         basic = {"Authorization": f"Basic {secret}"}
         assert client.get("/v1/models", headers=basic).status_code == 401
         assert client.get(f"/v1/models?api_key={secret}").status_code == 401
+
+
+def test_strange_headers_are_refused_and_nothing_more(keys: Keys) -> None:
+    keys.make("a")
+    source = random.Random(9)
+    strange = [
+        b"",
+        b"Bearer",
+        b"Bearer ",
+        b"Bearer hr_",
+        b"\xff\xfe",
+        b"hr_\xc3\xa9_x",
+        b"x" * 9000,
+    ]
+    strange += [bytes(source.choice(range(33, 256)) for _ in range(40)) for _ in range(40)]
+    with run_server(accounts=keys.accounts) as server, server.client() as client:
+        for value in strange:
+            for name in ("Authorization", "x-api-key"):
+                for prefix in (b"", b"Bearer "):
+                    headers = {name.encode(): (prefix + value).strip()}
+                    assert client.get("/v1/models", headers=headers).status_code == 401, headers
+        twice = [("Authorization", "Basic x"), ("Authorization", f"Bearer {keys.make('b')}")]
+        assert client.get("/v1/models", headers=twice).status_code == 401
 
 
 def test_a_revoked_key_ends_at_once(keys: Keys) -> None:

@@ -18,6 +18,7 @@ from headrace.cli.plain_values import PlainCommand, PlainGroup
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
+from headrace.core.errors import HeadraceError
 from headrace.core.stores import ApiKey, KeyLimits
 from headrace.store.database import Database, default_url
 from headrace.store.keys import KeyStore
@@ -74,6 +75,8 @@ def create(
         max_concurrent_requests=max_concurrent_requests,
     )
     with _open_store(database, config_file) as (store, place):
+        if store is None:
+            raise HeadraceError(f"{place} was removed while the key was being made.")
         key, secret = store.create(name, tenant, scope or ["inference"], limits)
     scopes = ", ".join(key.scopes)
     typer.echo(f"key {key.name} for tenant {key.tenant} ({scopes}) in {place}", err=True)
@@ -87,8 +90,8 @@ def list_(
     config_file: ConfigOption = None,
 ) -> None:
     """List keys, revoked ones too; of a secret only its beginning."""
-    with _open_store(database, config_file) as (store, place):
-        keys = store.list()
+    with _open_store(database, config_file, may_create=False) as (store, place):
+        keys = store.list() if store is not None else ()
     if is_json:
         rows = [{"prefix": key.prefix, **asdict(key)} for key in keys]
         typer.echo(json.dumps(rows, indent=2))
@@ -107,7 +110,9 @@ def revoke(
     config_file: ConfigOption = None,
 ) -> None:
     """End a key; servers refuse it within seconds. There is no way back."""
-    with _open_store(database, config_file) as (store, _):
+    with _open_store(database, config_file, may_create=False) as (store, place):
+        if store is None:
+            raise HeadraceError(f"There is no key: {place} does not exist.")
         key = store.revoke(name)
     typer.echo(f"key {key.name} ({key.prefix}) is revoked")
 
@@ -118,13 +123,17 @@ def database_url(config: Config) -> str:
 
 
 @contextmanager
-def _open_store(url: str | None, config_file: ConfigOption) -> Iterator[tuple[KeyStore, str]]:
-    """The keys, and where they are."""
+def _open_store(
+    url: str | None, config_file: ConfigOption, may_create: bool = True
+) -> Iterator[tuple[KeyStore | None, str]]:
+    """The keys, and where they are; None where there is no database and none may be made."""
     config = load_config(config_file, {"store.database_url": url})
     database = Database(database_url(config))
-    database.create_file()
+    if may_create:
+        database.create_file()
     try:
-        yield KeyStore(database, SystemClock()), database.shown
+        store = KeyStore(database, SystemClock()) if database.exists() else None
+        yield store, database.shown
     finally:
         database.close()
 

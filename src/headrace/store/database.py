@@ -161,9 +161,9 @@ def _make_engine(url: URL) -> Engine:
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(
-        url, pool_pre_ping=True, connect_args={"connect_timeout": _CONNECT_TIMEOUT_S}
-    )
+    # A server without an encoding (locale C) would give bytes for text.
+    arguments = {"connect_timeout": _CONNECT_TIMEOUT_S, "client_encoding": "utf8"}
+    return create_engine(url, pool_pre_ping=True, connect_args=arguments)
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from headrace.cli.app import build_app
-from headrace.core.errors import ConfigError
+from headrace.core.errors import ConfigError, HeadraceError
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,14 @@ def test_the_database_can_be_named(home: Path) -> None:
     assert not (home / "headrace.db").exists()
 
 
+def test_looking_makes_no_database(home: Path) -> None:
+    assert json.loads(keys("list", "--json").stdout) == []
+    revoked = keys("revoke", "ci")
+    assert isinstance(revoked.exception, HeadraceError)
+    assert "There is no key" in revoked.exception.message
+    assert list(home.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("words", "field"),
     [
@@ -61,7 +69,6 @@ def test_the_database_can_be_named(home: Path) -> None:
         (("create", "ci", "--requests-per-minute", "0"), "--requests-per-minute"),
         (("create", "ci", "--input-tokens-per-minute", "many"), "--input-tokens-per-minute"),
         (("create", " "), "name"),
-        (("revoke", "nobody"), "key"),
         (("list", "--database", "mysql://u:pw@h/d"), "store.database_url"),
         (("list", "--database", "nothing"), "--database"),
     ],

@@ -1,0 +1,137 @@
+"""Keys and usage in a real PostgreSQL: the same answers as SQLite, and a server that goes away."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from fakes.fake_clock import FakeClock
+from fakes.postgres import Postgres, running_postgres
+from fakes.usage import Ledger, eventually, make_row, open_database
+from headrace.core.errors import ConfigError, StoreError
+from headrace.core.stores import KeyLimits
+from headrace.economics.ledger import DIMENSIONS, UsageLedger
+from headrace.store.database import Database
+from headrace.store.keys import KeyStore
+
+LIMITS = KeyLimits(output_tokens_per_minute=10**12, max_concurrent_requests=3)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with running_postgres() as running:
+        yield running
+
+
+@pytest.fixture
+def database(server: Postgres) -> Iterator[Database]:
+    database = Database(server.url)
+    with database.writing() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    yield database
+    database.close()
+
+
+def test_keys(database: Database) -> None:
+    store = KeyStore(database, FakeClock())
+    empty = store.stamp()
+    key, secret = store.create("ci", "acme", ["inference", "admin"], LIMITS)
+    assert store.ring().find(secret) == key
+    assert KeyStore(database, FakeClock()).list() == [key]
+    made = store.stamp()
+    store.revoke("ci")
+    assert store.ring().find(secret) is None
+    assert len({empty, made, store.stamp()}) == 3
+
+
+def test_usage_adds_up_as_in_sqlite(database: Database, tmp_path: Path) -> None:
+    source = random.Random(6)
+    rows = [
+        make_row(
+            source.randrange(3) * 86_400_000 + number,
+            tenant=source.choice("ab"),
+            key_id=source.choice(["k1", "k2"]),
+            model=source.choice("mn"),
+            input_tokens=source.choice([None, source.randrange(2**40)]),
+            queue_s=source.choice([None, 0.25]),
+            error=source.choice([None, "EngineDied"]),
+        )
+        for number in range(300)
+    ]
+    sqlite = open_database(tmp_path)
+    ledgers = UsageLedger(database), UsageLedger(sqlite)
+    for ledger in ledgers:
+        ledger.append(rows)
+        ledger.append(rows[:50])
+    for by in DIMENSIONS:
+        assert ledgers[0].report([by]) == ledgers[1].report([by])
+    middle_ms = sorted(row.accepted_at_ms for row in rows)[150]
+    assert ledgers[0].report(["day"], middle_ms) == ledgers[1].report(["day"], middle_ms)
+    sqlite.close()
+
+
+def test_servers_that_start_together_make_the_tables_once(
+    server: Postgres, database: Database
+) -> None:
+    errors: list[Exception] = []
+
+    def prepare() -> None:
+        own = Database(server.url)
+        try:
+            KeyStore(own, FakeClock())
+            UsageLedger(own).append([make_row(1)])
+        except Exception as error:
+            errors.append(error)
+        finally:
+            own.close()
+
+    threads = [threading.Thread(target=prepare) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert errors == []
+    (total,) = UsageLedger(database).report(["tenant"])
+    assert total.requests == 6
+
+
+def test_a_server_that_goes_and_comes_back_loses_no_row(
+    server: Postgres, database: Database, tmp_path: Path
+) -> None:
+    ledger = Ledger(tmp_path, database=database)
+    ledger.writer.append(make_row(1))
+    eventually(lambda: ledger.count("ledger_rows") == 1)
+    server.stop()
+    try:
+        for number in range(2, 50):
+            ledger.writer.append(make_row(number))
+        eventually(lambda: ledger.writer.is_failing)
+        with pytest.raises(StoreError, match="postgresql"):
+            ledger.rows()
+    finally:
+        server.start()
+    eventually(lambda: not ledger.writer.is_failing and not ledger.writer.num_waiting)
+    assert len(ledger.rows()) == 49
+    ledger.close()
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    database = Database(f"postgresql://someone:secret@/x?host={tmp_path}")
+    with pytest.raises(StoreError) as caught:
+        KeyStore(database, FakeClock())
+    assert "someone:***@" in caught.value.message
+    assert "secret" not in caught.value.message
+    database.close()
+
+
+def test_without_its_driver_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ConfigError, match=r"headrace\[postgres\]"):
+        Database("postgresql://localhost/x")
