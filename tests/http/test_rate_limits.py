@@ -176,10 +176,10 @@ def test_requests_at_a_time() -> None:
         assert serving.post().status_code == 200
 
 
-def test_a_thousand_at_once_do_not_overshoot() -> None:
+def test_many_at_once_do_not_overshoot() -> None:
     with limited(output_tokens_per_minute=200, requests_per_minute=30) as serving:
         with ThreadPoolExecutor(16) as pool:
-            statuses = list(pool.map(lambda _: serving.post().status_code, range(300)))
+            statuses = list(pool.map(lambda _: serving.post().status_code, range(150)))
         num_answered = statuses.count(200)
         assert set(statuses) == {200, 429}
         assert num_answered <= 30
