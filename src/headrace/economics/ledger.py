@@ -108,10 +108,7 @@ class UsageLedger:
 
         Raises: StoreError.
         """
-        values = [
-            {name: getattr(row, name) for name in UsageRow.__slots__}  # asdict copies, and is slow
-            for row in rows
-        ]
+        values = [row._asdict() for row in rows]
         with self._database.writing() as connection:
             connection.execute(self._insert, values)
 

@@ -52,6 +52,7 @@ class LedgerWriter:
         self._max_rows = max_waiting_rows
         self._rows: deque[UsageRow] = deque()
         self._lock = threading.Lock()
+        self._is_over = False
         self._num_lost = 0
         self._retry_s = 0.0
         # Files may wait from an earlier start.
@@ -78,7 +79,7 @@ class LedgerWriter:
     def append(self, row: UsageRow) -> None:
         """Take a row. Costs no more than an append to a list."""
         with self._lock:
-            has_room = len(self._rows) < self._max_rows
+            has_room = len(self._rows) < self._max_rows and not self._is_over
             if has_room:
                 self._rows.append(row)
         if not has_room:
@@ -111,6 +112,8 @@ class LedgerWriter:
         while self.is_failing and time.monotonic() + self._retry_s < self._deadline_s:
             time.sleep(self._retry_s)
             self._write_waiting()
+        with self._lock:
+            self._is_over = True
         if self._rows:
             num_spilled = self._spill_oldest(len(self._rows))
             where = self._spill.shown
@@ -184,7 +187,8 @@ class LedgerWriter:
         # Told at 1, 2, 4, 8, ...: every one would fill the log too.
         if self._num_lost.bit_length() != (self._num_lost - num_rows).bit_length():
             logger.error(
-                "%d usage rows are lost so far: the database cannot be written and there is no "
-                "more room to wait in (store.max_waiting_rows, store.max_spill_bytes).",
+                "%d usage rows are lost so far: the ledger is closed, or the database cannot be "
+                "written and there is no more room to wait in (store.max_waiting_rows, "
+                "store.max_spill_bytes).",
                 self._num_lost,
             )

@@ -6,7 +6,6 @@ processes that ended. Each process writes a file of its own, locked while it liv
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import logging
@@ -42,7 +41,7 @@ class SpillFile:
         data, sizes = bytearray(), []
         room = self._max_bytes - sum(path.stat().st_size for path in self._files())
         for row in rows:
-            line = json.dumps(dataclasses.asdict(row)).encode() + b"\n"
+            line = json.dumps(row._asdict()).encode() + b"\n"
             if len(data) + len(line) > room:
                 break
             data += line

@@ -6,16 +6,15 @@ In: what is known when a call ends. Out: one frozen record, also as plain values
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 # Measured: the engine counted. Estimated: a request that was running ended before it said anything.
 # None: nothing was computed.
 UsageSource = Literal["measured", "estimated", "none"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageRow:
+# A dataclass of this many fields is slow to make, and the start of every server would pay for it.
+class UsageRow(NamedTuple):
     """One call. None is what is not known, never 0. Units: tokens, seconds, ms of Unix.
 
     Fields:

@@ -126,6 +126,16 @@ def test_a_stop_leaves_rows_to_the_next_start(tmp_path: Path) -> None:
         eventually(lambda: not again.spilled_files)
 
 
+def test_a_row_after_the_end_is_lost_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_ledger(tmp_path) as ledger:
+        ledger.writer.close()
+        ledger.writer.append(make_row(1))
+        assert ledger.count("ledger_rows_lost") == 1
+        assert "1 usage rows are lost so far: the ledger is closed" in caplog.text
+
+
 def test_a_file_of_a_running_process_is_left_alone(tmp_path: Path) -> None:
     running = SpillFile(tmp_path / "spill", 10**6)
     assert running.add([make_row(1)]) == 1
