@@ -176,6 +176,15 @@ def test_requests_at_a_time() -> None:
         assert serving.post().status_code == 200
 
 
+@pytest.mark.parametrize(
+    "body", [{}, {"stream": True}, {"prompt": ["a", "b"], "n": 2}, {"temperature": 9}]
+)
+def test_one_after_the_other_is_never_two_at_a_time(body: dict[str, Any]) -> None:
+    with limited(max_concurrent_requests=1) as serving:
+        statuses = {serving.post(**body).status_code for _ in range(40)}
+    assert statuses == {400 if "temperature" in body else 200}
+
+
 def test_many_at_once_do_not_overshoot() -> None:
     with limited(output_tokens_per_minute=200, requests_per_minute=30) as serving:
         with ThreadPoolExecutor(16) as pool:

@@ -112,17 +112,19 @@ class Metered:
         if output.is_finished:
             attempt.is_finished, attempt.times = True, output.times
             self._settle(attempt)
+            if all(other.is_finished for other in self._attempts):
+                self._leave()
 
     def note_error(self, error: BaseException) -> None:
         """Keep why the call failed; the first reason counts."""
         self._error = self._error or error
+        self._leave()
 
     def close(self, http_status: int | None, has_client_left: bool) -> None:
         """Settle what was held and write the row. Call it once."""
         for attempt in self._attempts:
             self._settle(attempt)
-        if self._account is not None and self._has_begun:
-            self._account.end()
+        self._leave()
         ledger = self._accounts.ledger
         if ledger is not None:
             error = "client_disconnected" if has_client_left else _name_error(self._error)
@@ -143,6 +145,12 @@ class Metered:
         num_output_tokens *= sampling.n
         now_s = self._clock.monotonic_s()
         return self._account.reserve(num_input_tokens, num_output_tokens, now_s)
+
+    def _leave(self) -> None:
+        """Give the call's place back before its client can know that it has ended and ask again."""
+        if self._account is not None and self._has_begun:
+            self._has_begun = False
+            self._account.end()
 
     def _settle(self, attempt: _Attempt) -> None:
         """Bring what is held to what was used. Mutates: attempt."""
