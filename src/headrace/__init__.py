@@ -11,6 +11,7 @@ _PUBLIC = {
     "Completion": "headrace.llm",
     "Generation": "headrace.llm",
     "SamplingParams": "headrace.core.request",
+    "StructuredOutputs": "headrace.core.structured_outputs",
     "Message": "headrace.core.message",
     "Tool": "headrace.core.message",
     "ToolCall": "headrace.core.message",

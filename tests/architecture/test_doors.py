@@ -28,6 +28,7 @@ DOORS = {
     "yaml": ("config",),
     "typer": ("cli",),
     "rich": ("cli",),
+    "llguidance": ("sampling/grammar.py",),
     "_cpu": ("ops/cpu",),
 }
 

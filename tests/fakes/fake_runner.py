@@ -45,6 +45,7 @@ class FakeRunner:
 
     `model` replaces the hash: tokens read back, request -> next token. Steps from
     `first_gated_step` on wait while `gate` is closed; each raises `failure` when there is one.
+    The token number `complete_at` of an answer completes its form.
     """
 
     def __init__(self, block_size: int, vocab_size: int = 1000, model: Model | None = None) -> None:
@@ -54,6 +55,7 @@ class FakeRunner:
         self.gate.set()
         self.first_gated_step = 1
         self.failure: Exception | None = None
+        self.complete_at: int | None = None
         self.slots: dict[int, tuple[int, int]] = {}
         self.known: dict[str, NewRequest] = {}
         self.steps: list[SchedulerOutput] = []
@@ -103,7 +105,9 @@ class FakeRunner:
         token_id = self._model(token_ids, new)
         wants_logprobs = new.sampling.logprobs is not None
         logprobs = (self._logprob(token_id, token_ids),) if wants_logprobs else ()
-        return RowOutput((token_id,), logprobs, prompt_logprobs)
+        num_output_tokens = end - len(new.prompt_token_ids) + 1
+        is_complete = num_output_tokens == self.complete_at
+        return RowOutput((token_id,), logprobs, prompt_logprobs, is_complete=is_complete)
 
     def _logprob(self, token_id: int, before: Sequence[int]) -> TokenLogprobs:
         value = next_token([*before, token_id], 0, 1000) / -100.0

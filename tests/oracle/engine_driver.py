@@ -15,6 +15,7 @@ from headrace.core.step import StepReport, TokenLogprobs
 from headrace.executor.model_runner import ModelRunner
 from headrace.models.llama import Llama
 from headrace.ops.protocol import KVCacheDtype
+from headrace.sampling.logits_rule import LogitsRules
 from headrace.sched.request_state import RequestSpec
 from headrace.sched.scheduler import Scheduler
 from headrace.sched.token_budget import SchedulerLimits
@@ -68,13 +69,15 @@ class Setting:
 class EngineDriver:
     """One engine; its cache outlives the calls of `generate`, as a server's does."""
 
-    def __init__(self, model: Llama, setting: Setting | None = None) -> None:
+    def __init__(
+        self, model: Llama, setting: Setting | None = None, rules: LogitsRules | None = None
+    ) -> None:
         setting = setting or Setting()
         size = setting.block_size
         cache = model.ops.allocate_kv(
             model.config.attention, setting.num_blocks, size, setting.kv_cache_dtype
         )
-        self.runner = ModelRunner(model, cache, model.ops, setting.is_eager)
+        self.runner = ModelRunner(model, cache, model.ops, setting.is_eager, rules)
         self.manager = KVCacheManager(setting.num_blocks, size, setting.has_prefix_cache)
         limits = SchedulerLimits(
             max_num_batched_tokens=max(setting.max_num_batched_tokens, 1),

@@ -3,7 +3,7 @@
 HeadraceError
 |-- ConfigError            field, value, allowed, hint
 |-- RequestError           the caller can mend it: 4xx
-|   |-- InvalidParameter, UnsupportedParameter (param), ModelNotFound
+|   |-- InvalidParameter, UnsupportedParameter, InvalidGrammar (param), ModelNotFound
 |   |-- ContextTooLong     num_tokens, max_model_len
 |   |-- NotAuthenticated, NotPermitted
 |   `-- RateLimited        retry_after_s
@@ -64,6 +64,14 @@ class UnsupportedParameter(RequestError):
 
     def __init__(self, param: str, reason: str) -> None:
         super().__init__(f"{param} is not supported: {reason}", param, "unsupported_parameter")
+
+
+class InvalidGrammar(RequestError):
+    """A schema, pattern or grammar that answers cannot be held to: broken, too large, too hard."""
+
+    def __init__(self, param: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"{param} cannot be enforced: {reason}", param, "invalid_grammar")
 
 
 class ContextTooLong(RequestError):

@@ -9,6 +9,7 @@ from typing import Any
 
 from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.message import Message, Tool
+from headrace.core.structured_outputs import StructuredOutputs
 
 MAX_LOGPROBS = 20
 MAX_N = 128
@@ -34,6 +35,7 @@ class SamplingParams:
         n: answers per prompt. logprobs: None, or how many beside the chosen one (0 to 20).
         stop: texts that end the answer. stop_token_ids: tokens that do.
         min_tokens: nothing ends the answer before. max_tokens: None is what the context leaves.
+        structured_outputs: the form the answer must have; it ends when the form is complete.
     """
 
     temperature: float = 1.0
@@ -60,6 +62,7 @@ class SamplingParams:
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     return_token_ids: bool = False
+    structured_outputs: StructuredOutputs | None = None
 
     def __post_init__(self) -> None:
         for name, allowed, is_allowed in _NUMBER_RULES:
@@ -89,6 +92,9 @@ class SamplingParams:
                 allowed = "at least one token id, or leave it out"
                 raise InvalidParameter("allowed_token_ids", (), allowed)
         self._set_logit_bias()
+        form = self.structured_outputs
+        if form is not None and not isinstance(form, StructuredOutputs):
+            raise InvalidParameter("structured_outputs", form, "a StructuredOutputs")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             allowed = f"0 to max_tokens ({self.max_tokens})"
             raise InvalidParameter("min_tokens", self.min_tokens, allowed)

@@ -73,13 +73,15 @@ class TokenLogprobs:
 class RowOutput(NamedTuple):
     """What a scheduled request got. `prompt_logprobs` belong to its logit rows but the sampled one.
 
-    `error` set means that no token can be chosen for it, ever: the request ends.
+    `is_complete`: with its last token the answer has the form that was asked for, and nothing may
+    follow. `error` set means that no token can be chosen for it, ever: the request ends.
     """
 
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
+    is_complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ class ModelRunnerOutput:
 class RequestProgress(NamedTuple):
     """What a step gave one request, for the output side.
 
-    Times are `Clock.monotonic_s`; `finish_reason` set means it is over.
+    Times are `Clock.monotonic_s`; `finish_reason` set means it is over. `is_complete`: it ended
+    with its form, so the last token is part of the answer and no stop token.
     """
 
     request_id: str
@@ -107,6 +110,7 @@ class RequestProgress(NamedTuple):
     queued_at_s: float = 0.0
     scheduled_at_s: float | None = None
     error: str | None = None
+    is_complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ class Answer:
         """
         texts: list[str] = []
         num_taken = 0
-        ends_by_token = progress.finish_reason == "stop"
+        ends_by_token = progress.finish_reason == "stop" and not progress.is_complete
         for token_id in progress.new_token_ids:
             num_taken += 1
             self.num_output_tokens += 1

@@ -24,6 +24,7 @@ from headrace.models.model_config import ModelConfig
 from headrace.models.registry import model_class
 from headrace.ops.protocol import KVCache, Ops
 from headrace.ops.table import make_ops
+from headrace.sampling.logits_rule import LogitsRules
 from headrace.text.chat_template import ChatTemplate
 from headrace.text.tokenizer import Tokenizer
 from headrace.weights.gguf import GgufReader
@@ -58,6 +59,7 @@ class LoadedModel:
     work: WorkPerToken
     ops: Ops
     reader: WeightReader
+    rules: LogitsRules
 
 
 def load_model(
@@ -98,16 +100,18 @@ def load_model(
             # Where both fail, the text's error is told, whichever came first.
             tokenizer, template = text.result()
     cache = allocate_cache(config, ops, capacity)
+    rules = LogitsRules(tokenizer, config.vocab_size)
     report("loading", 1.0)
     return LoadedModel(
         config=config,
         tokenizer=tokenizer,
         chat_template=template,
-        runner=ModelRunner(model(ops, config, weights), cache, ops, engine.eager),
+        runner=ModelRunner(model(ops, config, weights), cache, ops, engine.eager, rules),
         capacity=capacity,
         work=work_per_token(model, config, reader),
         ops=ops,
         reader=reader,
+        rules=rules,
     )
 
 

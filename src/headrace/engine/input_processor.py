@@ -6,11 +6,17 @@ share it. Knows nothing of queues and steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from headrace.core.errors import ContextTooLong, InvalidParameter, RequestError
+from headrace.core.errors import (
+    ContextTooLong,
+    InvalidParameter,
+    RequestError,
+    UnsupportedParameter,
+)
 from headrace.core.request import GenerateRequest, SamplingParams
+from headrace.core.structured_outputs import StructuredOutputs
 from headrace.engine.seeds import derive_seed, resolve_seed
 from headrace.sched.request_state import RequestSpec
 from headrace.text.chat_template import ChatTemplate, encode_chat
@@ -37,11 +43,14 @@ class InputProcessor:
         chat_template: ChatTemplate | None,
         max_model_len: int,
         vocab_size: int | None = None,
+        check_form: Callable[[StructuredOutputs], None] | None = None,
     ) -> None:
+        """`check_form` raises InvalidGrammar for forms that answers cannot be held to."""
         self._tokenizer = tokenizer
         self._chat_template = chat_template
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size or tokenizer.vocab_size
+        self._check_form = check_form
 
     def prepare(self, request: GenerateRequest, unique_id: str | None = None) -> PreparedRequest:
         """Turn a request into specs with ids `{unique_id}.{index}`.
@@ -54,6 +63,10 @@ class InputProcessor:
         self._check_token_ids(request.sampling, param, prompt)
         sampling = self._limit(request, len(prompt), param)
         bad_words_ids = tuple(self._encode_bad_words(sampling))
+        if sampling.structured_outputs is not None:
+            if self._check_form is None:
+                raise UnsupportedParameter("structured_outputs", "this engine checks no forms.")
+            self._check_form(sampling.structured_outputs)
         eos_token_ids = () if sampling.ignore_eos else tuple(sorted(self._tokenizer.eos_token_ids))
         seed = resolve_seed(sampling.seed)
         unscored = replace(sampling, prompt_logprobs=None)

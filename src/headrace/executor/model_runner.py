@@ -15,6 +15,7 @@ import numpy as np
 from headrace.core.errors import InvalidLogits
 from headrace.core.step import (
     ModelRunnerOutput,
+    NewRequest,
     RowOutput,
     ScheduledRequest,
     SchedulerOutput,
@@ -25,11 +26,13 @@ from headrace.executor.memory import MAX_LOGIT_ROWS
 from headrace.models.llama import Hidden, Llama
 from headrace.ops.protocol import Array, KVCache, Logprobs, Ops
 from headrace.ops.step_inputs import Int32, SampleInputs, StepInputs
+from headrace.sampling.logits_rule import LogitsRule, LogitsRules
 from headrace.sampling.sample_rows import SampleRow, gather, make_row
 
 NO_CHOICE = (
-    "No token can be chosen: either allowed_token_ids, bad_words and min_tokens together ban every "
-    "token, or the model's logits are not numbers because its weights are damaged."
+    "No token can be chosen: either allowed_token_ids, bad_words, min_tokens and the form of the "
+    "answer together ban every token, or the model's logits are not numbers because its weights "
+    "are damaged."
 )
 
 
@@ -56,12 +59,18 @@ class Gathered:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: str | None = None
+    is_complete: bool = False
 
     def to_output(self) -> RowOutput:
         """The record the scheduler reads; a request that failed gets no token."""
         if self.error is not None:
             return RowOutput(error=self.error)
-        return RowOutput(tuple(self.token_ids), tuple(self.logprobs), tuple(self.prompt_logprobs))
+        return RowOutput(
+            tuple(self.token_ids),
+            tuple(self.logprobs),
+            tuple(self.prompt_logprobs),
+            is_complete=self.is_complete,
+        )
 
 
 class ModelRunner:
@@ -72,9 +81,18 @@ class ModelRunner:
     one by one, with the same bits.
     """
 
-    def __init__(self, model: Llama, cache: KVCache, ops: Ops, is_eager: bool = False) -> None:
+    def __init__(
+        self,
+        model: Llama,
+        cache: KVCache,
+        ops: Ops,
+        is_eager: bool = False,
+        rules: LogitsRules | None = None,
+    ) -> None:
+        """`rules` makes the rules of answers that must have a form; without it there are none."""
         self.model, self.cache, self.ops = model, cache, ops
         self._replay = None if is_eager else ops.record(self._recorded)
+        self._rules = rules
         self._rows: dict[str, SampleRow] = {}
         self._finished: deque[ModelRunnerOutput] = deque()
 
@@ -86,7 +104,8 @@ class ModelRunner:
         for request_id in output.finished_request_ids:
             self._rows.pop(request_id, None)
         for new in output.new_requests:
-            self._rows[new.request_id] = make_row(new, self.model.config.vocab_size)
+            rule = self._open_rule(new)
+            self._rows[new.request_id] = make_row(new, self.model.config.vocab_size, rule)
         found = {request.request_id: Gathered() for request in output.scheduled}
         if output.scheduled:
             step = flatten(output.scheduled, self.cache.block_size)
@@ -112,6 +131,14 @@ class ModelRunner:
     def _recorded(self, ops: Ops, step: StepInputs) -> Sequence[Array]:
         hidden = self.model.over(ops).forward(step, self.cache)
         return hidden.h, hidden.add
+
+    def _open_rule(self, new: NewRequest) -> LogitsRule | None:
+        form = new.sampling.structured_outputs
+        if form is None:
+            return None
+        if self._rules is None:
+            raise RuntimeError("A form was asked for of a runner that has no rules.")
+        return self._rules.open(form, new.sampling.ignore_eos)
 
     def _wanted(self, scheduled: Sequence[ScheduledRequest]) -> list[LogitRow]:
         wanted = []
@@ -168,6 +195,19 @@ class ModelRunner:
             token_ids[sampled[index]] = token_id
             rows[index].sample_row.append(token_id)
             found[rows[index].request_id].token_ids.append(token_id)
+        self._follow_rules([rows[index] for index in good], found)
+
+    def _follow_rules(self, rows: Sequence[LogitRow], found: Mapping[str, Gathered]) -> None:
+        """Note the answers that are complete, and begin the masks of the others."""
+        going_on = []
+        for row in rows:
+            rule = row.sample_row.rule
+            if rule is not None and rule.is_complete:
+                found[row.request_id].is_complete = True
+            elif rule is not None:
+                going_on.append(rule)
+        if going_on and self._rules is not None:
+            self._rules.begin(going_on)
 
     def _inputs(self, rows: Sequence[LogitRow]) -> SampleInputs:
         vocab_size = self.model.config.vocab_size
@@ -198,7 +238,8 @@ def fail_rows(
     """Fail the requests of rows without a choice; the rows that are left. Mutates: found."""
     bad = frozenset(error.rows)
     for index in bad:
-        found[rows[index].request_id].error = NO_CHOICE
+        rule = rows[index].sample_row.rule
+        found[rows[index].request_id].error = (rule and rule.error) or NO_CHOICE
     return [index for index in range(len(rows)) if index not in bad]
 
 

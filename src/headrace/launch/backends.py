@@ -162,6 +162,7 @@ def assemble(
             loaded.chat_template,
             capacity.max_model_len,
             loaded.config.vocab_size,
+            loaded.rules.check,
         ),
         loaded.tokenizer,
         (info,),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from headrace.core.request import SamplingParams
 from headrace.core.step import NewRequest
 from headrace.ops.step_inputs import SampleInputs, TokenLists, UInt32
+from headrace.sampling.logits_rule import LogitsRule
 
 _ROW = np.dtype(
     [
@@ -40,6 +41,7 @@ class SampleRow:
     values: NDArray[np.void]
     has_penalty: bool
     token_mask: UInt32 | None
+    rule: LogitsRule | None = None
     output_token_ids: list[int] = field(default_factory=list)
     prompt_counts: Counter[int] = field(default_factory=Counter)
     output_counts: Counter[int] = field(default_factory=Counter)
@@ -53,6 +55,15 @@ class SampleRow:
         self.output_token_ids.append(token_id)
         if self.has_penalty:
             self.output_counts[token_id] += 1
+        if self.rule is not None:
+            self.rule.append(token_id)
+
+    def mask(self) -> UInt32 | None:
+        """Tokens that may come next, None for all. Shapes: [ceil(V/32)]."""
+        if self.rule is None:
+            return self.token_mask
+        mask = self.rule.mask()
+        return mask if self.token_mask is None else mask & self.token_mask
 
     def bias(self) -> dict[int, float]:
         """Additive logits of the next token: the request's own, and -inf for what may not come."""
@@ -72,8 +83,8 @@ class SampleRow:
                 yield word[-1]
 
 
-def make_row(new: NewRequest, vocab_size: int) -> SampleRow:
-    """The row of a request that enters."""
+def make_row(new: NewRequest, vocab_size: int, rule: LogitsRule | None = None) -> SampleRow:
+    """The row of a request that enters, with the rule of its form if it has one."""
     params = new.sampling
     values = np.zeros((), dtype=_ROW)
     for name in _ROW.names or ():
@@ -87,7 +98,7 @@ def make_row(new: NewRequest, vocab_size: int) -> SampleRow:
     mask = None
     if params.allowed_token_ids is not None:
         mask = token_mask(params.allowed_token_ids, vocab_size)
-    row = SampleRow(new, values, has_penalty, mask)
+    row = SampleRow(new, values, has_penalty, mask, rule)
     if has_penalty:
         row.prompt_counts.update(new.prompt_token_ids)
     return row
@@ -135,7 +146,8 @@ def token_lists(rows: Sequence[dict[int, float]] | Sequence[Counter[int]]) -> To
 
 def masks(rows: Sequence[SampleRow], vocab_size: int) -> UInt32 | None:
     """Masks of all rows when any has one; rows without one may choose everything."""
-    if all(row.token_mask is None for row in rows):
+    own = [row.mask() for row in rows]
+    if all(mask is None for mask in own):
         return None
     everything = np.full(-(-vocab_size // 32), 0xFFFFFFFF, dtype=np.uint32)
-    return np.stack([everything if row.token_mask is None else row.token_mask for row in rows])
+    return np.stack([everything if mask is None else mask for mask in own])

@@ -271,10 +271,17 @@ class Scheduler:
             if finish_reason is not None:
                 self._end(request)
                 break
+        # A complete form is an answer that ended by itself, also at the length limit.
+        is_complete = found.is_complete and finish_reason != "stop"
+        if is_complete:
+            if finish_reason is None:
+                self._end(request)
+            finish_reason = "stop"
         request.num_prompt_logprobs += len(found.prompt_logprobs)
         if not num_new_tokens and not found.prompt_logprobs:
             return None
-        return _to_progress(request, found, num_new_tokens, finish_reason, stop_token_id)
+        progress = _to_progress(request, found, num_new_tokens, finish_reason, stop_token_id)
+        return progress._replace(is_complete=True) if is_complete else progress
 
     def _end(self, request: RequestState) -> None:
         if request.status is RequestStatus.RUNNING:

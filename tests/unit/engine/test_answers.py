@@ -27,6 +27,16 @@ async def test_eos_ends_and_has_no_text() -> None:
     assert delta.token_ids == (*b"hello", EOS)
 
 
+async def test_the_token_that_completes_a_form_has_text() -> None:
+    async with running_engine(script("{}and more")) as running:
+        running.runner.complete_at = 2
+        output = await collect(running.backend, ask("p", max_tokens=30, min_tokens=5))
+        await running.until_idle()
+    (delta,) = output.deltas
+    assert (delta.text, delta.finish_reason, delta.stop_reason) == ("{}", "stop", None)
+    assert bytes(delta.token_ids) == b"{}"
+
+
 async def test_ignore_eos_goes_on() -> None:
     delta, _ = await answer("hello", after=EOS, ignore_eos=True, max_tokens=8)
     assert (delta.text, delta.finish_reason) == ("hello", "length")

@@ -8,8 +8,15 @@ import pytest
 
 from fakes.byte_tokenizer import BOS, EOS, VOCAB_SIZE, byte_tokenizer
 from fakes.running_engine import TEMPLATE, ask
-from headrace.core.errors import ContextTooLong, InvalidParameter, RequestError
+from headrace.core.errors import (
+    ContextTooLong,
+    InvalidGrammar,
+    InvalidParameter,
+    RequestError,
+    UnsupportedParameter,
+)
 from headrace.core.message import Message
+from headrace.core.structured_outputs import StructuredOutputs
 from headrace.engine.input_processor import InputProcessor
 from headrace.engine.seeds import derive_seed, resolve_seed
 from headrace.text.chat_template import ChatTemplate
@@ -136,3 +143,25 @@ def test_a_model_without_template_refuses_chats() -> None:
 def test_bad_words_are_spelled_with_and_without_a_space(processor: InputProcessor) -> None:
     spec = processor.prepare(ask("abc", bad_words=["no", " so"])).specs[0]
     assert spec.bad_words_ids == (tuple(b"no"), tuple(b" no"), tuple(b" so"))
+
+
+def test_a_form_is_checked_before_anything_is_queued() -> None:
+    def refuse(form: StructuredOutputs) -> None:
+        raise InvalidGrammar(form.param, "no.")
+
+    template = ChatTemplate(TEMPLATE, {})
+    form = StructuredOutputs(regex="a")
+    checked: list[StructuredOutputs] = []
+    processor = InputProcessor(byte_tokenizer(), template, 40, check_form=checked.append)
+    prepared = processor.prepare(ask("abc", n=2, structured_outputs=form))
+    assert [spec.sampling.structured_outputs for spec in prepared.specs] == [form, form]
+    assert checked == [form]
+    processor = InputProcessor(byte_tokenizer(), template, 40, check_form=refuse)
+    with pytest.raises(InvalidGrammar) as caught:
+        processor.prepare(ask("abc", structured_outputs=form))
+    assert caught.value.param == "structured_outputs.regex"
+
+
+def test_without_a_check_forms_are_refused(processor: InputProcessor) -> None:
+    with pytest.raises(UnsupportedParameter):
+        processor.prepare(ask("abc", structured_outputs=StructuredOutputs(regex="a")))

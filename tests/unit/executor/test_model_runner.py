@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fakes.byte_tokenizer import byte_tokenizer
 from headrace.core.request import SamplingParams
 from headrace.core.step import NewRequest, RowOutput, ScheduledRequest, SchedulerOutput
+from headrace.core.structured_outputs import StructuredOutputs
 from headrace.executor.model_runner import ModelRunner
 from headrace.models.llama import Llama
 from headrace.ops.reference.reference_ops import ReferenceOps
+from headrace.sampling.logits_rule import LogitsRules
 from oracle import transformers_logits
 from oracle.driver import load_model
 from oracle.tiny_models import build, case, save, token_ids
@@ -51,9 +54,9 @@ def run(runner: ModelRunner, *scheduled: ScheduledRequest, new_requests: Any = (
     return runner.collect().rows
 
 
-def make_runner(model: Llama) -> ModelRunner:
+def make_runner(model: Llama, rules: LogitsRules | None = None) -> ModelRunner:
     cache = model.ops.allocate_kv(model.config.attention, num_blocks=8, block_size=16)
-    return ModelRunner(model, cache, model.ops)
+    return ModelRunner(model, cache, model.ops, rules=rules)
 
 
 def test_greedy_takes_the_best_and_logprobs_are_the_models_own(
@@ -142,3 +145,36 @@ def test_results_come_in_the_order_of_steps(model: Llama) -> None:
     for step_id in (4, 5):
         runner.submit(SchedulerOutput(step_id, ()))
     assert [runner.collect().step_id for _ in range(2)] == [4, 5]
+
+
+def test_a_form_completes_an_answer_and_leaves_others_alone(model: Llama) -> None:
+    rules = LogitsRules(byte_tokenizer(), model.config.vocab_size)
+    form = StructuredOutputs(choice=["ab", "ac"])
+    runner = make_runner(model, rules)
+    bound = new("bound", temperature=1.0, structured_outputs=form, logprobs=2)
+    free = new("free", temperature=1.0, logprobs=2)
+    pieces = (piece("bound", 0, 20, 1), piece("free", 0, 20, 1, block=1))
+    first = run(runner, *pieces, new_requests=[bound, free])
+    assert (first["bound"].token_ids, first["bound"].is_complete) == ((ord("a"),), False)
+    row = ScheduledRequest("bound", [ord("a")], 20, [0, 1], 1, True)
+    second = run(runner, row)["bound"]
+    assert second.token_ids[0] in b"bc"
+    assert second.is_complete
+    (own,) = run(make_runner(model), piece("free", 0, 20, 1), new_requests=[free]).values()
+    assert first["free"].token_ids == own.token_ids
+    assert not first["free"].is_complete
+    # log-probabilities are the model's own: the mask is not in them
+    assert first["bound"].logprobs[0].top_logprobs == first["free"].logprobs[0].top_logprobs
+
+
+def test_a_form_that_other_rules_leave_nothing_of_ends_its_request_alone(model: Llama) -> None:
+    rules = LogitsRules(byte_tokenizer(), model.config.vocab_size)
+    form = StructuredOutputs(choice=["ab"])
+    bound = new("bound", allowed_token_ids=[9], structured_outputs=form)
+    broken = new("broken", structured_outputs=StructuredOutputs(regex="("))
+    free = new("free", temperature=0.0)
+    pieces = [piece(name, 0, 20, 1, block=i) for i, name in enumerate(("bound", "broken", "free"))]
+    rows = run(make_runner(model, rules), *pieces, new_requests=[bound, broken, free])
+    assert "the form of the answer" in (rows["bound"].error or "")
+    assert "structured_outputs.regex cannot be enforced" in (rows["broken"].error or "")
+    assert rows["free"].error is None

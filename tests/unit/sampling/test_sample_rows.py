@@ -99,3 +99,41 @@ def test_masks_allow_what_is_asked_and_everything_elsewhere() -> None:
 
 def test_token_mask_fills_whole_words() -> None:
     assert token_mask([0, 33], 33 + 1).tolist() == [1, 2]
+
+
+class FixedRule:
+    """A rule that allows some tokens, and remembers those that were chosen."""
+
+    is_complete, error = False, None
+
+    def __init__(self, *token_ids: int) -> None:
+        self.token_ids, self.seen = token_ids, []
+
+    def append(self, token_id: int) -> None:
+        self.seen.append(token_id)
+
+    def mask(self) -> Any:
+        return token_mask(self.token_ids, VOCAB)
+
+    def wait_for(self, work: object) -> None:
+        raise AssertionError("nothing is computed beside")
+
+
+def ruled(rule: FixedRule, **sampling: Any) -> SampleRow:
+    return make_row(NewRequest("r", (1,), SamplingParams(**sampling), 7), VOCAB, rule)
+
+
+def test_a_rule_and_allowed_tokens_both_hold() -> None:
+    rows = [row(), ruled(FixedRule(3, 40)), ruled(FixedRule(3, 40), allowed_token_ids=[40, 41])]
+    inputs = gather(rows, [0, 0, 0], VOCAB)
+    bits = np.unpackbits(inputs.token_mask.view(np.uint8), axis=1, bitorder="little")[:, :VOCAB]
+    assert bits[0].all()
+    assert [np.flatnonzero(bits[index]).tolist() for index in (1, 2)] == [[3, 40], [40]]
+
+
+def test_a_rule_sees_every_token() -> None:
+    rule = FixedRule(3)
+    request = ruled(rule)
+    request.append(3)
+    request.append(3)
+    assert rule.seen == request.output_token_ids == [3, 3]

@@ -265,6 +265,30 @@ def test_a_stop_on_the_last_allowed_token_is_a_stop() -> None:
     assert (len(answer.token_ids), answer.finish_reason) == (12, "stop")
 
 
+@pytest.mark.parametrize(
+    ("complete_at", "min_tokens", "num_tokens"), [(5, 0, 5), (5, 9, 5), (12, 0, 12), (13, 0, 12)]
+)
+def test_a_complete_form_ends_a_request(complete_at: int, min_tokens: int, num_tokens: int) -> None:
+    """Also before `min_tokens`, since nothing may follow, and on the last allowed token."""
+    bench = Bench()
+    bench.runner.complete_at = complete_at
+    bench.add(make_spec("a", (1, 2, 3), 12, min_tokens=min_tokens))
+    answer = bench.run()["a"]
+    reason = "stop" if complete_at <= 12 else "length"
+    assert (len(answer.token_ids), answer.finish_reason) == (num_tokens, reason)
+    assert answer.stop_token_id is None
+
+
+def test_a_stop_token_that_completes_a_form_is_a_stop_token() -> None:
+    bench = Bench()
+    bench.runner.complete_at = 5
+    wanted = expected_output((1, 2, 3), 7, 5, 1000)
+    bench.add(make_spec("a", (1, 2, 3), 12, stop_token_ids=[wanted[4]]))
+    reports = [report for _ in range(6) for report in bench.step().progress]
+    assert bench.answers["a"].stop_token_id == wanted[4]
+    assert not any(progress.is_complete for progress in reports)
+
+
 def test_the_executor_is_told_which_tokens_end_a_request() -> None:
     bench = Bench()
     bench.add(make_spec("a", (1,), eos_token_ids=(9, 5), stop_token_ids=[7]))
