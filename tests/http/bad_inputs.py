@@ -312,30 +312,55 @@ BAD_INPUTS = (
         code="context_length_exceeded",
     ),
     chat(
-        {"response_format": {"type": "json_object"}},
-        'response_format is not supported: json_object is not served yet. Use {"type": "text"}.',
-        "response_format",
-        code="unsupported_parameter",
+        {"response_format": {"type": "json_schema"}},
+        "response_format.json_schema is null; allowed: an object with name and schema.",
+        "response_format.json_schema",
     ),
     chat(
-        {"response_format": {"type": "json_schema"}},
-        'response_format is not supported: json_schema is not served yet. Use {"type": "text"}.',
-        "response_format",
-        code="unsupported_parameter",
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+        "response_format.json_schema.name is missing; give 1 to 64 letters, digits, _ and -.",
+        "response_format.json_schema.name",
+        code="missing_required_parameter",
+    ),
+    chat(
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
+        "response_format.json_schema.name is 'a b'; allowed: 1 to 64 letters, digits, _ and -.",
+        "response_format.json_schema.name",
+    ),
+    chat(
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+        "response_format.json_schema.schema is missing; give a JSON schema.",
+        "response_format.json_schema.schema",
+        code="missing_required_parameter",
+    ),
+    chat(
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": True}}},
+        "response_format.json_schema.schema is true; allowed: a JSON schema: an object.",
+        "response_format.json_schema.schema",
+    ),
+    chat(
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "a", "schema": {}, "strict": "yes"},
+            }
+        },
+        "response_format.json_schema.strict is 'yes'; allowed: true or false.",
+        "response_format.json_schema.strict",
     ),
     chat(
         {"response_format": {"type": "xml"}},
-        "response_format.type is 'xml'; allowed: text.",
+        "response_format.type is 'xml'; allowed: text, json_object or json_schema.",
         "response_format.type",
     ),
     chat(
         {"response_format": {}},
-        "response_format.type is null; allowed: text.",
+        "response_format.type is null; allowed: text, json_object or json_schema.",
         "response_format.type",
     ),
     chat(
         {"response_format": "json"},
-        'response_format is \'json\'; allowed: an object such as {"type": "text"}.',
+        'response_format is \'json\'; allowed: an object: {"type": "text"}, {"type": "json_object"}, or {"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}.',
         "response_format",
     ),
     chat(
@@ -422,14 +447,50 @@ BAD_INPUTS = (
         "metadata",
     ),
     chat(
-        {"structured_outputs": {"json": {}}},
-        "structured_outputs is not supported: constrained answers are not served yet. Leave it out.",
+        {"structured_outputs": {"json": {}}, "response_format": {"type": "json_object"}},
+        "structured_outputs is {'json': {}}; allowed: nothing beside the json_object asked for.",
         "structured_outputs",
+    ),
+    chat(
+        {"structured_outputs": {}},
+        "structured_outputs has none of them; allowed: exactly one of json, json_object, regex, choice, grammar.",
+        "structured_outputs",
+    ),
+    chat(
+        {"structured_outputs": {"regex": "a", "choice": ["a"]}},
+        "structured_outputs has regex, choice; allowed: exactly one of json, json_object, regex, choice, grammar.",
+        "structured_outputs",
+    ),
+    chat(
+        {"structured_outputs": {"choice": [1]}},
+        "structured_outputs.choice is [1]; allowed: a list of at least one text, none of them empty.",
+        "structured_outputs.choice",
+    ),
+    chat(
+        {"structured_outputs": {"regex": 3}},
+        "structured_outputs.regex is 3; allowed: a string that is not empty.",
+        "structured_outputs.regex",
+    ),
+    chat(
+        {"structured_outputs": "json"},
+        "structured_outputs is 'json'; allowed: an object with one of json, json_object, regex, choice and grammar.",
+        "structured_outputs",
+    ),
+    chat(
+        {"structured_outputs": {"structural_tag": "{}"}},
+        "structured_outputs.structural_tag is not supported: Use grammar.",
+        "structured_outputs.structural_tag",
+        code="unsupported_parameter",
+    ),
+    chat(
+        {"structured_outputs": {"json": {}, "whitespace_pattern": " ?"}},
+        "structured_outputs.whitespace_pattern is not supported: Use disable_any_whitespace.",
+        "structured_outputs.whitespace_pattern",
         code="unsupported_parameter",
     ),
     chat(
         {"guided_json": {}},
-        "guided_json is not supported: constrained answers are not served yet. Leave it out.",
+        'guided_json is not supported: the name is out of date. Use structured_outputs: {"json": ...}.',
         "guided_json",
         code="unsupported_parameter",
     ),
@@ -552,9 +613,14 @@ BAD_INPUTS = (
     text({"echo": "x"}, "echo is 'x'; allowed: true or false.", "echo"),
     text({"max_tokens": 0}, "max_tokens is 0; allowed: 1 or more.", "max_tokens"),
     text(
-        {"response_format": {"type": "json_object"}},
-        "response_format is not supported: constrained answers are not served yet. Leave it out.",
-        "response_format",
+        {"response_format": {"type": "xml"}},
+        "response_format.type is 'xml'; allowed: text, json_object or json_schema.",
+        "response_format.type",
+    ),
+    text(
+        {"guided_regex": "a"},
+        'guided_regex is not supported: the name is out of date. Use structured_outputs: {"regex": ...}.',
+        "guided_regex",
         code="unsupported_parameter",
     ),
 )

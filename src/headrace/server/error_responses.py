@@ -23,6 +23,7 @@ from headrace.core.errors import (
     EngineDied,
     EngineStalled,
     HeadraceError,
+    InvalidGrammar,
     InvalidParameter,
     ModelNotFound,
     NotAuthenticated,
@@ -165,6 +166,9 @@ def worded(wire_names: Mapping[str, str]) -> Iterator[None]:
             allowed, hint = allowed.replace(name, wire_name), hint.replace(name, wire_name)
         param = wire_names.get(error.param or "", error.param or "")
         raise InvalidParameter(param, error.value, allowed, hint) from None
+    except InvalidGrammar as error:
+        param = error.param or ""
+        raise InvalidGrammar(wire_names.get(param, param), error.reason) from None
     except ContextTooLong as error:
         length_name = wire_names.get("max_tokens", "max_tokens")
         message = error.message.replace("lower max_tokens", f"lower {length_name}")

@@ -83,15 +83,21 @@ class GenerationFields(Strict):
     )
     session_id: str | None = allowed(_TEXT)
     user: str | None = allowed(_TEXT)
+    response_format: dict[str, Any] | None = allowed(
+        'an object: {"type": "text"}, {"type": "json_object"}, or {"type": "json_schema", '
+        '"json_schema": {"name": ..., "schema": ...}}'
+    )
+    structured_outputs: dict[str, Any] | None = allowed(
+        "an object with one of json, json_object, regex, choice and grammar"
+    )
 
 
 # Effect unsupported -> reason. A value in the second table changes nothing and is accepted.
 REFUSED: dict[str, str] = {
-    "structured_outputs": "constrained answers are not served yet. Leave it out.",
-    "guided_json": "constrained answers are not served yet. Leave it out.",
-    "guided_regex": "constrained answers are not served yet. Leave it out.",
-    "guided_choice": "constrained answers are not served yet. Leave it out.",
-    "guided_grammar": "constrained answers are not served yet. Leave it out.",
+    "guided_json": 'the name is out of date. Use structured_outputs: {"json": ...}.',
+    "guided_regex": 'the name is out of date. Use structured_outputs: {"regex": ...}.',
+    "guided_choice": 'the name is out of date. Use structured_outputs: {"choice": ...}.',
+    "guided_grammar": 'the name is out of date. Use structured_outputs: {"grammar": ...}.',
     "use_beam_search": "there is no beam search. Use n with a temperature.",
     "length_penalty": "it belongs to beam search, which is not served. Leave it out.",
     "logprob_token_ids": "ask for the most likely tokens with top_logprobs or logprobs instead.",

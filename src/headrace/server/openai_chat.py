@@ -17,9 +17,11 @@ from headrace.core.backend import ModelInfo
 from headrace.core.errors import InvalidParameter
 from headrace.core.output import CompletionDelta, PositionLogprobs, RequestOutput
 from headrace.core.request import GenerateRequest, SamplingParams
+from headrace.core.structured_outputs import StructuredOutputs
 from headrace.core.usage import Usage
 from headrace.server.answer_form import AnswerForm, make_form, unexplained_end
 from headrace.server.error_responses import worded
+from headrace.server.form_schema import form_wire_names, read_form
 from headrace.server.generation_schema import (
     check_truncation,
     make_sampling,
@@ -108,11 +110,12 @@ def _make_call(
             "add_generation_prompt", True, "false when continue_final_message is true"
         )
     check_truncation(fields)
+    structured_outputs, unknown_in_form = read_form(fields)
     request = GenerateRequest(
         request_id=engine_request_id(form.id),
         model=model.name,
         messages=messages,
-        sampling=_sampling(fields),
+        sampling=_sampling(fields, structured_outputs),
         default_max_tokens=services.config.default_max_tokens,
         add_special_tokens=bool(fields.add_special_tokens),
         add_generation_prompt=not is_continued and fields.add_generation_prompt is not False,
@@ -132,7 +135,7 @@ def _make_call(
     unread = set(request.chat_template_kwargs) - model.template_variables
     ignored = [f"chat_template_kwargs.{name}" for name in sorted(unread)]
     ignored += ["store"] if fields.store else []
-    unknown = unknown_names(fields, CHAT_REFUSED) + unknown_in_messages
+    unknown = unknown_names(fields, CHAT_REFUSED) + unknown_in_messages + unknown_in_form
     return chat, unknown + unknown_names(form.options, (), "stream_options.") + ignored
 
 
@@ -145,7 +148,9 @@ def _template_variables(fields: ChatCompletionFields, model: ModelInfo) -> dict[
     return variables
 
 
-def _sampling(fields: ChatCompletionFields) -> SamplingParams:
+def _sampling(
+    fields: ChatCompletionFields, structured_outputs: StructuredOutputs | None
+) -> SamplingParams:
     if fields.top_logprobs is not None and not fields.logprobs:
         raise InvalidParameter(
             "top_logprobs", fields.top_logprobs, "only together with logprobs: true"
@@ -157,6 +162,7 @@ def _sampling(fields: ChatCompletionFields) -> SamplingParams:
         names,
         max_tokens=max_tokens,
         logprobs=(fields.top_logprobs or 0) if fields.logprobs else None,
+        structured_outputs=structured_outputs,
     )
 
 
@@ -165,6 +171,7 @@ def _wire_names(fields: ChatCompletionFields) -> dict[str, str]:
     return {
         "max_tokens": "max_tokens" if is_old else "max_completion_tokens",
         "logprobs": "top_logprobs",
+        **form_wire_names(fields),
     }
 
 

@@ -39,7 +39,6 @@ class ChatCompletionFields(GenerationFields):
     tools: list[Any] | None = allowed("a list of tools")
     tool_choice: str | dict[str, Any] | None = allowed("none or auto")
     parallel_tool_calls: bool | None = allowed("true or false")
-    response_format: dict[str, Any] | None = allowed('an object such as {"type": "text"}')
     modalities: list[str] | None = allowed('["text"]')
     reasoning_effort: str | None = allowed("a string")
     verbosity: str | None = allowed("a string")
@@ -106,14 +105,6 @@ def check_features(fields: ChatCompletionFields, template_variables: frozenset[s
     _check_tools(fields)
     if fields.modalities is not None and fields.modalities != ["text"]:
         raise InvalidParameter("modalities", fields.modalities, '["text"]')
-    if fields.response_format is not None:
-        kind = fields.response_format.get("type")
-        if kind in ("json_object", "json_schema"):
-            raise UnsupportedParameter(
-                "response_format", f'{kind} is not served yet. Use {{"type": "text"}}.'
-            )
-        if kind != "text":
-            raise InvalidParameter("response_format.type", kind, "text")
     for name, neutral in (("reasoning_effort", "none"), ("verbosity", "medium")):
         value = getattr(fields, name)
         if value not in (None, neutral) and name not in template_variables:

@@ -6,7 +6,8 @@ In: a decoded body and a Backend. Out: one JSON object or a stream of chunks. Th
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from msgspec import UNSET, UnsetType
@@ -15,8 +16,11 @@ from headrace.core.backend import ModelInfo
 from headrace.core.errors import BackendError
 from headrace.core.output import CompletionDelta, PositionLogprobs, RequestOutput
 from headrace.core.request import GenerateRequest, SamplingParams
+from headrace.core.structured_outputs import StructuredOutputs
 from headrace.core.usage import Usage
 from headrace.server.answer_form import AnswerForm, make_form, unexplained_end
+from headrace.server.error_responses import worded
+from headrace.server.form_schema import form_wire_names, read_form
 from headrace.server.generation_schema import (
     check_truncation,
     make_sampling,
@@ -43,7 +47,7 @@ from headrace.server.openai_payloads import (
     make_usage,
     sum_usage,
 )
-from headrace.server.output_merge import open_batches
+from headrace.server.output_merge import Batches, open_batches
 from headrace.server.replies import EventReply, JsonReply, warning_headers
 from headrace.server.request_ids import engine_request_id
 from headrace.server.services import Call, Services
@@ -61,6 +65,7 @@ class CompletionCall:
     form: AnswerForm
     echoes: bool
     shows_prompt_logprobs: bool
+    wire_names: Mapping[str, str]
 
     @property
     def sampling(self) -> SamplingParams:
@@ -89,7 +94,8 @@ def _make_call(
     prompts = parse_prompts(fields.prompt, services.config.max_prompts)
     check_best_of(fields)
     check_truncation(fields)
-    sampling = _sampling(fields)
+    structured_outputs, unknown_in_form = read_form(fields)
+    sampling = _sampling(fields, structured_outputs)
     requests = tuple(
         GenerateRequest(
             request_id=engine_request_id(form.id, index),
@@ -110,12 +116,15 @@ def _make_call(
         form=form,
         echoes=bool(fields.echo),
         shows_prompt_logprobs=fields.prompt_logprobs is not None,
+        wire_names=form_wire_names(fields),
     )
-    unknown = unknown_names(fields, COMPLETIONS_REFUSED)
+    unknown = unknown_names(fields, COMPLETIONS_REFUSED) + unknown_in_form
     return completion, unknown + unknown_names(form.options, (), "stream_options.")
 
 
-def _sampling(fields: CompletionFields) -> SamplingParams:
+def _sampling(
+    fields: CompletionFields, structured_outputs: StructuredOutputs | None
+) -> SamplingParams:
     prompt_logprobs = fields.prompt_logprobs
     if fields.echo and prompt_logprobs is None:
         prompt_logprobs = fields.logprobs
@@ -127,6 +136,7 @@ def _sampling(fields: CompletionFields) -> SamplingParams:
         max_tokens=fields.max_tokens,
         logprobs=fields.logprobs,
         prompt_logprobs=prompt_logprobs,
+        structured_outputs=structured_outputs,
     )
 
 
@@ -226,10 +236,17 @@ def _read_prompt(call: CompletionCall, given: Prompt | None, output: RequestOutp
     )
 
 
+@asynccontextmanager
+async def _open_batches(services: Services, call: CompletionCall) -> AsyncIterator[Batches]:
+    with worded(call.wire_names):
+        async with open_batches(services.backend, call.requests, services.config) as batches:
+            yield batches
+
+
 async def _complete(services: Services, call: CompletionCall) -> Completion:
     answers = _Answers(call)
     pieces: list[list[CompletionChoice]] = [[] for _ in range(_num_choices(call))]
-    async with open_batches(services.backend, call.requests, services.config) as batches:
+    async with _open_batches(services, call) as batches:
         async for batch in batches:
             for prompt_index, output in batch:
                 for piece in answers.add(prompt_index, output):
@@ -277,7 +294,7 @@ def _join(index: int, pieces: list[CompletionChoice]) -> CompletionChoice:
 async def _stream(services: Services, call: CompletionCall) -> AsyncGenerator[bytes, None]:
     answers = _Answers(call)
     num_open = _num_choices(call)
-    async with open_batches(services.backend, call.requests, services.config) as batches:
+    async with _open_batches(services, call) as batches:
         async for batch in batches:
             frames = [] if batch else [HEARTBEAT]
             for prompt_index, output in batch:

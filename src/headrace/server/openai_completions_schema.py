@@ -17,9 +17,8 @@ _MAX_TOKEN_ID = 2**31 - 1
 
 COMPLETIONS_REFUSED: dict[str, str] = REFUSED | {
     "suffix": "filling in the middle is not served yet. Leave it out.",
-    "response_format": "constrained answers are not served yet. Leave it out.",
 }
-COMPLETIONS_NEUTRAL = NEUTRAL | {"suffix": ("",), "response_format": ({"type": "text"},)}
+COMPLETIONS_NEUTRAL = NEUTRAL | {"suffix": ("",)}
 
 Prompt = str | tuple[int, ...]
 
