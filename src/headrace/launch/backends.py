@@ -67,6 +67,7 @@ class LocalEngine:
     async def stop(self) -> None:
         """End what runs, stop the threads, unmap the weights. Calling it twice is harmless."""
         await self._engine.stop()
+        self._loaded.rules.close()
         self._loaded.reader.close()
 
     def models(self) -> Sequence[ModelInfo]:

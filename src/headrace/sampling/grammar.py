@@ -29,8 +29,8 @@ MAX_KEPT_BYTES = 1024 * 1024
 """Of the sources of compiled grammars. A compiled one takes 10 KB to some MB."""
 
 _DIRECTIVE = "%llguidance"
-# Without a bound a model that is led astray writes line breaks until its tokens are used up.
-_SOME_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,64}"
+# Some spaces, or a line break and an indent. Left free, small models write space until the limit.
+_SOME_WHITESPACE = r" {1,4}|\r?\n( {0,48}|\t{0,16})"
 _LIMITS = LLParserLimits(max_lexer_states=50_000, max_grammar_size=200_000, verbose_errors=False)
 # Around a reason: where in the grammar that was made of a form, and its text.
 _AROUND = re.compile(r"^(at )?\d+\(\d+\): |failed to compile JSON schema: |\n +1 \| (?s:.*)$")

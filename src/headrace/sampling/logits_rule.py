@@ -82,6 +82,11 @@ class LogitsRules:
         for rule in rules:
             rule.wait_for(future)
 
+    def close(self) -> None:
+        """End the thread. Nothing may be opened or begun after it."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+
     def _open_compiler(self, form: StructuredOutputs) -> Any:
         with self._lock:
             if self._compiler is None:

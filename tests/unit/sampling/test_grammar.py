@@ -133,8 +133,10 @@ def test_space_in_json_is_bounded_and_can_be_none(rules: LogitsRules) -> None:
         StructuredOutputs(json_object=True, disable_any_whitespace=w) for w in (False, True)
     )
     assert accepts(rules, some, '{\n  "a": [1, 2],\n\t"b": {}\r\n}')
-    assert accepts(rules, some, "{" + " " * 64 + "}")
-    assert not accepts(rules, some, "{" + " " * 65 + "}")
+    assert accepts(rules, some, "{\n" + " " * 48 + "}")
+    assert accepts(rules, some, "{\r\n" + "\t" * 16 + "}")
+    for space in ("\n" + " " * 49, "\n\n", " \t", " " * 5):
+        assert not accepts(rules, some, "{" + space + "}"), repr(space)
     assert not accepts(rules, some, ' {"a": 1}')
     assert accepts(rules, none, '{"a":[1,2]}')
     assert not accepts(rules, none, '{"a": [1]}')
