@@ -42,10 +42,13 @@ class GrammarCompiler:
     """Grammars of one vocabulary. Safe to share between threads but for `compute_masks`."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
-        self._tokens = LLTokenizer(
+        # In two steps: each holds the interpreter for 0.3 s, and running answers go on between.
+        tokens = LLTokenizer(
             TokenizerWrapper(_Vocabulary(tokenizer, vocab_size)),
             eos_token=sorted(i for i in tokenizer.eos_token_ids if i < vocab_size) or None,
+            slices=[],
         )
+        self._tokens = tokens.with_slices(LLTokenizer.general_slices())
         self.num_words = -(-vocab_size // 32)
         self.num_wide_words = -(-self._tokens.vocab_size // 32)  # a word more where EOS was missing
         self.end_words = np.zeros(self.num_wide_words, dtype=np.uint32)

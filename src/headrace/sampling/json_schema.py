@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from headrace.core.errors import InvalidGrammar
 
@@ -38,6 +38,10 @@ _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLES = ("additionalProperties", "items")
 
+_OPEN_ENDS = (
+    ("exclusiveMinimum", ("maximum", "exclusiveMaximum"), 1),
+    ("exclusiveMaximum", ("minimum", "exclusiveMinimum"), -1),
+)
 _INSTEAD = {
     "nullable": 'Use "type": ["string", "null"] and its like.',
     "additionalItems": "Use prefixItems and items.",
@@ -78,6 +82,7 @@ def _check_keywords(schema: dict[str, Any], path: str, param: str) -> None:
             raise InvalidGrammar(param, f"{_at(path)}the keyword {name!r}. {instead}")
     if isinstance(schema.get("items"), list):
         raise InvalidGrammar(param, f"{_at(path)}items is a list. Use prefixItems.")
+    _check_range(schema, path, param)
     properties, required = schema.get("properties"), schema.get("required")
     if isinstance(properties, dict) and isinstance(required, list | None):
         named = {name for name in required or () if isinstance(name, str)}
@@ -88,6 +93,26 @@ def _check_keywords(schema: dict[str, Any], path: str, param: str) -> None:
                 f"{_at(path)}{num_optional} properties are not required; allowed: at most "
                 f"{MAX_OPTIONAL_PROPERTIES} in an object.",
             )
+
+
+def _check_range(schema: dict[str, Any], path: str, param: str) -> None:
+    """Refuse an open end that llguidance 1.9 closes: above 1 and below 1.5 would allow 1."""
+    for name, others, sign in _OPEN_ENDS:
+        end = schema.get(name)
+        for other in others:
+            value = schema.get(other)
+            if not _is_number(end) or not _is_number(value) or end != int(end):
+                continue
+            if 0 < sign * (value - end) < 1:
+                raise InvalidGrammar(
+                    param,
+                    f"{_at(path)}{name} {end} with {other} {value}: an open end at a whole number "
+                    "needs the other end at least 1 away.",
+                )
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _children(schema: dict[str, Any], path: str, param: str) -> Iterator[tuple[str, Any]]:

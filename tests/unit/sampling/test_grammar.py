@@ -128,6 +128,27 @@ def test_a_keyword_is_enforced(rules: LogitsRules, keyword: str) -> None:
         assert not accepts(rules, form, json.dumps(value, ensure_ascii=False)), value
 
 
+@pytest.mark.parametrize("low", [None, -1.5, -1, 0, 0.5, 1])
+@pytest.mark.parametrize("high", [None, -0.5, 0.5, 1, 2.5])
+def test_ranges_of_numbers(rules: LogitsRules, low: float | None, high: float | None) -> None:
+    """No number outside is allowed, with open and closed ends."""
+    for low_name, high_name in product(
+        ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+    ):
+        ends = {low_name: low, high_name: high}
+        schema = {"type": "number"} | {k: v for k, v in ends.items() if v is not None}
+        form = StructuredOutputs(json=schema)
+        try:
+            rules.check(form)
+        except InvalidGrammar:
+            continue
+        for text in ("-2", "-1.5", "-1", "-0.9", "-0.5", "0", "0.1", "0.5", "1", "1.5", "2.5", "3"):
+            value = float(text)
+            above = low is None or value > low or (value == low and low_name == "minimum")
+            below = high is None or value < high or (value == high and high_name == "maximum")
+            assert accepts(rules, form, text) == (above and below), (schema, text)
+
+
 def test_space_in_json_is_bounded_and_can_be_none(rules: LogitsRules) -> None:
     some, none = (
         StructuredOutputs(json_object=True, disable_any_whitespace=w) for w in (False, True)

@@ -71,6 +71,28 @@ def test_what_is_no_schema(schema: Any, reason: str) -> None:
     assert refusal(schema).startswith(reason)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "is_refused"),
+    [
+        ({"exclusiveMinimum": 1}, {"maximum": 1.5}, True),
+        ({"exclusiveMinimum": 0.0}, {"exclusiveMaximum": 0.5}, True),
+        ({"minimum": -1.5}, {"exclusiveMaximum": -1}, True),
+        ({"exclusiveMinimum": 0}, {"maximum": 1}, False),
+        ({"exclusiveMinimum": 0.5}, {"maximum": 0.9}, False),
+        ({"minimum": 0}, {"maximum": 0.5}, False),
+        ({"exclusiveMinimum": 3}, {}, False),
+    ],
+)
+def test_an_open_end_that_would_be_closed_is_refused(
+    low: dict[str, Any], high: dict[str, Any], is_refused: bool
+) -> None:
+    schema = low | high
+    if is_refused:
+        assert "needs the other end at least 1 away" in refusal({"items": schema})
+    else:
+        assert read_schema(json.dumps(schema), "x") == schema
+
+
 def test_depth_has_a_limit() -> None:
     schema: dict[str, Any] = {}
     for _ in range(MAX_DEPTH - 1):
