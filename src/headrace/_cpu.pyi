@@ -26,6 +26,8 @@ class PackedLinear:
     def num_bytes(self) -> int: ...
     @property
     def is_quantized(self) -> bool: ...
+    @property
+    def is_packed(self) -> bool: ...
     def unpack(
         self,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
@@ -38,13 +40,15 @@ def isas() -> list[tuple[str, bool, str]]:
     """Name, whether it runs here, and why not; lowest first."""
 
 def packable_formats() -> list[str]: ...
+def finish_packing(ops: CpuOps) -> None: ...
 def pack_linear(
     ops: CpuOps,
     parts: Sequence[tuple[str, NDArray[np.uint8]]],
     depth: int,
     bias: NDArray[np.float32] | None = None,
     interleave: bool = False,
-) -> PackedLinear: ...
+) -> PackedLinear:
+    """Pack beside the caller; kernels wait. The list of parts is held as long as the weight."""
 
 class QuantizedActivation:
     """Activations in int8 groups: what a gated linear leaves for the linear after it."""

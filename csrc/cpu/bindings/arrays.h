@@ -62,10 +62,10 @@ inline nb::object to_array(std::shared_ptr<Buffer> buffer, size_t num_rows, size
   return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(data, 2, shape, owner));
 }
 
-// Holds the ops for one call with the GIL released.
+// Holds the ops for one call with the GIL released, once all weights are packed.
 class Running {
  public:
-  explicit Running(CpuOps& ops) : lock_(ops.mutex()) {}
+  explicit Running(CpuOps& ops) : lock_((ops.packing().finish(), ops.mutex())) {}
 
  private:
   nb::gil_scoped_release released_;  // before the lock: its holder may need the GIL

@@ -33,11 +33,12 @@ PackedLinear* pack_linear(CpuOps& ops, const std::vector<Part>& parts, int64_t d
   }
   require(!bias || (int64_t)bias->shape(0) == num_rows,
           "bias must have one value per output column");
-  Running running(ops);
+  nb::gil_scoped_release released;  // the queue may be full
   return new PackedLinear(ops, weights, depth, bias ? bias->data() : nullptr, interleave);
 }
 
 nb::tuple unpack(const PackedLinear& weight) {
+  weight.finish();
   UnpackedWeight u = weight.unpack();
   const auto n = (size_t)weight.num_columns(), k = (size_t)weight.depth();
   return nb::make_tuple(to_array(std::move(u.q), {n, k}), to_array(std::move(u.zero), {n}),
@@ -46,6 +47,7 @@ nb::tuple unpack(const PackedLinear& weight) {
 }
 
 nb::object unpack_floats(const PackedLinear& weight) {
+  weight.finish();
   return to_array(weight.unpack_floats(), {(size_t)weight.num_columns(), (size_t)weight.depth()});
 }
 
@@ -55,11 +57,15 @@ void bind_linear(nb::module_& m) {
       .def_prop_ro("depth", &PackedLinear::depth)
       .def_prop_ro("num_bytes", &PackedLinear::num_bytes)
       .def_prop_ro("is_quantized", &PackedLinear::is_quantized)
+      .def_prop_ro("is_packed", &PackedLinear::is_packed)
       .def("unpack", &unpack)
       .def("unpack_floats", &unpack_floats);
   m.def("packable_formats", &packable_formats);
-  m.def("pack_linear", &pack_linear, "ops"_a, "parts"_a, "depth"_a, "bias"_a = nb::none(),
-        "interleave"_a = false);
+  m.def("finish_packing", [](CpuOps& ops) { Running running(ops); }, "ops"_a);
+  // Parts are read after the call: no temporary copies of them.
+  m.def("pack_linear", &pack_linear, "ops"_a, "parts"_a.noconvert(), "depth"_a,
+        "bias"_a = nb::none(), "interleave"_a = false, nb::keep_alive<0, 1>(),
+        nb::keep_alive<0, 2>());
   m.def(
       "linear",
       [](CpuOps& ops, In<float, 2> x, const PackedLinear& weight, Out<float, 2> y) {

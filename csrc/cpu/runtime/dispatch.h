@@ -11,6 +11,7 @@
 #include "runtime/buffer_pool.h"
 #include "runtime/memory.h"
 #include "runtime/thread_pool.h"
+#include "runtime/work_queue.h"
 
 namespace headrace {
 
@@ -31,6 +32,8 @@ class CpuOps {
   // Memory of results; it outlives the ops while a result does.
   const std::shared_ptr<BufferPool>& buffers() const { return buffers_; }
   WeightStore& weights() { return weights_; }
+  // Weights that are not packed yet. Nothing reads them before it is finished.
+  WorkQueue& packing() { return packing_; }
   // The first of `num_chunks` chunks that are a worker's own.
   int64_t share_begin(int64_t num_chunks, int worker) const {
     return num_chunks * worker / num_threads();
@@ -82,6 +85,7 @@ class CpuOps {
   };
   std::vector<Share> shares_;  // one per worker
   std::shared_ptr<Upcoming> last_;
+  WorkQueue packing_;  // the first to go: its jobs use the others
 };
 
 }  // namespace headrace

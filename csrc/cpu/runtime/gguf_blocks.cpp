@@ -1,7 +1,7 @@
 // Source of the block layouts: ggml, src/ggml-common.h; of the bit orders: src/ggml-quants.c.
 //
-// Packing is most of a start, so integers stay in words of four or eight: a byte of a line holds the
-// weights k and k + 16 of a group, which is how the blocks of 32 store them already.
+// Packing is most of a start, so integers stay in words of four or eight: a byte of a line holds
+// the weights k and k + 16 of a group, which is how the blocks of 32 store them already.
 #include "runtime/gguf_blocks.h"
 
 #include <array>
@@ -142,7 +142,7 @@ void read_q5_k(const uint8_t* p, GgufBlock& b) {
 
 void read_q6_k(const uint8_t* p, GgufBlock& b) {
   for (int half = 0; half < 2; half++) {
-    uint32_t(*lines)[8] = b.lines + 4 * half;
+    uint32_t (*lines)[8] = b.lines + 4 * half;
     for (int i = 0; i < 2; i++) two_groups(p + half * 64 + i * 32, lines[i], lines[2 + i]);
     const uint8_t* high = p + 128 + half * 32;
     for (int i = 0; i < 4; i++) {

@@ -10,8 +10,8 @@ namespace headrace {
 
 constexpr int kMaxGroups = 8;  // of a block
 
-// The integers of a block, group by group as a panel holds them for one of its 16 columns: word i is
-// this column's part of line i of 64 bytes. 4, 5, 6 or 8 words a group for as many bits.
+// The integers of a block, group by group as a panel holds them for one of its 16 columns: word i
+// is this column's part of line i of 64 bytes. 4, 5, 6 or 8 words a group for as many bits.
 struct GgufBlock {
   uint32_t lines[kMaxGroups][8];
   uint16_t d, m;        // f16; m is the minimum of q4_1, q5_1 or dmin of the k-quants

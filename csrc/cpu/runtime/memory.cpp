@@ -42,6 +42,7 @@ Region& Region::operator=(Region&& other) noexcept {
 
 std::shared_ptr<uint8_t[]> WeightStore::allocate(size_t num_bytes) {
   const size_t wanted = round_up(num_bytes, kLine);
+  std::scoped_lock lock(mutex_);
   if (region_ == nullptr || used_ + wanted > region_->size()) {
     region_ = std::make_shared<Region>(wanted > kStoreRegion ? wanted : kStoreRegion);
     used_ = 0;

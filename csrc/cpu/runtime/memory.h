@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 
 namespace headrace {
 
@@ -36,6 +37,7 @@ class WeightStore {
   std::shared_ptr<uint8_t[]> allocate(size_t num_bytes);
 
  private:
+  std::mutex mutex_;
   std::shared_ptr<Region> region_;
   size_t used_ = 0;
 };

@@ -233,8 +233,15 @@ PackedLinear::PackedLinear(CpuOps& ops, const std::vector<WeightPart>& parts, in
     }
 
   memory_ = ops.weights().allocate((size_t)offsets_.back());
-  ops.parallel_for(num_panels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; p++) pack_panel(p, parts, sources, interleave);
+  size_t num_bytes = 0;
+  for (const WeightPart& part : parts) num_bytes += (size_t)(part.num_rows * part.row_bytes);
+  ops.packing().add(num_bytes, [this, &ops, parts, sources, interleave, is_packed = is_packed_] {
+    std::scoped_lock lock(ops.mutex());
+    ops.parallel_for(this->num_panels(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; p++) pack_panel(p, parts, sources, interleave);
+    });
+    *is_packed = true;  // from here on this weight may be gone
+    is_packed->notify_all();
   });
 }
 

@@ -1,6 +1,7 @@
 // Packing GGUF blocks into panels (api/packed_format.h), and taking them out again for tests.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -35,10 +36,17 @@ class PackedLinear {
  public:
   // Columns are the rows of the parts in order; `interleave` alternates 16 rows of two equal parts.
   // Parts are all quantized, or all of one float format (f32, f16, bf16).
+  // Packing goes on in the queue of the ops, which reads the parts until `is_packed`.
   // Throws std::invalid_argument for what cannot be packed so; `can_pack` tells beforehand.
   PackedLinear(CpuOps& ops, const std::vector<WeightPart>& parts, int64_t depth, const float* bias,
                bool interleave);
+  ~PackedLinear() { finish(); }
+  PackedLinear(const PackedLinear&) = delete;
+  PackedLinear& operator=(const PackedLinear&) = delete;
 
+  bool is_packed() const { return *is_packed_; }
+  // Waits until it is packed. Kernels need not ask: they run when the queue is empty.
+  void finish() const { is_packed_->wait(false); }
   int64_t num_columns() const { return num_columns_; }
   int64_t depth() const { return depth_; }
   int64_t num_panels() const { return (int64_t)formats_.size(); }
@@ -57,6 +65,7 @@ class PackedLinear {
   // Panel bounds, multiples of `unit`, of about equal bytes, at least `min_bytes` each.
   std::vector<int64_t> split(int64_t max_chunks, int64_t min_bytes, int64_t unit) const;
 
+  // Of a weight that is packed.
   UnpackedWeight unpack() const;             // quantized formats
   std::vector<float> unpack_floats() const;  // float formats: [N, K]
 
@@ -75,6 +84,7 @@ class PackedLinear {
   std::vector<uint8_t> formats_;
   std::vector<float> bias_;
   std::shared_ptr<uint8_t[]> memory_;
+  std::shared_ptr<std::atomic<bool>> is_packed_ = std::make_shared<std::atomic<bool>>(false);
   std::shared_ptr<std::vector<Span>> upcoming_ = std::make_shared<std::vector<Span>>();
 };
 

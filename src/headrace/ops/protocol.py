@@ -104,8 +104,13 @@ class Ops(Protocol):
         """Fuse parts [out_i, in] along `out` into one matrix, exact integers kept.
 
         `interleave` takes two parts of equal size and alternates GATE_UP_INTERLEAVE rows of each.
+        A device may pack beside the caller: parts must not change before `finish_packing`.
         Raises: UnsupportedFormat.
         """
+        ...
+
+    def finish_packing(self) -> None:
+        """Wait until all is packed and let go of the parts. The first op does it otherwise."""
         ...
 
     def pack_table(self, table: QuantTensor) -> PackedTable:

@@ -6,6 +6,7 @@ Act is one too, quantized by the linear that reads it, or is quantized already.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -37,6 +38,8 @@ class CpuOps:
     def __init__(self, isa: str | None = None, num_threads: int = 1) -> None:
         self._kernels = _cpu.CpuOps(choose_isa(isa), num_threads)
         self.name = f"cpu-{self._kernels.isa}"
+        # The C++ weight holds the list of its parts, which is emptied once nothing reads them.
+        self._unpacked: deque[tuple[_cpu.PackedLinear, list[matmul.StoredPart]]] = deque()
 
     # -- at load -------------------------------------------------------------------------------
 
@@ -46,7 +49,18 @@ class CpuOps:
         biases: Sequence[QuantTensor | None] | None = None,
         interleave: bool = False,
     ) -> _cpu.PackedLinear:
-        return matmul.pack_linear(self._kernels, parts, biases, interleave)
+        weight, read = matmul.pack_linear(self._kernels, parts, biases, interleave)
+        while self._unpacked and self._unpacked[0][0].is_packed:
+            self._unpacked.popleft()[1].clear()
+        self._unpacked.append((weight, read))
+        return weight
+
+    def finish_packing(self) -> None:
+        if self._unpacked:
+            _cpu.finish_packing(self._kernels)
+            for _, read in self._unpacked:
+                read.clear()
+            self._unpacked.clear()
 
     def pack_table(self, table: QuantTensor) -> QuantTensor:
         return table
@@ -77,6 +91,7 @@ class CpuOps:
     # -- forward -------------------------------------------------------------------------------
 
     def embed(self, token_ids: Int32, table: QuantTensor, scale: float = 1.0) -> Float32:
+        self.finish_packing()
         return forward.embed(self._kernels, token_ids, table, scale)
 
     def rms_norm(

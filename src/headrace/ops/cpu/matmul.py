@@ -18,6 +18,7 @@ from headrace.quant.quant_tensor import QuantTensor
 
 Float32 = NDArray[np.float32]
 Act = Float32 | _cpu.QuantizedActivation
+StoredPart = tuple[str, NDArray[np.uint8]]
 
 PACKING_OVERHEAD = 1.03
 """Packed panels against GGUF blocks: scales widened and columns padded (docs/design/0001)."""
@@ -30,8 +31,8 @@ def pack_linear(
     parts: Sequence[QuantTensor],
     biases: Sequence[QuantTensor | None] | None,
     interleave: bool,
-) -> _cpu.PackedLinear:
-    """Fuse parts along `out`; see Ops.pack_linear.
+) -> tuple[_cpu.PackedLinear, list[StoredPart]]:
+    """Fuse parts along `out`; see Ops.pack_linear. Also gives what is read until it is packed.
 
     Raises: ValueError when parts do not fit together.
     """
@@ -39,8 +40,9 @@ def pack_linear(
     if len(depths) != 1:
         raise ValueError(f"fused parts read inputs of different widths: {sorted(depths)}")
     stored = parts if _can_pack(parts, interleave) else [_as_float32(part) for part in parts]
-    raw = [(part.format.name, part.data) for part in stored]
-    return _cpu.pack_linear(ops, raw, depths.pop(), _fused_bias(parts, biases), interleave)
+    raw = [(part.format.name, np.ascontiguousarray(part.data)) for part in stored]
+    bias = _fused_bias(parts, biases)
+    return _cpu.pack_linear(ops, raw, depths.pop(), bias, interleave), raw
 
 
 def packed_bytes(tensor: QuantTensor) -> int:

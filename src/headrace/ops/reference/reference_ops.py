@@ -59,6 +59,9 @@ class ReferenceOps:
     ) -> Linear:
         return matmul.pack_linear(parts, biases, interleave, self.dtype)
 
+    def finish_packing(self) -> None:
+        """Nothing is packed beside the caller."""
+
     def pack_table(self, table: QuantTensor) -> QuantTensor:
         return table
 
