@@ -362,3 +362,25 @@ def test_arrays_are_counted_without_being_decoded(tmp_path: Path) -> None:
         reader.metadata["k"]
     with pytest.raises(ModelFileError, match=r"general\.architecture = 'llama'; an array"):
         reader.metadata.count("general.architecture")
+
+
+@pytest.mark.parametrize(
+    "odd", [b"", b"x" * 255, b"x" * 256, b"a\0\0\0\0\0\0\0\0b", b"\0", b"\1\0"]
+)
+def test_long_arrays_of_strings_end_where_they_end(tmp_path: Path, odd: bytes) -> None:
+    """Most strings are passed many at a time; lengths and texts that look like others are not."""
+    rng = np.random.default_rng(len(odd))
+    values = [b"s%d" % number * (1 + number % 3) for number in range(20_000)]
+    for place in (0, 5000, 5001, 19_999, *rng.integers(0, 20_000, 20)):
+        values[place] = odd
+    file = with_key(array_value(STRING, [text(value) for value in values]))
+    file.keys.append(("behind", u32_value(7)))
+    reader = GgufReader(write(tmp_path, file))
+    assert reader.metadata["behind"] == 7
+    assert reader.metadata["k"] == [value.decode() for value in values]
+
+
+def test_a_long_array_that_is_cut_says_where(tmp_path: Path) -> None:
+    strings = [text("token")] * 9000 + [u64(HUGE)]
+    with pytest.raises(ModelFileError, match="item 9000 of the value of 'k' ends behind the end"):
+        GgufReader(write(tmp_path, with_key(array_value(STRING, strings))))
