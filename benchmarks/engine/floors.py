@@ -26,7 +26,8 @@ from headrace.bench.report import BenchReport, Round, Settings, run_bench, table
 from headrace.config.resolve import resolve_config
 from headrace.core.config import DEFAULT_MODEL
 from headrace.hub.model_store import ModelStore
-from headrace.launch.backends import LocalEngine, open_engine
+from headrace.launch.backends import open_engine
+from headrace.launch.local_engine import LocalEngine
 
 RESULTS = Path(__file__).parent.parent / "results"
 

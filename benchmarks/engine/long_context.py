@@ -30,7 +30,8 @@ from headrace.bench.measure import PromptSource, run_together
 from headrace.config.resolve import resolve_config
 from headrace.core.config import DEFAULT_MODEL
 from headrace.core.machine import Roof
-from headrace.launch.backends import LocalEngine, open_engine
+from headrace.launch.backends import open_engine
+from headrace.launch.local_engine import LocalEngine
 
 DECODE_TOKENS = 64
 SHORT_PROMPT = 512

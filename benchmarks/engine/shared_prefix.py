@@ -29,7 +29,8 @@ from floors import RESULTS, environment
 from headrace.bench.measure import PromptSource, run_together
 from headrace.config.resolve import resolve_config
 from headrace.core.config import DEFAULT_MODEL
-from headrace.launch.backends import LocalEngine, open_engine
+from headrace.launch.backends import open_engine
+from headrace.launch.local_engine import LocalEngine
 
 PREFIX_TOKENS = 1000
 QUESTION_TOKENS = 16

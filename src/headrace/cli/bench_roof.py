@@ -14,7 +14,8 @@ from headrace.bench.report import BenchReport, Round, Settings, run_bench, table
 from headrace.cli.generation import KVCacheDtypeOption
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_MODEL
-from headrace.launch.backends import LocalEngine, open_engine
+from headrace.launch.backends import open_engine
+from headrace.launch.local_engine import LocalEngine
 
 
 def roof(

@@ -18,9 +18,9 @@ from typing import Annotated, Any
 
 import typer
 
+from headrace.cli.answer import Answer, make_request, print_text, read_answer, summarize
 from headrace.cli.generation import (
     DEFAULT_MAX_TOKENS,
-    Answer,
     IsaOption,
     KVCacheDtypeOption,
     MaxTokensOption,
@@ -35,10 +35,6 @@ from headrace.cli.generation import (
     TopPOption,
     check_max_tokens,
     find_model,
-    make_request,
-    print_text,
-    read_answer,
-    summarize,
 )
 from headrace.cli.prompt import not_utf8
 from headrace.cli.settings import ConfigOption, load_config

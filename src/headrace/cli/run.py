@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
+import importlib
 import sys
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from headrace.cli.generation import (
     DEFAULT_MAX_TOKENS,
-    Answer,
     IsaOption,
     KVCacheDtypeOption,
     MaxTokensOption,
@@ -27,30 +24,12 @@ from headrace.cli.generation import (
     TopPOption,
     check_max_tokens,
     find_model,
-    make_request,
-    print_text,
-    read_answer,
-    summarize,
 )
 from headrace.cli.prompt import read_prompt
 from headrace.cli.settings import ConfigOption, load_config
-from headrace.core.backend import Backend
 from headrace.core.config import DEFAULT_MODEL
-from headrace.core.errors import ConfigError
-from headrace.core.message import Message
-from headrace.core.request import GenerateRequest, SamplingParams
-from headrace.launch.backends import LocalEngine, open_engine
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What is asked, and how the answer is shown."""
-
-    prompt: str
-    system: str | None = None
-    is_raw: bool = False
-    is_quiet: bool = False
-    is_json: bool = False
+from headrace.core.request import SamplingParams
+from headrace.launch.backends import open_engine
 
 
 def run(
@@ -104,7 +83,6 @@ def run(
         stop=stop[0] if stop and len(stop) == 1 else tuple(stop or ()),  # as given, for errors
     )
     text = read_prompt(prompt, sys.stdin, _ignore if quiet else _note)
-    options = RunOptions(text, system, raw, quiet, as_json)
     flags = {
         "engine.memory_bytes": memory,
         "engine.num_threads": threads,
@@ -116,84 +94,10 @@ def run(
     config = load_config(config_file, flags)
     find_model(config, model, may_pull=not no_pull)
     engine = open_engine(model, config, is_brief=True)
-    asyncio.run(_run(engine, sampling, DEFAULT_MAX_TOKENS, options))
-
-
-async def _run(
-    engine: LocalEngine, sampling: SamplingParams, default_max_tokens: int, options: RunOptions
-) -> None:
-    await engine.start()
-    try:
-        has_template = engine.chat_template is not None
-        request = plan_request(
-            engine, sampling, default_max_tokens, options, has_template=has_template
-        )
-        await show_answer(engine, request, options)
-    finally:
-        await engine.stop()
-
-
-def plan_request(
-    backend: Backend,
-    sampling: SamplingParams,
-    default_max_tokens: int,
-    options: RunOptions,
-    *,
-    has_template: bool,
-) -> GenerateRequest:
-    """Ask through the chat template, or plainly for `--raw` and models without one.
-
-    Raises: ConfigError for a system message without a template.
-    """
-    if not options.is_raw and has_template:
-        system = [] if options.system is None else [Message("system", options.system)]
-        messages = [*system, Message("user", options.prompt)]
-        return make_request(
-            backend, sampling, messages=messages, default_max_tokens=default_max_tokens
-        )
-    if options.system is not None:
-        why = "--raw was given" if options.is_raw else "this model has no chat template"
-        raise ConfigError("--system", options.system, "nothing here", f"Leave it out: {why}.")
-    if not options.is_raw and not options.is_quiet:
-        note = "note: this model has no chat template; it continues the prompt as plain text"
-        typer.echo(note, err=True)
-    return make_request(
-        backend, sampling, prompt=options.prompt, default_max_tokens=default_max_tokens
-    )
-
-
-async def show_answer(backend: Backend, request: GenerateRequest, options: RunOptions) -> None:
-    """Print the answer and its summary, also of what has come when it is interrupted."""
-    answer = Answer()
-    try:
-        await read_answer(backend, request, answer, _ignore if options.is_json else print_text)
-    except asyncio.CancelledError:
-        if not options.is_quiet:
-            typer.echo(f"\n{summarize(answer)}, interrupted", err=True)
-        raise
-    finally:
-        if not options.is_json and answer.text and not answer.text.endswith("\n"):
-            print_text("\n")
-    if options.is_json:
-        typer.echo(json.dumps(describe(answer, request.model), ensure_ascii=False))
-    if not options.is_quiet:
-        typer.echo(summarize(answer), err=True)
-
-
-def describe(answer: Answer, model: str) -> dict[str, object]:
-    """The answer as a JSON object. Units: seconds."""
-    usage = answer.usage
-    return {
-        "model": model,
-        "text": answer.text,
-        "finish_reason": answer.finish_reason,
-        "input_tokens": usage.input_tokens,
-        "cached_input_tokens": usage.cached_input_tokens,
-        "output_tokens": usage.output_tokens,
-        "ttft_s": answer.ttft_s,
-        "total_s": answer.total_s,
-        "tokens_per_s": answer.tokens_per_s,
-    }
+    # Loaded while C++ packs the weights.
+    run_answer = importlib.import_module("headrace.cli.run_answer")
+    options = run_answer.RunOptions(text, system, raw, quiet, as_json)
+    run_answer.answer_prompt(engine, sampling, DEFAULT_MAX_TOKENS, options)
 
 
 def _note(text: str) -> None:

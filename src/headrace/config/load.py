@@ -7,13 +7,12 @@ accepts is read from its annotation: a new setting is one field in `core.config`
 from __future__ import annotations
 
 import difflib
+import importlib
 import types
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-import yaml
 
 from headrace.core.config import Config, EngineConfig, HubConfig, ServerConfig, StoreConfig
 from headrace.core.errors import ConfigError
@@ -39,23 +38,6 @@ class SettingNameError(ConfigError):
         self.args = (f"{name} is {problem}; allowed: {allowed}. {hint}".rstrip(),)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice in one mapping."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            shown = key if isinstance(key, str | int | float | bool) else repr(key)
-            if shown in seen:
-                line = key_node.start_mark.line + 1
-                raise SettingNameError(
-                    str(shown), "given twice", "each key once", f"See line {line}."
-                )
-            seen.add(shown)
-        return super().construct_mapping(node, deep)
-
-
 def load_settings(path: Path) -> dict[str, object]:
     """Read a YAML file into dotted settings: `{"engine.num_threads": 4}`.
 
@@ -70,11 +52,12 @@ def load_settings(path: Path) -> dict[str, object]:
         ) from None
     if len(raw) > MAX_FILE_BYTES:
         raise ConfigError("config file", str(path), f"at most {MAX_FILE_BYTES} bytes")
+    # Costs as much as all settings together, and most starts have no file.
+    read_yaml = importlib.import_module("headrace.config.yaml_text").read_yaml
     try:
-        tree = yaml.load(raw.decode("utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError("config file", str(path), "YAML text", reason) from None
+        tree = read_yaml(raw)
+    except ValueError as error:
+        raise ConfigError("config file", str(path), "YAML text", str(error)) from None
     return flatten({} if tree is None else tree)
 
 

@@ -7,7 +7,6 @@ Knows nothing of memory limits; `memory.py` has planned before this runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,7 +69,9 @@ def load_weights(
     max_positions: int,
     progress: Progress | None = None,
 ) -> DecoderWeights:
-    """Fuse and pack every tensor the model names. `max_positions` bounds the rope tables.
+    """Fuse every tensor the model names and have it packed. `max_positions` bounds rope tables.
+
+    The file is read until `ops.finish_packing`.
 
     Raises: MissingTensor, UnsupportedFormat, ModelFileError.
     """
@@ -80,27 +81,23 @@ def load_weights(
     embed = tensors.get("embed")
     check_shape("embed", embed, (config.vocab_size, config.hidden_size))
     layers = []
-    with ThreadPoolExecutor(1, "headrace-rope") as beside:  # numpy, beside packing in C++
-        ropes = beside.submit(rope_tables, ops, config, tensors, max_positions)
-        for layer in range(config.num_layers):
-            layers.append(load_layer(ops, tensors, spec, layer))
-            reader.release()
-            if progress is not None:
-                progress(layer + 1, config.num_layers)
+    for layer in range(config.num_layers):
+        layers.append(load_layer(ops, tensors, spec, layer))
+        reader.release()
+        if progress is not None:
+            progress(layer + 1, config.num_layers)
     is_tied = not tensors.has("head") and config.is_head_tied is not False
     head = embed if is_tied else tensors.get("head")
     check_shape("head", head, (config.vocab_size, config.hidden_size))
     norm = tensors.get("norm")
     check_shape("norm", norm, (config.hidden_size,))
-    weights = DecoderWeights(
+    return DecoderWeights(
         embed=ops.pack_table(embed),
         layers=tuple(layers),
-        ropes=ropes.result(),
+        ropes=rope_tables(ops, config, tensors, max_positions),
         norm=ops.pack_vector(norm),
         head=ops.pack_linear([head]),
     )
-    reader.release()
-    return weights
 
 
 def load_layer(ops: Ops, tensors: ModelTensors, spec: LayerSpec, layer: int) -> DecoderLayer:

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 
 from headrace.core.config import Config
 from headrace.core.version import headrace_version
-from headrace.engine.build import Progress
+from headrace.engine.started_model import Progress
 from headrace.launch.accounts import AccountsWatch
-from headrace.launch.backends import LocalEngine, open_engine
+from headrace.launch.backends import open_engine
+from headrace.launch.local_engine import LocalEngine
 from headrace.observe.prometheus import PrometheusMetrics
 from headrace.server.app import HeadraceApp, build_app
 

@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from fakes.fake_backend import FakeBackend
-from headrace.cli.generation import Answer, check_max_tokens, make_request, read_answer, summarize
-from headrace.cli.run import RunOptions, plan_request, show_answer
+from headrace.cli.answer import Answer, make_request, read_answer, summarize
+from headrace.cli.generation import check_max_tokens
+from headrace.cli.run_answer import RunOptions, plan_request, show_answer
 from headrace.core.errors import ConfigError
 from headrace.core.request import SamplingParams
 from headrace.core.usage import Usage
