@@ -110,7 +110,7 @@ class Ops(Protocol):
         ...
 
     def finish_packing(self) -> None:
-        """Wait until all is packed and let go of the parts. The first op does it otherwise."""
+        """Wait until all is packed and let go of the parts. The ops that read them do otherwise."""
         ...
 
     def pack_table(self, table: QuantTensor) -> PackedTable:
@@ -126,7 +126,10 @@ class Ops(Protocol):
         ...
 
     def rope_table(self, params: RopeParams) -> RopeTable:
-        """cos and sin for positions below max_positions, computed in float64, kept as float32."""
+        """cos and sin for positions below max_positions, computed in float64, kept as float32.
+
+        The values may come later, as those of `pack_linear`.
+        """
         ...
 
     def kv_bytes_per_block(

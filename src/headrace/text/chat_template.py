@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from jinja2 import meta
@@ -74,17 +75,18 @@ class ChatTemplate:
         self._environment = ChatEnvironment(clock or SystemClock())
         self._compile_error: str | None = None
         try:
-            self._template = self._environment.from_string(source)
+            self._tree = self._environment.parse(source)
+            self._template = self._environment.from_string(self._tree)
         except (TemplateSyntaxError, RecursionError) as error:
             # Completions do not need the template, so a broken one only refuses chats.
             self._compile_error = str(error)
 
-    @property
+    @cached_property
     def variables(self) -> frozenset[str]:
         """Names the template reads that a request may set, such as enable_thinking."""
         if self._compile_error is not None:
             return frozenset()
-        names = meta.find_undeclared_variables(self._environment.parse(self.source))
+        names = meta.find_undeclared_variables(self._tree)
         fixed = {"messages", "tools", "documents", "add_generation_prompt"}
         return frozenset(names - fixed - set(self._special_tokens) - set(self._environment.globals))
 

@@ -14,6 +14,7 @@ import numpy as np
 from headrace import _cpu
 from headrace.ops.cpu import forward, matmul, sampling, step_plan
 from headrace.ops.cpu.isa import choose_isa
+from headrace.ops.cpu.rope_fill import RopeFill
 from headrace.ops.protocol import (
     Activation,
     Array,
@@ -24,7 +25,7 @@ from headrace.ops.protocol import (
     Logprobs,
     RopeParams,
 )
-from headrace.ops.reference.rope import RopeTable, rope_table
+from headrace.ops.reference.rope import RopeTable
 from headrace.ops.step_inputs import Float32, Int32, SampleInputs, StepInputs
 from headrace.quant.quant_tensor import QuantTensor
 
@@ -40,6 +41,7 @@ class CpuOps:
         self.name = f"cpu-{self._kernels.isa}"
         # The C++ weight holds the list of its parts, which is emptied once nothing reads them.
         self._unpacked: deque[tuple[_cpu.PackedLinear, list[matmul.StoredPart]]] = deque()
+        self._filling: list[RopeFill] = []
 
     # -- at load -------------------------------------------------------------------------------
 
@@ -56,6 +58,12 @@ class CpuOps:
         return weight
 
     def finish_packing(self) -> None:
+        self._finish_weights()
+        for fill in self._filling:
+            fill.wait()
+        self._filling.clear()
+
+    def _finish_weights(self) -> None:
         if self._unpacked:
             _cpu.finish_packing(self._kernels)
             for _, read in self._unpacked:
@@ -72,7 +80,9 @@ class CpuOps:
         return vector.dequantize().reshape(-1)
 
     def rope_table(self, params: RopeParams) -> RopeTable:
-        return rope_table(params)
+        fill = RopeFill(params)
+        self._filling.append(fill)
+        return fill.table
 
     def kv_bytes_per_block(
         self, specs: Sequence[AttentionSpec], block_size: int, dtype: KVCacheDtype = "bf16"
@@ -91,7 +101,7 @@ class CpuOps:
     # -- forward -------------------------------------------------------------------------------
 
     def embed(self, token_ids: Int32, table: QuantTensor, scale: float = 1.0) -> Float32:
-        self.finish_packing()
+        self._finish_weights()
         return forward.embed(self._kernels, token_ids, table, scale)
 
     def rms_norm(
@@ -124,6 +134,10 @@ class CpuOps:
         k_norm: Float32 | None = None,
         eps: float = 0.0,
     ) -> None:
+        if self._filling:
+            for fill in self._filling:
+                fill.wait(positions)
+            self._filling = [fill for fill in self._filling if not fill.is_done]
         forward.rope(self._kernels, qkv, positions, table, spec, q_norm, k_norm, eps)
 
     def store_kv(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import DTypeLike, NDArray
 from headrace.ops.protocol import AttentionSpec, RopeParams
 from headrace.ops.reference.norm import Floats, rms_norm
 from headrace.ops.step_inputs import Int32
+
+_POSITIONS_AT_ONCE = 4096  # what is worked on stays in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,14 @@ def rope_table(params: RopeParams, dtype: DTypeLike = np.float32) -> RopeTable:
     Raises: ValueError for an odd rotary_size or factors of another length.
     Source: arXiv 2104.09864; factors as in Llama 3 and LongRoPE.
     """
+    table = empty_table(params, dtype)
+    for _ in fill_table(table, params):
+        pass
+    return table
+
+
+def inverse_frequencies(params: RopeParams) -> NDArray[np.float64]:
+    """Angle per position of each pair. Shapes: [rotary_size/2]. Raises: as rope_table."""
     half, odd = divmod(params.rotary_size, 2)
     if odd or half < 1:
         raise ValueError(f"rotary_size is {params.rotary_size}; allowed: even numbers from 2.")
@@ -35,11 +46,28 @@ def rope_table(params: RopeParams, dtype: DTypeLike = np.float32) -> RopeTable:
         if len(params.factors) != half:
             raise ValueError(f"rope factors: {len(params.factors)} given, {half} needed.")
         inverse = inverse / np.asarray(params.factors, dtype=np.float64)
-    angles = np.arange(params.max_positions, dtype=np.float64)[:, None] * inverse
-    scale = params.attention_factor
-    cos: NDArray[np.floating] = (np.cos(angles) * scale).astype(dtype)
-    sin: NDArray[np.floating] = (np.sin(angles) * scale).astype(dtype)
-    return RopeTable(cos, sin, params.rotary_size)
+    return inverse
+
+
+def empty_table(params: RopeParams, dtype: DTypeLike = np.float32) -> RopeTable:
+    """A table whose values `fill_table` writes. Raises: as rope_table."""
+    inverse_frequencies(params)
+    shape = (params.max_positions, params.rotary_size // 2)
+    return RopeTable(np.empty(shape, dtype), np.empty(shape, dtype), params.rotary_size)
+
+
+def fill_table(table: RopeTable, params: RopeParams) -> Iterator[int]:
+    """Compute every position, a part at a time; gives how many are done after each.
+
+    Mutates: table.
+    """
+    inverse = inverse_frequencies(params)
+    for start in range(0, params.max_positions, _POSITIONS_AT_ONCE):
+        stop = min(start + _POSITIONS_AT_ONCE, params.max_positions)
+        angles = np.arange(start, stop, dtype=np.float64)[:, None] * inverse
+        table.cos[start:stop] = np.cos(angles) * params.attention_factor
+        table.sin[start:stop] = np.sin(angles) * params.attention_factor
+        yield stop
 
 
 def rope(
