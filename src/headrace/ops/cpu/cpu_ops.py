@@ -70,6 +70,12 @@ class CpuOps:
                 read.clear()
             self._unpacked.clear()
 
+    def _finish_positions(self, positions: Int32) -> None:
+        if self._filling:
+            for fill in self._filling:
+                fill.wait(positions)
+            self._filling = [fill for fill in self._filling if not fill.is_done]
+
     def pack_table(self, table: QuantTensor) -> QuantTensor:
         return table
 
@@ -134,10 +140,7 @@ class CpuOps:
         k_norm: Float32 | None = None,
         eps: float = 0.0,
     ) -> None:
-        if self._filling:
-            for fill in self._filling:
-                fill.wait(positions)
-            self._filling = [fill for fill in self._filling if not fill.is_done]
+        self._finish_positions(positions)
         forward.rope(self._kernels, qkv, positions, table, spec, q_norm, k_norm, eps)
 
     def store_kv(
@@ -179,7 +182,16 @@ class CpuOps:
         return result
 
     def record(self, forward: Forward) -> Callable[[StepInputs], Sequence[Array]] | None:
-        return step_plan.record(self._kernels, self.name, forward)
+        replay = step_plan.record(self._kernels, self.name, forward)
+        if replay is None:
+            return None
+
+        def run(step: StepInputs) -> Sequence[Array]:
+            self._finish_weights()
+            self._finish_positions(step.positions)
+            return replay(step)
+
+        return run
 
     # -- choosing ------------------------------------------------------------------------------
 
