@@ -5,7 +5,8 @@ In: parameters. Out: a table whose first positions can be read soon. Owns the th
 
 from __future__ import annotations
 
-from threading import Thread
+import _thread
+from threading import Lock
 
 from headrace.ops.protocol import RopeParams
 from headrace.ops.reference.rope import empty_table, fill_table
@@ -20,8 +21,10 @@ class RopeFill:
         self.table = empty_table(params)
         self._params = params
         self._num_ready = 0
-        self._thread = Thread(target=self._fill, name="headrace-rope")
-        self._thread.start()
+        self._is_filling = Lock()
+        self._is_filling.acquire()
+        # A Thread would wait until it runs, which on cores busy with packing takes a while.
+        _thread.start_new_thread(self._fill, ())
 
     @property
     def is_done(self) -> bool:
@@ -33,10 +36,14 @@ class RopeFill:
         Raises: RuntimeError where filling failed, for want of memory.
         """
         if positions is None or positions.max(initial=0) >= self._num_ready:
-            self._thread.join()
+            with self._is_filling:
+                pass
             if not self.is_done:
                 raise RuntimeError(f"A rope table of {self._params.max_positions} was not filled.")
 
     def _fill(self) -> None:
-        for num_ready in fill_table(self.table, self._params):
-            self._num_ready = num_ready
+        try:
+            for num_ready in fill_table(self.table, self._params):
+                self._num_ready = num_ready
+        finally:
+            self._is_filling.release()
