@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,38 @@ def test_parts_without_a_common_panel_are_dequantized(
     assert not packed.is_quantized
     expected = exact_ops.linear(x.astype(np.float64), exact_ops.pack_linear(parts))
     assert largest_error(ops.linear(x, packed), expected) < FLOAT_WEIGHT_ERROR
+
+
+def test_packing_beside_the_caller_gives_the_same_bits(rng: np.random.Generator) -> None:
+    """A linear that is asked for at once waits; what it read is let go of when it is packed."""
+    names = ("q4_k", "q5_0", "q6_k", "q8_0") * 6
+    parts = [random_blocks(rng, name, (512, 2048)) for name in names]
+    x = activations(rng, 2, 2048)
+    together, alone = make_cpu_ops("generic", 2), make_cpu_ops("generic", 1)
+    weights = [together.pack_linear([part]) for part in parts]
+    del weights[-2]  # its packing goes on, or has not begun
+    del parts[-2]
+    last = together.linear(x, weights[-1])
+    together.finish_packing()
+    for weight, part in zip(weights, parts, strict=True):
+        packed = alone.pack_linear([part])
+        alone.finish_packing()
+        assert weight.is_packed
+        assert packed.is_packed
+        for found, expected in zip(weight.unpack(), packed.unpack(), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(last, alone.linear(x, packed))
+
+
+def test_what_is_packed_is_let_go_of(rng: np.random.Generator) -> None:
+    ops = make_cpu_ops("generic")
+    blocks = random_blocks(rng, "q8_0", (64, 64))
+    held = weakref.ref(blocks.data)
+    weight = ops.pack_linear([blocks])
+    del blocks
+    ops.finish_packing()
+    assert held() is None
+    assert weight.is_packed
 
 
 def test_parts_of_different_depth_are_refused(rng: np.random.Generator) -> None:

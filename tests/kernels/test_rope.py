@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
+from headrace.ops.cpu.rope_fill import RopeFill
 from headrace.ops.protocol import AttentionSpec, Ops, RopeParams
 from headrace.ops.reference.reference_ops import ReferenceOps
+from headrace.ops.reference.rope import RopeTable, rope_table
 from kernels.cases import FLOAT32_ERROR, rows, spec
 from kernels.errors import largest_error
 
@@ -71,3 +75,27 @@ def test_position_outside_the_table(ops: Ops, position: int) -> None:
         ops.rope(
             np.zeros((1, 48), np.float32), np.array([position], np.int32), table, spec(1, 1, 16)
         )
+
+
+def test_a_table_is_read_where_it_is_filled() -> None:
+    """The last position of a long table, asked for at once, and the first."""
+    params = RopeParams(1e6, 64, 50_000, attention_factor=1.2)
+    whole = rope_table(params)
+    fill = RopeFill(params)
+    for position in (49_999, 0):
+        fill.wait(np.array([position], np.int32))
+        np.testing.assert_array_equal(fill.table.cos[position], whole.cos[position])
+    assert fill.is_done
+    np.testing.assert_array_equal(fill.table.sin, whole.sin)
+
+
+def test_a_table_that_could_not_be_filled_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(table: RopeTable, params: RopeParams) -> Iterator[int]:
+        yield 1
+        raise MemoryError
+
+    monkeypatch.setattr("headrace.ops.cpu.rope_fill.fill_table", fail)
+    monkeypatch.setattr("sys.unraisablehook", lambda _: None)
+    fill = RopeFill(RopeParams(1e6, 64, 100))
+    with pytest.raises(RuntimeError, match="100 was not filled"):
+        fill.wait()

@@ -113,6 +113,16 @@ def test_summaries() -> None:
     assert Answer("x", Usage(4, 0, 1), "stop", 0.5, 0.5).tokens_per_s is None
 
 
+def test_weights_are_on_their_way_before_the_rest_is_imported() -> None:
+    later = ("asyncio", "jinja2", "tokenizers", "yaml", "headrace.sched", "headrace.text")
+    code = (
+        "import sys, headrace.cli.run, headrace.ops.cpu.cpu_ops; "
+        f"print([name for name in {later} if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
 def test_run_imports_no_server() -> None:
     heavy = ("starlette", "fastapi", "uvicorn", "pydantic", "rich.progress")
     code = (
