@@ -43,12 +43,15 @@ def packable_formats() -> list[str]: ...
 def finish_packing(ops: CpuOps) -> None: ...
 def pack_linear(
     ops: CpuOps,
-    parts: Sequence[tuple[str, NDArray[np.uint8]]],
+    parts: Sequence[tuple[str, NDArray[np.uint8], bool]],
     depth: int,
     bias: NDArray[np.float32] | None = None,
     interleave: bool = False,
 ) -> PackedLinear:
-    """Pack beside the caller; kernels wait. The list of parts is held as long as the weight."""
+    """Pack beside the caller; kernels wait. The list of parts is held as long as the weight.
+
+    A part is a format, its rows, and whether they lie in a mapped file that is only read.
+    """
 
 class QuantizedActivation:
     """Activations in int8 groups: what a gated linear leaves for the linear after it."""

@@ -21,14 +21,15 @@ nb::object to_array(std::vector<T> values, std::vector<size_t> shape) {
   return nb::cast(nb::ndarray<nb::numpy, T>(owned->data(), shape.size(), shape.data(), owner));
 }
 
-using Part = std::tuple<std::string, In<uint8_t, 2>>;
+using Part = std::tuple<std::string, In<uint8_t, 2>, bool>;
 
 PackedLinear* pack_linear(CpuOps& ops, const std::vector<Part>& parts, int64_t depth,
                           std::optional<In<float, 1>> bias, bool interleave) {
   std::vector<WeightPart> weights;
   int64_t num_rows = 0;
-  for (const auto& [format, data] : parts) {
-    weights.push_back({format, data.data(), (int64_t)data.shape(0), (int64_t)data.shape(1)});
+  for (const auto& [format, data, is_mapped] : parts) {
+    const auto rows = (int64_t)data.shape(0), row_bytes = (int64_t)data.shape(1);
+    weights.push_back({format, data.data(), rows, row_bytes, is_mapped});
     num_rows += (int64_t)data.shape(0);
   }
   require(!bias || (int64_t)bias->shape(0) == num_rows,

@@ -13,6 +13,9 @@ struct Span {
   size_t size;
 };
 
+// Gives whole pages of a mapped file back to the system; reading them maps them again.
+void release_mapped(const uint8_t* data, size_t num_bytes);
+
 // Owns memory, not cleared, aligned to 2 MB (or to 64 bytes when small).
 class Region {
  public:

@@ -240,6 +240,8 @@ PackedLinear::PackedLinear(CpuOps& ops, const std::vector<WeightPart>& parts, in
     ops.parallel_for(this->num_panels(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; p++) pack_panel(p, parts, sources, interleave);
     });
+    for (const WeightPart& part : parts)
+      if (part.is_mapped) release_mapped(part.data, (size_t)(part.num_rows * part.row_bytes));
     *is_packed = true;  // from here on this weight may be gone
     is_packed->notify_all();
   });

@@ -15,12 +15,14 @@ namespace headrace {
 class CpuOps;
 struct SourceFormat;
 
-// Rows of one weight as its file stores them. `format` is a name of quant/format.py.
+// Rows of one weight as its file stores them. `format` is a name of quant/format.py. Pages of a
+// mapped file are given back once they are packed: they count as this process's memory.
 struct WeightPart {
   std::string format;
   const uint8_t* data;
   int64_t num_rows;
   int64_t row_bytes;
+  bool is_mapped = false;
 };
 
 // What unpacking gives: q as stored, and the exact scales. Minima are 0 without one.

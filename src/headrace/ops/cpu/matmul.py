@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from mmap import mmap
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from headrace.quant.quant_tensor import QuantTensor
 
 Float32 = NDArray[np.float32]
 Act = Float32 | _cpu.QuantizedActivation
-StoredPart = tuple[str, NDArray[np.uint8]]
+StoredPart = tuple[str, NDArray[np.uint8], bool]
 
 PACKING_OVERHEAD = 1.03
 """Packed panels against GGUF blocks: scales widened and columns padded (docs/design/0001)."""
@@ -40,7 +41,7 @@ def pack_linear(
     if len(depths) != 1:
         raise ValueError(f"fused parts read inputs of different widths: {sorted(depths)}")
     stored = parts if _can_pack(parts, interleave) else [_as_float32(part) for part in parts]
-    raw = [(part.format.name, np.ascontiguousarray(part.data)) for part in stored]
+    raw = [_stored_part(part) for part in stored]
     bias = _fused_bias(parts, biases)
     return _cpu.pack_linear(ops, raw, depths.pop(), bias, interleave), raw
 
@@ -96,6 +97,14 @@ def _can_pack(parts: Sequence[QuantTensor], interleave: bool) -> bool:
         part.shape[0] % GATE_UP_INTERLEAVE == 0 for part in parts[: 2 if interleave else -1]
     )
     return aligned and not names & _FLOATS
+
+
+def _stored_part(part: QuantTensor) -> StoredPart:
+    data = np.ascontiguousarray(part.data)
+    base: object = data
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    return part.format.name, data, isinstance(base, mmap)
 
 
 def _as_float32(part: QuantTensor) -> QuantTensor:
