@@ -76,9 +76,7 @@ def finish_model(
         config=started.config,
         tokenizer=tokenizer,
         chat_template=template,
-        runner=ModelRunner(
-            started.model, started.cache, started.ops, started.is_eager, rules
-        ),
+        runner=ModelRunner(started.model, started.cache, started.ops, started.is_eager, rules),
         capacity=started.capacity,
         ops=started.ops,
         reader=started.reader,
