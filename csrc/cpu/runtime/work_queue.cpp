@@ -34,8 +34,9 @@ void WorkQueue::finish() {
 void WorkQueue::work() {
   std::unique_lock lock(mutex_);
   while (!jobs_.empty()) {
+    Job& job = jobs_.front();  // stays where it is: others only append
     lock.unlock();
-    jobs_.front().run();  // others only append
+    job.run();
     lock.lock();
     num_bytes_ -= jobs_.front().num_bytes;
     jobs_.pop_front();
