@@ -27,7 +27,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_num_seqs=st.integers(1, 5),
         extra_tokens=st.integers(0, 20),
         max_mixed_prompt_tokens=st.one_of(st.none(), st.integers(1, 20)),
-        policy=st.sampled_from(("fcfs", "priority")),
+        policy=st.sampled_from(("fair", "fcfs", "priority")),
         has_prefix_cache=st.booleans(),
     )
     def start(

@@ -18,7 +18,7 @@ from headrace.core.units import format_bytes
 Device = Literal["auto", "cpu", "reference"]
 Isa = Literal["generic", "avx2", "avx512", "amx"]
 KVCacheDtype = Literal["auto", "bf16", "int8"]
-QueuePolicy = Literal["fcfs", "priority"]
+QueuePolicy = Literal["fair", "fcfs", "priority"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LedgerMode = Literal["auto", "on", "off"]
 
@@ -48,7 +48,8 @@ class EngineConfig:
         enable_prefix_caching: reuse the KV blocks of equal prompt beginnings.
         eager: call a step's ops one by one and do not replay their record: slower, same bits, for
             debugging.
-        policy: order of the queue: first come first served, or the priority of the request.
+        policy: order of the queue: `fair` shares tokens among tenants and is first come first
+            served within one; `fcfs` over all; `priority` by the priority of the request.
     """
 
     device: Device = "auto"
@@ -64,7 +65,7 @@ class EngineConfig:
     max_waiting_requests: int = 1024
     enable_prefix_caching: bool = True
     eager: bool = False
-    policy: QueuePolicy = "fcfs"
+    policy: QueuePolicy = "fair"
 
     def __post_init__(self) -> None:
         _check_choice("engine.device", self.device, get_args(Device))

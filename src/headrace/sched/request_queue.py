@@ -1,32 +1,62 @@
 """The requests that wait, in the order in which they will run. Bounded.
 
-In and out: RequestState. A rank, given once on arrival, is the whole policy: the queue is sorted
-by it, and preemption takes the highest rank first. Knows nothing of blocks or budgets.
+In and out: RequestState. A rank, given once on arrival by a RankPolicy, is the whole policy: the
+queue is sorted by it, and preemption takes the highest rank first. Knows nothing of blocks or
+budgets.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
 from headrace.core.errors import CapacityError
+from headrace.sched.fair_share import FairShare, Rank
 from headrace.sched.request_state import RequestSpec, RequestState
 
-Rank = tuple[int, int]
-RankRule = Callable[[RequestSpec, int], Rank]
+
+class RankPolicy(Protocol):
+    """Who comes first. Told of admissions and ends, for policies that depend on them."""
+
+    def rank(self, spec: RequestSpec, arrival: int) -> Rank:
+        """The rank of a request that arrives; `arrival` is unique."""
+        ...
+
+    def started(self, request: RequestState) -> None:
+        """A request runs for the first time."""
+        ...
+
+    def ended(self, request: RequestState) -> None:
+        """A request is over, or was taken away."""
+        ...
 
 
-def first_come_rank(spec: RequestSpec, arrival: int) -> Rank:
+class FirstCome:
     """First come, first served."""
-    return (0, arrival)
+
+    def rank(self, spec: RequestSpec, arrival: int) -> Rank:
+        return (0, arrival)
+
+    def started(self, request: RequestState) -> None:
+        pass
+
+    def ended(self, request: RequestState) -> None:
+        pass
 
 
-def priority_rank(spec: RequestSpec, arrival: int) -> Rank:
+class Priority(FirstCome):
     """Lower value first, then first come. A steady flow of urgent work starves the rest."""
-    return (spec.priority, arrival)
+
+    def rank(self, spec: RequestSpec, arrival: int) -> Rank:
+        return (spec.priority, arrival)
 
 
-RANK_RULES: Mapping[str, RankRule] = {"fcfs": first_come_rank, "priority": priority_rank}
+RANK_POLICIES: Mapping[str, Callable[[], RankPolicy]] = {
+    "fair": FairShare,
+    "fcfs": FirstCome,
+    "priority": Priority,
+}
 
 
 class RequestQueue:
@@ -42,19 +72,15 @@ class RequestQueue:
     def __iter__(self) -> Iterator[RequestState]:
         return iter(self._requests)
 
-    def push(self, request: RequestState) -> None:
-        """Add a new request.
-
-        Raises: CapacityError when the queue is full.
-        """
+    def check_room(self) -> None:
+        """Whether a new request may come. Raises: CapacityError when the queue is full."""
         if len(self._requests) >= self.max_num_requests:
             raise CapacityError(
                 f"{len(self._requests)} requests wait already, which is the limit. Try again later."
             )
-        self.restore(request)
 
     def restore(self, request: RequestState) -> None:
-        """Put back a request that was admitted before; the limit is not for it."""
+        """Add a request, or put back one that was admitted before."""
         insort(self._requests, request, key=_rank)
 
     def pop(self) -> RequestState:

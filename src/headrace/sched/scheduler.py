@@ -27,7 +27,7 @@ from headrace.core.step import (
 )
 from headrace.sched.preemption import choose_victim, preempt
 from headrace.sched.request_queue import (
-    RANK_RULES,
+    RANK_POLICIES,
     RequestQueue,
     insert_ranked,
     remove_ranked,
@@ -59,13 +59,13 @@ class Scheduler:
         limits: SchedulerLimits,
         kv_cache: KVCacheManager,
         clock: Clock,
-        policy: str = "fcfs",
+        policy: str = "fair",
     ) -> None:
         self.limits = limits
         self.max_num_tokens = min(limits.max_model_len, kv_cache.max_num_tokens)
         self._kv_cache = kv_cache
         self._clock = clock
-        self._rank_rule = RANK_RULES[policy]
+        self._ranks = RANK_POLICIES[policy]()
         self._requests: dict[str, RequestState] = {}
         self._waiting = RequestQueue(limits.max_num_requests)
         self._running: list[RequestState] = []
@@ -97,10 +97,11 @@ class Scheduler:
         if spec.request_id in self._requests:
             raise InvalidParameter("request_id", spec.request_id, "an id that is not in use")
         table = self._kv_cache.new_table(spec.tenant, spec.cache_salt)
-        rank = self._rank_rule(spec, self._num_arrivals)
+        self._waiting.check_room()
+        rank = self._ranks.rank(spec, self._num_arrivals)
         now_s = self._clock.monotonic_s()
         request = RequestState(spec, table, rank, self.max_num_tokens, now_s)
-        self._waiting.push(request)
+        self._waiting.restore(request)
         self._requests[spec.request_id] = request
         self._num_arrivals += 1
 
@@ -248,6 +249,7 @@ class Scheduler:
         request.status = RequestStatus.RUNNING
         insert_ranked(self._running, request)
         if request.scheduled_at_s is None:
+            self._ranks.started(request)
             request.scheduled_at_s = self._step_started_at_s
             request.num_cached_tokens = num_cached_tokens
             self._counters.num_prefix_queries += request.num_tokens
@@ -289,6 +291,7 @@ class Scheduler:
         else:
             self._waiting.remove(request)
         request.status = RequestStatus.FINISHED
+        self._ranks.ended(request)
         self._kv_cache.free(request.block_table)
         del self._requests[request.request_id]
         if request.is_known_to_runner:
