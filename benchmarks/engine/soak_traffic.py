@@ -187,7 +187,7 @@ BAD: tuple[tuple[int, str, dict[str, Any] | bytes], ...] = (
     (400, CHAT, {"messages": HELLO, "temperature": "hot"}),
     (400, CHAT, {"messages": []}),
     (400, CHAT, {"messages": HELLO, "n": 0}),
-    (400, CHAT, {"messages": HELLO, "response_format": {"type": "json_object"}}),
+    (400, CHAT, {"messages": HELLO, "response_format": {"type": "xml"}}),
     (400, TEXT, {"prompt": "Hello", "max_tokens": 2 * MAX_MODEL_LEN}),
     (400, TEXT, {"prompt": [5] * (2 * MAX_MODEL_LEN)}),
     (400, TEXT, {"prompt": [10**9]}),

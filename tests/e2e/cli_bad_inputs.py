@@ -204,7 +204,7 @@ BAD_COMMANDS = (
     usage(
         "--config",
         "{files}/typo.yaml",
-        message="engine.num_thread is no setting; allowed: engine.device, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_mixed_prompt_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.eager, engine.policy. Did you mean engine.num_threads or engine.max_num_seqs?",
+        message="engine.num_thread is no setting; allowed: engine.device, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_mixed_prompt_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.eager, engine.policy. Did you mean engine.num_threads or engine.max_num_seqs or engine.eager?",
     ),
     usage(
         environ={"HEADRACE_MEMORY": "1MiB"},
@@ -301,9 +301,22 @@ def _write_folders(folder: Path) -> None:
         (folder / name).mkdir()
         if config is not None:
             (folder / name / "config.json").write_text(config)
-    for name in ("no-tokenizer", "mamba", "broken-config"):
+    for name in ("mamba", "broken-config"):
         save_file({"x": np.zeros(3, np.float32)}, folder / name / "model.safetensors")
+    save_file(_llama_tensors(), folder / "no-tokenizer" / "model.safetensors")
     (folder / "broken-weights" / "model.safetensors").write_bytes(bytes([255]) * 64)
+
+
+def _llama_tensors() -> dict[str, np.ndarray]:
+    """All weights of the config above."""
+    layer = "model.layers.0."
+    square = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
+    square += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+    shapes: dict[str, tuple[int, ...]] = {f"{layer}{name}.weight": (64, 64) for name in square}
+    for name in (f"{layer}input_layernorm", f"{layer}post_attention_layernorm", "model.norm"):
+        shapes[f"{name}.weight"] = (64,)
+    shapes |= {"model.embed_tokens.weight": (32, 64), "lm_head.weight": (32, 64)}
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
 def _write_store(home: Path, size_bytes: int, is_there: bool) -> None:
