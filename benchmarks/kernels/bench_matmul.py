@@ -130,14 +130,13 @@ def run(
     rng = np.random.default_rng(0)
     for name in names:
         tensor = random_blocks(rng, name, SHAPES[name])
-        packed = matmul.pack_linear(ops, [tensor], None, False)
-        copies = -(-stream_bytes // packed.num_bytes)
-        weights = [packed] + [
-            matmul.pack_linear(ops, [tensor], None, False) for _ in range(copies - 1)
-        ]
+        packs = [matmul.pack_linear(ops, [tensor], None, False)]  # with what packing reads
+        copies = -(-stream_bytes // packs[0][0].num_bytes)
+        packs += [matmul.pack_linear(ops, [tensor], None, False) for _ in range(copies - 1)]
+        weights = [weight for weight, _ in packs]
         dense = np.ascontiguousarray(tensor.rows(0, min(8192, SHAPES[name][0])).dequantize().T)
         for rows in row_counts:
-            prove(ops, tensor, packed, rows)
+            prove(ops, tensor, weights[0], rows)
             yield measure(ops, name, rows, rounds, weights, dense)
 
 
