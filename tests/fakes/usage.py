@@ -102,4 +102,4 @@ def eventually(is_so: Callable[[], bool], timeout_s: float = 20.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < deadline_s
-        time.sleep(0.01)
+        time.sleep(0.01)  # a thread or another process does it; ask again soon

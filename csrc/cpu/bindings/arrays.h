@@ -51,6 +51,12 @@ struct Sequences {
 void check_sequences(const Sequences& s, int64_t num_blocks, int32_t block_size,
                      int64_t num_requests, int64_t num_rows);
 
+// What ops require of their arrays, called one by one or recorded; raises ValueError.
+void check_rope(int64_t width, const In<float, 2>& cosines, const In<float, 2>& sines,
+                int32_t num_heads, int32_t num_kv_heads, int32_t head_size,
+                const std::optional<In<float, 1>>& q_norm,
+                const std::optional<In<float, 1>>& k_norm);
+void check_heads(int64_t width, const KVStorage& cache, int32_t num_heads);
 void check_key_shift(const KVStorage& cache, const std::optional<In<float, 1>>& key_shift);
 
 // An array over a result's memory.

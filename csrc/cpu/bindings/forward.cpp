@@ -55,14 +55,8 @@ void checked_rope(CpuOps& ops, Out<float, 2> qkv, In<int32_t, 1> positions, In<f
                   std::optional<In<float, 1>> q_norm, std::optional<In<float, 1>> k_norm,
                   float eps) {
   const auto num_rows = (int64_t)qkv.shape(0), width = (int64_t)qkv.shape(1);
-  require(width == (int64_t)(num_heads + 2 * num_kv_heads) * head_size,
-          "qkv must be [T, (H+2K)*D]");
+  check_rope(width, cosines, sines, num_heads, num_kv_heads, head_size, q_norm, k_norm);
   require((int64_t)positions.shape(0) == num_rows, "positions must be [T]");
-  require(cosines.shape(0) == sines.shape(0) && cosines.shape(1) == sines.shape(1),
-          "cos and sin must have one shape");
-  require(2 * (int64_t)cosines.shape(1) <= head_size, "rotary_size must not exceed the head size");
-  require(!q_norm || (int64_t)q_norm->shape(0) == head_size, "q_norm must be [D]");
-  require(!k_norm || (int64_t)k_norm->shape(0) == head_size, "k_norm must be [D]");
   require_range(positions.data(), num_rows, 0, (int64_t)cosines.shape(0), "position");
   const RopeArgs args{qkv.data(),
                       positions.data(),
@@ -85,8 +79,7 @@ void checked_store_kv(CpuOps& ops, In<float, 2> qkv, const KVStorage& cache,
   const KVLayer& layer = cache.layer();
   check_key_shift(cache, key_shift);
   const auto num_rows = (int64_t)qkv.shape(0), width = (int64_t)qkv.shape(1);
-  require(width == (int64_t)(num_heads + 2 * layer.num_kv_heads) * layer.head_size,
-          "qkv must be [T, (H+2K)*D] of the cache's heads");
+  check_heads(width, cache, num_heads);
   require((int64_t)slot_mapping.shape(0) == num_rows, "slot_mapping must be [T]");
   require_range(slot_mapping.data(), num_rows, -1, layer.num_blocks * layer.block_size, "slot");
   const StoreKvArgs args{qkv.data(), slot_mapping.data(), num_heads, layer,
@@ -101,10 +94,7 @@ void checked_attention(CpuOps& ops, In<float, 2> qkv, const KVStorage& cache,
                        float scale, int32_t window, float soft_cap, Out<float, 2> out) {
   const KVLayer& layer = cache.layer();
   const auto num_rows = (int64_t)qkv.shape(0), num_requests = (int64_t)seq_lens.shape(0);
-  require(num_heads > 0 && num_heads % layer.num_kv_heads == 0,
-          "num_heads must be a multiple of num_kv_heads");
-  require((int64_t)qkv.shape(1) == (int64_t)(num_heads + 2 * layer.num_kv_heads) * layer.head_size,
-          "qkv must be [T, (H+2K)*D] of the cache's heads");
+  check_heads((int64_t)qkv.shape(1), cache, num_heads);
   require((int64_t)positions.shape(0) == num_rows, "positions must be [T]");
   require((int64_t)query_start.shape(0) == num_requests + 1, "query_start must be [R+1]");
   require((int64_t)block_table.shape(0) == num_requests, "block_table must be [R, P]");

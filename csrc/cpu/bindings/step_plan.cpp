@@ -28,6 +28,27 @@ void check_sequences(const Sequences& s, int64_t num_blocks, int32_t block_size,
   }
 }
 
+void check_rope(int64_t width, const In<float, 2>& cosines, const In<float, 2>& sines,
+                int32_t num_heads, int32_t num_kv_heads, int32_t head_size,
+                const std::optional<In<float, 1>>& q_norm,
+                const std::optional<In<float, 1>>& k_norm) {
+  require(width == (int64_t)(num_heads + 2 * num_kv_heads) * head_size,
+          "qkv must be [T, (H+2K)*D]");
+  require(cosines.shape(0) == sines.shape(0) && cosines.shape(1) == sines.shape(1),
+          "cos and sin must have one shape");
+  require(2 * (int64_t)cosines.shape(1) <= head_size, "rotary_size must not exceed the head size");
+  require(!q_norm || (int64_t)q_norm->shape(0) == head_size, "q_norm must be [D]");
+  require(!k_norm || (int64_t)k_norm->shape(0) == head_size, "k_norm must be [D]");
+}
+
+void check_heads(int64_t width, const KVStorage& cache, int32_t num_heads) {
+  const KVLayer& layer = cache.layer();
+  require(num_heads > 0 && num_heads % layer.num_kv_heads == 0,
+          "num_heads must be a multiple of num_kv_heads");
+  require(width == (int64_t)(num_heads + 2 * layer.num_kv_heads) * layer.head_size,
+          "qkv must be [T, (H+2K)*D] of the cache's heads");
+}
+
 void check_key_shift(const KVStorage& cache, const std::optional<In<float, 1>>& key_shift) {
   const KVLayer& layer = cache.layer();
   require(
@@ -78,14 +99,8 @@ class RecordedPlan {
   void rope(int qkv, In<float, 2> cosines, In<float, 2> sines, int32_t num_heads,
             int32_t num_kv_heads, int32_t head_size, std::optional<In<float, 1>> q_norm,
             std::optional<In<float, 1>> k_norm, float eps) {
-    require(plan_.width(qkv) == (int64_t)(num_heads + 2 * num_kv_heads) * head_size,
-            "qkv must be [T, (H+2K)*D]");
-    require(cosines.shape(0) == sines.shape(0) && cosines.shape(1) == sines.shape(1),
-            "cos and sin must have one shape");
-    require(2 * (int64_t)cosines.shape(1) <= head_size,
-            "rotary_size must not exceed the head size");
-    require(!q_norm || (int64_t)q_norm->shape(0) == head_size, "q_norm must be [D]");
-    require(!k_norm || (int64_t)k_norm->shape(0) == head_size, "k_norm must be [D]");
+    check_rope(plan_.width(qkv), cosines, sines, num_heads, num_kv_heads, head_size, q_norm,
+               k_norm);
     plan_.rope(qkv,
                {nullptr, nullptr, keep(cosines), keep(sines), num_heads, num_kv_heads, head_size,
                 2 * (int32_t)cosines.shape(1), q_norm ? keep(*q_norm) : nullptr,
@@ -95,14 +110,14 @@ class RecordedPlan {
 
   void store_kv(int qkv, const KVStorage& cache, int32_t num_heads,
                 std::optional<In<float, 1>> key_shift) {
-    check_heads(qkv, cache, num_heads);
+    check_heads(plan_.width(qkv), cache, num_heads);
     check_key_shift(cache, key_shift);
     plan_.store_kv(qkv, cache.layer(), num_heads, key_shift ? keep(*key_shift) : nullptr);
   }
 
   int attention(int qkv, const KVStorage& cache, int32_t num_heads, float scale, int32_t window,
                 float soft_cap) {
-    check_heads(qkv, cache, num_heads);
+    check_heads(plan_.width(qkv), cache, num_heads);
     return plan_.attention(qkv, cache.layer(), num_heads, scale, window, soft_cap);
   }
 
@@ -148,14 +163,6 @@ class RecordedPlan {
   std::vector<StepPlan::Result> run_alone(const StepArrays& step) const {
     Running running(plan_.ops());
     return plan_.run(step);
-  }
-
-  void check_heads(int qkv, const KVStorage& cache, int32_t num_heads) const {
-    const KVLayer& layer = cache.layer();
-    require(num_heads > 0 && num_heads % layer.num_kv_heads == 0,
-            "num_heads must be a multiple of num_kv_heads");
-    require(plan_.width(qkv) == (int64_t)(num_heads + 2 * layer.num_kv_heads) * layer.head_size,
-            "qkv must be [T, (H+2K)*D] of the cache's heads");
   }
 
   StepPlan plan_;

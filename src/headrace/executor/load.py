@@ -109,7 +109,10 @@ def load_layer(ops: Ops, tensors: ModelTensors, spec: LayerSpec, layer: int) -> 
         vector = tensors.get(f"layers.{layer}.{name}")
         check_shape(f"layers.{layer}.{name}", vector, (vector_size(tensors.config, name),))
         values[name] = ops.pack_vector(vector)
-    shift = key_shift(tensors.config, layer, key_bias(tensors, layer), key_factors(tensors))
+    bias = key_bias(tensors, layer)
+    shift = (
+        key_shift(tensors.config, layer, bias, key_factors(tensors)) if bias is not None else None
+    )
     if shift is not None:
         values["key_shift"] = ops.pack_vector(QuantTensor.from_array(shift))
     return DecoderLayer(**values)

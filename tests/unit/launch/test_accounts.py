@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from fakes.usage import eventually
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config, HubConfig, ServerConfig
 from headrace.core.errors import ConfigError, StoreError
@@ -54,13 +54,6 @@ def watching(config: Config) -> Iterator[AccountsWatch]:
         yield watch
     finally:
         watch.close()
-
-
-def eventually(is_so: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
 
 
 def test_a_server_without_keys_pays_nothing_for_them(tmp_path: Path) -> None:

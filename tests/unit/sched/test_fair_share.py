@@ -8,7 +8,6 @@ from fakes.scheduling import Bench, make_spec
 from headrace.core.step import StepReport
 from headrace.sched import fair_share
 from headrace.sched.fair_share import FairShare
-from headrace.sched.request_queue import FirstCome
 from headrace.sched.request_state import RequestSpec
 
 
@@ -134,8 +133,3 @@ def test_tenants_that_left_are_forgotten() -> None:
     order_of_ends(runs)
     assert len(shares._lines) < many
     assert not shares._expected
-
-
-def test_policies_without_shares_take_no_notice() -> None:
-    ranks = FirstCome()
-    assert ranks.rank(make_spec("a", (1,), tenant="x"), 3) == (0, 3)
