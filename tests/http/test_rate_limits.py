@@ -161,7 +161,7 @@ def test_requests_at_a_time() -> None:
     async def watch(_: GenerateRequest, step: int) -> None:
         nonlocal peak
         peak = max(peak, backend.num_running)
-        await asyncio.sleep(0.02)  # long enough that calls would overlap if they were let
+        await asyncio.sleep(0.05)  # long enough that calls would overlap if they were let
 
     backend = FakeBackend(before_step=watch)
     with limited(backend, max_concurrent_requests=4) as serving:

@@ -90,7 +90,7 @@ def test_finish_reason_has_no_text_of_its_own() -> None:
 def test_comment_lines_while_nothing_comes() -> None:
     async def wait(_: object, step: int) -> None:
         if step in (0, 2):
-            await asyncio.sleep(0.12)
+            await asyncio.sleep(0.4)
 
     config = ServerConfig(heartbeat_s=0.05)
     with run_server(FakeBackend(before_step=wait), config) as server, server.client() as client:

@@ -154,10 +154,10 @@ class LedgerWriter:
         self._may_have_files = False
 
     def _note_failure(self, error: Exception) -> None:
-        self._sink.add(LEDGER_FAILURES)
         if not self.is_failing:
             logger.error("Usage rows wait, they cannot be written: %s", error)
         self._retry_s = min(max(2 * self._retry_s, _FIRST_RETRY_S), _LAST_RETRY_S)
+        self._sink.add(LEDGER_FAILURES)
 
     def _make_room(self) -> None:
         """Move the older half out of memory before it is full."""
