@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ def run_server(
     config: ServerConfig | None = None,
     accounts: Accounts | None = None,
     clock: Clock | None = None,
+    certificate: ssl.SSLContext | None = None,
 ) -> Iterator[RunningServer]:
     backend = backend or FakeBackend()
     app = build_app(
@@ -70,7 +72,7 @@ def run_server(
     )
     listener = listen("127.0.0.1", 0)
     ready = threading.Event()
-    server = DrainingServer(app, listener, ready.set)
+    server = DrainingServer(app, listener, ready.set, certificate)
     loop = asyncio.new_event_loop()
 
     def run() -> None:
@@ -80,7 +82,9 @@ def run_server(
     thread = threading.Thread(target=run, name="server")
     thread.start()
     assert ready.wait(10)
-    running = RunningServer(address_of(listener), app, backend, loop, server, thread)
+    running = RunningServer(
+        address_of(listener, bool(certificate)), app, backend, loop, server, thread
+    )
     try:
         yield running
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +19,9 @@ from headrace.cli.generation import (
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_MODEL
 from headrace.launch.serve import build
-from headrace.server.run import address_of, is_loopback, listen, serve_app
+from headrace.server.origins import is_loopback
+from headrace.server.run import address_of, listen, serve_app
+from headrace.server.tls import load_certificate
 
 _NO_KEYS = (
     "warning: {host} can be reached from other machines and there is no API key, so anyone who "
@@ -90,6 +93,22 @@ def serve(
     require_key: Annotated[
         bool, typer.Option("--require-key", help="Do not start while there is no API key.")
     ] = False,
+    ssl_certfile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM file with the certificate: serve HTTPS."),
+    ] = None,
+    ssl_keyfile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM file with its key, when it is another file."),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Web page that may call from a browser, such as https://app.example.org, or *; "
+            "may be repeated. Default: none.",
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
@@ -107,6 +126,9 @@ def serve(
         "server.served_model_names": tuple(served_model_name) if served_model_name else None,
         "server.default_max_tokens": default_max_tokens,
         "server.require_key": require_key or None,
+        "server.ssl_certfile": ssl_certfile,
+        "server.ssl_keyfile": ssl_keyfile,
+        "server.cors_origins": tuple(cors_origin) if cors_origin else None,
         "store.database_url": database,
         "store.ledger": ledger,
         "engine.memory_bytes": memory,
@@ -119,6 +141,7 @@ def serve(
         "engine.kv_cache_dtype": kv_cache_dtype,
     }
     config = load_config(config_file, flags, is_server=True)
+    certificate = load_certificate(config.server)
     # The address is taken before anything slow, so that a port in use is known at once.
     listener = listen(config.server.host, config.server.port)
     with listener:
@@ -128,6 +151,6 @@ def serve(
             typer.echo(_NO_KEYS.format(host=config.server.host), err=True)
         names = ", ".join(app.services.models())
         typer.echo(f"{engine.memory_plan}\nmodel {names}", err=True)
-        address = address_of(listener)
+        address = address_of(listener, has_tls=certificate is not None)
         ready = f"ready at {address}/v1 (Ctrl-C stops)"
-        asyncio.run(serve_app(app, listener, lambda: typer.echo(ready, err=True)))
+        asyncio.run(serve_app(app, listener, lambda: typer.echo(ready, err=True), certificate))

@@ -28,6 +28,7 @@ _FLAG_NAMES = {
     "engine.memory_bytes": "--memory",
     "engine.num_threads": "--threads",
     "server.served_model_names": "--served-model-name",
+    "server.cors_origins": "--cors-origin",
     "server.log_level": "--quiet",
     "store.database_url": "--database",
 }

@@ -7,6 +7,7 @@ its own record or plain values, never `Config`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ LedgerMode = Literal["auto", "on", "off"]
 # The model of commands that are given none; the catalogue of `hub` describes it.
 DEFAULT_MODEL = "qwen2.5-coder:0.5b"
 MIN_MEMORY_BYTES = 64 * 1024**2
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +168,15 @@ class ServerConfig:
         shutdown_timeout_s: how long running requests may finish after a stop signal.
         require_key: do not start, and answer nobody, while there is no API key.
         protect_metrics: `/metrics` needs a key with the scope metrics, once there are keys.
+        ssl_certfile: PEM file with the certificate and its chain; the server speaks HTTPS with it.
+        ssl_keyfile: PEM file with its private key; None looks for it in ssl_certfile.
+        cors_origins: web pages that may call from a browser, such as `https://app.example.org`;
+            `*` is every page, empty none.
+        allowed_hosts: names that clients may call the server by; empty is any, but on a loopback
+            address without keys only addresses and names without a dot (against DNS rebinding).
+        header_timeout_s: a connection on which no complete request head came by then is closed.
+        write_timeout_s: a client that takes nothing of its answer that long is cut off.
+        max_connections: open at a time; None is what the open-file limit leaves.
         log_level: detail of the log on stderr.
     """
 
@@ -181,6 +193,13 @@ class ServerConfig:
     shutdown_timeout_s: float = 10.0
     require_key: bool = False
     protect_metrics: bool = False
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    header_timeout_s: float = 10.0
+    write_timeout_s: float = 60.0
+    max_connections: int | None = None
     log_level: LogLevel = "info"
 
     def __post_init__(self) -> None:
@@ -206,7 +225,29 @@ class ServerConfig:
         _check_number("server.shutdown_timeout_s", self.shutdown_timeout_s, 0.0, 3600.0)
         _check_boolean("server.require_key", self.require_key)
         _check_boolean("server.protect_metrics", self.protect_metrics)
+        self._check_reach()
+        _check_number("server.header_timeout_s", self.header_timeout_s, 0.1, 3600.0)
+        _check_number("server.write_timeout_s", self.write_timeout_s, 0.1, 3600.0)
+        _check_integer("server.max_connections", self.max_connections, 1, 2**20, is_optional=True)
         _check_choice("server.log_level", self.log_level, get_args(LogLevel))
+
+    def _check_reach(self) -> None:
+        """TLS files, and the names of pages and hosts."""
+        for field_name in ("ssl_certfile", "ssl_keyfile"):
+            path = getattr(self, field_name)
+            if path is not None and not isinstance(path, Path):
+                raise ConfigError(f"server.{field_name}", path, "a file path")
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            shown = str(self.ssl_keyfile)
+            raise ConfigError("server.ssl_keyfile", shown, "a key together with ssl_certfile")
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                allowed = "origins as browsers send them, such as https://app.example.org, or *"
+                raise ConfigError("server.cors_origins", origin, allowed)
+        for host in self.allowed_hosts:
+            if not _HOST.fullmatch(host):
+                allowed = "host names in lower case, without scheme and port"
+                raise ConfigError("server.allowed_hosts", host, allowed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

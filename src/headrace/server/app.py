@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
@@ -31,6 +31,7 @@ from headrace.server.lifetime import stopping_error
 from headrace.server.openai_chat import create_chat_completion
 from headrace.server.openai_completions import create_completion
 from headrace.server.openai_models import list_models, retrieve_model
+from headrace.server.origins import check_host, cors_headers, preflight_headers
 from headrace.server.replies import EventReply, JsonReply
 from headrace.server.request_ids import header_request_id
 from headrace.server.services import Call, MetricsText, Services
@@ -102,19 +103,25 @@ class HeadraceApp:
             (b"x-request-id", request_id.encode("latin-1")),
             (b"x-content-type-options", b"nosniff"),
         ]
+        fixed += _encoded(cors_headers(headers, self.services.config))
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 limits = scope[_METER].limit_headers() if _METER in scope else {}
-                more = [(name.encode(), value.encode()) for name, value in limits.items()]
-                message["headers"] = [*message.get("headers", ()), *fixed, *more]
+                message["headers"] = [*message.get("headers", ()), *fixed, *_encoded(limits)]
             await send(message)
 
         try:
             services = self.services
-            scope[_CALLER] = admit(scope["path"], headers, services.accounts.keys, services.config)
+            allowed = preflight_headers(scope["method"], headers, services.config)
+            if allowed is not None:
+                await _send_json(JsonReply(b"", 204, allowed), send_with_headers)
+                return
+            keys = services.accounts.keys
+            check_host(headers, services.config, keys.is_open and not services.config.require_key)
+            scope[_CALLER] = admit(scope["path"], headers, keys, services.config)
             await self._router(scope, receive, send_with_headers)
         except ClientDisconnect:
             scope[_CLIENT_LEFT] = True
@@ -141,8 +148,15 @@ async def _send_error(error: Exception, request_id: str, send: Send) -> None:
     await _send_json(JsonReply(reply.body(), reply.status, reply.headers), send)
 
 
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
 async def _send_json(reply: JsonReply, send: Send) -> None:
-    fixed = {"content-type": reply.content_type, "content-length": str(len(reply.body))}
+    # An answer without content names neither kind nor length (RFC 9110, section 8.6).
+    has_content = reply.status != 204
+    length = {"content-length": str(len(reply.body))}
+    fixed = {"content-type": reply.content_type} | length if has_content else {}
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in (fixed | dict(reply.headers)).items()

@@ -13,14 +13,14 @@ from headrace.core.errors import NotAuthenticated, NotPermitted
 from headrace.core.stores import ANONYMOUS, Caller, KeyRing, Scope
 
 # Probes carry no keys.
-_OPEN_PATHS = frozenset({"/health", "/ping", "/version"})
+OPEN_PATHS = frozenset({"/health", "/ping", "/version"})
 _METRICS_PATHS = frozenset({"/metrics", "/load"})
 _ADMIN_PREFIXES = ("/admin", "/debug")
 
 
 def needed_scope(path: str, config: ServerConfig) -> Scope | None:
     """The scope that a path needs once there are keys; None needs no key."""
-    if path in _OPEN_PATHS or (path == "/metrics" and not config.protect_metrics):
+    if path in OPEN_PATHS or (path == "/metrics" and not config.protect_metrics):
         return None
     if path in _METRICS_PATHS:
         return "metrics"

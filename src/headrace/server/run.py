@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from types import FrameType
 
@@ -19,6 +19,7 @@ import uvicorn
 
 from headrace.core.errors import ConfigError
 from headrace.server.app import HeadraceApp
+from headrace.server.connection import connection_limits, guard_connections
 
 _log = logging.getLogger(__name__)
 
@@ -61,36 +62,36 @@ def _address_error(host: str, port: int, error: OSError) -> ConfigError:
     return ConfigError("server.host", host, "an address of this machine", f"{error.strerror}.")
 
 
-def address_of(listener: socket.socket) -> str:
+def address_of(listener: socket.socket, has_tls: bool = False) -> str:
     """The base address clients use."""
+    scheme = "https" if has_tls else "http"
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class DrainingServer(uvicorn.Server):
     """Uvicorn that lets running requests finish before it closes."""
 
     def __init__(
-        self, app: HeadraceApp, listener: socket.socket, on_ready: Callable[[], None]
+        self,
+        app: HeadraceApp,
+        listener: socket.socket,
+        on_ready: Callable[[], None],
+        certificate: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=guard_connections(connection_limits(app.services.config)),
                 loop="asyncio",
                 ws="none",
                 lifespan="on",
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                # Who calls is the key's concern; an address in a header is anybody's claim.
+                proxy_headers=False,
+                ssl_context_factory=_use(certificate),
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_CUT_OFF_S,
             )
@@ -139,8 +140,15 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
+def _use(certificate: ssl.SSLContext | None) -> Callable[..., ssl.SSLContext] | None:
+    return None if certificate is None else lambda *_: certificate
+
+
 async def serve_app(
-    app: HeadraceApp, listener: socket.socket, on_ready: Callable[[], None]
+    app: HeadraceApp,
+    listener: socket.socket,
+    on_ready: Callable[[], None],
+    certificate: ssl.SSLContext | None = None,
 ) -> None:
     """Serve the app on an open socket until a signal ends it. `on_ready` runs once it answers."""
-    await DrainingServer(app, listener, on_ready).serve_requests()
+    await DrainingServer(app, listener, on_ready, certificate).serve_requests()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headrace.core.errors import ConfigError
-from headrace.server.run import address_of, is_loopback, listen
+from headrace.server.run import address_of, listen
 
 
 def test_port_zero_takes_a_free_one() -> None:
@@ -32,20 +32,3 @@ def test_a_foreign_address_is_refused(host: str) -> None:
     assert wrong.value.field == "server.host"
     assert wrong.value.value == host
     assert wrong.value.allowed == "an address of this machine"
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True),
-        ("127.9.9.9", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),  # noqa: S104
-        ("::", False),
-        ("192.168.0.2", False),
-        ("example.org", False),
-    ],
-)
-def test_loopback(host: str, expected: bool) -> None:
-    assert is_loopback(host) is expected
