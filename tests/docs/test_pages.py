@@ -82,6 +82,24 @@ def test_pages_that_are_named_in_text_exist() -> None:
     assert missing == []
 
 
+def test_tests_that_are_named_exist() -> None:
+    """`tests/FILE.py::NAME` in backticks: a promise that names its proof keeps naming it."""
+    named = [
+        (page, *name.split("::", 1))
+        for page in PAGES
+        for name in quoted(page)
+        if re.fullmatch(r"tests/[\w/]+\.py::\w+", name)
+    ]
+    assert len(named) >= 40
+    missing = [
+        f"{page.relative_to(ROOT)}: {path}::{test}"
+        for page, path, test in named
+        if not (ROOT / path).is_file()
+        or not re.search(rf"^(async )?def {test}\(", (ROOT / path).read_text(), re.MULTILINE)
+    ]
+    assert missing == []
+
+
 def exists(name: str, *roots: Path) -> bool:
     pattern = PLACEHOLDER.sub("*", name).rstrip("/")
     return any(next(root.glob(pattern), None) for root in roots or (ROOT,))

@@ -15,6 +15,7 @@ from headrace.core.backend import ModelInfo
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest, SamplingParams
+from headrace.core.structured_outputs import StructuredOutputs
 from headrace.core.telemetry import Metric
 from headrace.engine.async_engine import AsyncEngine
 from headrace.engine.engine import Engine
@@ -99,6 +100,7 @@ async def running_engine(
     max_model_len: int = 512,
     max_num_batched_tokens: int = 64,
     clock: Clock | None = None,
+    check_form: Callable[[StructuredOutputs], None] | None = None,
 ) -> AsyncIterator[Running]:
     limits = SchedulerLimits(
         max_num_batched_tokens=max_num_batched_tokens,
@@ -113,7 +115,9 @@ async def running_engine(
     tokenizer, metrics = byte_tokenizer(), Recorder()
     backend = AsyncEngine(
         Engine(scheduler, runner),
-        InputProcessor(tokenizer, ChatTemplate(TEMPLATE, {}), scheduler.max_num_tokens),
+        InputProcessor(
+            tokenizer, ChatTemplate(TEMPLATE, {}), scheduler.max_num_tokens, None, check_form
+        ),
         tokenizer,
         [ModelInfo(MODEL, max_model_len, 0, MODEL)],
         EngineStats(metrics, num_blocks, BLOCK_SIZE),

@@ -92,7 +92,7 @@ def decode_json_object(body: bytes | bytearray, max_depth: int) -> dict[str, Any
         value = msgspec.json.decode(body)
     except RecursionError:
         raise too_deep from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(
             f"The request body is not valid JSON: {error}. Send a JSON object."
         ) from None

@@ -28,6 +28,10 @@ def test_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
+def test_only_this_machine_reaches_the_default_address() -> None:
+    assert is_loopback(ServerConfig().host)
+
+
 @pytest.mark.parametrize(
     "host",
     ["127.0.0.1:8000", "[::1]:8000", "192.168.0.2", "localhost", "llm.localhost:80", "backend:1"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from fakes.fake_clock import FakeClock
 from headrace.core.errors import ConfigError
 from headrace.core.stores import NO_LIMITS, KeyLimits
+from headrace.store import key_ring
 from headrace.store.database import Database, default_url
 from headrace.store.keys import KeyStore
 
@@ -49,6 +51,24 @@ def test_no_other_text_is_a_key(store: KeyStore) -> None:
     ]
     assert [text for text in wrong if ring.find(text) is not None] == []
     assert ring.find(secret) == key
+
+
+def test_every_secret_is_compared_once_and_whole(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right, wrong, unknown or nonsense: one comparison of two digests, whose time is the same."""
+    key, secret = store.create("ci", None, ["inference"], NO_LIMITS)
+    ring, compared = store.ring(), []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return compare_digest(one, other)
+
+    compare_digest = hmac.compare_digest
+    monkeypatch.setattr(key_ring.hmac, "compare_digest", compare)
+    for text in (secret, secret[:-1] + "!", f"{key.prefix}_", "hr_0123456789_x", "", "x" * 9000):
+        ring.find(text)
+    assert compared == [(32, 32)] * 6
 
 
 def test_a_revoked_key_is_none_and_the_ring_stays_closed(store: KeyStore) -> None:
