@@ -223,7 +223,6 @@ def attention(
 ) -> None:
     """window 0 is all, soft_cap 0 is off."""
 
-def add(ops: CpuOps, h: NDArray[np.float32], x: NDArray[np.float32]) -> None: ...
 def adjust_logits(
     ops: CpuOps,
     logits: NDArray[np.float32],

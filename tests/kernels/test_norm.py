@@ -43,13 +43,6 @@ def test_rms_norm_adds_first(ops: Ops, exact_ops: ReferenceOps, rng: np.random.G
     assert largest_error(result, expected) < FLOAT32_ERROR
 
 
-def test_add(ops: Ops, rng: np.random.Generator) -> None:
-    h, x = rows(rng, 7, 1000), rows(rng, 7, 1000, "outliers")
-    expected = h + x
-    ops.add(h, x)
-    np.testing.assert_array_equal(h, expected)
-
-
 def test_rows_do_not_see_each_other(cpu_ops: Ops, rng: np.random.Generator) -> None:
     h, weight = rows(rng, 33, 896), rows(rng, 1, 896)[0]
     whole = values_of(cpu_ops.rms_norm(h, weight, EPS))

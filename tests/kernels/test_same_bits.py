@@ -39,12 +39,6 @@ def call_rms_norm(ops: Ops, rng: np.random.Generator) -> np.ndarray:
     return values_of(ops.rms_norm(rows(rng, 200, 1000), rows(rng, 1, 1000)[0], 1e-6))
 
 
-def call_add(ops: Ops, rng: np.random.Generator) -> np.ndarray:
-    h = rows(rng, 200, 1000)
-    ops.add(h, rows(rng, 200, 1000))
-    return h
-
-
 def call_rope(ops: Ops, rng: np.random.Generator) -> np.ndarray:
     attention = spec(14, 2, 80)
     qkv, norm = rows(rng, 200, attention.qkv_width), rows(rng, 1, 80)[0]
@@ -112,7 +106,6 @@ def call_logprobs(ops: Ops, rng: np.random.Generator) -> np.ndarray:
 CALLS = (
     call_embed,
     call_rms_norm,
-    call_add,
     call_rope,
     call_gated_linear,
     call_attention,

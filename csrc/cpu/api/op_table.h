@@ -1,7 +1,6 @@
 // OpTable: what a tier offers. One C symbol per tier, headrace_ops_<tier>, is such a table.
 #pragma once
 
-#include "api/activation.h"
 #include "api/attention.h"
 #include "api/embed.h"
 #include "api/matmul.h"
@@ -23,7 +22,6 @@ struct OpTable {
   Kernel<RopeArgs> rope;
   Kernel<StoreKvArgs> store_kv;
   AttentionKernels attention;
-  Kernel<AddArgs> add;
   SamplingKernels sampling;
 };
 

@@ -122,13 +122,6 @@ void checked_attention(CpuOps& ops, In<float, 2> qkv, const KVStorage& cache,
   attention(ops, args, plan_attention(ops, args, num_requests));
 }
 
-void checked_add(CpuOps& ops, Out<float, 2> h, In<float, 2> x) {
-  require(h.shape(0) == x.shape(0) && h.shape(1) == x.shape(1), "h and x must have one shape");
-  const AddArgs args{h.data(), x.data()};
-  Running running(ops);
-  add(ops, args, (int64_t)h.size());
-}
-
 }  // namespace
 
 void bind_forward(nb::module_& m) {
@@ -153,7 +146,6 @@ void bind_forward(nb::module_& m) {
   m.def("attention", &checked_attention, "ops"_a, "qkv"_a, "layer"_a, "positions"_a,
         "query_start"_a, "seq_lens"_a, "block_table"_a, "num_heads"_a, "scale"_a, "window"_a,
         "soft_cap"_a, "out"_a);
-  m.def("add", &checked_add, "ops"_a, "h"_a, "x"_a);
 }
 
 }  // namespace headrace

@@ -47,7 +47,3 @@ static void rms_norm(const RmsNormArgs* args, const Work* work) {
     rms_norm_row(row, args->weight, args->eps, width, args->out + t * width);
   }
 }
-
-static void add_rows(const AddArgs* args, const Work* work) {
-  add_row(args->h + work->begin, args->x + work->begin, work->end - work->begin);
-}

@@ -30,10 +30,6 @@ void store_kv(CpuOps& ops, const StoreKvArgs& args, int64_t num_rows) {
   ops.parallel(ops.table().store_kv, args, num_rows, rows_at_once(width));
 }
 
-void add(CpuOps& ops, const AddArgs& args, int64_t num_elements) {
-  ops.parallel(ops.table().add, args, num_elements, kSerialElements);
-}
-
 AttentionPlan plan_attention(const CpuOps& ops, const AttentionArgs& args, int64_t num_requests) {
   return plan_attention(args.query_start, args.seq_lens, num_requests, args.num_heads,
                         args.layer.num_kv_heads, args.window, ops.num_threads());

@@ -11,7 +11,6 @@ void embed(CpuOps& ops, const EmbedArgs& args, int64_t num_rows);
 void rms_norm(CpuOps& ops, const RmsNormArgs& args, int64_t num_rows);
 void rope(CpuOps& ops, const RopeArgs& args, int64_t num_rows);
 void store_kv(CpuOps& ops, const StoreKvArgs& args, int64_t num_rows);
-void add(CpuOps& ops, const AddArgs& args, int64_t num_elements);
 
 // The plan of a step's attention; layers of one shape share it.
 AttentionPlan plan_attention(const CpuOps& ops, const AttentionArgs& args, int64_t num_requests);

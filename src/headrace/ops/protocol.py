@@ -237,10 +237,6 @@ class Ops(Protocol):
         """
         ...
 
-    def add(self, h: Array, x: Array) -> None:
-        """h += x. Shapes: [T, C]. Mutates: h."""
-        ...
-
     def logits(
         self,
         h: Array,

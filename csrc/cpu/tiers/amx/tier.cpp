@@ -46,7 +46,6 @@ const headrace::OpTable headrace_ops_amx = {
     headrace::amx::rope,
     headrace::amx::store_kv,
     headrace::amx::kAttentionKernels,
-    headrace::amx::add_rows,
     headrace::amx::kSamplingKernels,
 };
 }

@@ -39,7 +39,6 @@ const headrace::OpTable headrace_ops_avx2 = {
     headrace::avx2::rope,
     headrace::avx2::store_kv,
     headrace::avx2::kAttentionKernels,
-    headrace::avx2::add_rows,
     headrace::avx2::kSamplingKernels,
 };
 }

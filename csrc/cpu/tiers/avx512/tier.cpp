@@ -40,7 +40,6 @@ const headrace::OpTable headrace_ops_avx512 = {
     headrace::avx512::rope,
     headrace::avx512::store_kv,
     headrace::avx512::kAttentionKernels,
-    headrace::avx512::add_rows,
     headrace::avx512::kSamplingKernels,
 };
 }

@@ -35,7 +35,6 @@ const headrace::OpTable headrace_ops_generic = {
     headrace::generic::rope,
     headrace::generic::store_kv,
     headrace::generic::kAttentionKernels,
-    headrace::generic::add_rows,
     headrace::generic::kSamplingKernels,
 };
 }

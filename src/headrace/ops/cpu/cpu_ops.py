@@ -161,9 +161,6 @@ class CpuOps:
     def take_rows(self, x: Float32, rows: Int32) -> Float32:
         return x if len(rows) == len(x) else x[rows]
 
-    def add(self, h: Float32, x: Float32) -> None:
-        _cpu.add(self._kernels, h, x)
-
     def logits(
         self,
         h: Float32,

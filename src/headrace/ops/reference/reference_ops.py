@@ -137,9 +137,6 @@ class ReferenceOps:
     def take_rows(self, x: Floats, rows: Int32) -> Floats:
         return x if len(rows) == len(x) else x[rows]
 
-    def add(self, h: Floats, x: Floats) -> None:
-        h += x
-
     def logits(
         self,
         h: Floats,
