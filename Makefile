@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PROMPT ?= Write a Python function that returns the n-th Fibonacci number, and explain it in two sentences.
 # Recipes read it from the environment: pasted into a line, its quotes would be the shell's.
 export PROMPT
+# Two processes take whole files in turn: most tests keep one core busy, or wait for a program.
+IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 SOURCES := $(shell find csrc CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 
 .PHONY: help run setup build check fix test test-all test-isa soak models bench bench-peers serve size clean
@@ -40,10 +42,10 @@ models: $(VENV)/.stamp-run  ## fetch the models the tests use
 	$(BIN)/headrace pull qwen2.5-coder:0.5b && $(BIN)/headrace pull qwen2.5-coder:1.5b && $(BIN)/headrace pull gemma3:270m
 
 test: $(VENV)/.stamp-dev models  ## everything that must pass
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(IN_TWO) -m "not slow and not gpu"
 
 test-all: $(VENV)/.stamp-dev models  ## the same, and the slow ones
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest $(IN_TWO) -m "not gpu"
 
 test-isa: $(VENV)/.stamp-dev  ## kernel cases on each instruction set here; says which could not run
 	$(BIN)/python scripts/test_isa.py

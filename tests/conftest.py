@@ -16,6 +16,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Files of minutes. Two workers take files in turn: whoever got one of these last would end alone.
+_LONG_FILES = ("test_soak.py", "test_real_models.py", "test_install.py", "test_real_model.py")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONG_FILES)
+
+
 def local_model(name: str) -> Path:
     """Path of a named model, fetched when it is not there yet."""
     store = ModelStore(resolve_config(flags={}, environ=os.environ, config_file=None).hub)
