@@ -1,10 +1,10 @@
-"""Chat messages as every dialect and every template sees them."""
+"""Chat messages and tools as every dialect and every template sees them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,28 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the model may call. `parameters` is a JSON schema."""
+    """A function the model may call.
+
+    `parameters` is a JSON schema of an object; None takes no arguments. With `is_strict` a call's
+    arguments satisfy it always; else they do when the call is forced.
+    """
 
     name: str
     description: str | None = None
     parameters: Mapping[str, Any] | None = None
+    is_strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Which tools an answer calls.
+
+    Fields:
+        mode: auto leaves it to the model, none forbids, required wants at least one call.
+        names: the tools that may be called; None for all. One name and required is a named tool.
+        allows_parallel: false for at most one call.
+    """
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    names: tuple[str, ...] | None = None
+    allows_parallel: bool = True

@@ -7,7 +7,7 @@ from typing import Literal
 
 from headrace.core.usage import Usage
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+FinishReason = Literal["stop", "length", "abort", "error", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,23 @@ class PositionLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """What call `index` of an answer gained. The first one has its id and name."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CompletionDelta:
-    """What answer `index` gained. `stop_reason` is the stop text or stop token id that ended it."""
+    """What answer `index` gained. `stop_reason` is the stop text or stop token id that ended it.
+
+    `text` is what is neither reasoning nor a call; its order is reasoning, text, calls. Tokens and
+    logprobs are those of all three. `finish_reason` is tool_calls when the model ended the answer
+    and it has calls.
+    """
 
     index: int
     text: str = ""
@@ -39,6 +54,8 @@ class CompletionDelta:
     logprobs: tuple[PositionLogprobs, ...] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

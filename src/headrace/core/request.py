@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from headrace.core.errors import InvalidParameter, RequestError
-from headrace.core.message import Message, Tool
+from headrace.core.message import Message, Tool, ToolChoice
 from headrace.core.structured_outputs import StructuredOutputs
 
 MAX_LOGPROBS = 20
@@ -159,6 +159,9 @@ class GenerateRequest:
     narrows it. `priority`: lower runs earlier (used by the priority queue). `return_prompt_text`
     asks for `prompt_text` and `prompt_tokens` in the first output. `default_max_tokens` is the
     answer's length where sampling names none; what the context leaves bounds it.
+
+    Of an answer to `messages`, calls of `tools` come apart from its text; `splits_reasoning` wants
+    its reasoning apart too.
     """
 
     request_id: str
@@ -166,6 +169,8 @@ class GenerateRequest:
     prompt: str | tuple[int, ...] | None = None
     messages: tuple[Message, ...] | None = None
     tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    splits_reasoning: bool = False
     sampling: SamplingParams = field(default_factory=SamplingParams)
     add_special_tokens: bool = True
     add_generation_prompt: bool = True

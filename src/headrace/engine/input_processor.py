@@ -11,14 +11,17 @@ from dataclasses import dataclass, replace
 
 from headrace.core.errors import (
     ContextTooLong,
+    InvalidGrammar,
     InvalidParameter,
     RequestError,
     UnsupportedParameter,
 )
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
+from headrace.engine.answer_plan import AnswerPlanner, blame_tool
 from headrace.engine.seeds import derive_seed, resolve_seed
 from headrace.sched.request_state import RequestSpec
+from headrace.text.answer_parts import TEXT_ALONE, AnswerFormat
 from headrace.text.chat_template import ChatTemplate, encode_chat
 from headrace.text.tokenizer import Tokenizer
 
@@ -32,6 +35,7 @@ class PreparedRequest:
     sampling: SamplingParams
     specs: tuple[RequestSpec, ...]
     return_prompt_text: bool = False
+    answer_format: AnswerFormat = TEXT_ALONE
 
 
 class InputProcessor:
@@ -51,6 +55,9 @@ class InputProcessor:
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size or tokenizer.vocab_size
         self._check_form = check_form
+        self._planner = AnswerPlanner(
+            tokenizer, None if chat_template is None else chat_template.source
+        )
 
     def prepare(self, request: GenerateRequest, unique_id: str | None = None) -> PreparedRequest:
         """Turn a request into specs with ids `{unique_id}.{index}`.
@@ -61,12 +68,10 @@ class InputProcessor:
         param, prompt = self._encode(request)
         prompt = self._truncate(request, prompt)
         self._check_token_ids(request.sampling, param, prompt)
+        answer_format = self._planner.answer_format(request, prompt)
         sampling = self._limit(request, len(prompt), param)
+        sampling = self._hold_to_form(request, sampling, answer_format)
         bad_words_ids = tuple(self._encode_bad_words(sampling))
-        if sampling.structured_outputs is not None:
-            if self._check_form is None:
-                raise UnsupportedParameter("structured_outputs", "this engine checks no forms.")
-            self._check_form(sampling.structured_outputs)
         eos_token_ids = () if sampling.ignore_eos else tuple(sorted(self._tokenizer.eos_token_ids))
         seed = resolve_seed(sampling.seed)
         unscored = replace(sampling, prompt_logprobs=None)
@@ -86,8 +91,26 @@ class InputProcessor:
             for index in range(sampling.n)
         )
         return PreparedRequest(
-            request.request_id, prompt, sampling, specs, request.return_prompt_text
+            request.request_id, prompt, sampling, specs, request.return_prompt_text, answer_format
         )
+
+    def _hold_to_form(
+        self, request: GenerateRequest, sampling: SamplingParams, answer_format: AnswerFormat
+    ) -> SamplingParams:
+        """Settle the form of the answers, and see that they can be held to it."""
+        forced = self._planner.forced_form(request, answer_format)
+        form = sampling.structured_outputs if forced is None else forced
+        if form is None:
+            return sampling
+        if self._check_form is None:
+            raise UnsupportedParameter("structured_outputs", "this engine checks no forms.")
+        try:
+            self._check_form(form)
+        except InvalidGrammar as error:
+            if forced is not None:
+                blame_tool(request, error, self._check_form)
+            raise
+        return replace(sampling, structured_outputs=form)
 
     def _encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
         """Tokenize whichever of prompt and messages is there; also name it."""
@@ -100,7 +123,7 @@ class InputProcessor:
                     self._tokenizer,
                     self._chat_template,
                     request.messages,
-                    request.tools,
+                    request.tools if request.tool_choice.mode != "none" else (),
                     add_generation_prompt=request.add_generation_prompt,
                     continue_final_message=request.continue_final_message,
                     kwargs=request.chat_template_kwargs,

@@ -29,7 +29,7 @@ class OpenRequest:
         self.is_closed = False
         self.first_token_at_s: float | None = None
         self.answers = {
-            spec.request_id: Answer(index, tokenizer, spec.sampling)
+            spec.request_id: Answer(index, tokenizer, spec.sampling, prepared.answer_format)
             for index, spec in enumerate(prepared.specs)
         }
         self.num_output_tokens = 0
@@ -106,6 +106,7 @@ class OpenRequest:
             input_tokens=len(self.prepared.prompt_token_ids),
             cached_input_tokens=self._num_cached_tokens,
             output_tokens=self.num_output_tokens,
+            reasoning_tokens=sum(a.num_reasoning_tokens for a in self.answers.values()),
         )
 
     @property

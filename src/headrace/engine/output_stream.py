@@ -16,6 +16,7 @@ from typing import Any
 
 from headrace.core.errors import HeadraceError
 from headrace.core.output import CompletionDelta, RequestOutput
+from headrace.text.answer_parts import join_calls
 
 
 class Mailbox:
@@ -157,4 +158,6 @@ def _merge_deltas(first: CompletionDelta, second: CompletionDelta) -> Completion
         text=first.text + second.text,
         token_ids=first.token_ids + second.token_ids,
         logprobs=logprobs,
+        reasoning=first.reasoning + second.reasoning,
+        tool_calls=join_calls((*first.tool_calls, *second.tool_calls)),
     )

@@ -27,14 +27,17 @@ class IncrementalDetokenizer:
         tokenizer: Tokenizer,
         skip_special_tokens: bool = True,
         spaces_between_special_tokens: bool = True,
+        shown_token_ids: frozenset[int] = frozenset(),
     ) -> None:
+        """`shown_token_ids` are control tokens that are not skipped."""
         if not tokenizer.is_streamable:
             raise UnsupportedFormat(
                 "This tokenizer (WordPiece or alike) only decodes whole texts; "
                 "streamed generation needs a byte-level or SentencePiece vocabulary."
             )
         self._token_bytes = tokenizer.token_bytes
-        self._skipped = tokenizer.special_token_ids if skip_special_tokens else frozenset()
+        skipped = tokenizer.special_token_ids if skip_special_tokens else frozenset()
+        self._skipped = skipped - shown_token_ids
         self._decoder = _Utf8Decoder("replace")
 
     def append(self, token_ids: Iterable[int]) -> str:

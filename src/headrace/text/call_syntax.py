@@ -1,0 +1,90 @@
+"""CallSyntax: how a model family writes tool calls, chosen from its chat template's text.
+
+In: a template's source. Out: one row of a table, which the parser reads calls with and the grammar
+forces them with. Source: the families' own templates, as their model files carry them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CallSyntax:
+    """A family's form of a call.
+
+    Fields:
+        opening, closing: around each call, or around the list of them; "" for none.
+        before, after: what stands between them and the call.
+        arguments_key: of the JSON object with name and arguments.
+        arguments_marker: between a name and its arguments, where there is no such object.
+        is_list: the calls are one JSON list. between: what stands between two calls; None where
+            a model makes one call at a time.
+        other_openings: markers the family's models use too, each with its closing.
+    """
+
+    name: str
+    opening: str
+    closing: str = ""
+    before: str = ""
+    after: str = ""
+    arguments_key: str = "arguments"
+    arguments_marker: str = ""
+    is_list: bool = False
+    between: str | None = None
+    other_openings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def openings(self) -> dict[str, str]:
+        """Everything that begins calls, with what ends them."""
+        known = {self.opening: self.closing} if self.opening else {}
+        return known | dict(self.other_openings)
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Texts that must stay visible where they are control tokens."""
+        names = (*self.openings, *self.openings.values(), self.arguments_marker)
+        return tuple(name for name in names if name) + (_CALL_ID,) * bool(self.arguments_marker)
+
+
+_CALL_ID = "[CALL_ID]"
+
+HERMES = CallSyntax(
+    "hermes", "<tool_call>", "</tool_call>", before="\n", after="\n", between="\n",
+    other_openings=(("```json", "```"),),
+)  # fmt: skip
+LLAMA3 = CallSyntax(
+    "llama3", "", arguments_key="parameters", other_openings=(("<|python_tag|>", ""),)
+)
+MISTRAL = CallSyntax("mistral", "[TOOL_CALLS]", is_list=True, between=", ")
+MISTRAL_ARGS = CallSyntax("mistral_args", "[TOOL_CALLS]", arguments_marker="[ARGS]", between="")
+FENCED = CallSyntax(
+    "fenced", "```tool_code", "```", before="\n", after="\n", arguments_key="parameters",
+    between="\n", other_openings=(("```json", "```"),),
+)  # fmt: skip
+
+# Families that write arguments as tags of their own, which are not read.
+_TAGGED = ("<function=", "<arg_key>", "<invoke", "<parameter")
+_READS_TOOLS = re.compile(r"\btools\b")
+
+
+def find_call_syntax(template: str) -> CallSyntax | None:
+    """The syntax of calls a template teaches; None for one that is not known here.
+
+    A template that does not read `tools` teaches none: its models are asked for `FENCED`.
+    """
+    if "[TOOL_CALLS]" in template:
+        return MISTRAL_ARGS if MISTRAL_ARGS.arguments_marker in template else MISTRAL
+    if any(tag in template for tag in _TAGGED):
+        return None
+    if HERMES.opening in template:
+        return HERMES
+    if "<|start_header_id|>" in template and '"parameters"' in template:
+        return LLAMA3
+    return None if reads_tools(template) else FENCED
+
+
+def reads_tools(template: str) -> bool:
+    """Whether a template shows the model its tools."""
+    return _READS_TOOLS.search(template) is not None

@@ -1,0 +1,310 @@
+"""ToolCallParser: finds tool calls in an answer as it grows.
+
+In: pieces of text, cut anywhere. Out: what is text and what is a call, the same however the answer
+was cut. A call begins when its name is read, that of a known tool; its arguments are then passed on
+as the model writes them. What looks like a call and is none comes back as text, complete.
+Knows nothing of tokens and schemas.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from headrace.core.output import ToolCallDelta
+from headrace.text.call_syntax import CallSyntax
+from headrace.text.json_extent import JsonExtent
+
+# A call's usual beginning, up to its arguments. Any other object is read when it is whole.
+_HEAD = re.compile(r'\{\s*"name"\s*:\s*"([^"\\]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
+_NAMED_HEAD = re.compile(r"\s*([^\s\[\]{}]+)(?:\[CALL_ID\][^\s\[\]{}]*)?\[ARGS\]\s*(?=\{)")
+_MAX_HEAD = 1024
+_SPACE = " \t\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Gained:
+    """What a piece of an answer added."""
+
+    text: str = ""
+    calls: tuple[ToolCallDelta, ...] = ()
+
+
+def new_call_id() -> str:
+    """An id that no other call has."""
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
+class ToolCallParser:
+    """The calls of one answer. `names` are the tools it may call, `max_calls` how many."""
+
+    def __init__(
+        self, syntax: CallSyntax, names: Collection[str], max_calls: int | None = None
+    ) -> None:
+        self.num_calls = 0
+        self.is_in_call = False
+        self._syntax, self._names, self._max_calls = syntax, frozenset(names), max_calls
+        longest_first = sorted(syntax.openings, key=len, reverse=True)
+        self._openings = re.compile("|".join(map(re.escape, longest_first)))
+        self._texts: list[str] = []
+        self._calls: list[ToolCallDelta] = []
+        # Text that is not decided on; before it, what was read of a call that may be none.
+        self._held = ""
+        self._raw = ""
+        self._state: Callable[[], bool] = self._at_start
+        self._is_final = False
+        self._is_after_call = False
+        self._is_bare = self._is_in_list = False
+        self._closing = ""
+        self._extent = JsonExtent()
+        self._at = 0
+        self._floor = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer has all the calls it may have."""
+        return (
+            self._max_calls is not None
+            and not self.is_in_call
+            and (self.num_calls >= self._max_calls)
+        )
+
+    def append(self, text: str) -> Gained:
+        """Take the next piece. Mutates: the text held back."""
+        self._held += text
+        return self._advance()
+
+    def flush(self) -> Gained:
+        """End the answer: what was held back is text, or the end of a call."""
+        self._is_final = True
+        return self._advance()
+
+    def _advance(self) -> Gained:
+        while not self.is_over and self._state():
+            pass
+        gained = Gained("".join(self._texts), tuple(self._calls))
+        self._texts, self._calls = [], []
+        return gained
+
+    # Each state looks at `_held`; true when it decided something and another look is due.
+
+    def _at_start(self) -> bool:
+        """A JSON object at the very start may be a call without its marker."""
+        body = self._held.lstrip(_SPACE)
+        if not body and not self._is_final:
+            return False
+        if body.startswith("{"):
+            self._is_bare = True
+            self._raw = self._held[: -len(body)]
+            self._enter_head(body)
+        else:
+            self._state = self._in_text
+        return True
+
+    def _in_text(self) -> bool:
+        found = self._openings.search(self._held)
+        if found is not None:
+            end = len(self._held[: found.start()].rstrip(_SPACE))
+            self._emit_text(self._held[:end])
+            self._closing = self._syntax.openings[found.group()]
+            self._is_bare = self._is_in_list = False
+            self._raw = self._held[end : found.end()]
+            self._held = self._held[found.end() :]
+            self._state = self._after_opening
+            return True
+        if self._is_final:
+            if not self._is_after_call or self._held.strip(_SPACE):
+                self._emit_text(self._held)
+            self._held = ""
+            return False
+        safe = self._held[: len(self._held) - self._num_partial()].rstrip(_SPACE)
+        self._emit_text(safe)
+        self._held = self._held[len(safe) :]
+        return False
+
+    def _num_partial(self) -> int:
+        """Characters at the end that may be the beginning of an opening."""
+        longest = max(map(len, self._syntax.openings)) - 1
+        for length in range(min(longest, len(self._held)), 0, -1):
+            tail = self._held[-length:]
+            if any(opening.startswith(tail) for opening in self._syntax.openings):
+                return length
+        return 0
+
+    def _after_opening(self) -> bool:
+        body = self._held.lstrip(_SPACE)
+        if not self._syntax.arguments_marker or body[:1] in ("[", "{"):
+            self._state = self._before_object
+            return bool(body) or self._is_final
+        found = _NAMED_HEAD.match(self._held[:_MAX_HEAD])
+        if found is not None and found.group(1) in self._names:
+            self._floor = 0
+            self._begin_call(found.group(1), found.end())
+        elif self._is_final or len(self._held) >= _MAX_HEAD or "{" in self._held[:_MAX_HEAD]:
+            self._refuse()
+        else:
+            return False
+        return True
+
+    def _before_object(self) -> bool:
+        """Skip what stands before an object."""
+        body = self._held.lstrip(_SPACE)
+        if not body and not self._is_final:
+            return False
+        skipped = len(self._held) - len(body)
+        if body.startswith("[") and not self._is_in_list:
+            self._is_in_list = True
+            skipped += 1
+        elif not body.startswith("{"):
+            self._refuse()
+            return True
+        self._raw += self._held[:skipped]
+        self._held = self._held[skipped:]
+        if self._held.startswith("{"):
+            self._enter_head(self._held)
+        return True
+
+    def _enter_head(self, held: str) -> None:
+        self._held, self._at, self._extent = held, 0, JsonExtent()
+        self._state = self._in_head
+
+    def _in_head(self) -> bool:
+        found = _HEAD.match(self._held[:_MAX_HEAD])
+        if found is not None and found.group(1) in self._names:
+            self._extent = JsonExtent()
+            self._extent.advance(self._held[: found.end()], 0, 0)
+            self._floor = 1
+            self._begin_call(found.group(1), found.end())
+            return True
+        end = self._extent.advance(self._held, self._at, 0)
+        self._at = len(self._held)
+        if end is None and not self._is_final:
+            return False
+        call = None
+        if end is not None and not self._extent.is_broken:
+            call = _read_call(self._held[:end], self._names, needs_arguments=self._is_bare)
+        if end is None or call is None:
+            self._refuse()
+            return True
+        self._begin_call(call[0], end)
+        self._emit_arguments(call[1])
+        self._end_call()
+        return True
+
+    def _begin_call(self, name: str, end: int) -> None:
+        """A call it is: its arguments begin at `end`."""
+        self._calls.append(ToolCallDelta(self.num_calls, new_call_id(), name))
+        self.num_calls += 1
+        self.is_in_call = True
+        if self._floor == 0:
+            self._extent = JsonExtent()
+        self._raw, self._held = "", self._held[end:]
+        self._state = self._in_arguments
+
+    def _in_arguments(self) -> bool:
+        end = self._extent.advance(self._held, 0, self._floor)
+        at = len(self._held) if end is None else end
+        self._emit_arguments(self._held[:at])
+        self._held = self._held[at:]
+        if end is None:
+            return False
+        if self._floor and not self._extent.is_broken:
+            self._state = self._in_object_tail
+        else:
+            self._end_call()
+        return True
+
+    def _in_object_tail(self) -> bool:
+        """Between the arguments and the end of their object: a brace, or keys such as an id."""
+        body = self._held.lstrip(_SPACE)
+        following = body[1:].lstrip(_SPACE) if body.startswith(",") else body
+        if not following:
+            return self._end_if_final()
+        if body[0] == "," and following[0] == '"':
+            self._held, self._state = following, self._in_extra_keys
+            return True
+        if body[0] == "}":
+            self._held = body[1:]
+        self._end_call()
+        return True
+
+    def _in_extra_keys(self) -> bool:
+        end = self._extent.advance(self._held, 0, 0)
+        self._held = "" if end is None else self._held[end:]
+        if end is None:
+            return self._end_if_final()
+        self._end_call()
+        return True
+
+    def _end_if_final(self) -> bool:
+        if self._is_final:
+            self._end_call()
+        return self._is_final
+
+    def _end_call(self) -> None:
+        self.is_in_call = False
+        self._is_after_call = True
+        self._state = self._after_object
+
+    def _after_object(self) -> bool:
+        """What follows a call: its closing, another call, or text. Surplus braces are dropped."""
+        body = self._held.lstrip(f"{_SPACE}}}")
+        if not body or (self._closing.startswith(body) and body != self._closing):
+            if not self._is_final:
+                return False
+            self._held, self._state = "", self._in_text
+            return True
+        if self._closing and body.startswith(self._closing):
+            self._held, self._state = body[len(self._closing) :], self._in_text
+        elif self._is_in_list and body[0] in ",]":
+            self._is_in_list = body[0] == ","
+            self._held = body[1:]
+            if self._is_in_list:
+                self._raw, self._state = body[0], self._before_object
+        elif not self._closing and not self._is_in_list and body[0] in ";{":
+            num_skipped = int(body[0] == ";")
+            self._raw, self._held = body[:num_skipped], body[num_skipped:]
+            self._state = self._before_object
+        else:
+            space = self._held[: -len(body)].replace("}", "")
+            self._held, self._state = space + body, self._in_text
+        return True
+
+    def _refuse(self) -> None:
+        """It is no call: what was read of it is text, and what is held is looked at as text."""
+        self._emit_text(self._raw)
+        self._raw, self._state = "", self._in_text
+        self._is_in_list = False
+
+    def _emit_text(self, text: str) -> None:
+        if text:
+            self._texts.append(text)
+            self._is_after_call = self._is_after_call and not text.strip(_SPACE)
+
+    def _emit_arguments(self, text: str) -> None:
+        if text:
+            self._calls.append(ToolCallDelta(self.num_calls - 1, arguments=text))
+
+
+def _read_call(text: str, names: Collection[str], needs_arguments: bool) -> tuple[str, str] | None:
+    """Name and arguments of an object that is a call in whatever order; None when it is none."""
+    try:
+        value = json.loads(text, strict=False)
+        if isinstance(value.get("function"), dict):
+            value = value["function"]
+        arguments = value.get("arguments", value.get("parameters"))
+        if isinstance(arguments, str):  # JSON in a string, as on the wire
+            arguments = json.loads(arguments, strict=False)
+            if not isinstance(arguments, dict):
+                return None
+    except (ValueError, RecursionError):
+        return None
+    if arguments is None and not needs_arguments:
+        arguments = {}
+    name = value.get("name")
+    if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
+        return None
+    return name, json.dumps(arguments, ensure_ascii=False)

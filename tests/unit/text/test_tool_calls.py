@@ -1,0 +1,259 @@
+"""Tool calls found in answers: recorded ones of each family, and made-up ones, cut anywhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.text.answer_parts import join_calls
+from headrace.text.call_syntax import (
+    FENCED,
+    HERMES,
+    LLAMA3,
+    MISTRAL,
+    MISTRAL_ARGS,
+    CallSyntax,
+    find_call_syntax,
+    reads_tools,
+)
+from headrace.text.tool_calls import Gained, ToolCallParser
+
+NAMES = ("get_weather", "add", "now")
+Found = tuple[str, list[tuple[str, str]]]
+ADD = '{"a": 1, "b": [2, {"c": "}\\""}]}'
+CITY = '{"city": "Zürich 🌊"}'
+
+
+def parse(
+    syntax: CallSyntax, pieces: list[str], names: tuple[str, ...] = NAMES, **limits: int
+) -> Found:
+    parser = ToolCallParser(syntax, names, **limits)
+    gained = [parser.append(piece) for piece in pieces]
+    gained.append(parser.flush())
+    return joined(gained)
+
+
+def joined(gained: list[Gained]) -> Found:
+    calls = join_calls([call for piece in gained for call in piece.calls])
+    assert [call.index for call in calls] == list(range(len(calls)))
+    ids = [call.id for call in calls]
+    assert len(set(ids)) == len(ids)
+    assert all(id_ is not None and id_.startswith("call_") for id_ in ids)
+    text = "".join(piece.text for piece in gained)
+    return text, [(call.name or "", call.arguments) for call in calls]
+
+
+def cuts(text: str, at: list[int]) -> list[str]:
+    places = sorted({0, len(text), *(place % (len(text) + 1) for place in at)})
+    return [text[start:end] for start, end in pairwise(places)]
+
+
+HERMES_ADD = f'<tool_call>\n{{"name": "add", "arguments": {ADD}}}\n</tool_call>'
+HERMES_CITY = f'<tool_call>\n{{"name": "get_weather", "arguments": {CITY}}}\n</tool_call>'
+MISTRAL_TWO = (
+    f'[TOOL_CALLS] [{{"name": "add", "arguments": {ADD}, "id": "Ab3dEf7h9"}}, '
+    f'{{"name": "get_weather", "arguments": {CITY}}}]'
+)
+BOTH = [("add", ADD), ("get_weather", CITY)]
+
+RECORDED: list[tuple[CallSyntax, str, Found]] = [
+    (HERMES, "Hello, there.\n", ("Hello, there.\n", [])),
+    (HERMES, "", ("", [])),
+    (HERMES, HERMES_ADD, ("", [("add", ADD)])),
+    (HERMES, f"Let me see.\n\n{HERMES_ADD}\n{HERMES_CITY}\n", ("Let me see.", BOTH)),
+    (HERMES, f"{HERMES_ADD}{HERMES_CITY}", ("", BOTH)),
+    (HERMES, f"A {HERMES_ADD} and\n {HERMES_CITY}.", ("A and.", BOTH)),
+    (HERMES, HERMES_ADD[: -len("\n</tool_call>")], ("", [("add", ADD)])),
+    (HERMES, HERMES_ADD.replace("}\n<", "}}\n<"), ("", [("add", ADD)])),
+    (HERMES, HERMES_ADD.replace("}\n<", "\n<"), ("", [("add", ADD)])),
+    (HERMES, f'{{"name": "add", "arguments": {ADD}}}', ("", [("add", ADD)])),
+    (HERMES, f'```json\n{{"name": "add", "arguments": {ADD}}}\n```', ("", [("add", ADD)])),
+    (HERMES, '<tool_call>{"arguments": {"x": 1}, "name": "add"}</tool_call>',
+     ("", [("add", '{"x": 1}')])),
+    (HERMES, '<tool_call>{"name": "add", "arguments": "{\\"x\\": 1}"}</tool_call>',
+     ("", [("add", '{"x": 1}')])),
+    (HERMES, '<tool_call>{"type": "function", "function": {"name": "now"}}</tool_call> done',
+     (" done", [("now", "{}")])),
+    (HERMES, '<tool_call>{"name": "add", "arguments": {"x": 1', ("", [("add", '{"x": 1')])),
+    (HERMES, '<tool_call>{"name": "add", "arguments": {"x": 1</tool_call>',
+     ("", [("add", '{"x": 1')])),
+    (MISTRAL, MISTRAL_TWO, ("", BOTH)),
+    (MISTRAL, f"So:{MISTRAL_TWO}", ("So:", BOTH)),
+    (MISTRAL, f'[TOOL_CALLS]{{"name": "add", "arguments": {ADD}}}', ("", [("add", ADD)])),
+    (MISTRAL_ARGS, f"[TOOL_CALLS]add[ARGS]{ADD}[TOOL_CALLS]get_weather[ARGS]{CITY}", ("", BOTH)),
+    (MISTRAL_ARGS, f"Yes.[TOOL_CALLS]add[CALL_ID]Ab3dEf7h9[ARGS]{ADD}", ("Yes.", [("add", ADD)])),
+    (MISTRAL_ARGS, MISTRAL_TWO, ("", BOTH)),
+    (LLAMA3, f'{{"name": "add", "parameters": {ADD}}}', ("", [("add", ADD)])),
+    (LLAMA3, f'<|python_tag|>{{"name": "add", "parameters": {ADD}}}; '
+     f'{{"name": "get_weather", "parameters": {CITY}}}', ("", BOTH)),
+    (LLAMA3, f' {{"type": "function", "name": "get_weather", "parameters": {CITY}}}\n',
+     ("", [("get_weather", CITY)])),
+    (FENCED, f'```tool_code\n{{"name": "add", "parameters": {ADD}}}\n```', ("", [("add", ADD)])),
+    (FENCED, f'Sure!\n```json\n{{"name": "add", "parameters": {ADD}}}\n```\n',
+     ("Sure!", [("add", ADD)])),
+]  # fmt: skip
+
+# What looks like a call and is none: it comes back as it is.
+NO_CALLS = [
+    (HERMES, "<tool_call>"),
+    (HERMES, "a <tool_cal"),
+    (HERMES, '<tool_call>\n{"name": "unknown", "arguments": {}}\n</tool_call>'),
+    (HERMES, '<tool_call>\n{"name": "add", "arguments": [1]}\n</tool_call>\n'),
+    (HERMES, "<tool_call>\nadd(1, 2)\n</tool_call>"),
+    (HERMES, '<tool_call>\n{"name": "add", "argum'),
+    (HERMES, "<tool_call><tool_call></tool_call>"),
+    (HERMES, '{"name": "add"}'),
+    (HERMES, '{"name": "add", "age": 3} '),
+    (HERMES, '```json\n{"a": 1}\n```\n'),
+    (HERMES, ' \n {"a": '),
+    (MISTRAL, '[TOOL_CALLS] [{"name": "unknown", "arguments": {}}]'),
+    (MISTRAL, "[TOOL_CALLS]"),
+    (MISTRAL_ARGS, "[TOOL_CALLS]unknown[ARGS]{}"),
+    (MISTRAL_ARGS, "[TOOL_CALLS]add{}"),
+    (MISTRAL_ARGS, f"[TOOL_CALLS]{'x' * 2000}[ARGS]{{}}"),
+    (LLAMA3, '<|python_tag|>brave_search.call(query="x")'),
+    (LLAMA3, '{"answer": 3}'),
+    (FENCED, "```tool_code\nprint(add(1, 2))\n```"),
+    (FENCED, "```python\nx = {}\n```"),
+]
+
+
+@pytest.mark.parametrize(("syntax", "text", "found"), RECORDED)
+def test_recorded_answers(syntax: CallSyntax, text: str, found: Found) -> None:
+    assert parse(syntax, [text]) == found
+    assert parse(syntax, list(text)) == found
+
+
+@pytest.mark.parametrize(("syntax", "text"), NO_CALLS)
+def test_what_is_no_call_comes_back_whole(syntax: CallSyntax, text: str) -> None:
+    assert parse(syntax, [text]) == (text, [])
+    assert parse(syntax, list(text)) == (text, [])
+
+
+def test_a_good_call_after_a_bad_one() -> None:
+    bad = '<tool_call>\n{"name": "nothing", "arguments": {}}\n</tool_call>'
+    assert parse(HERMES, [f"{bad}\n{HERMES_ADD}"]) == (bad, [("add", ADD)])
+    assert parse(HERMES, [f"<tool_call> oops {HERMES_ADD}"]) == ("<tool_call> oops", [("add", ADD)])
+
+
+def test_arguments_are_passed_on_as_they_come() -> None:
+    parser = ToolCallParser(HERMES, NAMES)
+    assert parser.append('Hm <tool_call>\n{"name": "add", "argu') == Gained("Hm")
+    begun = parser.append('ments": {"a"')
+    assert [(call.name, call.arguments) for call in begun.calls] == [("add", ""), (None, '{"a"')]
+    assert [call.arguments for call in parser.append(": 1").calls] == [": 1"]
+    assert parser.is_in_call
+    assert [call.arguments for call in parser.append("}}\n</tool").calls] == ["}"]
+    assert not parser.is_in_call
+    assert parser.append("_call>") == parser.flush() == Gained()
+
+
+def test_the_last_call_that_is_allowed_ends_the_answer() -> None:
+    parser = ToolCallParser(HERMES, NAMES, max_calls=1)
+    for piece in cuts(f"{HERMES_ADD}\n{HERMES_CITY}", list(range(0, 200, 7))):
+        parser.append(piece)
+    assert parser.is_over
+    assert parser.num_calls == 1
+    assert parser.flush() == Gained()
+    two = f"{HERMES_ADD}\n{HERMES_CITY}"
+    assert parse(HERMES, [two], max_calls=1) == parse(HERMES, list(two), max_calls=1)
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|python_tag|>"),
+        *("```json", "```tool_code", "```", "\n", " ", "{", "}", "[", "]", ",", ";", ":", '"'),
+        *('{"name": "add", "arguments": ', '{"name": "add", "parameters": ', '"name"', "add"),
+        *('"arguments"', "\\", '\\"', ADD, CITY, "x", "ö🌊", HERMES_ADD, MISTRAL_TWO, "<tool"),
+        *(
+            '{"name": "now"}',
+            '{"name": "other", "arguments": {}}',
+            '"id": "123"',
+            "null",
+            "<think>",
+        ),
+    ]
+)
+ANSWERS = st.lists(FRAGMENTS | st.text(max_size=4), max_size=14).map("".join)
+SYNTAXES = st.sampled_from([HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS, FENCED])
+PLACES = st.lists(st.integers(0, 600), max_size=12)
+
+
+@settings(max_examples=400, deadline=None)
+@given(SYNTAXES, ANSWERS, PLACES, st.sampled_from([None, 1, 2]))
+def test_cut_anywhere_it_is_the_same(
+    syntax: CallSyntax, text: str, at: list[int], max_calls: int | None
+) -> None:
+    limits = {} if max_calls is None else {"max_calls": max_calls}
+    whole = parse(syntax, [text], **limits)
+    assert parse(syntax, cuts(text, at), **limits) == whole
+    assert parse(syntax, list(text), **limits) == whole
+    if not whole[1]:
+        assert whole[0] == text
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+CALLS = st.lists(
+    st.tuples(st.sampled_from(NAMES), st.dictionaries(st.text(max_size=4), JSON, max_size=3)),
+    min_size=1,
+    max_size=3,
+)
+
+
+def written(syntax: CallSyntax, calls: list[tuple[str, str]]) -> str:
+    """Calls as the family's template writes them."""
+    objects = [
+        f"{name}{syntax.arguments_marker}{arguments}"
+        if syntax.arguments_marker
+        else f'{{"name": "{name}", "{syntax.arguments_key}": {arguments}}}'
+        for name, arguments in calls
+    ]
+    around = replace(syntax, opening=syntax.opening or "<|python_tag|>")
+    between = "; " if syntax.between is None else syntax.between
+    if syntax.is_list:
+        return f"{around.opening}[{between.join(objects)}]"
+    if syntax.between is None:
+        return around.opening + between.join(objects)
+    return between.join(
+        f"{around.opening}{syntax.before}{text}{syntax.after}{syntax.closing}" for text in objects
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(SYNTAXES, CALLS, st.booleans(), PLACES, st.sampled_from(["", "Well.", "ö{"]))
+def test_calls_as_templates_write_them_are_read(
+    syntax: CallSyntax,
+    calls: list[tuple[str, dict[str, object]]],
+    is_ascii: bool,
+    at: list[int],
+    before: str,
+) -> None:
+    texts = [(name, json.dumps(value, ensure_ascii=is_ascii)) for name, value in calls]
+    answer = before + written(syntax, texts)
+    assert parse(syntax, cuts(answer, at)) == (before, texts)
+
+
+@pytest.mark.parametrize(
+    ("template", "syntax"),
+    [
+        ("{{ tools }}<tool_call>\n{...}</tool_call>", HERMES),
+        ("{% if tools %}<tool_call><function=f>{% endif %}", None),
+        ("{% if tools %}<tools>{% endif %}", None),
+        ("{{ tools }}[TOOL_CALLS][{{ call }}]", MISTRAL),
+        ("{{ tools }}[TOOL_CALLS]{{ name }}[ARGS]{{ arguments }}", MISTRAL_ARGS),
+        ('<|start_header_id|>{{ tools }} {"name": n, "parameters": p}', LLAMA3),
+        ("<start_of_turn>{{ messages }}", FENCED),
+    ],
+)
+def test_the_template_says_how_calls_are_written(template: str, syntax: CallSyntax | None) -> None:
+    assert find_call_syntax(template) is syntax
+    assert reads_tools(template) is ("tools" in template)
