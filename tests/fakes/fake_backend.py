@@ -45,6 +45,7 @@ class FakeBackend:
     Fields:
         pieces: texts of the steps, the same for each answer; `max_tokens` cuts them.
         per_answer: makes the text of a step differ by answer: (answer index, text) -> text.
+        reworded: what a delta becomes on its way out: (delta, step index) -> delta.
         admission: awaited before a request is admitted; raise or wait in it.
         before_step: awaited before each step: (request, step index).
         closed: ids of the requests whose stream was closed before its end.
@@ -59,6 +60,7 @@ class FakeBackend:
         )
     )
     per_answer: Callable[[int, str], str] | None = None
+    reworded: Callable[[CompletionDelta, int], CompletionDelta] | None = None
     admission: Callable[[GenerateRequest], Any] | None = None
     before_step: Callable[[GenerateRequest, int], Any] | None = None
     num_cached_tokens: int = 0
@@ -126,7 +128,7 @@ class FakeBackend:
     ) -> CompletionDelta:
         text = piece.text if self.per_answer is None else self.per_answer(index, piece.text)
         num_top = request.sampling.logprobs
-        return CompletionDelta(
+        delta = CompletionDelta(
             index,
             text,
             (1000 + step,),
@@ -134,13 +136,14 @@ class FakeBackend:
             piece.finish_reason,
             piece.stop_reason,
         )
+        return delta if self.reworded is None else self.reworded(delta, step)
 
     def _with_prompt(
         self, output: RequestOutput, request: GenerateRequest, prompt_ids: tuple[int, ...]
     ) -> RequestOutput:
         num_top = request.sampling.prompt_logprobs
-        texts = tuple(chr(token_id) for token_id in prompt_ids)
-        scored = (None, *(position(i, chr(i), num_top or 0) for i in prompt_ids[1:]))
+        texts = tuple(map(text_of, prompt_ids))
+        scored = (None, *(position(i, text_of(i), num_top or 0) for i in prompt_ids[1:]))
         return replace(
             output,
             prompt_token_ids=prompt_ids,
@@ -158,6 +161,11 @@ def prompt_token_ids(request: GenerateRequest) -> tuple[int, ...]:
     if prompt is None:
         prompt = "\n".join(message.content or "" for message in request.messages or ())
     return tuple(prompt.encode())
+
+
+def text_of(token_id: int) -> str:
+    """The character of that number, where there is one below the surrogates."""
+    return chr(token_id) if token_id < 0xD800 else "?"
 
 
 def position(token_id: int, text: str, num_top: int) -> PositionLogprobs:

@@ -101,6 +101,7 @@ async def running_engine(
     max_num_batched_tokens: int = 64,
     clock: Clock | None = None,
     check_form: Callable[[StructuredOutputs], None] | None = None,
+    template: str = TEMPLATE,
 ) -> AsyncIterator[Running]:
     limits = SchedulerLimits(
         max_num_batched_tokens=max_num_batched_tokens,
@@ -116,7 +117,7 @@ async def running_engine(
     backend = AsyncEngine(
         Engine(scheduler, runner),
         InputProcessor(
-            tokenizer, ChatTemplate(TEMPLATE, {}), scheduler.max_num_tokens, None, check_form
+            tokenizer, ChatTemplate(template, {}), scheduler.max_num_tokens, None, check_form
         ),
         tokenizer,
         [ModelInfo(MODEL, max_model_len, 0, MODEL)],

@@ -48,6 +48,12 @@ def text(fields: dict[str, Any], message: str, param: str, **rest: Any) -> BadIn
     return BadInput(TEXT, {"model": "tiny", "prompt": "hi"} | fields, message, param, **rest)
 
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+TOOL_NAMES = "1 to 128 letters, digits and _ . : / -"
+CHOICES = (
+    'none, auto, required, {"type": "function", "function": {"name": ...}} or '
+    '{"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [...]}}'
+)
 BAD_INPUTS = (
     chat(
         {"temperature": "hot"},
@@ -364,19 +370,86 @@ BAD_INPUTS = (
         "response_format",
     ),
     chat(
-        {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        'tools is not supported: tool calls are not served yet. Leave it out, or send tool_choice: "none".',
-        "tools",
+        {"tools": ["f"]},
+        'tools[0] is \'f\'; allowed: an object: {"type": "function", "function": {...}}.',
+        "tools[0]",
+    ),
+    chat(
+        {"tools": [TOOL, {"type": "custom", "custom": {"name": "g"}}]},
+        "tools[1].type is not supported: 'custom' is not served. Use function.",
+        "tools[1].type",
         code="unsupported_parameter",
     ),
     chat(
+        {"tools": [{"type": "function"}]},
+        "tools[0].function is null; allowed: an object with a name.",
+        "tools[0].function",
+    ),
+    chat(
+        {"tools": [{"type": "function", "function": {}}]},
+        f"tools[0].function.name is missing; give {TOOL_NAMES}.",
+        "tools[0].function.name",
+        code="missing_required_parameter",
+    ),
+    chat(
+        {"tools": [{"type": "function", "function": {"name": "a b"}}]},
+        f"tools[0].function.name is 'a b'; allowed: {TOOL_NAMES}.",
+        "tools[0].function.name",
+    ),
+    chat(
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]},
+        "tools[0].function.parameters is []; allowed: a JSON schema: an object.",
+        "tools[0].function.parameters",
+    ),
+    chat(
+        {
+            "tools": [
+                {"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}
+            ]
+        },
+        "tools[0].function.parameters.type is 'string'; allowed: object.",
+        "tools[0].function.parameters.type",
+    ),
+    chat(
+        {"tools": [TOOL, TOOL]},
+        "tools is 'f'; allowed: tools that have names of their own.",
+        "tools",
+    ),
+    chat(
         {"tool_choice": "required"},
-        'tool_choice is not supported: tool calls are not served yet. Leave it out, or send tool_choice: "none".',
+        "tool_choice is 'required'; allowed: auto or none without tools.",
         "tool_choice",
+    ),
+    chat(
+        {"tools": [TOOL], "tool_choice": {}},
+        f"tool_choice is {{}}; allowed: {CHOICES}.",
+        "tool_choice",
+    ),
+    chat({"tool_choice": "maybe"}, f"tool_choice is 'maybe'; allowed: {CHOICES}.", "tool_choice"),
+    chat(
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+        "tool_choice is 'g'; allowed: one of the tools: f.",
+        "tool_choice",
+    ),
+    chat(
+        {"tools": [TOOL], "tool_choice": {"type": "function"}},
+        "tool_choice.function.name is null; allowed: the name of one of the tools.",
+        "tool_choice.function.name",
+    ),
+    chat(
+        {
+            "tools": [TOOL],
+            "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "none"}},
+        },
+        "tool_choice.allowed_tools.mode is 'none'; allowed: auto or required.",
+        "tool_choice.allowed_tools.mode",
+    ),
+    chat(
+        {"thinking_token_budget": 5},
+        "thinking_token_budget is not supported: reasoning has no limit of its own. Use max_completion_tokens.",
+        "thinking_token_budget",
         code="unsupported_parameter",
     ),
-    chat({"tool_choice": {}}, "tool_choice is {}; allowed: none or auto.", "tool_choice"),
-    chat({"tool_choice": "maybe"}, "tool_choice is 'maybe'; allowed: none or auto.", "tool_choice"),
     chat(
         {"functions": [{"name": "f"}]},
         "functions is not supported: the field is out of date. Use tools.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,3 +87,15 @@ class RequestOutput:
     times: RequestTimes | None = None
     prompt_text: str | None = None
     prompt_tokens: tuple[str, ...] | None = None
+
+
+def join_calls(deltas: Sequence[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
+    """One delta per call, of an answer's deltas in their order."""
+    joined: dict[int, ToolCallDelta] = {}
+    for delta in deltas:
+        known = joined.get(delta.index)
+        if known is not None:
+            arguments = known.arguments + delta.arguments
+            delta = ToolCallDelta(delta.index, known.id, known.name, arguments)
+        joined[delta.index] = delta
+    return tuple(joined.values())

@@ -15,8 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from headrace.core.errors import HeadraceError
-from headrace.core.output import CompletionDelta, RequestOutput
-from headrace.text.answer_parts import join_calls
+from headrace.core.output import CompletionDelta, RequestOutput, join_calls
 
 
 class Mailbox:

@@ -106,8 +106,8 @@ REFUSED: dict[str, str] = {
     "stream_interval": "every token is sent as it comes. Leave it out.",
     "vllm_xargs": "there are no plugins. Leave it out.",
     "prompt_embeds": "prompts are text or token ids. Use prompt.",
-    "thinking_token_budget": "reasoning is not parsed yet. Use max_tokens.",
-    "include_reasoning": "reasoning is not parsed yet. Leave it out.",
+    "thinking_token_budget": "reasoning has no limit of its own. Use max_tokens.",
+    "include_reasoning": "reasoning is part of a completion's text. Use chat completions.",
     "lora_request": "adapters are not served yet. Leave it out.",
 }
 NEUTRAL: dict[str, tuple[object, ...]] = {

@@ -15,7 +15,13 @@ from msgspec import UNSET, UnsetType
 
 from headrace.core.backend import ModelInfo
 from headrace.core.errors import InvalidParameter
-from headrace.core.output import CompletionDelta, PositionLogprobs, RequestOutput
+from headrace.core.output import (
+    CompletionDelta,
+    PositionLogprobs,
+    RequestOutput,
+    ToolCallDelta,
+    join_calls,
+)
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.core.usage import Usage
@@ -49,6 +55,7 @@ from headrace.server.openai_payloads import (
     encode,
     make_chat_logprobs,
     make_prompt_logprobs,
+    make_tool_call,
     make_usage,
 )
 from headrace.server.output_merge import Batches, open_batches
@@ -56,6 +63,7 @@ from headrace.server.replies import EventReply, JsonReply, warning_headers
 from headrace.server.request_ids import engine_request_id
 from headrace.server.services import Call, Services
 from headrace.server.sse import DONE, HEARTBEAT, frame
+from headrace.server.tool_schema import read_tools, tool_wire_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,7 @@ class ChatCall:
     form: AnswerForm
     service_tier: str | UnsetType
     wire_names: Mapping[str, str]
+    shows_reasoning: bool
 
     def logprobs(self, positions: Sequence[PositionLogprobs] | None) -> ChatLogprobs | None:
         wanted = self.request.sampling.logprobs
@@ -111,10 +120,14 @@ def _make_call(
         )
     check_truncation(fields)
     structured_outputs, unknown_in_form = read_form(fields)
+    asked = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
     request = GenerateRequest(
         request_id=engine_request_id(form.id),
         model=model.name,
         messages=messages,
+        tools=asked.tools,
+        tool_choice=asked.choice,
+        splits_reasoning=True,
         sampling=_sampling(fields, structured_outputs),
         default_max_tokens=services.config.default_max_tokens,
         add_special_tokens=bool(fields.add_special_tokens),
@@ -130,12 +143,14 @@ def _make_call(
         request=request,
         form=form,
         service_tier=tier or UNSET,
-        wire_names=_wire_names(fields),
+        wire_names=_wire_names(fields) | tool_wire_names(asked.tools),
+        shows_reasoning=fields.include_reasoning is not False,
     )
     unread = set(request.chat_template_kwargs) - model.template_variables
     ignored = [f"chat_template_kwargs.{name}" for name in sorted(unread)]
     ignored += ["store"] if fields.store else []
     unknown = unknown_names(fields, CHAT_REFUSED) + unknown_in_messages + unknown_in_form
+    unknown += asked.unknown
     return chat, unknown + unknown_names(form.options, (), "stream_options.") + ignored
 
 
@@ -180,12 +195,16 @@ class _Answer:
     """One answer as it grows."""
 
     texts: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: list[ToolCallDelta] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     positions: list[PositionLogprobs] = field(default_factory=list)
     last: CompletionDelta | None = None
 
     def add(self, delta: CompletionDelta) -> None:
         self.texts.append(delta.text)
+        self.reasoning.append(delta.reasoning)
+        self.calls.extend(delta.tool_calls)
         self.token_ids.extend(delta.token_ids)
         self.positions.extend(delta.logprobs or ())
         if delta.finish_reason is not None:
@@ -232,11 +251,22 @@ def _choice(chat: ChatCall, index: int, answer: _Answer) -> ChatChoice:
         raise unexplained_end()
     return ChatChoice(
         index=index,
-        message=ChatMessageBody("".join(answer.texts)),
+        message=_message(chat, answer),
         logprobs=chat.logprobs(answer.positions),
         finish_reason=answer.last.finish_reason,
         stop_reason=answer.last.stop_reason,
         token_ids=answer.token_ids if chat.form.shows_token_ids else UNSET,
+    )
+
+
+def _message(chat: ChatCall, answer: _Answer) -> ChatMessageBody:
+    text, calls = "".join(answer.texts), join_calls(answer.calls)
+    reasoning = "".join(answer.reasoning) if chat.shows_reasoning else ""
+    return ChatMessageBody(
+        content=text if text or not (calls or reasoning) else None,
+        tool_calls=[make_tool_call(call, in_chunk=False) for call in calls] or UNSET,
+        reasoning=reasoning or UNSET,
+        reasoning_content=reasoning or UNSET,
     )
 
 
@@ -282,17 +312,28 @@ def _chunks(chat: ChatCall, output: RequestOutput, begun: set[int]) -> Iterator[
         is_last = delta.finish_reason is not None
         logprobs = chat.logprobs(delta.logprobs)
         shows_ids = chat.form.shows_token_ids and bool(delta.token_ids)
-        if not (delta.text or is_last or logprobs or shows_ids):
+        gained = _gained(chat, delta)
+        if not (gained != ChatDelta() or is_last or logprobs or shows_ids):
             continue
         choice = ChatChunkChoice(
             delta.index,
-            ChatDelta(content=delta.text) if delta.text or not is_last else ChatDelta(),
+            gained if gained != ChatDelta() or is_last else ChatDelta(content=""),
             logprobs,
             delta.finish_reason,
             delta.stop_reason if is_last else UNSET,
             delta.token_ids if chat.form.shows_token_ids else UNSET,
         )
         yield _chunk(chat, [choice], usage)
+
+
+def _gained(chat: ChatCall, delta: CompletionDelta) -> ChatDelta:
+    reasoning = delta.reasoning if chat.shows_reasoning else ""
+    return ChatDelta(
+        content=delta.text or UNSET,
+        tool_calls=[make_tool_call(call, in_chunk=True) for call in delta.tool_calls] or UNSET,
+        reasoning=reasoning or UNSET,
+        reasoning_content=reasoning or UNSET,
+    )
 
 
 def _chunk(

@@ -29,6 +29,7 @@ _SERVICE_TIERS = "auto, default, flex, scale, priority or fast"
 
 class ChatCompletionFields(GenerationFields):
     messages: list[dict[str, Any]] = Field(description="a list of at least one message object")
+    include_reasoning: bool | None = allowed("true or false")
     max_completion_tokens: int | None = allowed("a whole number, 1 or more")
     logprobs: bool | None = allowed("true or false")
     top_logprobs: int | None = allowed("a whole number from 0 to 20")
@@ -37,7 +38,7 @@ class ChatCompletionFields(GenerationFields):
     chat_template_kwargs: dict[str, Any] | None = allowed("an object")
     service_tier: ServiceTier | None = allowed(_SERVICE_TIERS)
     tools: list[Any] | None = allowed("a list of tools")
-    tool_choice: str | dict[str, Any] | None = allowed("none or auto")
+    tool_choice: str | dict[str, Any] | None = allowed("none, auto, required or an object")
     parallel_tool_calls: bool | None = allowed("true or false")
     modalities: list[str] | None = allowed('["text"]')
     reasoning_effort: str | None = allowed("a string")
@@ -75,8 +76,10 @@ class MessageFields(Strict):
     audio: dict[str, Any] | None = allowed("nothing; this model takes text only")
 
 
-_TOOLS_REASON = 'tool calls are not served yet. Leave it out, or send tool_choice: "none".'
-CHAT_REFUSED: dict[str, str] = REFUSED | {
+# Served here, and refused where answers have text alone.
+_SERVED = ("include_reasoning",)
+CHAT_REFUSED: dict[str, str] = {k: v for k, v in REFUSED.items() if k not in _SERVED} | {
+    "thinking_token_budget": "reasoning has no limit of its own. Use max_completion_tokens.",
     "prediction": "predicted outputs are not served yet. Leave it out.",
     "audio": "this model gives text only. Leave it out.",
     "web_search_options": "there is no web search. Leave it out.",
@@ -102,7 +105,6 @@ def check_features(fields: ChatCompletionFields, template_variables: frozenset[s
 
     Raises: RequestError.
     """
-    _check_tools(fields)
     if fields.modalities is not None and fields.modalities != ["text"]:
         raise InvalidParameter("modalities", fields.modalities, '["text"]')
     for name, neutral in (("reasoning_effort", "none"), ("verbosity", "medium")):
@@ -113,22 +115,6 @@ def check_features(fields: ChatCompletionFields, template_variables: frozenset[s
                 f"this model's chat template does not read it. Leave it out or send {neutral}.",
             )
     _check_metadata(fields.metadata)
-
-
-def _check_tools(fields: ChatCompletionFields) -> None:
-    if fields.tool_choice in (None, "auto"):
-        if fields.tools:
-            raise UnsupportedParameter("tools", _TOOLS_REASON)
-        return
-    if fields.tool_choice == "none":
-        return
-    is_choice = fields.tool_choice == "required" or (
-        isinstance(fields.tool_choice, dict)
-        and fields.tool_choice.get("type") in ("function", "allowed_tools")
-    )
-    if not is_choice:
-        raise InvalidParameter("tool_choice", fields.tool_choice, "none or auto")
-    raise UnsupportedParameter("tool_choice", _TOOLS_REASON)
 
 
 def _check_metadata(metadata: Mapping[str, str] | None) -> None:

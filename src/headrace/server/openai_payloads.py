@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from headrace.core.errors import BackendError
-from headrace.core.output import CompletionDelta, PositionLogprobs, TokenLogprob
+from headrace.core.output import CompletionDelta, PositionLogprobs, TokenLogprob, ToolCallDelta
 from headrace.core.usage import Usage
 
 encode = msgspec.json.Encoder().encode
@@ -70,10 +70,27 @@ class PromptLogprob(msgspec.Struct, frozen=True):
     decoded_token: str
 
 
+class FunctionCallBody(msgspec.Struct, frozen=True):
+    name: str | UnsetType = UNSET
+    arguments: str = ""
+
+
+class ToolCallBody(msgspec.Struct, frozen=True):
+    """A call; `index` is sent in chunks only, and chunks send id, type and name once."""
+
+    function: FunctionCallBody
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    index: int | UnsetType = UNSET
+
+
 class ChatMessageBody(msgspec.Struct, frozen=True):
-    content: str
+    content: str | None
     role: str = "assistant"
     refusal: None = None
+    tool_calls: list[ToolCallBody] | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -101,6 +118,9 @@ class ChatCompletion(msgspec.Struct, frozen=True):
 class ChatDelta(msgspec.Struct, frozen=True):
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallBody] | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True):
@@ -246,6 +266,17 @@ def token_text(token: TokenLogprob, shows_ids: bool) -> str:
 
 def finite(logprob: float) -> float:
     return max(logprob, MIN_LOGPROB)
+
+
+def make_tool_call(call: ToolCallDelta, in_chunk: bool) -> ToolCallBody:
+    """Word a call, or what a chunk adds to it."""
+    is_first = call.id is not None
+    return ToolCallBody(
+        FunctionCallBody(call.name or UNSET, call.arguments),
+        id=call.id or UNSET,
+        type="function" if is_first else UNSET,
+        index=call.index if in_chunk else UNSET,
+    )
 
 
 def check_delta(delta: CompletionDelta) -> CompletionDelta:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headrace.core.output import ToolCallDelta
+from headrace.core.output import ToolCallDelta, join_calls
 from headrace.text.call_syntax import CallSyntax
 from headrace.text.reasoning import ReasoningMarks, ReasoningSplitter
 from headrace.text.tool_calls import Gained, ToolCallParser
@@ -106,15 +106,3 @@ def join_parts(pieces: Sequence[Parts | Gained]) -> Parts:
         "".join(piece.text for piece in pieces),
         join_calls([call for piece in pieces for call in piece.calls]),
     )
-
-
-def join_calls(deltas: Sequence[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
-    """One delta per call, of deltas in their order."""
-    joined: dict[int, ToolCallDelta] = {}
-    for delta in deltas:
-        known = joined.get(delta.index)
-        if known is not None:
-            arguments = known.arguments + delta.arguments
-            delta = ToolCallDelta(delta.index, known.id, known.name, arguments)
-        joined[delta.index] = delta
-    return tuple(joined.values())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.text.answer_parts import join_calls
+from headrace.core.output import join_calls
 from headrace.text.call_syntax import (
     FENCED,
     HERMES,
