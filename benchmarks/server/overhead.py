@@ -155,7 +155,9 @@ def ttft_ms(outcome: Outcome) -> float:
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     found = percentiles(values, (50, 90, 99))
-    return {f"p{percent}": round(value, 3) for percent, value in zip((50, 90, 99), found, strict=True)}
+    return {
+        f"p{percent}": round(value, 3) for percent, value in zip((50, 90, 99), found, strict=True)
+    }
 
 
 def main() -> None:
