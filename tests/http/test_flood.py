@@ -14,6 +14,7 @@ from fakes.asgi_client import Reply, exchange
 from fakes.running_engine import Running, running_engine, script
 from fakes.served_app import FixedMetrics
 from headrace.core.config import ServerConfig
+from headrace.core.step import RequestProgress, StepReport, StepStats
 from headrace.core.stores import ApiKey
 from headrace.economics.accounts import Accounts
 from headrace.server.app import HeadraceApp, build_app
@@ -88,3 +89,25 @@ async def test_aborts_leave_nothing_behind(num_aborts: int) -> None:
         assert app.services.lifetime.num_running == 0
         gc.collect()
         assert len(gc.get_objects()) - num_objects < 2000
+
+
+async def test_a_client_that_would_give_up_in_the_queue_is_refused_at_once() -> None:
+    async with running_engine(script("x"), max_num_seqs=1) as running:
+        app = app_of(running)
+        stats = StepStats(num_running=1, num_waiting=9)
+        for at_s in range(0, 60, 6):  # one start in six seconds, nine before us
+            rows = (RequestProgress(f"r{at_s}", scheduled_at_s=float(at_s)),)
+            running.backend._room.observe(StepReport(at_s, rows, stats, ended_at_s=at_s + 1.0))
+
+        async def status(name: str, seconds: str) -> tuple[int, str]:
+            headers = {**headers_of(), name: seconds}
+            reply = await exchange(app, "POST", COMPLETIONS, body_of(), headers)
+            return reply.status, reply.headers.get("retry-after", "")
+
+        refused, retry_after = await status("x-stainless-read-timeout", "20")
+        assert refused == 429
+        assert 20 < int(retry_after) < 60
+        assert (await status("x-stainless-timeout", "20"))[0] == 429
+        assert (await status("x-stainless-read-timeout", "600"))[0] == 200
+        # The answer ended with nobody in the queue.
+        assert (await status("x-stainless-read-timeout", "0.001"))[0] == 200

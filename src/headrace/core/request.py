@@ -160,6 +160,8 @@ class GenerateRequest:
     asks for `prompt_text` and `prompt_tokens` in the first output. `default_max_tokens` is the
     answer's length where sampling names none; what the context leaves bounds it.
 
+    `patience_s`: how long the caller waits; who would not start in it is refused at once.
+
     Of an answer to `messages`, calls of `tools` come apart from its text; `splits_reasoning` wants
     its reasoning apart too.
     """
@@ -182,6 +184,7 @@ class GenerateRequest:
     tenant: str = "default"
     cache_salt: str = ""
     priority: int = 0
+    patience_s: float | None = None
 
 
 _BOOLEANS = tuple(f.name for f in fields(SamplingParams) if f.type == "bool")

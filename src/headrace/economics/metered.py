@@ -36,6 +36,7 @@ class CallFacts:
     request_id: str
     operation: str
     caller: Caller
+    patience_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -89,7 +90,8 @@ class Metered:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend."""
         self._model = request.model
-        request = replace(request, tenant=self._facts.caller.tenant)
+        facts = self._facts
+        request = replace(request, tenant=facts.caller.tenant, patience_s=facts.patience_s)
         num_estimated = estimate_input_tokens(request)
         attempt = _Attempt(num_estimated, self._reserve(request, num_estimated))
         try:

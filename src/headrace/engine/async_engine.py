@@ -21,6 +21,7 @@ from headrace.core.errors import BackendError, CapacityError, EngineDied, ModelN
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.step import StepReport
+from headrace.engine.admission import Admission
 from headrace.engine.channel import ThreadChannel
 from headrace.engine.engine import Engine
 from headrace.engine.input_processor import InputProcessor, PreparedRequest
@@ -57,7 +58,7 @@ class AsyncEngine:
         self._input = input_processor
         self._stats = stats
         self._clock = clock
-        self._max_num_requests = max_num_requests
+        self._room = Admission(max_num_requests, stats)
         self._stall_timeout_s = stall_timeout_s
         # Each answer sends a Submit, and an Abort when it stops, fails or is left; one Stop.
         self._inbox: ThreadChannel[EngineMessage] = ThreadChannel(4 * max_num_requests + 1)
@@ -125,7 +126,7 @@ class AsyncEngine:
         """See core.backend.Backend. The stream works in the event loop that called."""
         arrived_at_s = self._clock.monotonic_s()
         self._check_model(request.model)
-        self._check_room(request.sampling.n)
+        self._check_room(request.sampling.n, request.patience_s)
         event_loop = asyncio.get_running_loop()
         unique_id = f"{request.request_id}-{next(self._serial)}"
         prepared = await event_loop.run_in_executor(
@@ -137,7 +138,7 @@ class AsyncEngine:
         self, prepared: PreparedRequest, mailbox: Mailbox, arrived_at_s: float
     ) -> OutputStream:
         with self._admission:
-            self._check_room(len(prepared.specs))
+            self._check_room(len(prepared.specs), None)
             if not self._output.num_unfinished:
                 self._moved_at_s = self._clock.monotonic_s()
             opened = self._output.open(prepared, mailbox, arrived_at_s)
@@ -151,20 +152,14 @@ class AsyncEngine:
         if name not in known:
             raise ModelNotFound(name, known)
 
-    def _check_room(self, num_answers: int) -> None:
+    def _check_room(self, num_answers: int, patience_s: float | None) -> None:
         """Refuse what cannot be taken now. Raises: CapacityError, EngineDied."""
         if self._state == "dead":
             raise EngineDied(self._detail or "The engine was stopped.", retryable=True)
         if self._state != "ready":
             reason = "is not started" if self._state == "starting" else "is shutting down"
             raise CapacityError(f"The engine {reason}. Try again later.", is_full=False)
-        num_unfinished = self._output.num_unfinished
-        if num_unfinished + num_answers > self._max_num_requests:
-            self._stats.count_rejection()
-            raise CapacityError(
-                f"{num_unfinished} answers are in progress or queued and {num_answers} more were "
-                f"asked for; the limit is {self._max_num_requests}. Try again later."
-            )
+        self._room.check(self._output.num_unfinished, num_answers, patience_s)
 
     def _send_abort(self, answer_id: str) -> None:
         try:
@@ -187,6 +182,7 @@ class AsyncEngine:
 
     def _apply(self, report: StepReport) -> None:
         try:
+            self._room.observe(report)
             self._output.apply(report)
         except Exception as failure:
             logger.exception("The output side failed.")

@@ -32,6 +32,7 @@ from headrace.server.openai_chat import create_chat_completion
 from headrace.server.openai_completions import create_completion
 from headrace.server.openai_models import list_models, retrieve_model
 from headrace.server.origins import check_host, cors_headers, preflight_headers
+from headrace.server.patience import patience_of
 from headrace.server.replies import EventReply, JsonReply
 from headrace.server.request_ids import header_request_id
 from headrace.server.services import Call, MetricsText, Services
@@ -219,12 +220,12 @@ class _Inference:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services = self._services
-        facts = CallFacts(scope[_REQUEST_ID], scope["path"], scope[_CALLER])
+        headers = Headers(scope=scope)
+        facts = CallFacts(scope[_REQUEST_ID], scope["path"], scope[_CALLER], patience_of(headers))
         meter = Metered(services.backend, facts, services.accounts, services.clock)
         scope[_METER] = meter
         meter.begin()
         services.check_ready()
-        headers = Headers(scope=scope)
         body = await read_json_object(receive, headers, services.config)
         call = Call(body, headers, facts.request_id)
         work = asyncio.create_task(self._run(meter, call, send))
