@@ -22,6 +22,7 @@ from headrace.config.env import VARIABLES
 from headrace.config.load import SECTIONS
 from headrace.core import errors, telemetry
 from headrace.core.request import SamplingParams
+from headrace.server.anthropic_schema import MESSAGES_REFUSED, MessageFields
 from headrace.server.openai_chat_schema import CHAT_REFUSED, ChatCompletionFields
 from headrace.server.openai_completions import DEFAULT_MAX_TOKENS
 from headrace.server.openai_completions_schema import COMPLETIONS_REFUSED, CompletionFields
@@ -116,20 +117,21 @@ def errors_page() -> str:
 
 
 def http_fields_page() -> str:
-    """Every body field of the two generation routes: accepted with what it allows, or refused."""
+    """Every body field of the generation routes: accepted with what it allows, or refused."""
     lines = ["# Body fields", "", "Fields that nobody defines are ignored and named in the header"]
     lines += ["`x-headrace-warnings`. A refused field is a 400 that names it. A field that is left"]
     lines += ["out or null has its default; `-`: it has no effect.", ""]
     routes = (
         ("/v1/chat/completions", ChatCompletionFields, CHAT_REFUSED, "what the context leaves"),
         ("/v1/completions", CompletionFields, COMPLETIONS_REFUSED, f"`{DEFAULT_MAX_TOKENS}`"),
+        ("/v1/messages", MessageFields, MESSAGES_REFUSED, "-"),
     )
     for route, schema, refused, default_length in routes:
         lines += [f"## POST {route}", "", "| field | allowed | default |", "|---|---|---|"]
         length = f"`server.default_max_tokens`, else {default_length}"
         for name, field in schema.model_fields.items():
             need = " (required)" if field.is_required() else ""
-            is_length = name in ("max_tokens", "max_completion_tokens")
+            is_length = name in ("max_tokens", "max_completion_tokens") and not need
             default = length if is_length else field_default(route, name)
             lines.append(f"| `{name}`{need} | {field.description} | {default} |")
         lines += ["", "| refused field | why, and what to do |", "|---|---|"]

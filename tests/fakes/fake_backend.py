@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
-from headrace.core.backend import Health, ModelInfo
-from headrace.core.errors import ContextTooLong
+from headrace.core.backend import Health, ModelInfo, TokenizerInfo
+from headrace.core.errors import ContextTooLong, InvalidParameter
 from headrace.core.output import (
     CompletionDelta,
     FinishReason,
@@ -84,6 +84,9 @@ class FakeBackend:
 
     def health(self) -> Health:
         return self.state
+
+    def text(self, model: str) -> FakeText:
+        return FakeText()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         self.requests.append(request)
@@ -176,6 +179,25 @@ def position(token_id: int, text: str, num_top: int) -> PositionLogprobs:
         for rank in range(1, num_top)
     )
     return PositionLogprobs(chosen, (chosen, *others) if num_top else ())
+
+
+class FakeText:
+    """A token per byte."""
+
+    async def encode(self, request: GenerateRequest) -> tuple[int, ...]:
+        return prompt_token_ids(request)
+
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        for token_id in token_ids:
+            if not 0 <= token_id < 256:
+                raise InvalidParameter("token_ids", token_id, "0 to 255")
+        return bytes(token_ids).decode("utf-8", "replace")
+
+    async def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
+        return tuple(chr(token_id) for token_id in token_ids)
+
+    def info(self) -> TokenizerInfo:
+        return TokenizerInfo(256, {"bos_token": "<s>", "eos_token": "</s>"}, (2,), True, None)
 
 
 class FakeStream(AsyncGenerator[RequestOutput, None]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -33,6 +33,38 @@ class Health:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class TokenizerInfo:
+    """What a model's tokenizer is. `special_tokens` are texts by name, such as bos_token."""
+
+    vocab_size: int
+    special_tokens: Mapping[str, str]
+    eos_token_ids: tuple[int, ...]
+    adds_bos: bool
+    chat_template: str | None
+
+
+class ModelText(Protocol):
+    """The text side of a model: prompts to token ids and back, without generating."""
+
+    async def encode(self, request: GenerateRequest) -> tuple[int, ...]:
+        """Token ids of the request's prompt, however many.
+
+        Raises: RequestError.
+        """
+        ...
+
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, control tokens included. Raises: InvalidParameter."""
+        ...
+
+    async def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token. Raises: InvalidParameter."""
+        ...
+
+    def info(self) -> TokenizerInfo: ...
+
+
 class Backend(Protocol):
     """Answers generation requests."""
 
@@ -46,6 +78,10 @@ class Backend(Protocol):
         Raises: RequestError, CapacityError, BackendError before the stream exists; in it,
         BackendError.
         """
+        ...
+
+    def text(self, model: str) -> ModelText:
+        """The text side of a model. Raises: ModelNotFound."""
         ...
 
     def health(self) -> Health: ...

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
-from headrace.core.backend import Backend, Health, ModelInfo
+from headrace.core.backend import Backend, Health, ModelInfo, ModelText
 from headrace.core.clock import Clock
 from headrace.core.output import RequestOutput, RequestTimes
 from headrace.core.request import GenerateRequest
 from headrace.core.stores import Caller
 from headrace.core.usage import Usage
 from headrace.economics.accounts import Accounts
-from headrace.economics.rate_limits import Reservation
+from headrace.economics.rate_limits import LimitLevel, Reservation
 from headrace.economics.usage_row import UsageRow, UsageSource, new_row_id
 
 # Of prose more, of code and other scripts less; rather too many tokens than too few.
@@ -86,6 +86,14 @@ class Metered:
     def limit_headers(self) -> dict[str, str]:
         """What is left of the key's limits; empty without any."""
         return {} if self._account is None else self._account.headers(self._clock.monotonic_s())
+
+    def limit_levels(self) -> tuple[LimitLevel, ...]:
+        """What is left of the key's limits, as records."""
+        return () if self._account is None else self._account.levels(self._clock.monotonic_s())
+
+    def text(self, model: str) -> ModelText:
+        """See core.backend.Backend."""
+        return self._backend.text(model)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend."""

@@ -26,6 +26,16 @@ class Reservation:
     output_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class LimitLevel:
+    """How much is left of a limit, and when it is full again. Units: seconds from now."""
+
+    name: str
+    limit: int
+    left: int
+    full_in_s: float
+
+
 class Bucket:
     """A minute's worth, refilled evenly; below 0 is a debt that is paid before anything else.
 
@@ -118,24 +128,32 @@ class KeyAccount:
         if self._output is not None:
             self._output.take(output_tokens - held.output_tokens, now_s)
 
-    def headers(self, now_s: float) -> dict[str, str]:
-        """The state as OpenAI's headers; `tokens` are input and output together."""
+    def levels(self, now_s: float) -> tuple[LimitLevel, ...]:
+        """What is left; `tokens` are input and output together."""
         shown = {
             "requests": [self._requests],
             "tokens": [self._input, self._output],
             "input-tokens": [self._input],
             "output-tokens": [self._output],
         }
-        headers: dict[str, str] = {}
+        levels = []
         for name, buckets in shown.items():
             known = [bucket for bucket in buckets if bucket is not None]
             if not known:
                 continue
             left = sum(max(0, math.floor(bucket.level(now_s))) for bucket in known)
             full_s = max(bucket.wait_s(bucket.limit, now_s) for bucket in known)
-            headers[f"x-ratelimit-limit-{name}"] = str(sum(bucket.limit for bucket in known))
-            headers[f"x-ratelimit-remaining-{name}"] = str(left)
-            headers[f"x-ratelimit-reset-{name}"] = format_reset(full_s)
+            limit = sum(bucket.limit for bucket in known)
+            levels.append(LimitLevel(name, limit, left, full_s))
+        return tuple(levels)
+
+    def headers(self, now_s: float) -> dict[str, str]:
+        """The state as OpenAI's headers."""
+        headers: dict[str, str] = {}
+        for level in self.levels(now_s):
+            headers[f"x-ratelimit-limit-{level.name}"] = str(level.limit)
+            headers[f"x-ratelimit-remaining-{level.name}"] = str(level.left)
+            headers[f"x-ratelimit-reset-{level.name}"] = format_reset(level.full_in_s)
         return headers
 
     def _check(self, wanted: list[tuple[Bucket, int]], now_s: float) -> None:

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock, Thread
 
-from headrace.core.backend import Health, ModelInfo
+from headrace.core.backend import Health, ModelInfo, ModelText
 from headrace.core.clock import Clock
 from headrace.core.errors import BackendError, CapacityError, EngineDied, ModelNotFound
 from headrace.core.output import RequestOutput
@@ -30,6 +30,7 @@ from headrace.engine.messages import Abort, EngineEnded, EngineMessage, EngineRe
 from headrace.engine.output_processor import OutputProcessor
 from headrace.engine.output_stream import Mailbox, OutputStream
 from headrace.engine.stats import EngineStats
+from headrace.engine.tokenizer_text import TokenizerText
 from headrace.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class AsyncEngine:
         self._loop = EngineLoop(engine, self._inbox, self._outbox)
         self._text_pool = ThreadPoolExecutor(NUM_TEXT_THREADS, thread_name_prefix="headrace-text")
         self._threads: tuple[Thread, ...] = ()
+        self._text = TokenizerText(tokenizer, input_processor, self._text_pool)
         self._serial = itertools.count()
         # Between the check for room and taking it; between the last answer and the engine's end.
         self._admission = Lock()
@@ -77,6 +79,11 @@ class AsyncEngine:
     def models(self) -> Sequence[ModelInfo]:
         """See core.backend.Backend."""
         return self._models
+
+    def text(self, model: str) -> ModelText:
+        """See core.backend.Backend."""
+        self._check_model(model)
+        return self._text
 
     async def start(self) -> None:
         """Start the threads. Calling it twice is harmless."""

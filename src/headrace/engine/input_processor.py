@@ -65,9 +65,7 @@ class InputProcessor:
         The first answer scores the prompt; the others can then reuse its KV blocks.
         Raises: RequestError and its kinds.
         """
-        param, prompt = self._encode(request)
-        prompt = self._truncate(request, prompt)
-        self._check_token_ids(request.sampling, param, prompt)
+        param, prompt = self.encode(request)
         answer_format = self._planner.answer_format(request, prompt)
         sampling = self._limit(request, len(prompt), param)
         sampling = self._hold_to_form(request, sampling, answer_format)
@@ -111,6 +109,16 @@ class InputProcessor:
                 blame_tool(request, error, self._check_form)
             raise
         return replace(sampling, structured_outputs=form)
+
+    def encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
+        """Token ids of the prompt, however many, and the field they come from.
+
+        Raises: RequestError and its kinds.
+        """
+        param, prompt = self._encode(request)
+        prompt = self._truncate(request, prompt)
+        self._check_token_ids(request.sampling, param, prompt)
+        return param, prompt
 
     def _encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
         """Tokenize whichever of prompt and messages is there; also name it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.cache.kv_cache_manager import KVCacheManager
-from headrace.core.backend import Health, ModelInfo
+from headrace.core.backend import Health, ModelInfo, ModelText
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import EngineConfig
 from headrace.core.machine import Roof
@@ -80,6 +80,10 @@ class LocalEngine:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend."""
         return await self._engine.generate(request)
+
+    def text(self, model: str) -> ModelText:
+        """See core.backend.Backend."""
+        return self._engine.text(model)
 
     def health(self) -> Health:
         """See core.backend.Backend."""

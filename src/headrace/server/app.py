@@ -23,7 +23,10 @@ from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import ServerConfig
 from headrace.economics.accounts import Accounts
 from headrace.economics.metered import CallFacts, Metered
+from headrace.server.anthropic_dialect import ANTHROPIC
+from headrace.server.anthropic_messages import count_message_tokens, create_message
 from headrace.server.auth import admit
+from headrace.server.dialect import OPENAI, Dialect
 from headrace.server.error_responses import HttpRefusal, describe_error, is_our_fault
 from headrace.server.health import report_health, report_load, report_metrics, report_version
 from headrace.server.json_body import read_json_object
@@ -100,6 +103,7 @@ class HeadraceApp:
         headers = Headers(scope=scope)
         request_id = header_request_id(headers.get("x-request-id"))
         scope[_REQUEST_ID] = request_id
+        dialect = _dialect_of(scope["path"])
         fixed = [
             (b"x-request-id", request_id.encode("latin-1")),
             (b"x-content-type-options", b"nosniff"),
@@ -111,6 +115,8 @@ class HeadraceApp:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 limits = scope[_METER].limit_headers() if _METER in scope else {}
+                levels = scope[_METER].limit_levels() if _METER in scope else ()
+                limits |= dialect.headers(request_id, levels, clock.unix_s())
                 message["headers"] = [*message.get("headers", ()), *fixed, *_encoded(limits)]
             await send(message)
 
@@ -132,7 +138,7 @@ class HeadraceApp:
             if is_our_fault(error):
                 _log.exception("request %s failed", request_id)
             if not status:
-                await _send_error(error, request_id, send_with_headers)
+                await _send_error(error, request_id, dialect, send_with_headers)
         finally:
             if _METER in scope:
                 scope[_METER].close(status or None, bool(scope.get(_CLIENT_LEFT)))
@@ -144,9 +150,16 @@ class HeadraceApp:
             _log.log(level, "%s %r %s %.3f s %s", scope["method"], path, ended, spent_s, request_id)
 
 
-async def _send_error(error: Exception, request_id: str, send: Send) -> None:
+async def _send_error(error: Exception, request_id: str, dialect: Dialect, send: Send) -> None:
     reply = describe_error(error, request_id)
-    await _send_json(JsonReply(reply.body(), reply.status, reply.headers), send)
+    body = dialect.error_body(reply, request_id)
+    await _send_json(JsonReply(body, reply.status, reply.headers), send)
+
+
+def _dialect_of(path: str) -> Dialect:
+    """Whose words errors and headers of a path use, whether or not there is such a route."""
+    is_anthropic = path == "/v1/messages" or path.startswith("/v1/messages/")
+    return ANTHROPIC if is_anthropic else OPENAI
 
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
@@ -184,12 +197,17 @@ def _routes(services: Services) -> list[Route]:
     inference: tuple[tuple[str, Inference], ...] = (
         ("/v1/chat/completions", create_chat_completion),
         ("/v1/completions", create_completion),
+        ("/v1/messages", create_message),
+        ("/v1/messages/count_tokens", count_message_tokens),
     )
     return [
         *(Route(path, _Report(services, report), methods=["GET"]) for path, report in reports),
         Route("/ping", _Report(services, report_health), methods=["GET", "POST"]),
         Route("/v1/models/{name:path}", _OneModel(services), methods=["GET"]),
-        *(Route(path, _Inference(services, make), methods=["POST"]) for path, make in inference),
+        *(
+            Route(path, _Inference(services, make, _dialect_of(path)), methods=["POST"])
+            for path, make in inference
+        ),
     ]
 
 
@@ -215,8 +233,8 @@ class _OneModel:
 class _Inference:
     """A route that runs a model: checks readiness, reads the body, watches the client."""
 
-    def __init__(self, services: Services, answer: Inference) -> None:
-        self._services, self._answer = services, answer
+    def __init__(self, services: Services, answer: Inference, dialect: Dialect) -> None:
+        self._services, self._answer, self._dialect = services, answer, dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services = self._services
@@ -241,7 +259,7 @@ class _Inference:
                 await _send_json(reply, send)
                 return
             failure = await send_events(
-                reply.frames, reply.headers, send, lifetime, call.request_id
+                reply.frames, reply.headers, send, lifetime, call.request_id, self._dialect
             )
             if failure is not None:
                 meter.note_error(failure)

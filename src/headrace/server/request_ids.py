@@ -20,6 +20,11 @@ def response_id(prefix: str, given: str | None) -> str:
     return f"{prefix}-{given or uuid.uuid4().hex}"
 
 
+def message_id() -> str:
+    """The id of an answer to Anthropic's clients."""
+    return f"msg_{uuid.uuid4().hex}"
+
+
 def engine_request_id(answer_id: str, prompt_index: int = 0) -> str:
     """Unique even when two clients choose the same id."""
     return f"{answer_id}-{prompt_index}-{uuid.uuid4().hex[:8]}"

@@ -13,6 +13,7 @@ from contextlib import aclosing
 
 from starlette.types import Send
 
+from headrace.server.dialect import OPENAI, Dialect
 from headrace.server.error_responses import describe_error, is_our_fault
 from headrace.server.lifetime import Lifetime, stopping_error
 
@@ -27,12 +28,18 @@ def frame(payload: bytes) -> bytes:
     return b"data: " + payload + b"\n\n"
 
 
+def named_frame(name: str, payload: bytes) -> bytes:
+    """Wrap JSON as an event with a name."""
+    return b"event: " + name.encode() + b"\n" + frame(payload)
+
+
 async def send_events(
     frames: AsyncGenerator[bytes, None],
     headers: Mapping[str, str],
     send: Send,
     lifetime: Lifetime,
     request_id: str,
+    dialect: Dialect = OPENAI,
 ) -> Exception | None:
     """Send frames as they come; close the iterator whatever happens.
 
@@ -59,7 +66,9 @@ async def send_events(
             _log.exception("request %s failed after its first byte", request_id)
         failure = error
     if failure is not None:
-        last = frame(describe_error(failure, request_id).body())
+        body = dialect.error_body(describe_error(failure, request_id), request_id)
+        name = dialect.error_event
+        last = frame(body) if name is None else named_frame(name, body)
     await send({"type": "http.response.body", "body": last, "more_body": False})
     return failure
 
