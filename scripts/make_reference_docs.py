@@ -26,6 +26,7 @@ from headrace.server.anthropic_schema import MESSAGES_REFUSED, MessageFields
 from headrace.server.openai_chat_schema import CHAT_REFUSED, ChatCompletionFields
 from headrace.server.openai_completions import DEFAULT_MAX_TOKENS
 from headrace.server.openai_completions_schema import COMPLETIONS_REFUSED, CompletionFields
+from headrace.server.vllm_tokenizer import TOKENIZE_REFUSED, DetokenizeFields, TokenizeFields
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by scripts/make_reference_docs.py; `make fix` renews it. -->\n\n"
@@ -125,6 +126,8 @@ def http_fields_page() -> str:
         ("/v1/chat/completions", ChatCompletionFields, CHAT_REFUSED, "what the context leaves"),
         ("/v1/completions", CompletionFields, COMPLETIONS_REFUSED, f"`{DEFAULT_MAX_TOKENS}`"),
         ("/v1/messages", MessageFields, MESSAGES_REFUSED, "-"),
+        ("/tokenize", TokenizeFields, TOKENIZE_REFUSED, "-"),
+        ("/detokenize", DetokenizeFields, {}, "-"),
     )
     for route, schema, refused, default_length in routes:
         lines += [f"## POST {route}", "", "| field | allowed | default |", "|---|---|---|"]
@@ -134,8 +137,9 @@ def http_fields_page() -> str:
             is_length = name in ("max_tokens", "max_completion_tokens") and not need
             default = length if is_length else field_default(route, name)
             lines.append(f"| `{name}`{need} | {field.description} | {default} |")
-        lines += ["", "| refused field | why, and what to do |", "|---|---|"]
-        lines += [f"| `{name}` | {reason} |" for name, reason in refused.items()]
+        if refused:
+            lines += ["", "| refused field | why, and what to do |", "|---|---|"]
+            lines += [f"| `{name}` | {reason} |" for name, reason in refused.items()]
         lines.append("")
     return "\n".join(lines)
 

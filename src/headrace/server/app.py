@@ -40,6 +40,9 @@ from headrace.server.replies import EventReply, JsonReply
 from headrace.server.request_ids import header_request_id
 from headrace.server.services import Call, MetricsText, Services
 from headrace.server.sse import send_events
+from headrace.server.unserved_routes import UNSERVED
+from headrace.server.vllm_invocations import invoke
+from headrace.server.vllm_tokenizer import detokenize, report_tokenizer, tokenize
 
 _log = logging.getLogger(__name__)
 
@@ -182,7 +185,8 @@ async def _send_json(reply: JsonReply, send: Send) -> None:
 async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
     path = scope["path"]
     shown = path if len(path) <= 120 else f"{path[:117]}..."
-    raise HttpRefusal(404, f"There is no route {shown!r}. GET /v1/models lists the models.")
+    hint = UNSERVED.get(path, "GET /v1/models lists the models.")
+    raise HttpRefusal(404, f"There is no route {shown!r}. {hint}")
 
 
 def _routes(services: Services) -> list[Route]:
@@ -193,10 +197,14 @@ def _routes(services: Services) -> list[Route]:
         ("/load", report_load),
         ("/metrics", report_metrics),
         ("/v1/models", list_models),
+        ("/tokenizer_info", report_tokenizer),
     )
     inference: tuple[tuple[str, Inference], ...] = (
         ("/v1/chat/completions", create_chat_completion),
         ("/v1/completions", create_completion),
+        ("/tokenize", tokenize),
+        ("/detokenize", detokenize),
+        ("/invocations", invoke),
         ("/v1/messages", create_message),
         ("/v1/messages/count_tokens", count_message_tokens),
     )
