@@ -26,6 +26,7 @@ from headrace.server.anthropic_schema import MESSAGES_REFUSED, MessageFields
 from headrace.server.openai_chat_schema import CHAT_REFUSED, ChatCompletionFields
 from headrace.server.openai_completions import DEFAULT_MAX_TOKENS
 from headrace.server.openai_completions_schema import COMPLETIONS_REFUSED, CompletionFields
+from headrace.server.openai_embeddings_schema import EMBEDDINGS_REFUSED, EmbeddingFields
 from headrace.server.vllm_tokenizer import TOKENIZE_REFUSED, DetokenizeFields, TokenizeFields
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
@@ -125,6 +126,7 @@ def http_fields_page() -> str:
     routes = (
         ("/v1/chat/completions", ChatCompletionFields, CHAT_REFUSED, "what the context leaves"),
         ("/v1/completions", CompletionFields, COMPLETIONS_REFUSED, f"`{DEFAULT_MAX_TOKENS}`"),
+        ("/v1/embeddings", EmbeddingFields, EMBEDDINGS_REFUSED, "-"),
         ("/v1/messages", MessageFields, MESSAGES_REFUSED, "-"),
         ("/tokenize", TokenizeFields, TOKENIZE_REFUSED, "-"),
         ("/detokenize", DetokenizeFields, {}, "-"),

@@ -58,6 +58,7 @@ class FakeRunner:
         self.complete_at: int | None = None
         self.slots: dict[int, tuple[int, int]] = {}
         self.known: dict[str, NewRequest] = {}
+        self.seen: dict[str, int] = {}
         self.steps: list[SchedulerOutput] = []
         self._results: list[ModelRunnerOutput] = []
 
@@ -94,6 +95,8 @@ class FakeRunner:
         assert [position for _, position in read] == list(range(end))
         token_ids = [token_id for token_id, _ in read]
         new = self.known[row.request_id]
+        if new.pooling is not None:
+            return self._pool(row, new, token_ids)
         num_prompt_rows = row.num_logit_rows - row.is_sampled
         first = end - row.num_logit_rows
         prompt_logprobs = tuple(
@@ -108,6 +111,22 @@ class FakeRunner:
         num_output_tokens = end - len(new.prompt_token_ids) + 1
         is_complete = num_output_tokens == self.complete_at
         return RowOutput((token_id,), logprobs, prompt_logprobs, is_complete=is_complete)
+
+    def _pool(self, row: ScheduledRequest, new: NewRequest, token_ids: list[int]) -> RowOutput:
+        """A token's state is (token, 1, its position)."""
+        end = len(token_ids)
+        states = [(float(token), 1.0, float(at)) for at, token in enumerate(token_ids)]
+        if new.pooling == "mean":
+            assert row.num_logit_rows == len(row.token_ids)
+            first = self.seen.get(row.request_id, 0) if row.num_computed_tokens else 0
+            assert first == row.num_computed_tokens
+            self.seen[row.request_id] = end
+        if not row.is_sampled:
+            return RowOutput()
+        vector = states[-1]
+        if new.pooling == "mean":
+            vector = tuple(sum(values) / end for values in zip(*states, strict=True))  # type: ignore[assignment]
+        return RowOutput(vector=vector, is_complete=True)
 
     def _logprob(self, token_id: int, before: Sequence[int]) -> TokenLogprobs:
         value = next_token([*before, token_id], 0, 1000) / -100.0

@@ -120,7 +120,7 @@ async def running_engine(
             tokenizer, ChatTemplate(template, {}), scheduler.max_num_tokens, None, check_form
         ),
         tokenizer,
-        [ModelInfo(MODEL, max_model_len, 0, MODEL)],
+        [ModelInfo(MODEL, max_model_len, 0, MODEL, vector_size=3)],
         EngineStats(metrics, num_blocks, BLOCK_SIZE),
         clock,
         max_num_requests=limits.max_num_requests,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from headrace.core.request import SamplingParams
 from headrace.ops.reference.reference_ops import ReferenceOps
 from oracle import transformers_logits
 from oracle.driver import Driver, load_model
+from oracle.engine_driver import Asked, EngineDriver, Setting
 from oracle.tiny_models import CASES, TinyModel, build, case, save, token_ids
 
 FLOAT32_LOGITS = 1e-4
@@ -42,6 +45,21 @@ def test_logits_equal_those_of_transformers(
 ) -> None:
     driver = Driver(load_model(folder, ReferenceOps(dtype)))
     np.testing.assert_allclose(driver.run(token_ids(), chunks), expected, atol=FLOAT32_LOGITS)
+
+
+@pytest.mark.parametrize("name", ["qwen2-tied", "gemma3", "phi3"])
+def test_vectors_are_the_states_of_transformers(name: str, tmp_path: Path) -> None:
+    model = build(case(name))
+    expected = transformers_logits.states(model, token_ids())
+    engine = EngineDriver(
+        load_model(save(model, tmp_path), ReferenceOps(np.float32)),
+        Setting(max_num_batched_tokens=23, is_eager=True),
+    )
+    ask = partial(Asked, prompt=tuple(token_ids()), sampling=SamplingParams())
+    got = engine.generate([ask("last", pooling="last"), ask("mean", pooling="mean")])
+    assert [answer.token_ids for answer in got.values()] == [[], []]
+    np.testing.assert_allclose(got["last"].vector, expected[-1], atol=FLOAT32_LOGITS)
+    np.testing.assert_allclose(got["mean"].vector, expected.mean(0), atol=FLOAT32_LOGITS)
 
 
 def test_bfloat16_weights_are_used_as_they_are(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from headrace.cache.kv_cache_manager import KVCacheManager
 from headrace.core.clock import SystemClock
-from headrace.core.request import SamplingParams
+from headrace.core.request import Pooling, SamplingParams
 from headrace.core.step import StepReport, TokenLogprobs
 from headrace.executor.model_runner import ModelRunner
 from headrace.models.llama import Llama
@@ -23,13 +23,17 @@ from headrace.sched.token_budget import SchedulerLimits
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: name, prompt, how tokens are chosen. `seed` as the engine resolves it."""
+    """A request: name, prompt, how tokens are chosen. `seed` as the engine resolves it.
+
+    With `pooling` a vector is asked for, and no tokens.
+    """
 
     name: str
     prompt: tuple[int, ...]
     sampling: SamplingParams
     max_tokens: int = 12
     seed: int = 7
+    pooling: Pooling | None = None
 
     def spec(self) -> RequestSpec:
         return RequestSpec(
@@ -38,6 +42,7 @@ class Asked:
             sampling=self.sampling,
             seed=self.seed,
             max_tokens=self.max_tokens,
+            pooling=self.pooling,
         )
 
 
@@ -49,6 +54,7 @@ class Answer:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: str | None = None
+    vector: tuple[float, ...] | None = None
     num_cached_tokens: int = field(default=0, compare=False)
     num_preemptions: int = field(default=0, compare=False)
 
@@ -114,5 +120,6 @@ class EngineDriver:
             answer.logprobs += progress.logprobs
             answer.prompt_logprobs += progress.prompt_logprobs
             answer.error = progress.error
+            answer.vector = progress.vector or answer.vector
             answer.num_cached_tokens = progress.num_cached_tokens
             answer.num_preemptions = progress.num_preemptions

@@ -15,6 +15,7 @@ class ModelInfo:
     """A served model. Units: `created` unix seconds, `max_model_len` tokens.
 
     `template_variables` are the names its chat template reads beside messages and tools.
+    `vector_size` is the length of its hidden states.
     """
 
     name: str
@@ -23,6 +24,7 @@ class ModelInfo:
     root: str
     has_chat_template: bool = True
     template_variables: frozenset[str] = frozenset()
+    vector_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class RequestOutput:
 
     `usage` is the running total over all answers. Prompt fields come with the first output:
     `prompt_text` and `prompt_tokens` (the text of each token) when `return_prompt_text` asks.
-    `times` comes with the last, when `is_finished`.
+    `times` and, where pooling asks for it, `vector` come with the last, when `is_finished`.
     """
 
     request_id: str
@@ -87,6 +87,7 @@ class RequestOutput:
     times: RequestTimes | None = None
     prompt_text: str | None = None
     prompt_tokens: tuple[str, ...] | None = None
+    vector: tuple[float, ...] | None = None
 
 
 def join_calls(deltas: Sequence[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.message import Message, Tool, ToolChoice
 from headrace.core.structured_outputs import StructuredOutputs
+
+Pooling = Literal["last", "mean"]
 
 MAX_LOGPROBS = 20
 MAX_N = 128
@@ -158,7 +160,8 @@ class GenerateRequest:
     `tenant` salts the prefix cache and comes from the key, never from the body; `cache_salt` only
     narrows it. `priority`: lower runs earlier (used by the priority queue). `return_prompt_text`
     asks for `prompt_text` and `prompt_tokens` in the first output. `default_max_tokens` is the
-    answer's length where sampling names none; what the context leaves bounds it.
+    answer's length where sampling names none; what the context leaves bounds it. `pooling` asks for
+    a vector of the prompt in place of an answer: the last hidden state, or the mean of all.
 
     `patience_s`: how long the caller waits; who would not start in it is refused at once.
 
@@ -180,6 +183,7 @@ class GenerateRequest:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     truncate_prompt_tokens: int | None = None
     return_prompt_text: bool = False
+    pooling: Pooling | None = None
     default_max_tokens: int | None = None
     tenant: str = "default"
     cache_salt: str = ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from headrace.core.output import FinishReason
-from headrace.core.request import SamplingParams
+from headrace.core.request import Pooling, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class NewRequest:
     seed: int
     stop_token_ids: Sequence[int] = ()
     bad_words_ids: Sequence[Sequence[int]] = ()
+    pooling: Pooling | None = None
 
 
 class ScheduledRequest(NamedTuple):
@@ -74,7 +75,8 @@ class RowOutput(NamedTuple):
     """What a scheduled request got. `prompt_logprobs` belong to its logit rows but the sampled one.
 
     `is_complete`: with its last token the answer has the form that was asked for, and nothing may
-    follow. `error` set means that no token can be chosen for it, ever: the request ends.
+    follow; a pooled request is complete with its `vector`. `error` set means that no token can be
+    chosen for it, ever: the request ends.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -82,6 +84,7 @@ class RowOutput(NamedTuple):
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
     is_complete: bool = False
+    vector: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class RequestProgress(NamedTuple):
     scheduled_at_s: float | None = None
     error: str | None = None
     is_complete: bool = False
+    vector: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

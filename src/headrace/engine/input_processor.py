@@ -85,6 +85,7 @@ class InputProcessor:
                 priority=request.priority,
                 tenant=request.tenant,
                 cache_salt=request.cache_salt,
+                pooling=request.pooling,
             )
             for index in range(sampling.n)
         )

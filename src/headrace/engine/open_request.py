@@ -40,6 +40,7 @@ class OpenRequest:
         self._queued_at_s: float | None = None
         self._scheduled_at_s: float | None = None
         self._has_output = False
+        self._vector: tuple[float, ...] | None = None
         wants_prompt_logprobs = prepared.sampling.prompt_logprobs is not None
         self._scored: list[PositionLogprobs | None] | None = (
             [None] if wants_prompt_logprobs else None
@@ -59,6 +60,7 @@ class OpenRequest:
         if self.answers[progress.request_id].index == 0:
             self._num_cached_tokens = progress.num_cached_tokens
         self._num_preemptions[progress.request_id] = progress.num_preemptions
+        self._vector = progress.vector
         self._queued_at_s = _earlier(self._queued_at_s, progress.queued_at_s)
         self._scheduled_at_s = _earlier(self._scheduled_at_s, progress.scheduled_at_s)
 
@@ -89,6 +91,7 @@ class OpenRequest:
             times=self.times(now_s) if is_finished else None,
             prompt_text=self._text(prompt_ids) if shows_text else None,
             prompt_tokens=tuple(map(self._token_text, prompt_ids)) if shows_text else None,
+            vector=self._vector,
         )
 
     def _text(self, token_ids: Sequence[int]) -> str:

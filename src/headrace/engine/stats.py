@@ -69,6 +69,8 @@ class EngineStats:
         sink, times, sampling = self._sink, request.times(now_s), request.prepared.sampling
         num_prompt_tokens = len(request.prepared.prompt_token_ids)
         sink.observe(telemetry.REQUEST_PROMPT_TOKENS, num_prompt_tokens)
+        if request.first_token_at_s is None:  # a vector, which has no tokens
+            sink.add(telemetry.PROMPT_TOKENS, num_prompt_tokens)
         sink.observe(telemetry.REQUEST_PARAMS_N, sampling.n)
         sink.observe(telemetry.REQUEST_PARAMS_MAX_TOKENS, sampling.max_tokens or 0)
         sink.observe(telemetry.REQUEST_NUM_PREEMPTIONS, times.num_preemptions)

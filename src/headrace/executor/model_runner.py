@@ -23,6 +23,7 @@ from headrace.core.step import (
 )
 from headrace.executor.input_batch import flatten
 from headrace.executor.memory import MAX_LOGIT_ROWS
+from headrace.executor.pooling_sums import PoolingSums, is_finite
 from headrace.models.llama import Hidden, Llama
 from headrace.ops.protocol import Array, KVCache, Logprobs, Ops
 from headrace.ops.step_inputs import Int32, SampleInputs, StepInputs
@@ -34,6 +35,9 @@ NO_CHOICE = (
     "answer together ban every token, or the model's logits are not numbers because its weights "
     "are damaged."
 )
+
+
+NO_VECTOR = "The model's hidden states are not numbers because its weights are damaged."
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Gathered:
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: str | None = None
     is_complete: bool = False
+    vector: tuple[float, ...] | None = None
 
     def to_output(self) -> RowOutput:
         """The record the scheduler reads; a request that failed gets no token."""
@@ -70,6 +75,7 @@ class Gathered:
             tuple(self.logprobs),
             tuple(self.prompt_logprobs),
             is_complete=self.is_complete,
+            vector=self.vector,
         )
 
 
@@ -94,6 +100,7 @@ class ModelRunner:
         self._replay = None if is_eager else ops.record(self._recorded)
         self._rules = rules
         self._rows: dict[str, SampleRow] = {}
+        self._pooling = PoolingSums()
         self._finished: deque[ModelRunnerOutput] = deque()
 
     def submit(self, output: SchedulerOutput) -> None:
@@ -103,6 +110,7 @@ class ModelRunner:
         """
         for request_id in output.finished_request_ids:
             self._rows.pop(request_id, None)
+            self._pooling.forget(request_id)
         for new in output.new_requests:
             rule = self._open_rule(new)
             self._rows[new.request_id] = make_row(new, self.model.config.vocab_size, rule)
@@ -111,11 +119,11 @@ class ModelRunner:
             step = flatten(output.scheduled, self.cache.block_size)
             hidden = self._forward(step)
             wanted = self._wanted(output.scheduled)
-            for start in range(0, len(wanted), MAX_LOGIT_ROWS):
-                part = wanted[start : start + MAX_LOGIT_ROWS]
-                rows = np.arange(start, start + len(part), dtype=np.int32)
-                logits = self.model.logits(hidden, rows)
-                self._choose(logits, part, found)
+            chosen = self._pool(hidden, wanted, found)
+            for start in range(0, len(chosen), MAX_LOGIT_ROWS):
+                part = chosen[start : start + MAX_LOGIT_ROWS]
+                logits = self.model.logits(hidden, np.array(part, dtype=np.int32))
+                self._choose(logits, [wanted[row] for row in part], found)
         outputs = {request_id: gathered.to_output() for request_id, gathered in found.items()}
         self._finished.append(ModelRunnerOutput(output.step_id, outputs))
 
@@ -151,6 +159,28 @@ class ModelRunner:
                 token_id = None if is_last else prompt[position]
                 wanted.append(LogitRow(request.request_id, row, position, token_id))
         return wanted
+
+    def _pool(
+        self, hidden: Hidden, wanted: Sequence[LogitRow], found: Mapping[str, Gathered]
+    ) -> Sequence[int]:
+        """Take the hidden states of pooled requests; the rows that are left want logits.
+
+        Mutates: found.
+        """
+        pooled = [row for row, wish in enumerate(wanted) if wish.sample_row.new.pooling]
+        if not pooled:
+            return range(len(wanted))
+        states = self.model.states(hidden, np.array(pooled, dtype=np.int32))  # [n, C]
+        for row, state in zip(pooled, states, strict=True):
+            wish = wanted[row]
+            is_last = wish.prompt_token_id is None
+            vector = self._pooling.add(wish.sample_row.new, state, wish.position, is_last)
+            if vector is not None:
+                gathered = found[wish.request_id]
+                gathered.vector, gathered.is_complete = vector, True
+                gathered.error = None if is_finite(vector) else NO_VECTOR
+        left = set(pooled)
+        return [row for row in range(len(wanted)) if row not in left]
 
     def _choose(
         self, logits: Array, wanted: Sequence[LogitRow], found: Mapping[str, Gathered]

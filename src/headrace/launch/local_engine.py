@@ -137,6 +137,7 @@ def assemble(
         root=local.path.name,
         has_chat_template=loaded.chat_template is not None,
         template_variables=loaded.chat_template.variables if loaded.chat_template else frozenset(),
+        vector_size=loaded.config.hidden_size,
     )
     return AsyncEngine(
         Engine(Scheduler(limits, kv_cache, clock, config.policy), loaded.runner),

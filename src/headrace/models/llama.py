@@ -123,6 +123,11 @@ class Llama:
         """The same model over other ops that read its packed weights."""
         return type(self)(ops, self.config, self.weights)
 
+    def states(self, hidden: Hidden, rows: Int32) -> Array:
+        """What the head reads of rows of `hidden`. Shapes: rows [n] of S -> [n, C]."""
+        h, add = (self.ops.take_rows(each, rows) for each in (hidden.h, hidden.add))
+        return self.ops.norm_array(h + add, self.weights.norm, self.config.rms_norm_eps)
+
     def logits(self, hidden: Hidden, rows: Int32) -> Array:
         """Logits of rows of `hidden`. Shapes: rows [n] of S -> [n, V]."""
         return self.ops.logits(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from headrace.cache.block_table import BlockTable
-from headrace.core.request import SamplingParams
+from headrace.core.request import Pooling, SamplingParams
 from headrace.core.step import NewRequest
 
 
@@ -40,6 +40,7 @@ class RequestSpec:
     priority: int = 0
     tenant: str = "default"
     cache_salt: str = ""
+    pooling: Pooling | None = None
 
 
 class RequestState:
@@ -108,6 +109,11 @@ class RequestState:
         return len(self.token_ids) - self.num_computed_tokens
 
     @property
+    def needs_every_position(self) -> bool:
+        """Tell whether no position may come from the prefix cache."""
+        return self.wants_prompt_logprobs or self.spec.pooling == "mean"
+
+    @property
     def wants_prompt_logprobs(self) -> bool:
         """Tell whether prompt logprobs are asked for and not complete. The first token has none."""
         is_asked = self.spec.sampling.prompt_logprobs is not None
@@ -120,6 +126,8 @@ class RequestState:
         has not been delivered (a preempted request computes some positions twice), scores the
         token that follows it.
         """
+        if self.spec.pooling == "mean":
+            return num_scheduled_tokens
         end = self.num_computed_tokens + num_scheduled_tokens
         if self.wants_prompt_logprobs:
             return max(0, end - max(self.num_computed_tokens, self.num_prompt_logprobs))
@@ -134,4 +142,5 @@ class RequestState:
             seed=self.spec.seed,
             stop_token_ids=tuple(sorted(self.ending_token_ids)),
             bad_words_ids=self.spec.bad_words_ids,
+            pooling=self.spec.pooling,
         )

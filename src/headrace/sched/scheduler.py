@@ -159,7 +159,7 @@ class Scheduler:
                 self._end(request)
                 progress.append(_to_failure(request, found.error))
                 continue
-            if row.is_sampled and not found.token_ids:
+            if row.is_sampled and not found.token_ids and not found.is_complete:
                 raise RuntimeError(f"The step chose no token for request {row.request_id!r}.")
             num_computed_tokens = request.num_computed_tokens + len(row.token_ids)
             request.num_computed_tokens = num_computed_tokens
@@ -239,8 +239,8 @@ class Scheduler:
         return -(-self._kv_cache.pool.num_blocks // 100) if self._running else 0
 
     def _lookup(self, request: RequestState) -> Sequence[int]:
-        """Find cached blocks. Prompt logprobs need the logits of every position, so none then."""
-        if request.wants_prompt_logprobs:
+        """Find cached blocks. Prompt logprobs and a mean need every position, so none then."""
+        if request.needs_every_position:
             return ()
         return self._kv_cache.lookup(request.block_table, request.token_ids)
 
@@ -280,7 +280,7 @@ class Scheduler:
                 self._end(request)
             finish_reason = "stop"
         request.num_prompt_logprobs += len(found.prompt_logprobs)
-        if not num_new_tokens and not found.prompt_logprobs:
+        if not num_new_tokens and not found.prompt_logprobs and not is_complete:
             return None
         progress = _to_progress(request, found, num_new_tokens, finish_reason, stop_token_id)
         return progress._replace(is_complete=True) if is_complete else progress
@@ -345,6 +345,7 @@ def _to_progress(
         request.num_preemptions,
         request.queued_at_s,
         request.scheduled_at_s,
+        vector=found.vector,
     )
 
 

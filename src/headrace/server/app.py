@@ -33,6 +33,7 @@ from headrace.server.json_body import read_json_object
 from headrace.server.lifetime import stopping_error
 from headrace.server.openai_chat import create_chat_completion
 from headrace.server.openai_completions import create_completion
+from headrace.server.openai_embeddings import create_embeddings
 from headrace.server.openai_models import list_models, retrieve_model
 from headrace.server.origins import check_host, cors_headers, preflight_headers
 from headrace.server.patience import patience_of
@@ -202,6 +203,7 @@ def _routes(services: Services) -> list[Route]:
     inference: tuple[tuple[str, Inference], ...] = (
         ("/v1/chat/completions", create_chat_completion),
         ("/v1/completions", create_completion),
+        ("/v1/embeddings", create_embeddings),
         ("/tokenize", tokenize),
         ("/detokenize", detokenize),
         ("/invocations", invoke),

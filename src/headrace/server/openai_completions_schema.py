@@ -12,7 +12,7 @@ from pydantic import Field
 from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
 from headrace.server.generation_schema import NEUTRAL, REFUSED, GenerationFields, allowed
 
-_PROMPT = "a string, a list of strings, a list of token ids, or a list of lists of token ids"
+PROMPT = "a string, a list of strings, a list of token ids, or a list of lists of token ids"
 _MAX_TOKEN_ID = 2**31 - 1
 
 COMPLETIONS_REFUSED: dict[str, str] = REFUSED | {
@@ -24,7 +24,7 @@ Prompt = str | tuple[int, ...]
 
 
 class CompletionFields(GenerationFields):
-    prompt: Any = Field(description=_PROMPT)
+    prompt: Any = Field(description=PROMPT)
     logprobs: int | None = allowed("a whole number from 0 to 20")
     echo: bool | None = allowed("true or false")
     best_of: int | None = allowed("a whole number equal to n")
@@ -42,25 +42,30 @@ def check_best_of(fields: CompletionFields) -> None:
     raise InvalidParameter("best_of", fields.best_of, f"at least n ({num_answers})")
 
 
-def parse_prompts(value: object, max_prompts: int) -> list[Prompt]:
-    """Sort out the four forms of a prompt.
+def parse_prompts(
+    value: object,
+    max_prompts: int,
+    name: str = "prompt",
+    limit: str = ", this server's limit (max_prompts)",
+) -> list[Prompt]:
+    """Sort out the four forms of a prompt. `limit` says in an error whose `max_prompts` is.
 
     Raises: InvalidParameter naming the element at fault.
     """
     if isinstance(value, str):
-        return [_read_text(value, "prompt")]
+        return [_read_text(value, name)]
     if not isinstance(value, list) or not value:
-        raise InvalidParameter("prompt", value, _PROMPT)
+        raise InvalidParameter(name, value, PROMPT)
     if type(value[0]) is int:
-        return [_read_token_ids(value, "prompt")]
+        return [_read_token_ids(value, name)]
     if len(value) > max_prompts:
         raise RequestError(
-            f"prompt has {len(value)} texts or lists; allowed: at most {max_prompts}, this "
-            "server's limit (max_prompts). Send several requests.",
-            "prompt",
+            f"{name} has {len(value)} texts or lists; allowed: at most {max_prompts}{limit}. "
+            "Send several requests.",
+            name,
             "invalid_value",
         )
-    return [_read_prompt(item, f"prompt[{index}]") for index, item in enumerate(value)]
+    return [_read_prompt(item, f"{name}[{index}]") for index, item in enumerate(value)]
 
 
 def _read_prompt(value: object, path: str) -> Prompt:

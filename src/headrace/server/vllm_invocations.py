@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable
 from headrace.core.errors import RequestError
 from headrace.server.openai_chat import create_chat_completion
 from headrace.server.openai_completions import create_completion
+from headrace.server.openai_embeddings import create_embeddings
 from headrace.server.replies import EventReply, JsonReply
 from headrace.server.services import Call, Services
 
 _ROUTES: dict[str, Callable[[Services, Call], Awaitable[JsonReply | EventReply]]] = {
     "messages": create_chat_completion,
     "prompt": create_completion,
+    "input": create_embeddings,
 }
 
 

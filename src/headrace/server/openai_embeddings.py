@@ -1,0 +1,135 @@
+"""POST /v1/embeddings: texts to vectors, by the hidden states of the served model.
+
+In: a decoded body and a Backend. Out: one JSON object. Each input is a request of its own that
+generates nothing; a window of them runs at a time. Knows nothing of layers or arrays.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+from collections.abc import Sequence
+
+import msgspec
+
+from headrace.core.backend import ModelInfo
+from headrace.core.errors import BackendError
+from headrace.core.request import GenerateRequest, Pooling, SamplingParams
+from headrace.core.usage import Usage
+from headrace.server.error_responses import worded
+from headrace.server.generation_schema import refuse_unsupported, unknown_names, validate
+from headrace.server.openai_completions_schema import parse_prompts
+from headrace.server.openai_embeddings_schema import (
+    EMBEDDINGS_NEUTRAL,
+    EMBEDDINGS_REFUSED,
+    MAX_INPUTS,
+    EmbeddingFields,
+    check_dimensions,
+)
+from headrace.server.openai_payloads import check_delta, encode, sum_usage
+from headrace.server.output_merge import open_batches
+from headrace.server.replies import JsonReply, warning_headers
+from headrace.server.request_ids import engine_request_id, response_id
+from headrace.server.services import Call, Services
+
+# Of one call at a time: enough to fill steps, too few to fill the queue.
+_WINDOW = 64
+_WIRE_NAMES = {"prompt": "input"}
+DEFAULT_POOLING: Pooling = "last"
+
+Vector = tuple[float, ...]
+
+
+class EmbeddingBody(msgspec.Struct, frozen=True):
+    index: int
+    embedding: list[float] | str
+    object: str = "embedding"
+
+
+class EmbeddingUsage(msgspec.Struct, frozen=True):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(msgspec.Struct, frozen=True):
+    data: list[EmbeddingBody]
+    model: str
+    usage: EmbeddingUsage
+    object: str = "list"
+
+
+async def create_embeddings(services: Services, call: Call) -> JsonReply:
+    """Answer an embeddings request.
+
+    Raises: RequestError, CapacityError, BackendError.
+    """
+    refuse_unsupported(call.body, EMBEDDINGS_REFUSED, EMBEDDINGS_NEUTRAL)
+    fields = validate(EmbeddingFields, call.body)
+    model = services.find_model(fields.model)
+    check_dimensions(fields, model.vector_size)
+    requests = _make_requests(fields, model)
+    data: list[EmbeddingBody] = []
+    usages: list[Usage] = []
+    for start in range(0, len(requests), _WINDOW):
+        vectors, used = await _embed(services, requests[start : start + _WINDOW])
+        usages += used
+        data += (
+            EmbeddingBody(start + index, word_vector(vector, fields))
+            for index, vector in enumerate(vectors)
+        )
+    num_tokens = sum_usage(usages).input_tokens
+    body = EmbeddingList(data, fields.model, EmbeddingUsage(num_tokens, num_tokens))
+    headers = warning_headers(unknown_names(fields, EMBEDDINGS_REFUSED))
+    return JsonReply(encode(body), headers=headers)
+
+
+def _make_requests(fields: EmbeddingFields, model: ModelInfo) -> list[GenerateRequest]:
+    inputs = parse_prompts(fields.input, MAX_INPUTS, "input", "")
+    answer_id = response_id("embd", None)
+    return [
+        GenerateRequest(
+            request_id=engine_request_id(answer_id, index),
+            model=model.name,
+            prompt=text,
+            sampling=SamplingParams(max_tokens=1),
+            pooling=fields.pooling or DEFAULT_POOLING,
+            add_special_tokens=fields.add_special_tokens is not False,
+            truncate_prompt_tokens=fields.truncate_prompt_tokens,
+            cache_salt=fields.cache_salt or "",
+            priority=fields.priority or 0,
+        )
+        for index, text in enumerate(inputs)
+    ]
+
+
+async def _embed(
+    services: Services, requests: Sequence[GenerateRequest]
+) -> tuple[list[Vector], list[Usage]]:
+    """Vectors and usage of some requests, in their order."""
+    vectors: dict[int, Vector] = {}
+    usages = [Usage()] * len(requests)
+    with worded(_WIRE_NAMES):
+        async with open_batches(services.backend, requests, services.config) as batches:
+            async for batch in batches:
+                for index, output in batch:
+                    usages[index] = output.usage
+                    for delta in output.deltas:
+                        check_delta(delta)
+                    if output.vector is not None:
+                        vectors[index] = output.vector
+    if len(vectors) < len(requests):
+        raise BackendError("The model gave no vector.")
+    return [vectors[index] for index in range(len(requests))], usages
+
+
+def word_vector(vector: Vector, fields: EmbeddingFields) -> list[float] | str:
+    """A vector in its wanted length, of length 1 unless that is not wanted, as 32-bit floats."""
+    values = vector[: fields.dimensions]
+    length = math.hypot(*values) if fields.normalize is not False else 0.0
+    if length:
+        values = tuple(value / length for value in values)
+    packed = struct.pack(f"<{len(values)}f", *values)
+    if fields.encoding_format == "base64":
+        return base64.b64encode(packed).decode()
+    return list(struct.unpack(f"<{len(values)}f", packed))

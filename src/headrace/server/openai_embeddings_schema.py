@@ -1,0 +1,52 @@
+"""The body of POST /v1/embeddings: its fields.
+
+In: a JSON object. Out: checked fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from headrace.core.errors import InvalidParameter
+from headrace.server.generation_schema import Strict, allowed
+from headrace.server.openai_completions_schema import PROMPT
+
+# OpenAI's own limit.
+MAX_INPUTS = 2048
+
+
+class EmbeddingFields(Strict):
+    model: str = Field(description="the name of a served model, as GET /v1/models lists them")
+    input: Any = Field(description=PROMPT)
+    encoding_format: Literal["float", "base64"] | None = allowed("float or base64")
+    dimensions: int | None = allowed("a whole number, 1 to the size of the model's vectors")
+    pooling: Literal["last", "mean"] | None = allowed("last or mean")
+    normalize: bool | None = allowed("true or false")
+    add_special_tokens: bool | None = allowed("true or false")
+    truncate_prompt_tokens: int | None = allowed("a whole number, 1 or more")
+    priority: int | None = allowed("a whole number; lower runs earlier")
+    cache_salt: str | None = allowed("a string")
+    user: str | None = allowed("a string")
+
+
+EMBEDDINGS_REFUSED: dict[str, str] = {
+    "messages": "a vector is made of a text. Use input.",
+    "truncation_side": "prompts are cut at the left only. Leave it out.",
+    "embed_dtype": "numbers are 32-bit floats. Leave it out.",
+    "endianness": "numbers are little-endian. Leave it out.",
+    "chunked_prefill": "prompts are computed in chunks anyway. Leave it out.",
+}
+EMBEDDINGS_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "truncation_side": ("left",),
+    "embed_dtype": ("float32",),
+    "endianness": ("little", "native"),
+}
+
+
+def check_dimensions(fields: EmbeddingFields, vector_size: int) -> None:
+    """Raises: InvalidParameter for a vector that cannot be."""
+    wanted = fields.dimensions
+    if wanted is not None and not 1 <= wanted <= vector_size:
+        raise InvalidParameter("dimensions", wanted, f"1 to {vector_size}, this model's size")
