@@ -104,3 +104,38 @@ def test_the_context_bounds_an_answer_and_refuses_a_prompt(
     assert client.messages.count_tokens(model=served.model, messages=long).input_tokens > limit
     with pytest.raises(anthropic.BadRequestError, match=f"maximum context length is {limit}"):
         client.messages.create(**ask(served, messages=long))
+
+
+WEATHER = {
+    "name": "get_weather",
+    "description": "Current weather of a city.",
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+
+
+@pytest.mark.parametrize("choice", [{"type": "auto"}, {"type": "any"}])
+def test_an_agents_loop(served: ServedModel, client: Anthropic, choice: dict[str, Any]) -> None:
+    """A call, its result, and the answer that uses it."""
+    turns: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
+    fields = {"tools": [WEATHER], "tool_choice": choice, "max_tokens": 80}
+    whole = client.messages.create(**ask(served, messages=turns, **fields))
+    with client.messages.stream(**ask(served, messages=turns, **fields)) as stream:
+        streamed = stream.get_final_message()
+    call, also = whole.content[-1], streamed.content[-1]
+    assert (call.type, call.name, whole.stop_reason) == ("tool_use", "get_weather", "tool_use")
+    assert "Paris" in call.input["city"]
+    assert (also.name, also.input, streamed.stop_reason) == (call.name, call.input, "tool_use")
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": "17 degrees and snow"}
+    turns += [whole.to_param(), {"role": "user", "content": [result]}]
+    # So small a model would call again.
+    last = {"messages": turns, "tools": [WEATHER], "tool_choice": {"type": "none"}}
+    counted = client.messages.count_tokens(model=served.model, **last)
+    answer = client.messages.create(**ask(served, **last))
+    assert answer.usage.input_tokens + answer.usage.cache_read_input_tokens == counted.input_tokens
+    assert "snow" in answer.content[0].text
+    assert answer.stop_reason in ("end_turn", "max_tokens")

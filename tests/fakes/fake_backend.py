@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
-from headrace.core.backend import Health, ModelInfo, TokenizerInfo
+from headrace.core.backend import Health, ModelInfo, ModelText, TokenizerInfo
 from headrace.core.errors import ContextTooLong, InvalidParameter
 from headrace.core.output import (
     CompletionDelta,
@@ -48,6 +48,7 @@ class FakeBackend:
         reworded: what a delta becomes on its way out: (delta, step index) -> delta.
         admission: awaited before a request is admitted; raise or wait in it.
         before_step: awaited before each step: (request, step index).
+        vector: what pooled requests get.
         closed: ids of the requests whose stream was closed before its end.
     """
 
@@ -56,7 +57,12 @@ class FakeBackend:
     stop_reason: str | int | None = None
     info: ModelInfo = field(
         default_factory=lambda: ModelInfo(
-            "tiny", 1000, 1_700_000_000, "org/tiny", template_variables=frozenset({"style"})
+            "tiny",
+            1000,
+            1_700_000_000,
+            "org/tiny",
+            template_variables=frozenset({"style"}),
+            vector_size=2,
         )
     )
     per_answer: Callable[[int, str], str] | None = None
@@ -64,6 +70,8 @@ class FakeBackend:
     admission: Callable[[GenerateRequest], Any] | None = None
     before_step: Callable[[GenerateRequest, int], Any] | None = None
     num_cached_tokens: int = 0
+    vector: tuple[float, ...] | None = (3.0, 4.0)
+    model_text: ModelText = field(default_factory=lambda: FakeText())
     state: Health = field(default_factory=lambda: Health("ready"))
     requests: list[GenerateRequest] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
@@ -85,8 +93,8 @@ class FakeBackend:
     def health(self) -> Health:
         return self.state
 
-    def text(self, model: str) -> FakeText:
-        return FakeText()
+    def text(self, model: str) -> ModelText:
+        return self.model_text
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         self.requests.append(request)
@@ -109,6 +117,12 @@ class FakeBackend:
         texts = self.pieces[:limit]
         is_cut = limit < len(self.pieces)
         prompt_ids = prompt_token_ids(request)
+        if request.pooling is not None:
+            delta = CompletionDelta(0, finish_reason="stop")
+            yield RequestOutput(
+                request.request_id, (delta,), Usage(len(prompt_ids)), True, vector=self.vector
+            )
+            return
         for step, text in enumerate(texts):
             if self.before_step is not None:
                 await self.before_step(request, step)

@@ -178,7 +178,7 @@ def test_bad_input(
 
 
 def test_a_backend_without_vectors_is_a_fault_that_says_so() -> None:
-    with run_server(FakeBackend()) as server, server.client() as client:
+    with run_server(FakeBackend(vector=None)) as server, server.client() as client:
         reply = post(client, "a")
     assert reply.status_code == 500
     assert "gave no vector" in reply.json()["error"]["message"]

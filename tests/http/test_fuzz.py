@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from fakes.served_app import FixedMetrics
 from headrace.core.config import ServerConfig
 from headrace.core.request import GenerateRequest
 from headrace.engine.input_processor import InputProcessor
+from headrace.engine.tokenizer_text import TokenizerText
 from headrace.sampling.logits_rule import LogitsRules
 from headrace.server.app import HeadraceApp, build_app
 from headrace.text.chat_template import ChatTemplate
@@ -91,7 +93,8 @@ def fuzzed() -> Iterator[Fuzzed]:
         prompts.prepare(request)
 
     backend = FakeBackend(admission=admit)
-    with asyncio.Runner() as runner:
+    with asyncio.Runner() as runner, ThreadPoolExecutor(1) as threads:
+        backend.model_text = TokenizerText(byte_tokenizer(), prompts, threads)
         app = build_app(backend, CONFIG, FixedMetrics(), "9")
         yield Fuzzed(AsgiClient(app, runner), field_names())
     assert (backend.num_running, app.services.lifetime.num_running) == (0, 0)

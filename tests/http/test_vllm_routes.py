@@ -117,6 +117,12 @@ def test_what_the_tokenizer_is(client: httpx.Client) -> None:
             "messages",
         ),
         (
+            {"messages": HI, "tools": [{"type": "function", "function": {"name": "f"}}]},
+            "tools is not supported: this model's chat template writes tool calls in a form that "
+            'is not read here. Leave it out, or send tool_choice: "none".',
+            "tools",
+        ),
+        (
             {"messages": HI, "chat_template": "x"},
             "chat_template is not supported: the model's own template is used. Leave it out.",
             "chat_template",

@@ -15,7 +15,8 @@ class ModelInfo:
     """A served model. Units: `created` unix seconds, `max_model_len` tokens.
 
     `template_variables` are the names its chat template reads beside messages and tools.
-    `vector_size` is the length of its hidden states.
+    `has_reasoning`: its chat template knows marks of reasoning. `vector_size` is the length of its
+    hidden states.
     """
 
     name: str
@@ -24,6 +25,7 @@ class ModelInfo:
     root: str
     has_chat_template: bool = True
     template_variables: frozenset[str] = frozenset()
+    has_reasoning: bool = False
     vector_size: int = 0
 
 

@@ -65,8 +65,7 @@ class InputProcessor:
         The first answer scores the prompt; the others can then reuse its KV blocks.
         Raises: RequestError and its kinds.
         """
-        param, prompt = self.encode(request)
-        answer_format = self._planner.answer_format(request, prompt)
+        param, prompt, answer_format = self.encode(request)
         sampling = self._limit(request, len(prompt), param)
         sampling = self._hold_to_form(request, sampling, answer_format)
         bad_words_ids = tuple(self._encode_bad_words(sampling))
@@ -111,15 +110,15 @@ class InputProcessor:
             raise
         return replace(sampling, structured_outputs=form)
 
-    def encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
-        """Token ids of the prompt, however many, and the field they come from.
+    def encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...], AnswerFormat]:
+        """The field a prompt comes from, its token ids, however many, and what answers have.
 
         Raises: RequestError and its kinds.
         """
         param, prompt = self._encode(request)
         prompt = self._truncate(request, prompt)
         self._check_token_ids(request.sampling, param, prompt)
-        return param, prompt
+        return param, prompt, self._planner.answer_format(request, prompt)
 
     def _encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
         """Tokenize whichever of prompt and messages is there; also name it."""

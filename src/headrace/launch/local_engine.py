@@ -27,6 +27,7 @@ from headrace.hub.model_store import LocalModel
 from headrace.ops.table import probe_roof
 from headrace.sched.scheduler import Scheduler
 from headrace.sched.token_budget import SchedulerLimits
+from headrace.text.reasoning import find_reasoning_marks
 
 MakeSink = Callable[[str], MetricSink]
 
@@ -137,6 +138,8 @@ def assemble(
         root=local.path.name,
         has_chat_template=loaded.chat_template is not None,
         template_variables=loaded.chat_template.variables if loaded.chat_template else frozenset(),
+        has_reasoning=loaded.chat_template is not None
+        and find_reasoning_marks(loaded.chat_template.source) is not None,
         vector_size=loaded.config.hidden_size,
     )
     return AsyncEngine(

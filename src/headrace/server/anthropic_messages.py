@@ -6,69 +6,69 @@ the same message. Knows nothing of templates, tokens or scheduling.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from typing import Any
 
 from headrace.core.backend import ModelInfo
 from headrace.core.errors import InvalidParameter
-from headrace.core.output import CompletionDelta, RequestOutput
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
-from headrace.core.usage import Usage
-from headrace.server.answer_form import unexplained_end
+from headrace.server.anthropic_answer import AnswerWords, MessageAnswer
 from headrace.server.anthropic_blocks import Conversation, parse_conversation
-from headrace.server.anthropic_payloads import (
-    BlockDelta,
-    BlockStart,
-    BlockStop,
-    Event,
-    MessageBody,
-    MessageDelta,
-    MessageStart,
-    MessageStop,
-    MessageUsage,
-    Ping,
-    StopDelta,
-    StopReason,
-    TextBlock,
-    TextDelta,
-    TokenCount,
-    make_usage,
-)
+from headrace.server.anthropic_payloads import Event, MessageBody, Ping, TokenCount
 from headrace.server.anthropic_schema import (
     MESSAGES_NEUTRAL,
     MESSAGES_REFUSED,
     WIRE_NAMES,
     MessageFields,
     PromptFields,
+    ThinkingAsked,
     check_fields,
     make_sampling,
+    read_effort,
     read_form,
-    template_variables,
+    read_thinking,
 )
+from headrace.server.anthropic_tools import read_tools, tool_wire_names
 from headrace.server.error_responses import worded
 from headrace.server.generation_schema import refuse_unsupported, validate
-from headrace.server.openai_payloads import check_delta, encode
+from headrace.server.openai_payloads import encode
 from headrace.server.output_merge import Batches, open_batches
 from headrace.server.replies import EventReply, JsonReply, warning_headers
 from headrace.server.request_ids import engine_request_id, message_id
 from headrace.server.services import Call, Services
 from headrace.server.sse import HEARTBEAT, named_frame
+from headrace.server.tool_schema import ToolsAsked
 
 # Answers are the same in both. The later one takes no temperature, top_p and top_k; here it does.
 _VERSIONS = ("2023-06-01", "2026-10-21")
-_SERVICE_TIER = "standard"
 
 
 @dataclass(frozen=True, slots=True)
 class MessageCall:
-    """A checked request, and how its answer is worded."""
+    """A checked request, how its answer is worded, and its fields in our words."""
 
     request: GenerateRequest
-    id: str
-    model: str
-    max_tokens: int
+    words: AnswerWords
+    wire_names: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What both routes read of a body. `ignored` are keys without effect."""
+
+    conversation: Conversation
+    asked: ToolsAsked
+    thinking: ThinkingAsked
+    form: StructuredOutputs | None
+    variables: Mapping[str, Any]
+    ignored: Sequence[str]
+
+    @property
+    def wire_names(self) -> dict[str, str]:
+        return {**WIRE_NAMES, **tool_wire_names(self.asked.tools)}
 
 
 async def create_message(services: Services, call: Call) -> JsonReply | EventReply:
@@ -76,27 +76,19 @@ async def create_message(services: Services, call: Call) -> JsonReply | EventRep
 
     Raises: RequestError, CapacityError, BackendError.
     """
-    _check_version(call)
-    refuse_unsupported(call.body, MESSAGES_REFUSED, MESSAGES_NEUTRAL)
+    _check_call(call)
     fields = validate(MessageFields, call.body)
     model = services.find_model(fields.model)
-    form, conversation = _read_prompt(fields)
-    if conversation.is_continued and form is not None:
-        raise InvalidParameter(
-            "output_config.format",
-            (fields.output_config or {}).get("format"),
-            "only when the last message is not the assistant's",
-        )
-    answer_id = message_id()
-    message = MessageCall(
-        request=_make_request(
-            answer_id, model, fields, conversation, make_sampling(fields, form), fields.max_tokens
-        ),
-        id=answer_id,
-        model=fields.model,
-        max_tokens=fields.max_tokens,
+    prompt = _read_prompt(fields, model)
+    _check_form(fields, prompt)
+    words = AnswerWords(message_id(), fields.model, fields.max_tokens, prompt.thinking.shown)
+    sampling = make_sampling(fields, prompt.form)
+    # An upper bound in this API: what the context leaves may be less.
+    request = replace(
+        _make_request(words.id, model, prompt, sampling), default_max_tokens=fields.max_tokens
     )
-    headers = warning_headers(conversation.unknown)
+    message = MessageCall(request, words, prompt.wire_names)
+    headers = warning_headers(prompt.ignored)
     if fields.stream:
         return EventReply(_stream(services, message), headers)
     return JsonReply(encode(await _complete(services, message)), headers=headers)
@@ -107,136 +99,103 @@ async def count_message_tokens(services: Services, call: Call) -> JsonReply:
 
     Raises: RequestError, BackendError.
     """
-    _check_version(call)
-    refuse_unsupported(call.body, MESSAGES_REFUSED, MESSAGES_NEUTRAL)
+    _check_call(call)
     fields = validate(PromptFields, call.body)
     model = services.find_model(fields.model)
-    _, conversation = _read_prompt(fields)
-    request = _make_request("count", model, fields, conversation, SamplingParams(), None)
-    with worded(WIRE_NAMES):
+    prompt = _read_prompt(fields, model)
+    request = _make_request("count", model, prompt, SamplingParams())
+    with worded(prompt.wire_names):
         token_ids = await services.backend.text(model.name).encode(request)
-    headers = warning_headers(conversation.unknown)
+    headers = warning_headers(prompt.ignored)
     return JsonReply(encode(TokenCount(len(token_ids))), headers=headers)
 
 
-def _check_version(call: Call) -> None:
+def _check_call(call: Call) -> None:
     given = call.headers.get("anthropic-version")
     if given is not None and given not in _VERSIONS:
         raise InvalidParameter("The header anthropic-version", given, " or ".join(_VERSIONS))
+    refuse_unsupported(call.body, MESSAGES_REFUSED, MESSAGES_NEUTRAL)
 
 
-def _read_prompt(fields: PromptFields) -> tuple[StructuredOutputs | None, Conversation]:
+def _read_prompt(fields: PromptFields, model: ModelInfo) -> Prompt:
     unknown = check_fields(fields)
     form, unknown_in_form = read_form(fields)
     conversation = parse_conversation(fields)
-    conversation.unknown += unknown + unknown_in_form
-    return form, conversation
+    asked, thinking = read_tools(fields), read_thinking(fields, model)
+    return Prompt(
+        conversation,
+        asked,
+        thinking,
+        form,
+        {**thinking.variables, **read_effort(fields, model)},
+        [*conversation.unknown, *unknown, *unknown_in_form, *asked.unknown, *thinking.unknown],
+    )
+
+
+def _check_form(fields: MessageFields, prompt: Prompt) -> None:
+    """Raises: InvalidParameter where the answer cannot have its form from its first token on."""
+    if prompt.form is None:
+        return
+    calls_tools = prompt.asked.tools and prompt.asked.choice.mode != "none"
+    for is_other, what in (
+        (prompt.conversation.is_continued, "when the last message is not the assistant's"),
+        (calls_tools, 'without tools, or with a tool_choice of {"type": "none"}'),
+        ((fields.thinking or {}).get("type") == "enabled", "when thinking is not enabled"),
+    ):
+        if is_other:
+            given = (fields.output_config or {}).get("format")
+            raise InvalidParameter("output_config.format", given, f"only {what}")
 
 
 def _make_request(
-    answer_id: str,
-    model: ModelInfo,
-    fields: PromptFields,
-    conversation: Conversation,
-    sampling: SamplingParams,
-    max_tokens: int | None,
+    answer_id: str, model: ModelInfo, prompt: Prompt, sampling: SamplingParams
 ) -> GenerateRequest:
-    """`max_tokens` is an upper bound in this API: what the context leaves may be less."""
+    conversation = prompt.conversation
     return GenerateRequest(
         request_id=engine_request_id(answer_id),
         model=model.name,
         messages=tuple(conversation.messages),
+        tools=prompt.asked.tools,
+        tool_choice=prompt.asked.choice,
+        splits_reasoning=True,
         sampling=sampling,
-        default_max_tokens=max_tokens,
         add_special_tokens=False,
         add_generation_prompt=not conversation.is_continued,
         continue_final_message=conversation.is_continued,
-        chat_template_kwargs=template_variables(fields, model.template_variables),
+        chat_template_kwargs=prompt.variables,
     )
 
 
 @asynccontextmanager
 async def _open_batches(services: Services, message: MessageCall) -> AsyncIterator[Batches]:
-    with worded(WIRE_NAMES):
+    with worded(message.wire_names):
         async with open_batches(services.backend, [message.request], services.config) as batches:
             yield batches
 
 
-@dataclass(slots=True)
-class _Answer:
-    """The answer as it grows, as events."""
-
-    call: MessageCall
-    usage: Usage = field(default_factory=Usage)
-    last: CompletionDelta | None = None
-    has_begun: bool = False
-    has_text: bool = False
-
-    def add(self, output: RequestOutput) -> Iterator[Event]:
-        """What an output adds to the message. Mutates: self."""
-        self.usage = output.usage
-        if not self.has_begun:
-            self.has_begun = True
-            body = MessageBody(self.call.id, self.call.model, [], self._usage())
-            yield MessageStart(body)
-        for delta in output.deltas:
-            check_delta(delta)
-            if delta.text and not self.has_text:
-                self.has_text = True
-                yield BlockStart(0, TextBlock(""))
-            if delta.text:
-                yield BlockDelta(0, TextDelta(delta.text))
-            if delta.finish_reason is not None:
-                self.last = delta
-
-    def end(self) -> Iterator[Event]:
-        """The events after the last output. Raises: BackendError when nothing ended the answer."""
-        reason, stop = self.stop()
-        if self.has_text:
-            yield BlockStop(0)
-        yield MessageDelta(StopDelta(reason, stop), make_usage(self.usage))
-        yield MessageStop()
-
-    def body(self, text: str) -> MessageBody:
-        """The whole message. Raises: BackendError when nothing ended the answer."""
-        reason, stop = self.stop()
-        content = [TextBlock(text)] if text else []
-        return MessageBody(self.call.id, self.call.model, content, self._usage(), reason, stop)
-
-    def stop(self) -> tuple[StopReason, str | None]:
-        """Why the answer ended, and the stop sequence that did it."""
-        if self.last is None:
-            raise unexplained_end()
-        if self.last.finish_reason == "length":
-            is_full = self.usage.output_tokens < self.call.max_tokens
-            return ("model_context_window_exceeded" if is_full else "max_tokens"), None
-        if isinstance(self.last.stop_reason, str):
-            return "stop_sequence", self.last.stop_reason
-        return "end_turn", None
-
-    def _usage(self) -> MessageUsage:
-        return make_usage(self.usage, _SERVICE_TIER)
-
-
 async def _complete(services: Services, message: MessageCall) -> MessageBody:
-    answer, texts = _Answer(message), []
+    answer = MessageAnswer(message.words)
     async with _open_batches(services, message) as batches:
         async for batch in batches:
             for _, output in batch:
-                events = answer.add(output)
-                texts += [event.delta.text for event in events if isinstance(event, BlockDelta)]
-    return answer.body("".join(texts))
+                for _event in answer.add(output):
+                    pass
+    return answer.body()
 
 
 async def _stream(services: Services, message: MessageCall) -> AsyncGenerator[bytes, None]:
-    answer = _Answer(message)
+    answer, clock = MessageAnswer(message.words), services.clock
+    sent_at_s = clock.monotonic_s()
     async with _open_batches(services, message) as batches:
         async for batch in batches:
             frames = [_frame(event) for _, output in batch for event in answer.add(output)]
-            if not batch:
+            now_s = clock.monotonic_s()
+            # Hidden thinking gives outputs that say nothing.
+            if not frames and (not batch or now_s - sent_at_s > services.config.heartbeat_s):
                 # Clients want message_start before any other event.
                 frames = [_frame(Ping()) if answer.has_begun else HEARTBEAT]
             if frames:
+                sent_at_s = now_s
                 yield b"".join(frames)
     yield b"".join(map(_frame, answer.end()))
 

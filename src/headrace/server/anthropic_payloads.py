@@ -5,14 +5,16 @@ In: records of `core`. Out: structs that encode to the wire form.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from headrace.core.usage import Usage
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "model_context_window_exceeded"]
+StopReason = Literal[
+    "end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"
+]
 
 
 class OutputTokensDetails(msgspec.Struct, frozen=True):
@@ -39,10 +41,28 @@ class TextBlock(msgspec.Struct, frozen=True):
     citations: None = None
 
 
+class ThinkingBlock(msgspec.Struct, frozen=True):
+    """The signature is opaque, and not looked at when it is sent back."""
+
+    thinking: str
+    signature: str = ""
+    type: str = "thinking"
+
+
+class ToolUseBlock(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+    input: dict[str, Any]
+    type: str = "tool_use"
+
+
+ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock
+
+
 class MessageBody(msgspec.Struct, frozen=True):
     id: str
     model: str
-    content: list[TextBlock]
+    content: list[ContentBlock]
     usage: MessageUsage
     stop_reason: StopReason | None = None
     stop_sequence: str | None = None
@@ -58,7 +78,7 @@ class MessageStart(msgspec.Struct, frozen=True):
 
 class BlockStart(msgspec.Struct, frozen=True):
     index: int
-    content_block: TextBlock
+    content_block: ContentBlock
     type: str = "content_block_start"
 
 
@@ -67,9 +87,27 @@ class TextDelta(msgspec.Struct, frozen=True):
     type: str = "text_delta"
 
 
+class ThinkingDelta(msgspec.Struct, frozen=True):
+    thinking: str
+    type: str = "thinking_delta"
+
+
+class SignatureDelta(msgspec.Struct, frozen=True):
+    signature: str
+    type: str = "signature_delta"
+
+
+class InputJsonDelta(msgspec.Struct, frozen=True):
+    partial_json: str
+    type: str = "input_json_delta"
+
+
+Delta = TextDelta | ThinkingDelta | SignatureDelta | InputJsonDelta
+
+
 class BlockDelta(msgspec.Struct, frozen=True):
     index: int
-    delta: TextDelta
+    delta: Delta
     type: str = "content_block_delta"
 
 

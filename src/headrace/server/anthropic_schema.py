@@ -6,11 +6,13 @@ field means that this server cannot do is an error that names it; hints for a ca
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
 
+from headrace.core.backend import ModelInfo
 from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
 from headrace.core.request import MAX_STOP_STRINGS, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
@@ -73,6 +75,18 @@ class FormatFields(Strict):
     type: Literal["json_schema"] = Field(description="json_schema")
 
 
+Shown = Literal["hidden", "omitted", "whole"]
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingAsked:
+    """What is shown of a model's thinking, the template's switch for it, keys without effect."""
+
+    shown: Shown
+    variables: Mapping[str, Any]
+    unknown: tuple[str, ...] = ()
+
+
 class MetadataFields(Strict):
     user_id: str | None = allowed("a string")
 
@@ -101,12 +115,6 @@ def check_fields(fields: PromptFields) -> list[str]:
 
     Raises: RequestError.
     """
-    if fields.tools:
-        raise UnsupportedParameter("tools", "tool calls are not served yet. Leave it out.")
-    if fields.tool_choice is not None and fields.tool_choice.get("type") not in ("auto", "none"):
-        raise InvalidParameter(
-            "tool_choice.type", fields.tool_choice.get("type"), "auto or none without tools"
-        )
     unknown = check_cache_control(fields.cache_control, "")
     if isinstance(fields, MessageFields) and fields.metadata is not None:
         metadata = validate(MetadataFields, fields.metadata, "metadata.")
@@ -147,35 +155,63 @@ def read_form(fields: PromptFields) -> tuple[StructuredOutputs | None, list[str]
         return StructuredOutputs(json=schema), unknown
 
 
-def template_variables(fields: PromptFields, known: Collection[str]) -> dict[str, Any]:
-    """What `thinking` and `output_config.effort` are to the model's template.
+def read_thinking(fields: PromptFields, model: ModelInfo) -> ThinkingAsked:
+    """Whether the model may think, and what is shown of it. It does not unless it is asked to.
 
-    Raises: UnsupportedParameter for what a template that does not read them cannot do.
+    Raises: RequestError.
     """
-    variables: dict[str, Any] = {}
+    if fields.thinking is None:
+        return _asked("hidden", model)
+    thinking = validate(ThinkingFields, fields.thinking, "thinking.")
+    unknown = unknown_names(thinking, (), "thinking.")
+    shown: Shown = "omitted" if thinking.display == "omitted" else "whole"
+    if thinking.type == "enabled":
+        _check_budget(thinking.budget_tokens, getattr(fields, "max_tokens", None))
+        if not model.has_reasoning:
+            raise UnsupportedParameter(
+                "thinking",
+                'this model does not think. Leave it out, or send {"type": "disabled"}.',
+            )
+        # A target in Anthropic's words too, and no limit.
+        unknown.append("thinking.budget_tokens")
+    elif thinking.type == "disabled" or not model.has_reasoning:
+        shown = "hidden"
+    return _asked(shown, model, unknown)
+
+
+def _asked(shown: Shown, model: ModelInfo, unknown: Sequence[str] = ()) -> ThinkingAsked:
+    is_switch = "enable_thinking" in model.template_variables
+    variables = {"enable_thinking": shown != "hidden"} if is_switch else {}
+    return ThinkingAsked(shown, variables, tuple(unknown))
+
+
+def _check_budget(budget: int | None, max_tokens: int | None) -> None:
+    path = "thinking.budget_tokens"
+    if budget is None:
+        raise RequestError(
+            f"{path} is missing; give a whole number, 1024 or more.",
+            path,
+            "missing_required_parameter",
+        )
+    if budget < 1024 or (max_tokens is not None and budget >= max_tokens):
+        limit = "" if max_tokens is None else f" and less than max_tokens ({max_tokens})"
+        raise InvalidParameter(path, budget, f"1024 or more{limit}")
+
+
+def read_effort(fields: PromptFields, model: ModelInfo) -> dict[str, Any]:
+    """The template's variable for `output_config.effort`.
+
+    Raises: UnsupportedParameter for an effort that the template does not read.
+    """
     effort = (fields.output_config or {}).get("effort")
-    if "reasoning_effort" in known and effort is not None:
-        variables["reasoning_effort"] = effort
-    elif effort not in (None, "high"):
+    if effort is not None and "reasoning_effort" in model.template_variables:
+        return {"reasoning_effort": effort}
+    if effort not in (None, "high"):
         raise UnsupportedParameter(
             "output_config.effort",
             "this model's chat template does not read it. Leave it out or send high.",
         )
-    thinks = _read_thinking(fields, "enable_thinking" in known)
-    return variables | ({"enable_thinking": thinks} if "enable_thinking" in known else {})
-
-
-def _read_thinking(fields: PromptFields, can_think: bool) -> bool:
-    """Whether the model may think. It does not unless it is asked to, as in Anthropic's API."""
-    if fields.thinking is None:
-        return False
-    thinking = validate(ThinkingFields, fields.thinking, "thinking.")
-    if thinking.type == "disabled" or (thinking.type == "adaptive" and not can_think):
-        return False
-    reason = "reasoning is not parsed yet" if can_think else "this model does not think"
-    raise UnsupportedParameter(
-        "thinking", f'{reason}. Leave it out, or send {{"type": "disabled"}}.'
-    )
+    return {}
 
 
 def make_sampling(fields: MessageFields, form: StructuredOutputs | None) -> SamplingParams:

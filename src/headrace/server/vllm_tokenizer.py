@@ -11,7 +11,7 @@ import msgspec
 from pydantic import Field
 
 from headrace.core.backend import ModelInfo
-from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
+from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.request import GenerateRequest
 from headrace.server.error_responses import worded
 from headrace.server.generation_schema import (
@@ -24,6 +24,7 @@ from headrace.server.generation_schema import (
 from headrace.server.openai_chat_schema import parse_messages
 from headrace.server.replies import JsonReply, warning_headers
 from headrace.server.services import Call, Services
+from headrace.server.tool_schema import read_tools
 
 _MODEL = "the name of a served model, as GET /v1/models lists them"
 
@@ -122,8 +123,6 @@ def _make_request(fields: TokenizeFields, model: ModelInfo) -> tuple[GenerateReq
         given = "missing" if fields.prompt is None else "given"
         raise RequestError(f"prompt and messages are both {given}; give one of them.", "prompt")
     unknown = unknown_names(fields, TOKENIZE_REFUSED)
-    if fields.tools:
-        raise UnsupportedParameter("tools", "tool calls are not served yet. Leave it out.")
     if fields.messages is None:
         for name in _CHAT_NAMES:
             if getattr(fields, name) is not None:
@@ -139,6 +138,7 @@ def _make_request(fields: TokenizeFields, model: ModelInfo) -> tuple[GenerateReq
             "add_special_tokens", True, "false with messages, whose template writes them"
         )
     messages, unknown_in_messages = parse_messages(fields.messages)
+    asked = read_tools(fields.tools, None, None)
     is_continued = bool(fields.continue_final_message)
     if is_continued and fields.add_generation_prompt:
         raise InvalidParameter(
@@ -148,9 +148,10 @@ def _make_request(fields: TokenizeFields, model: ModelInfo) -> tuple[GenerateReq
         request_id="tokenize",
         model=model.name,
         messages=messages,
+        tools=asked.tools,
         add_special_tokens=False,
         add_generation_prompt=not is_continued and fields.add_generation_prompt is not False,
         continue_final_message=is_continued,
         chat_template_kwargs=fields.chat_template_kwargs or {},
     )
-    return request, unknown + unknown_in_messages
+    return request, [*unknown, *unknown_in_messages, *asked.unknown]
