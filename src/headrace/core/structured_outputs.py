@@ -19,6 +19,9 @@ FORMS: tuple[Form, ...] = get_args(Form)
 MAX_SOURCE_BYTES = 128 * 1024
 """Of a schema, pattern, grammar or list of choices, as text."""
 
+FRAMED = "form"
+"""What a frame calls the form inside it: `@form`."""
+
 _ONE_FORM = f"exactly one of {', '.join(FORMS)}"
 
 
@@ -33,6 +36,8 @@ class StructuredOutputs:
         choice: texts, one of which is the answer.
         grammar: a context-free grammar in Lark (`start: ...`) or GBNF (`root ::= ...`).
         disable_any_whitespace: JSON without spaces and line breaks between its parts.
+        frame: a grammar in Lark of which the form, `@form`, is a part; "" for none. The engine
+            writes it, of what may stand before the form or instead of it.
     """
 
     json: Mapping[str, Any] | str | None = None
@@ -41,6 +46,7 @@ class StructuredOutputs:
     choice: Sequence[str] | None = None
     grammar: str | None = None
     disable_any_whitespace: bool = False
+    frame: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.disable_any_whitespace, bool):
@@ -65,7 +71,7 @@ class StructuredOutputs:
             object.__setattr__(self, "choice", _choices(self.choice))
         if self.disable_any_whitespace and self.form not in ("json", "json_object"):
             _refuse("disable_any_whitespace", True, "only together with json or json_object")
-        num_bytes = len(self.source.encode("utf-8", "surrogatepass"))
+        num_bytes = len(f"{self.source}{self.frame}".encode("utf-8", "surrogatepass"))
         if num_bytes > MAX_SOURCE_BYTES:
             raise InvalidGrammar(
                 self.param, f"it has {num_bytes} bytes; allowed: at most {MAX_SOURCE_BYTES}."

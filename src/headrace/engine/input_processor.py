@@ -18,7 +18,7 @@ from headrace.core.errors import (
 )
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
-from headrace.engine.answer_plan import AnswerPlanner, blame_tool
+from headrace.engine.answer_plan import AnswerPlanner, blame_part
 from headrace.engine.seeds import derive_seed, resolve_seed
 from headrace.sched.request_state import RequestSpec
 from headrace.text.answer_parts import TEXT_ALONE, AnswerFormat
@@ -96,8 +96,7 @@ class InputProcessor:
         self, request: GenerateRequest, sampling: SamplingParams, answer_format: AnswerFormat
     ) -> SamplingParams:
         """Settle the form of the answers, and see that they can be held to it."""
-        forced = self._planner.forced_form(request, answer_format)
-        form = sampling.structured_outputs if forced is None else forced
+        form = self._planner.held_form(request, answer_format)
         if form is None:
             return sampling
         if self._check_form is None:
@@ -105,8 +104,8 @@ class InputProcessor:
         try:
             self._check_form(form)
         except InvalidGrammar as error:
-            if forced is not None:
-                blame_tool(request, error, self._check_form)
+            if form is not sampling.structured_outputs:
+                blame_part(request, error, self._check_form)
             raise
         return replace(sampling, structured_outputs=form)
 

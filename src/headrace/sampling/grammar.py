@@ -19,9 +19,9 @@ from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, Token
 from llguidance.gbnf_to_lark import any_to_lark
 
 from headrace.core.errors import InvalidGrammar
-from headrace.core.structured_outputs import Form, StructuredOutputs
+from headrace.core.structured_outputs import FRAMED, Form, StructuredOutputs
 from headrace.ops.step_inputs import UInt32
-from headrace.sampling.json_schema import read_schema
+from headrace.sampling.json_schema import SOME_WHITESPACE, read_schema
 from headrace.text.tokenizer import Tokenizer
 
 MAX_KEPT = 32
@@ -29,13 +29,11 @@ MAX_KEPT_BYTES = 1024 * 1024
 """Of the sources of compiled grammars. A compiled one takes 10 KB to some MB."""
 
 _DIRECTIVE = "%llguidance"
-# Some spaces, or a line break and an indent. Left free, small models write space until the limit.
-_SOME_WHITESPACE = r" {1,4}|\r?\n( {0,48}|\t{0,16})"
 _LIMITS = LLParserLimits(max_lexer_states=50_000, max_grammar_size=200_000, verbose_errors=False)
 # Around a reason: where in the grammar that was made of a form, and its text.
 _AROUND = re.compile(r"^(at )?\d+\(\d+\): |failed to compile JSON schema: |\n +1 \| (?s:.*)$")
 MAX_REASON_CHARS = 400
-_Key = tuple[Form, str, bool]
+_Key = tuple[Form, str, bool, str]
 
 
 class GrammarCompiler:
@@ -82,8 +80,9 @@ class GrammarCompiler:
         Raises: InvalidGrammar.
         """
         with self._lock:
-            if self._kept.pop(_key(form), None) is not None:
-                self._kept_bytes -= len(form.source)
+            key = _key(form)
+            if self._kept.pop(key, None) is not None:
+                self._kept_bytes -= _num_bytes(key)
         return LLMatcher(self._tokens, _grammar_text(form), log_level=0, limits=_LIMITS)
 
     def open(self, form: StructuredOutputs, ignore_eos: bool) -> GrammarRule:
@@ -111,10 +110,10 @@ class GrammarCompiler:
             if key in self._kept:
                 return
             self._kept[key] = matcher
-            self._kept_bytes += len(key[1])
+            self._kept_bytes += _num_bytes(key)
             while len(self._kept) > MAX_KEPT or self._kept_bytes > MAX_KEPT_BYTES:
-                (_, source, _), _ = self._kept.popitem(last=False)
-                self._kept_bytes -= len(source)
+                oldest, _ = self._kept.popitem(last=False)
+                self._kept_bytes -= _num_bytes(oldest)
 
     def _check(self, matcher: LLMatcher, form: StructuredOutputs) -> None:
         """Refuse what is broken, and what no answer can satisfy. Raises: InvalidGrammar."""
@@ -227,30 +226,47 @@ class _Vocabulary:
 
 
 def _key(form: StructuredOutputs) -> _Key:
-    return form.form, form.source, form.disable_any_whitespace
+    return form.form, form.source, form.disable_any_whitespace, form.frame
+
+
+def _num_bytes(key: _Key) -> int:
+    _, source, _, frame = key
+    return len(source) + len(frame)
 
 
 def _grammar_text(form: StructuredOutputs) -> str:
     """A form in llguidance's terms. Raises: InvalidGrammar."""
     try:
-        if form.form in ("json", "json_object"):
-            return _from_lark(f"start: %json {_schema_text(form)}")
-        if form.form == "choice":
-            return _from_lark(f"start: {' | '.join(map(json.dumps, form.choice or ()))}")
-        if form.form == "grammar":
-            return _from_lark(_to_lark(form))
-        regex = json.loads(LLMatcher.grammar_from_regex(form.source))
-        return _from_lark(regex["grammars"][0]["lark_grammar"])
+        text = _lark_text(form)
+        if not form.frame:
+            return _from_lark(text)
+        inside = {"name": FRAMED, "lark_grammar": text}
+        return json.dumps({"grammars": [{"lark_grammar": _unforced(form.frame)}, inside]})
     except ValueError as error:
         raise InvalidGrammar(form.param, _shorten(str(error))) from None
 
 
+def _lark_text(form: StructuredOutputs) -> str:
+    if form.form in ("json", "json_object"):
+        return f"start: %json {_schema_text(form)}"
+    if form.form == "choice":
+        return f"start: {' | '.join(map(json.dumps, form.choice or ()))}"
+    if form.form == "grammar":
+        return _to_lark(form)
+    regex = json.loads(LLMatcher.grammar_from_regex(form.source))
+    return str(regex["grammars"][0]["lark_grammar"])
+
+
 def _from_lark(text: str) -> str:
-    """A grammar that leaves it to the model how text that must come is cut into tokens.
+    return LLMatcher.grammar_from_lark(_unforced(text))
+
+
+def _unforced(text: str) -> str:
+    """Rules that leave it to the model how text that must come is cut into tokens.
 
     llguidance would cut it itself, all that must come, before each token: 6 us per character.
     """
-    return LLMatcher.grammar_from_lark(f'{text}\n{_DIRECTIVE} {{"no_forcing": true}}')
+    return f'{text}\n{_DIRECTIVE} {{"no_forcing": true}}'
 
 
 def _schema_text(form: StructuredOutputs) -> str:
@@ -258,7 +274,7 @@ def _schema_text(form: StructuredOutputs) -> str:
         schema: dict[str, object] = {"type": "object"}
     else:
         schema = read_schema(form.source, form.param)
-    options: dict[str, object] = {"whitespace_pattern": _SOME_WHITESPACE}
+    options: dict[str, object] = {"whitespace_pattern": SOME_WHITESPACE}
     if form.disable_any_whitespace:
         options = {"whitespace_flexible": False}
     return json.dumps(schema | {"x-guidance": options}, allow_nan=False)

@@ -18,6 +18,9 @@ MAX_DEPTH = 48
 MAX_OPTIONAL_PROPERTIES = 400
 """Of one object. Each is four items of the parser's 2,000, and compiling takes them squared."""
 
+# Some spaces, or a line break and an indent. Left free, small models write space until the limit.
+SOME_WHITESPACE = r" {1,4}|\r?\n( {0,48}|\t{0,16})"
+
 _ENFORCED = frozenset(
     {
         *("type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "definitions"),

@@ -23,6 +23,7 @@ class AnswerFormat:
         reasoning: its marks; None leaves reasoning in the text. is_reasoning_open: by the prompt.
         calls: how calls are written; None leaves them in the text.
         tool_names: what may be called. max_calls: None for any number.
+        exact_names, calls_come_first: see ToolCallParser.
         shown_token_ids: control tokens among the marks, whose text is needed.
     """
 
@@ -31,6 +32,8 @@ class AnswerFormat:
     calls: CallSyntax | None = None
     tool_names: tuple[str, ...] = ()
     max_calls: int | None = None
+    exact_names: tuple[str, ...] = ()
+    calls_come_first: bool = False
     shown_token_ids: frozenset[int] = frozenset()
 
     @property
@@ -62,7 +65,13 @@ class AnswerParts:
             self._splitter = ReasoningSplitter(form.reasoning, form.is_reasoning_open)
         self._parser = None
         if form.calls is not None:
-            self._parser = ToolCallParser(form.calls, form.tool_names, form.max_calls)
+            self._parser = ToolCallParser(
+                form.calls,
+                form.tool_names,
+                form.max_calls,
+                form.exact_names,
+                form.calls_come_first,
+            )
 
     @property
     def is_reasoning(self) -> bool:

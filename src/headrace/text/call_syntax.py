@@ -42,6 +42,16 @@ class CallSyntax:
         return known | dict(self.other_openings)
 
     @property
+    def fences(self) -> tuple[str, ...]:
+        """Openings that may also begin other JSON than a call."""
+        return tuple(text for text in self.openings if text == JSON_FENCE)
+
+    @property
+    def own_openings(self) -> dict[str, str]:
+        """Openings that nothing but calls follows."""
+        return {k: v for k, v in self.openings.items() if k not in self.fences}
+
+    @property
     def markers(self) -> tuple[str, ...]:
         """Texts that must stay visible where they are control tokens."""
         names = (*self.openings, *self.openings.values(), self.arguments_marker)
@@ -49,10 +59,11 @@ class CallSyntax:
 
 
 _CALL_ID = "[CALL_ID]"
+JSON_FENCE = "```json"
 
 HERMES = CallSyntax(
     "hermes", "<tool_call>", "</tool_call>", before="\n", after="\n", between="\n",
-    other_openings=(("```json", "```"),),
+    other_openings=((JSON_FENCE, "```"),),
 )  # fmt: skip
 LLAMA3 = CallSyntax(
     "llama3", "", arguments_key="parameters", other_openings=(("<|python_tag|>", ""),)
@@ -61,7 +72,7 @@ MISTRAL = CallSyntax("mistral", "[TOOL_CALLS]", is_list=True, between=", ")
 MISTRAL_ARGS = CallSyntax("mistral_args", "[TOOL_CALLS]", arguments_marker="[ARGS]", between="")
 FENCED = CallSyntax(
     "fenced", "```tool_code", "```", before="\n", after="\n", arguments_key="parameters",
-    between="\n", other_openings=(("```json", "```"),),
+    between="\n", other_openings=((JSON_FENCE, "```"),),
 )  # fmt: skip
 
 # Families that write arguments as tags of their own, which are not read.

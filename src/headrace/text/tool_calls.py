@@ -39,10 +39,19 @@ def new_call_id() -> str:
 
 
 class ToolCallParser:
-    """The calls of one answer. `names` are the tools it may call, `max_calls` how many."""
+    """The calls of one answer. `names` are the tools it may call, `max_calls` how many.
+
+    Those of `exact_names` are called in the usual order of keys only. With `come_first` calls begin
+    the answer, with their opening, or there are none.
+    """
 
     def __init__(
-        self, syntax: CallSyntax, names: Collection[str], max_calls: int | None = None
+        self,
+        syntax: CallSyntax,
+        names: Collection[str],
+        max_calls: int | None = None,
+        exact_names: Collection[str] = (),
+        come_first: bool = False,
     ) -> None:
         self.num_calls = 0
         self.is_in_call = False
@@ -54,7 +63,8 @@ class ToolCallParser:
         # Text that is not decided on; before it, what was read of a call that may be none.
         self._held = ""
         self._raw = ""
-        self._state: Callable[[], bool] = self._at_start
+        self._exact_names = frozenset(exact_names)
+        self._state: Callable[[], bool] = self._at_opening if come_first else self._at_start
         self._is_final = False
         self._is_after_call = False
         self._is_bare = self._is_in_list = False
@@ -103,6 +113,19 @@ class ToolCallParser:
         else:
             self._state = self._in_text
         return True
+
+    def _at_opening(self) -> bool:
+        """Calls begin here, or all of the answer is text."""
+        body, opening = self._held.lstrip(_SPACE), self._syntax.opening
+        if not self._is_final and len(body) < len(opening) and opening.startswith(body):
+            return False
+        self._state = self._in_text if body.startswith(opening) else self._in_text_alone
+        return True
+
+    def _in_text_alone(self) -> bool:
+        self._emit_text(self._held)
+        self._held = ""
+        return False
 
     def _in_text(self) -> bool:
         found = self._openings.search(self._held)
@@ -186,7 +209,7 @@ class ToolCallParser:
         call = None
         if end is not None and not self._extent.is_broken:
             call = _read_call(self._held[:end], self._names, needs_arguments=self._is_bare)
-        if end is None or call is None:
+        if end is None or call is None or call[0] in self._exact_names:
             self._refuse()
             return True
         self._begin_call(call[0], end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,7 +31,7 @@ CITY = '{"city": "Zürich 🌊"}'
 
 
 def parse(
-    syntax: CallSyntax, pieces: list[str], names: tuple[str, ...] = NAMES, **limits: int
+    syntax: CallSyntax, pieces: list[str], names: tuple[str, ...] = NAMES, **limits: Any
 ) -> Found:
     parser = ToolCallParser(syntax, names, **limits)
     gained = [parser.append(piece) for piece in pieces]
@@ -162,6 +163,30 @@ def test_the_last_call_that_is_allowed_ends_the_answer() -> None:
     assert parser.flush() == Gained()
     two = f"{HERMES_ADD}\n{HERMES_CITY}"
     assert parse(HERMES, [two], max_calls=1) == parse(HERMES, list(two), max_calls=1)
+
+
+def test_exact_names_are_called_in_the_usual_order_only() -> None:
+    odd = f'{{"arguments": {ADD}, "name": "add"}}'
+    nested = f'{{"function": {{"name": "add", "arguments": {ADD}}}}}'
+    for call in (odd, nested):
+        assert parse(HERMES, [call]) == ("", [("add", ADD)])
+        assert parse(HERMES, [call], exact_names=("add",)) == (call, [])
+        assert parse(HERMES, [call], exact_names=("now",)) == ("", [("add", ADD)])
+    assert parse(HERMES, list(HERMES_ADD), exact_names=("add",)) == ("", [("add", ADD)])
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_calls_that_come_first_or_not_at_all(size: int) -> None:
+    def read(text: str) -> Found:
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        return parse(replace(HERMES, other_openings=()), pieces, come_first=True)
+
+    assert read(f"\n{HERMES_ADD}\n{HERMES_CITY}") == (
+        "",
+        [("add", ADD), ("get_weather", CITY)],
+    )
+    for text in (f"Hm {HERMES_ADD}", f'{{"name": "add", "arguments": {ADD}}}', "<tool", "<b>", ""):
+        assert read(text) == (text, [])
 
 
 FRAGMENTS = st.sampled_from(
