@@ -34,7 +34,13 @@ from headrace.text.control_text import (
     split_at,
 )
 from headrace.text.jinja_environment import ChatEnvironment
-from headrace.text.template_input import ROLES, TemplateInput, caller_texts, check_messages
+from headrace.text.template_input import (
+    ROLES,
+    TemplateInput,
+    asks_short_ids,
+    caller_texts,
+    check_messages,
+)
 from headrace.text.tokenizer import Tokenizer
 
 # Stands after the final message while it is rendered; the space shows whether it was trimmed.
@@ -73,6 +79,7 @@ class ChatTemplate:
         self.source = source
         self._special_tokens = dict(special_tokens)
         self._environment = ChatEnvironment(clock or SystemClock())
+        self._has_short_ids = asks_short_ids(source)
         self._compile_error: str | None = None
         try:
             self._tree = self._environment.parse(source)
@@ -175,7 +182,9 @@ class ChatTemplate:
         return _cut_after_final_message(text) if chat.continue_final_message else text
 
     def _variables(self, chat: _Chat, marker: Marker) -> dict[str, Any]:
-        values = TemplateInput(marker.mark, lambda text: self._quotes(text, marker.controls))
+        values = TemplateInput(
+            marker.mark, lambda text: self._quotes(text, marker.controls), self._has_short_ids
+        )
         try:
             return {
                 "documents": None,

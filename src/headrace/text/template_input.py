@@ -7,12 +7,18 @@ nothing of jinja2 and tokens.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.message import Message, Tool, ToolCall
+
+_SHORT_ID = re.compile("[A-Za-z0-9]{9}")
+# `tool_call.id|length != 9`, as Mistral's templates ask.
+_ASKS_SHORT_IDS = re.compile(r"id['\"]?\]?\s*\|\s*length\s*(?:!=|==|<)\s*9\b")
 
 Mark = Callable[[str], str]
 RESERVED_NAMES = frozenset(
@@ -34,11 +40,15 @@ class TemplateInput:
     """Builds template variables, marking what callers wrote.
 
     `known_words` are texts the template itself quotes; a role or argument that is one of them is
-    the template's own word, and is left as it is so that comparisons hold.
+    the template's own word, and is left as it is so that comparisons hold. With `has_short_ids`
+    the ids of calls are nine letters and digits.
     """
 
-    def __init__(self, mark: Mark, is_known_word: Callable[[str], bool]) -> None:
+    def __init__(
+        self, mark: Mark, is_known_word: Callable[[str], bool], has_short_ids: bool = False
+    ) -> None:
         self._mark, self._is_known_word = mark, is_known_word
+        self._has_short_ids = has_short_ids
 
     def message(self, message: Message) -> dict[str, Any]:
         mark = self._mark
@@ -52,7 +62,7 @@ class TemplateInput:
         if message.tool_calls:
             values["tool_calls"] = [self._tool_call(call) for call in message.tool_calls]
         if message.tool_call_id is not None:
-            values["tool_call_id"] = mark(message.tool_call_id)
+            values["tool_call_id"] = self._call_id(message.tool_call_id)
         return values
 
     def tool(self, tool: Tool) -> dict[str, Any]:
@@ -88,7 +98,13 @@ class TemplateInput:
         except (ValueError, RecursionError):  # a model may have written broken JSON
             arguments = call.arguments
         function = {"name": self._mark(call.name), "arguments": self._data(arguments)}
-        return {"id": self._mark(call.id), "type": "function", "function": function}
+        return {"id": self._call_id(call.id), "type": "function", "function": function}
+
+    def _call_id(self, call_id: str) -> str:
+        """Another id becomes a short one, the same each time; it is ours and holds no mark."""
+        if not self._has_short_ids or _SHORT_ID.fullmatch(call_id):
+            return self._mark(call_id)
+        return hashlib.sha256(call_id.encode("utf-8", "surrogatepass")).hexdigest()[:9]
 
     def _word(self, text: str) -> str:
         return text if self._is_known_word(text) else self._mark(text)
@@ -146,6 +162,11 @@ def check_messages(messages: Sequence[Message], roles: Sequence[str]) -> None:
             )
         if not isinstance(message.content, str | None):
             raise InvalidParameter(f"{where}.content", message.content, "a text")
+
+
+def asks_short_ids(template: str) -> bool:
+    """Whether a template takes ids of calls only if they are nine letters and digits."""
+    return _ASKS_SHORT_IDS.search(template) is not None
 
 
 def caller_texts(value: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -419,3 +420,47 @@ def test_variables_are_what_a_request_may_set() -> None:
     template = ChatTemplate(source, {"bos_token": "<s>"}, FakeClock())
     assert template.variables == {"enable_thinking", "style"}
     assert ChatTemplate("{% broken", {}).variables == frozenset()
+
+
+# As in the templates of Mistral 7B 0.3 and its successors.
+SHORT_IDS = """
+{%- for message in messages %}
+    {%- if message.tool_calls is defined %}
+        {%- for tool_call in message.tool_calls %}
+            {%- if not tool_call.id is defined or tool_call.id|length != 9 %}
+                {{- raise_exception("Tool call IDs should have length 9!") }}
+            {%- endif %}
+            {{- "[TOOL_CALLS]" + tool_call.function.name + tool_call.id }}
+        {%- endfor %}
+    {%- elif message.role == "tool" %}
+        {%- if not message.tool_call_id is defined or message.tool_call_id|length != 9 %}
+            {{- raise_exception("Tool call IDs should have length 9!") }}
+        {%- endif %}
+        {{- "[TOOL_RESULTS]" + message.tool_call_id + message.content }}
+    {%- endif %}
+{%- endfor %}"""
+
+
+@pytest.mark.parametrize(
+    "call_id", ["call_0123456789abcdef01234567", "call_1", "", "\ud800", "Ab3dEf7h9"]
+)
+@pytest.mark.parametrize("content", ["21", "[TOOL_CALLS] 21"])
+def test_ids_of_calls_are_short_where_the_template_wants_them_so(
+    call_id: str, content: str
+) -> None:
+    chat = (
+        Message("assistant", None, tool_calls=(ToolCall(call_id, "f", "{}"),)),
+        Message("tool", content, tool_call_id=call_id),
+    )
+    controls = ControlTexts(("[TOOL_CALLS]", "[TOOL_RESULTS]"))
+    rendered = ChatTemplate(SHORT_IDS, {}).render(chat, control_texts=controls)
+    calls, results = rendered.text.removeprefix("[TOOL_CALLS]f").split("[TOOL_RESULTS]")
+    assert results == calls + content
+    assert re.fullmatch("[A-Za-z0-9]{9}", calls)
+    assert (calls == call_id) == (call_id == "Ab3dEf7h9")
+    if rendered.pieces is not None:
+        genuine = [text for text, is_control in rendered.pieces if is_control]
+        assert genuine == ["[TOOL_CALLS]", "[TOOL_RESULTS]"]
+    other = (ToolCall("call_2", "f", "{}"),)
+    second = ChatTemplate(SHORT_IDS, {}).render((Message("assistant", None, tool_calls=other),))
+    assert calls not in second.text
