@@ -68,6 +68,7 @@ class Metered:
         self._error: BaseException | None = None
         self._account = accounts.limits.account(facts.caller, self._begin_s)
         self._has_begun = False
+        self.is_detached = False
 
     def models(self) -> Sequence[ModelInfo]:
         """See core.backend.Backend."""
@@ -82,6 +83,10 @@ class Metered:
         if self._account is not None:
             self._account.begin(self._begin_s)
         self._has_begun = True
+
+    def detach(self) -> None:
+        """Go on after the call is answered: who detaches it closes it, and nobody else."""
+        self.is_detached = True
 
     def limit_headers(self) -> dict[str, str]:
         """What is left of the key's limits; empty without any."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
@@ -39,7 +39,7 @@ from headrace.server.origins import check_host, cors_headers, preflight_headers
 from headrace.server.patience import patience_of
 from headrace.server.replies import EventReply, JsonReply
 from headrace.server.request_ids import header_request_id
-from headrace.server.services import Call, MetricsText, Services
+from headrace.server.services import Call, MetricsText, Services, Visit
 from headrace.server.sse import send_events
 from headrace.server.unserved_routes import UNSERVED
 from headrace.server.vllm_invocations import invoke
@@ -52,6 +52,7 @@ _CALLER, _METER = "headrace.caller", "headrace.meter"
 
 Report = Callable[[Services], JsonReply]
 Inference = Callable[[Services, Call], Awaitable[JsonReply | EventReply]]
+Resource = Callable[[Services, Visit], Awaitable[JsonReply | EventReply]]
 Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 
 
@@ -145,13 +146,18 @@ class HeadraceApp:
                 await _send_error(error, request_id, dialect, send_with_headers)
         finally:
             if _METER in scope:
-                scope[_METER].close(status or None, bool(scope.get(_CLIENT_LEFT)))
+                _close(scope[_METER], status or None, bool(scope.get(_CLIENT_LEFT)))
             spent_s = clock.monotonic_s() - begin_s
             # Probes and scrapers come every few seconds.
             level = logging.INFO if scope["method"] == "POST" or status >= 400 else logging.DEBUG
             ended = f"{status or '-'}{' client left' if scope.get(_CLIENT_LEFT) else ''}"
             path = scope["path"]
             _log.log(level, "%s %r %s %.3f s %s", scope["method"], path, ended, spent_s, request_id)
+
+
+def _close(meter: Metered, status: int | None, has_client_left: bool) -> None:
+    if not meter.is_detached:
+        meter.close(status, has_client_left)
 
 
 async def _send_error(error: Exception, request_id: str, dialect: Dialect, send: Send) -> None:
@@ -210,6 +216,8 @@ def _routes(services: Services) -> list[Route]:
         ("/v1/messages", create_message),
         ("/v1/messages/count_tokens", count_message_tokens),
     )
+    # By method: what is kept under a name, and what begins work without waiting for it.
+    resources: tuple[tuple[str, Mapping[str, Resource]], ...] = ()
     return [
         *(Route(path, _Report(services, report), methods=["GET"]) for path, report in reports),
         Route("/ping", _Report(services, report_health), methods=["GET", "POST"]),
@@ -218,6 +226,7 @@ def _routes(services: Services) -> list[Route]:
             Route(path, _Inference(services, make, _dialect_of(path)), methods=["POST"])
             for path, make in inference
         ),
+        *(Route(path, _Resource(services, by), methods=list(by)) for path, by in resources),
     ]
 
 
@@ -240,6 +249,46 @@ class _OneModel:
         await _send_json(retrieve_model(self._services, name), send)
 
 
+class _Resource:
+    """A route about something that has a name of its own: read, made, changed or removed."""
+
+    def __init__(self, services: Services, by_method: Mapping[str, Resource]) -> None:
+        self._services = services
+        self._by_method = by_method
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        services = self._services
+        visit = Visit(
+            path=scope["path_params"],
+            query=QueryParams(scope["query_string"]),
+            headers=Headers(scope=scope),
+            request_id=scope[_REQUEST_ID],
+            caller=scope[_CALLER],
+            receive=receive,
+        )
+        # Starlette lets HEAD in wherever there is GET; uvicorn leaves the body out.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        reply = await self._by_method[method](services, visit)
+        if isinstance(reply, JsonReply):
+            await _send_json(reply, send)
+            return
+        work = asyncio.create_task(self._send(reply, visit, send))
+        with services.lifetime.track(work):
+            scope[_CLIENT_LEFT] = not await _run_until_left(work, receive)
+
+    async def _send(self, reply: EventReply, visit: Visit, send: Send) -> None:
+        lifetime = self._services.lifetime
+        try:
+            await send_events(
+                *(reply.frames, reply.headers, send, lifetime, visit.request_id),
+                failed=reply.failed,
+            )
+        except asyncio.CancelledError:
+            if lifetime.is_closing:
+                raise stopping_error() from None
+            raise
+
+
 class _Inference:
     """A route that runs a model: checks readiness, reads the body, watches the client."""
 
@@ -255,7 +304,7 @@ class _Inference:
         meter.begin()
         services.check_ready()
         body = await read_json_object(receive, headers, services.config)
-        call = Call(body, headers, facts.request_id)
+        call = Call(body, headers, facts.request_id, facts.caller, meter)
         work = asyncio.create_task(self._run(meter, call, send))
         with services.lifetime.track(work):
             scope[_CLIENT_LEFT] = not await _run_until_left(work, receive)
@@ -269,7 +318,9 @@ class _Inference:
                 await _send_json(reply, send)
                 return
             failure = await send_events(
-                reply.frames, reply.headers, send, lifetime, call.request_id, self._dialect
+                *(reply.frames, reply.headers, send, lifetime, call.request_id),
+                dialect=self._dialect,
+                failed=reply.failed,
             )
             if failure is not None:
                 meter.note_error(failure)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from headrace.server.error_responses import ErrorReply
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\-\[\]]")
 _MAX_WARNINGS = 32
 _MAX_NAME_LENGTH = 64
+
+Failed = Callable[[ErrorReply], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +25,14 @@ class JsonReply:
 
 @dataclass(frozen=True, slots=True)
 class EventReply:
+    """A stream of frames. `failed` words an error after the first one as the last frames.
+
+    `headers` are read when the first frame is there: making it may add some.
+    """
+
     frames: AsyncGenerator[bytes, None]
     headers: Mapping[str, str] = field(default_factory=dict)
+    failed: Failed | None = None
 
 
 def warning_headers(names: Sequence[str]) -> dict[str, str]:

@@ -9,11 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from starlette.datastructures import QueryParams
+from starlette.types import Receive
+
 from headrace.core.backend import Backend, ModelInfo
 from headrace.core.clock import Clock
 from headrace.core.config import ServerConfig
 from headrace.core.errors import CapacityError, ModelNotFound
+from headrace.core.stores import Caller
 from headrace.economics.accounts import Accounts
+from headrace.economics.metered import Metered
 from headrace.server.lifetime import Lifetime
 
 NOT_READY_RETRY_AFTER_S = 5.0
@@ -71,8 +76,25 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A decoded request to an inference route."""
+    """A decoded request to an inference route.
+
+    `meter` is the backend of the call; work that goes on after the answer detaches and closes it.
+    """
 
     body: dict[str, Any]
     headers: Mapping[str, str]
     request_id: str
+    caller: Caller
+    meter: Metered
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request to a route that runs no model: what it names; `receive` has the body, unread."""
+
+    path: Mapping[str, str]
+    query: QueryParams
+    headers: Mapping[str, str]
+    request_id: str
+    caller: Caller
+    receive: Receive

@@ -16,6 +16,7 @@ from starlette.types import Send
 from headrace.server.dialect import OPENAI, Dialect
 from headrace.server.error_responses import describe_error, is_our_fault
 from headrace.server.lifetime import Lifetime, stopping_error
+from headrace.server.replies import Failed
 
 HEARTBEAT = b": waiting\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -40,8 +41,11 @@ async def send_events(
     lifetime: Lifetime,
     request_id: str,
     dialect: Dialect = OPENAI,
+    failed: Failed | None = None,
 ) -> Exception | None:
     """Send frames as they come; close the iterator whatever happens.
+
+    An error after the first one is worded by `failed`, else by the dialect.
 
     Returns the error that ended the stream after its first frame.
     Raises: what the iterator raises before its first frame.
@@ -59,16 +63,19 @@ async def send_events(
         if not (lifetime.is_closing and is_started):
             raise
         failure = stopping_error()
-    except Exception as error:
+    except Exception as raised:
         if not is_started:
             raise
-        if is_our_fault(error):
+        if is_our_fault(raised):
             _log.exception("request %s failed after its first byte", request_id)
-        failure = error
+        failure = raised
     if failure is not None:
-        body = dialect.error_body(describe_error(failure, request_id), request_id)
-        name = dialect.error_event
-        last = frame(body) if name is None else named_frame(name, body)
+        error = describe_error(failure, request_id)
+        if failed is not None:
+            last = failed(error)
+        else:
+            body, name = dialect.error_body(error, request_id), dialect.error_event
+            last = frame(body) if name is None else named_frame(name, body)
     await send({"type": "http.response.body", "body": last, "more_body": False})
     return failure
 
