@@ -17,6 +17,7 @@ from headrace.core.clock import Clock
 from headrace.core.config import ServerConfig
 from headrace.economics.accounts import Accounts
 from headrace.server.app import HeadraceApp, build_app
+from headrace.server.kept_responses import OpenStore
 from headrace.server.run import DrainingServer, address_of, listen
 
 
@@ -60,6 +61,7 @@ def run_server(
     accounts: Accounts | None = None,
     clock: Clock | None = None,
     certificate: ssl.SSLContext | None = None,
+    open_responses: OpenStore | None = None,
 ) -> Iterator[RunningServer]:
     backend = backend or FakeBackend()
     app = build_app(
@@ -69,6 +71,7 @@ def run_server(
         "9.9",
         clock=clock,
         accounts=accounts,
+        open_responses=open_responses,
     )
     listener = listen("127.0.0.1", 0)
     ready = threading.Event()

@@ -124,7 +124,7 @@ class HubConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig:
-    """What is kept about callers: API keys and the usage ledger.
+    """What is kept about callers: API keys, the usage ledger, responses.
 
     Fields:
         database_url: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`; None is the file
@@ -133,12 +133,15 @@ class StoreConfig:
         max_waiting_rows: rows that wait in memory while the database cannot be written.
         max_spill_bytes: rows beyond those wait in a file of at most this size; more are lost, which
             is logged and counted.
+        response_retention_days: how long answers of `/v1/responses` are kept, with what was asked;
+            0 keeps none.
     """
 
     database_url: str | None = None
     ledger: LedgerMode = "auto"
     max_waiting_rows: int = 20_000
     max_spill_bytes: int = 256 * 1024**2
+    response_retention_days: int = 30
 
     def __post_init__(self) -> None:
         url = self.database_url
@@ -149,6 +152,8 @@ class StoreConfig:
         _check_choice("store.ledger", self.ledger, get_args(LedgerMode))
         _check_integer("store.max_waiting_rows", self.max_waiting_rows, 100, 2**24)
         _check_bytes("store.max_spill_bytes", self.max_spill_bytes, 1024, 2**40)
+        days = self.response_retention_days
+        _check_integer("store.response_retention_days", days, 0, 36_500)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from headrace.engine.started_model import Progress
 from headrace.launch.accounts import AccountsWatch
 from headrace.launch.backends import open_engine
 from headrace.launch.local_engine import LocalEngine
+from headrace.launch.response_door import ResponseDoor
 from headrace.observe.prometheus import PrometheusMetrics
 from headrace.server.app import HeadraceApp, build_app
 
@@ -32,17 +33,20 @@ def build(
 
     watch = AccountsWatch(config)
     accounts = watch.open()
+    door = ResponseDoor(config)
     engine = open_engine(model, config, progress=progress, make_sink=make_sink)
 
     @asynccontextmanager
     async def run_engine() -> AsyncIterator[None]:
         watch.start(sinks[0])
+        door.start()
         await engine.start()
         try:
             yield
         finally:
             await engine.stop()
             await asyncio.to_thread(watch.close)
+            await asyncio.to_thread(door.close)
 
     app = build_app(
         engine,
@@ -51,5 +55,6 @@ def build(
         headrace_version(),
         lifespan=run_engine,
         accounts=accounts,
+        open_responses=door.open if door.is_wanted else None,
     )
     return app, engine

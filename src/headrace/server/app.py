@@ -30,17 +30,25 @@ from headrace.server.dialect import OPENAI, Dialect
 from headrace.server.error_responses import HttpRefusal, describe_error, is_our_fault
 from headrace.server.health import report_health, report_load, report_metrics, report_version
 from headrace.server.json_body import read_json_object
+from headrace.server.kept_responses import KeptResponses, OpenStore
 from headrace.server.lifetime import stopping_error
 from headrace.server.openai_chat import create_chat_completion
 from headrace.server.openai_completions import create_completion
 from headrace.server.openai_embeddings import create_embeddings
 from headrace.server.openai_models import list_models, retrieve_model
+from headrace.server.openai_responses import create_response
 from headrace.server.origins import check_host, cors_headers, preflight_headers
 from headrace.server.patience import patience_of
 from headrace.server.replies import EventReply, JsonReply
 from headrace.server.request_ids import header_request_id
 from headrace.server.services import Call, MetricsText, Services, Visit
 from headrace.server.sse import send_events
+from headrace.server.stored_responses import (
+    cancel_response,
+    delete_response,
+    list_input_items,
+    retrieve_response,
+)
 from headrace.server.unserved_routes import UNSERVED
 from headrace.server.vllm_invocations import invoke
 from headrace.server.vllm_tokenizer import detokenize, report_tokenizer, tokenize
@@ -65,10 +73,20 @@ def build_app(
     clock: Clock | None = None,
     lifespan: Lifespan | None = None,
     accounts: Accounts | None = None,
+    open_responses: OpenStore | None = None,
 ) -> HeadraceApp:
-    """Join a backend to the routes. `lifespan` surrounds the time in which requests are taken."""
+    """Join a backend to the routes. `lifespan` surrounds the time in which requests are taken.
+
+    `open_responses` gives the store of responses, in any thread; without it none is kept.
+    """
     services = Services(
-        backend, config, metrics, version, clock or SystemClock(), accounts or Accounts()
+        backend,
+        config,
+        metrics,
+        version,
+        clock or SystemClock(),
+        accounts or Accounts(),
+        kept=KeptResponses(open_responses),
     )
     return HeadraceApp(services, lifespan or _no_lifespan)
 
@@ -88,6 +106,8 @@ class HeadraceApp:
         async def run_lifespan(_: object) -> AsyncIterator[None]:
             async with lifespan():
                 yield
+                # No connection is left: what still runs has nobody who waits for it.
+                await services.runs.end(services.lifetime)
 
         self._router = Router(
             _routes(services), redirect_slashes=False, default=_no_route, lifespan=run_lifespan
@@ -215,9 +235,14 @@ def _routes(services: Services) -> list[Route]:
         ("/invocations", invoke),
         ("/v1/messages", create_message),
         ("/v1/messages/count_tokens", count_message_tokens),
+        ("/v1/responses", create_response),
     )
     # By method: what is kept under a name, and what begins work without waiting for it.
-    resources: tuple[tuple[str, Mapping[str, Resource]], ...] = ()
+    resources: tuple[tuple[str, Mapping[str, Resource]], ...] = (
+        ("/v1/responses/{id}", {"GET": retrieve_response, "DELETE": delete_response}),
+        ("/v1/responses/{id}/cancel", {"POST": cancel_response}),
+        ("/v1/responses/{id}/input_items", {"GET": list_input_items}),
+    )
     return [
         *(Route(path, _Report(services, report), methods=["GET"]) for path, report in reports),
         Route("/ping", _Report(services, report_health), methods=["GET", "POST"]),

@@ -30,6 +30,7 @@ from headrace.core.errors import (
     NotPermitted,
     RateLimited,
     RequestError,
+    StoreError,
 )
 
 ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
@@ -37,6 +38,7 @@ ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 # Clients stop retrying when they are told to wait longer than this.
 MAX_RETRY_AFTER_S = 120.0
 DEAD_RETRY_AFTER_S = 10.0
+STORE_RETRY_AFTER_S = 5.0
 
 _STATUS_OF: tuple[tuple[type[RequestError], int], ...] = (
     (ModelNotFound, 404),
@@ -98,6 +100,9 @@ def describe_error(error: Exception, request_id: str) -> ErrorReply:
     if isinstance(error, EngineDied | EngineStalled):
         headers = _retry_headers(DEAD_RETRY_AFTER_S)
         return ErrorReply(503, "server_error", error.message, headers=headers)
+    if isinstance(error, StoreError):
+        text = f"What is stored cannot be read or written. The log has more: {request_id}."
+        return ErrorReply(503, "server_error", text, headers=_retry_headers(STORE_RETRY_AFTER_S))
     reason = error.message if isinstance(error, BackendError) else "The server failed to answer."
     text = f"{reason} The log has more under request id {request_id}."
     return ErrorReply(500, "server_error", text)

@@ -23,6 +23,7 @@ from headrace.server.generation_schema import (
 )
 
 _SCHEMA = "response_format.json_schema.schema"
+_TEXT_FORMAT = "text.format"
 _REFUSED = {
     "structural_tag": "Use grammar.",
     "whitespace_pattern": "Use disable_any_whitespace.",
@@ -58,12 +59,48 @@ def read_form(fields: GenerationFields) -> tuple[StructuredOutputs | None, list[
     if kind == "json_object":
         return StructuredOutputs(json_object=True), unknown
     if kind == "json_schema":
-        form, more = _read_json_schema(asked.get("json_schema"))
+        value = asked.get("json_schema")
+        if not isinstance(value, dict):
+            raise InvalidParameter(
+                "response_format.json_schema", value, "an object with name and schema"
+            )
+        form, more = _read_json_schema(value, "response_format.json_schema.")
         return form, unknown + more
     if fields.structured_outputs is None:
         return None, unknown
     form, more = _read_extra(fields.structured_outputs)
     return form, unknown + more
+
+
+def read_text_format(
+    asked: Mapping[str, Any] | None, structured_outputs: Mapping[str, Any] | None
+) -> tuple[StructuredOutputs | None, Mapping[str, str], list[str]]:
+    """`text.format` of a response, where the schema is not nested: as `read_form`, with the names
+    of its parts.
+
+    Raises: RequestError.
+    """
+    asked = {"type": "text"} if asked is None else asked
+    kind = asked.get("type")
+    if kind not in ("text", "json_object", "json_schema"):
+        raise InvalidParameter(f"{_TEXT_FORMAT}.type", kind, "text, json_object or json_schema")
+    if structured_outputs is not None:
+        if kind != "text":
+            raise InvalidParameter(
+                "structured_outputs", structured_outputs, f"nothing beside the {kind} asked for"
+            )
+        form, unknown = _read_extra(structured_outputs)
+        return form, {}, unknown
+    names = {
+        "structured_outputs.json": f"{_TEXT_FORMAT}.schema",
+        "structured_outputs.json_object": _TEXT_FORMAT,
+        "structured_outputs": _TEXT_FORMAT,
+    }
+    if kind == "json_schema":
+        form, unknown = _read_json_schema(asked, f"{_TEXT_FORMAT}.")
+        return form, names, [name for name in unknown if name != f"{_TEXT_FORMAT}.type"]
+    unknown = [f"{_TEXT_FORMAT}.{name}" for name in asked if name != "type"]
+    return (StructuredOutputs(json_object=True) if kind == "json_object" else None), names, unknown
 
 
 def form_wire_names(fields: GenerationFields) -> dict[str, str]:
@@ -77,22 +114,18 @@ def form_wire_names(fields: GenerationFields) -> dict[str, str]:
     }
 
 
-def _read_json_schema(value: object) -> tuple[StructuredOutputs, list[str]]:
-    if not isinstance(value, dict):
-        raise InvalidParameter(
-            "response_format.json_schema", value, "an object with name and schema"
-        )
-    fields = validate(JsonSchemaFields, value, "response_format.json_schema.")
-    schema = value.get("schema")
+def _read_json_schema(value: Mapping[str, Any], prefix: str) -> tuple[StructuredOutputs, list[str]]:
+    fields = validate(JsonSchemaFields, value, prefix)
+    schema, path = value.get("schema"), f"{prefix}schema"
     if schema is None:
         raise RequestError(
-            f"{_SCHEMA} is missing; give a JSON schema.", _SCHEMA, "missing_required_parameter"
+            f"{path} is missing; give a JSON schema.", path, "missing_required_parameter"
         )
     if not isinstance(schema, dict):
-        raise InvalidParameter(_SCHEMA, schema, "a JSON schema: an object")
-    with worded({"structured_outputs.json": _SCHEMA}):
+        raise InvalidParameter(path, schema, "a JSON schema: an object")
+    with worded({"structured_outputs.json": path}):
         form = StructuredOutputs(json=schema)
-    return form, unknown_names(fields, ("schema",), "response_format.json_schema.")
+    return form, unknown_names(fields, ("schema",), prefix)
 
 
 def _read_extra(value: Mapping[str, Any]) -> tuple[StructuredOutputs, list[str]]:

@@ -114,10 +114,11 @@ def check_features(fields: ChatCompletionFields, template_variables: frozenset[s
                 name,
                 f"this model's chat template does not read it. Leave it out or send {neutral}.",
             )
-    _check_metadata(fields.metadata)
+    check_metadata(fields.metadata)
 
 
-def _check_metadata(metadata: Mapping[str, str] | None) -> None:
+def check_metadata(metadata: Mapping[str, str] | None) -> None:
+    """Raises: RequestError for too many pairs or too long ones."""
     given = metadata or {}
     if len(given) > 16:
         raise RequestError(

@@ -19,7 +19,9 @@ from headrace.core.errors import CapacityError, ModelNotFound
 from headrace.core.stores import Caller
 from headrace.economics.accounts import Accounts
 from headrace.economics.metered import Metered
+from headrace.server.kept_responses import KeptResponses
 from headrace.server.lifetime import Lifetime
+from headrace.server.response_runs import ResponseRuns
 
 NOT_READY_RETRY_AFTER_S = 5.0
 
@@ -42,6 +44,8 @@ class Services:
     clock: Clock
     accounts: Accounts = field(default_factory=Accounts)
     lifetime: Lifetime = field(default_factory=Lifetime)
+    kept: KeptResponses = field(default_factory=KeptResponses)
+    runs: ResponseRuns = field(default_factory=ResponseRuns)
 
     def models(self) -> dict[str, ModelInfo]:
         """Served names and their models, the default one first.

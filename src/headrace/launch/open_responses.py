@@ -1,0 +1,22 @@
+"""OpenResponses: the database behind stored responses. Imported when there is one."""
+
+from __future__ import annotations
+
+from headrace.core.clock import SystemClock
+from headrace.core.config import Config
+from headrace.store.database import Database, default_url
+from headrace.store.responses import StoredResponses
+
+
+class OpenResponses(StoredResponses):
+    """Opens the database and makes what is missing in it."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises: StoreError, ConfigError."""
+        database = Database(config.store.database_url or default_url(config.hub.home))
+        database.create_file()
+        super().__init__(database, SystemClock(), config.store.response_retention_days)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._database.close()
