@@ -69,9 +69,13 @@ def post(server: RunningServer, **body: Any) -> httpx.Response:
 
 
 def read_events(reply: httpx.Response) -> list[dict[str, Any]]:
-    """Every event of a stream, checked for its form."""
     assert reply.headers["content-type"].startswith("text/event-stream")
-    *frames, done, rest = reply.text.split("\n\n")
+    return read_frames(reply.text)
+
+
+def read_frames(text: str) -> list[dict[str, Any]]:
+    """Every event of a stream, checked for its form."""
+    *frames, done, rest = text.split("\n\n")
     assert (done, rest) == ("data: [DONE]", "")
     events = []
     for frame in frames:

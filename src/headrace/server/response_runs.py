@@ -40,7 +40,7 @@ class ResponseRuns:
 
     def __init__(self, tend_every_s: float = TEND_EVERY_S) -> None:
         self._runs: dict[str, Run] = {}
-        self._tend_every_s = tend_every_s
+        self.tend_every_s = tend_every_s
         self._tending: asyncio.Task[None] | None = None
 
     def find(self, tenant: str, response_id: str) -> Run | None:
@@ -76,7 +76,7 @@ class ResponseRuns:
     async def _tend(self) -> None:
         is_failing = False
         while self._runs:
-            await asyncio.sleep(self._tend_every_s)
+            await asyncio.sleep(self.tend_every_s)
             try:
                 await self._renew()
                 await self._write_again()
@@ -194,12 +194,13 @@ class Run:
 
     async def _collect(self, events: AsyncGenerator[Events, None], lifetime: Lifetime) -> None:
         """Take events until the answer ends, however it does."""
+        is_queued = True
         try:
             async with aclosing(events):
                 async for new in events:
-                    was_queued = self.writer.status == "queued"
                     self.add(new)
-                    if was_queued and self.writer.status == "in_progress":
+                    if is_queued and self.writer.status == "in_progress":
+                        is_queued = False
                         await self._try_to_write()
             self._last = self._make_last([])
         except asyncio.CancelledError:

@@ -6,6 +6,7 @@ import random
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ from fakes.fake_clock import FakeClock
 from fakes.postgres import Postgres, running_postgres
 from fakes.usage import Ledger, eventually, make_row, open_database
 from headrace.core.errors import ConfigError, StoreError
+from headrace.core.responses import StoredResponse
 from headrace.core.stores import KeyLimits
 from headrace.economics.ledger import DIMENSIONS, UsageLedger
 from headrace.store.database import Database
 from headrace.store.keys import KeyStore
+from headrace.store.responses import StoredResponses
 
 LIMITS = KeyLimits(output_tokens_per_minute=10**12, max_concurrent_requests=3)
 
@@ -49,6 +52,31 @@ def test_keys(database: Database) -> None:
     store.revoke("ci")
     assert store.ring().find(secret) is None
     assert len({empty, made, store.stamp()}) == 3
+
+
+def test_responses(database: Database) -> None:
+    clock = FakeClock(1_000_000.0)
+    store = StoredResponses(database, clock, retention_days=1)
+    first = StoredResponse(
+        id="r1",
+        tenant="acme",
+        created_at_s=clock.unix_s(),
+        status="queued",
+        body='{"text": "\\u0000 wörld 🌊"}'.encode(),
+        input_items=b"[]",
+    )
+    store.add(first)
+    assert store.renew(["r1", "r9"]) == {"r1"}
+    assert store.update("r1", "completed", first.body, b"\x00log") is True
+    assert store.update("r1", "failed", b"{}") is False
+    store.add(replace(first, id="r2", status="completed", previous_id="r1"))
+    kept = replace(first, status="completed")
+    assert store.find("acme", "r1") == replace(kept, events=b"\x00log")
+    assert store.find("other", "r1") is None
+    assert store.history("acme", "r2") == [kept, replace(kept, id="r2", previous_id="r1")]
+    assert (store.delete("acme", "r1"), store.delete("acme", "r1")) == (True, False)
+    clock.advance(24 * 3600)
+    assert (store.find("acme", "r2"), store.sweep()) == (None, 1)
 
 
 def test_usage_adds_up_as_in_sqlite(database: Database, tmp_path: Path) -> None:
