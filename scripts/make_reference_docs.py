@@ -27,6 +27,7 @@ from headrace.server.openai_chat_schema import CHAT_REFUSED, ChatCompletionField
 from headrace.server.openai_completions import DEFAULT_MAX_TOKENS
 from headrace.server.openai_completions_schema import COMPLETIONS_REFUSED, CompletionFields
 from headrace.server.openai_embeddings_schema import EMBEDDINGS_REFUSED, EmbeddingFields
+from headrace.server.openai_responses_schema import RESPONSES_REFUSED, ResponsesFields
 from headrace.server.vllm_tokenizer import TOKENIZE_REFUSED, DetokenizeFields, TokenizeFields
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
@@ -130,13 +131,17 @@ def http_fields_page() -> str:
         ("/v1/messages", MessageFields, MESSAGES_REFUSED, "-"),
         ("/tokenize", TokenizeFields, TOKENIZE_REFUSED, "-"),
         ("/detokenize", DetokenizeFields, {}, "-"),
+        ("/v1/responses", ResponsesFields, RESPONSES_REFUSED, "what the context leaves"),
     )
     for route, schema, refused, default_length in routes:
         lines += [f"## POST {route}", "", "| field | allowed | default |", "|---|---|---|"]
         length = f"`server.default_max_tokens`, else {default_length}"
         for name, field in schema.model_fields.items():
+            if name in refused:
+                continue
             need = " (required)" if field.is_required() else ""
-            is_length = name in ("max_tokens", "max_completion_tokens") and not need
+            lengths = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+            is_length = name in lengths and not need
             default = length if is_length else field_default(route, name)
             lines.append(f"| `{name}`{need} | {field.description} | {default} |")
         if refused:
@@ -152,6 +157,8 @@ def field_default(route: str, name: str) -> str:
         return "`false`" if name == "stream" else "`true`"
     if (route, name) == ("/v1/completions", "add_special_tokens"):
         return "`true`"
+    if route == "/v1/responses" and name in ("store", "truncation"):
+        return "`true`" if name == "store" else "`disabled`"
     value = getattr(SamplingParams(), name, None)
     return "-" if value in (None, (), {}) else f"`{json.dumps(value)}`"
 
