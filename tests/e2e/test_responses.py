@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -12,6 +14,21 @@ from programs import eventually
 from pydantic import BaseModel, ConfigDict, Field
 from served_model import ServedModel, serve
 
+WEATHER: dict[str, Any] = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "Current weather of a city.",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 20},
+            "unit": {"enum": ["celsius", "kelvin"]},
+        },
+        "required": ["city", "unit"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
 SUM = "What is 2 + 2? Answer with the number only."
 
 
@@ -99,6 +116,43 @@ def test_in_the_background_and_cancelled(served: ServedModel) -> None:
         cancelled = client.responses.cancel(response_id)
     assert (cancelled.status, bool(cancelled.output_text)) == ("cancelled", True)
     served.wait_until_idle()
+
+
+def test_an_agent_loop_with_a_forced_call(served: ServedModel) -> None:
+    ask: dict[str, Any] = {
+        "model": served.model,
+        "input": "What is the weather in Paris, in celsius?",
+        "tools": [WEATHER],
+        "tool_choice": {"type": "function", "name": "get_weather"},
+        "temperature": 0,
+        "max_output_tokens": 80,
+    }
+    with served.openai() as client:
+        first = client.responses.create(**ask)
+        with client.responses.stream(**ask) as stream:
+            kind = "response.function_call_arguments.delta"
+            deltas = [event.delta for event in stream if event.type == kind]
+            streamed = stream.get_final_response()
+        (call,) = first.output
+        last = client.responses.create(
+            model=served.model,
+            input=[
+                {
+                    "type": "function_call_output",
+                    "call_id": call.call_id,
+                    "output": '{"temperature": 31, "sky": "clear"}',
+                }
+            ],
+            previous_response_id=first.id,
+            tools=[WEATHER],
+            tool_choice="none",
+            temperature=0,
+            max_output_tokens=60,
+        )
+    assert (call.type, call.name, call.status) == ("function_call", "get_weather", "completed")
+    assert set(json.loads(call.arguments)) == {"city", "unit"}
+    assert streamed.output[0].arguments == call.arguments == "".join(deltas)
+    assert "31" in last.output_text
 
 
 def test_stored_ones_outlive_a_server_that_is_killed(qwen05_path: Path, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ FIELDS = {
     *("safety_identifier", "prompt_cache_key"),
 }
 ASK: dict[str, Any] = {"model": "tiny", "input": "hi"}
+F: dict[str, Any] = {"type": "function", "name": "f"}
 
 
 @contextmanager
@@ -396,10 +397,23 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
         "input[0].call_id",
         "function_call before it",
     ),
-    ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search is a hosted tool"),
-    ({"tools": [{"type": "file_search"}]}, "tools[0].type", "file_search is a hosted tool"),
-    ({"tools": [{"type": "function", "name": "f"}]}, "tools", "not served yet"),
-    ({"tool_choice": "required"}, "tool_choice", "not served yet"),
+    *(
+        ({"tools": [{"type": kind}]}, "tools[0].type", f"{kind!r} would run at the server")
+        for kind in ("web_search", "file_search", "code_interpreter", "mcp", "custom")
+    ),
+    ({"tools": [{"name": "f"}]}, "tools[0]", "an object"),
+    ({"tools": [{"type": "function"}]}, "tools[0].name", "missing"),
+    ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name", "letters"),
+    ({"tools": [F, F]}, "tools", "names of their own"),
+    ({"tool_choice": "required"}, "tool_choice", "auto or none without tools"),
+    ({"tool_choice": {}}, "tool_choice", "allowed_tools"),
+    ({"tools": [F], "tool_choice": {"type": "function"}}, "tool_choice.name", "one of the tools"),
+    (
+        {"tools": [F], "tool_choice": {"type": "function", "name": "x"}},
+        "tool_choice",
+        "one of the tools: f",
+    ),
+    ({"tool_choice": {"type": "web_search_preview"}}, "tool_choice.type", "at the server"),
     ({"include": ["file_search_call.results"]}, "include", "message.output_text.logprobs"),
     ({"max_output_tokens": 0}, "max_output_tokens", "1 or more"),
     ({"max_tokens": 5}, "max_tokens", "max_output_tokens"),

@@ -58,6 +58,7 @@ from headrace.server.response_items import (
 )
 from headrace.server.response_payloads import ResponseBody
 from headrace.server.response_runs import Reader, Run, make_frames
+from headrace.server.response_tools import ResponseTools, read_response_tools
 from headrace.server.services import Call, Services
 from headrace.server.sse import DONE, HEARTBEAT
 
@@ -120,9 +121,10 @@ async def _make_call(
         logprobs=num_logprobs(fields),
         structured_outputs=text.structured_outputs,
     )
+    asked = read_response_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
     history = await read_history(services, call.caller.tenant, fields.previous_response_id)
     check_calls((*history, *items), len(history))
-    body = _make_body(services, fields, sampling, text.shown, reasoning)
+    body = _make_body(services, fields, sampling, text.shown, reasoning, asked)
     variables = dict(fields.chat_template_kwargs or {})
     given = {"reasoning_effort": reasoning["effort"], "verbosity": verbosity}
     for name, value in given.items():
@@ -132,6 +134,9 @@ async def _make_call(
         request_id=engine_request_id(body.id),
         model=model.name,
         messages=make_messages(fields.instructions, (*history, *items)),
+        tools=asked.tools,
+        tool_choice=asked.choice,
+        splits_reasoning=True,
         sampling=sampling,
         default_max_tokens=services.config.default_max_tokens,
         add_special_tokens=bool(fields.add_special_tokens),
@@ -143,6 +148,7 @@ async def _make_call(
     unknown = [
         *unknown_names(fields, RESPONSES_REFUSED),
         *(unknown + unknown_in_text + unknown_in_reasoning),
+        *asked.unknown,
         *unknown_names(options, (), "stream_options."),
         *(
             f"chat_template_kwargs.{name}"
@@ -152,7 +158,9 @@ async def _make_call(
     ]
     return ResponseCall(
         request=request,
-        writer=ResponseWriter(body, sampling.logprobs, services.clock),
+        writer=ResponseWriter(
+            body, sampling.logprobs, services.clock, fields.include_reasoning is not False
+        ),
         instructions=fields.instructions,
         turns=Turns((*history, *items)),
         new_items=items,
@@ -169,6 +177,7 @@ def _make_body(
     sampling: SamplingParams,
     text: Mapping[str, Any],
     reasoning: Mapping[str, Any],
+    asked: ResponseTools,
 ) -> ResponseBody:
     """The response before its answer, with the values that hold.
 
@@ -188,7 +197,8 @@ def _make_body(
         model=fields.model,
         previous_response_id=fields.previous_response_id,
         instructions=fields.instructions,
-        tool_choice="auto" if fields.tool_choice is None else fields.tool_choice,
+        tools=asked.shown,
+        tool_choice=asked.shown_choice,
         truncation=fields.truncation or "disabled",
         parallel_tool_calls=fields.parallel_tool_calls is not False,
         text=text,
@@ -244,7 +254,9 @@ async def _answer(services: Services, response: ResponseCall) -> AsyncGenerator[
     async with _admitted(services, response) as batches:
         yield writer.begin()
         async for batch in batches:
-            yield [event for _, output in batch for event in writer.add(output)]
+            events = [event for _, output in batch for event in writer.add(output)]
+            if events or not batch:
+                yield events
     yield writer.end()
 
 

@@ -25,6 +25,7 @@ from headrace.server.generation_schema import (
     validate,
 )
 from headrace.server.openai_chat_schema import ServiceTier, check_metadata
+from headrace.server.response_tools import TOOL_CHOICES
 
 ENCRYPTED_REASONING, LOGPROBS = "reasoning.encrypted_content", "message.output_text.logprobs"
 INCLUDABLE = (ENCRYPTED_REASONING, LOGPROBS)
@@ -47,7 +48,7 @@ class ResponsesFields(GenerationFields):
     store: bool | None = allowed(_BOOLEAN)
     background: bool | None = allowed(_BOOLEAN)
     tools: list[Any] | None = allowed("a list of tools")
-    tool_choice: str | dict[str, Any] | None = allowed("none or auto")
+    tool_choice: str | dict[str, Any] | None = allowed(TOOL_CHOICES)
     parallel_tool_calls: bool | None = allowed(_BOOLEAN)
     metadata: dict[str, str] | None = allowed("at most 16 strings with names")
     service_tier: ServiceTier | None = allowed("auto, default, flex, scale, priority or fast")
@@ -55,6 +56,7 @@ class ResponsesFields(GenerationFields):
     prompt_cache_key: str | None = allowed(_TEXT)
     prompt_cache_options: dict[str, Any] | None = allowed("an object with mode and ttl")
     prompt_cache_retention: Literal["in_memory", "24h"] | None = allowed("in_memory or 24h")
+    include_reasoning: bool | None = allowed(_BOOLEAN)
     chat_template_kwargs: dict[str, Any] | None = allowed("an object")
 
 
@@ -72,7 +74,12 @@ class TextFields(Strict):
 
 
 _LATER = "it is not served yet. Leave it out."
-RESPONSES_REFUSED: dict[str, str] = REFUSED | {
+# Served here, and refused where answers have text alone.
+_SERVED = ("include_reasoning",)
+RESPONSES_REFUSED: dict[str, str] = {k: v for k, v in REFUSED.items() if k not in _SERVED} | {
+    "thinking_token_budget": "reasoning has no limit of its own. Use max_output_tokens.",
+    "functions": "the field is out of date. Use tools.",
+    "function_call": "the field is out of date. Use tool_choice.",
     "max_tokens": "this route knows it as max_output_tokens.",
     "max_completion_tokens": "this route knows it as max_output_tokens.",
     "messages": "this route knows them as input.",
@@ -116,7 +123,6 @@ def check_features(fields: ResponsesFields) -> None:
 
     Raises: RequestError.
     """
-    _check_tools(fields)
     for name in fields.include or ():
         if name not in INCLUDABLE:
             raise InvalidParameter("include", [name], f"a list of {' and '.join(INCLUDABLE)}")
@@ -193,22 +199,6 @@ def _shown_format(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
         "description": given.get("description"),
         "strict": given.get("strict") is not False,
     }
-
-
-def _check_tools(fields: ResponsesFields) -> None:
-    reason = "tool calls are not served yet. Leave it out."
-    for index, tool in enumerate(fields.tools or ()):
-        kind = tool.get("type") if isinstance(tool, Mapping) else None
-        if not isinstance(kind, str):
-            raise InvalidParameter(f"tools[{index}]", tool, "a tool: an object with a type")
-        if kind != "function":
-            raise UnsupportedParameter(
-                f"tools[{index}].type",
-                f"{kind} is a hosted tool, and none is served. Leave it out.",
-            )
-        raise UnsupportedParameter("tools", reason)
-    if fields.tool_choice not in (None, "auto", "none"):
-        raise UnsupportedParameter("tool_choice", reason)
 
 
 def missing_response(response_id: str) -> RequestError:

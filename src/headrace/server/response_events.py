@@ -15,26 +15,22 @@ import msgspec
 
 from headrace.core.clock import Clock
 from headrace.core.errors import BackendError
-from headrace.core.output import CompletionDelta, RequestOutput
+from headrace.core.output import CompletionDelta, RequestOutput, ToolCallDelta
 from headrace.core.responses import RUNNING, ResponseStatus
 from headrace.core.usage import Usage
 from headrace.server.error_responses import ErrorReply
 from headrace.server.openai_payloads import ChatLogprob, check_delta, make_chat_logprobs
+from headrace.server.response_item_events import OpenCall, OpenItem, OpenMessage, OpenReasoning
 from headrace.server.response_payloads import (
     ErrorDetail,
     ErrorEvent,
     Event,
     IncompleteDetails,
-    ItemEvent,
     ItemStatus,
     LifeEvent,
-    MessageItem,
-    OutputText,
-    PartEvent,
+    OutputItem,
     ResponseBody,
     ResponseFailure,
-    TextDelta,
-    TextDone,
     make_response_usage,
 )
 
@@ -49,12 +45,22 @@ class ResponseWriter:
     `body` is the response as it was asked for; `num_logprobs` None shows no log-probabilities.
     """
 
-    def __init__(self, body: ResponseBody, num_logprobs: int | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        body: ResponseBody,
+        num_logprobs: int | None,
+        clock: Clock,
+        shows_reasoning: bool = True,
+    ) -> None:
         self.body = body
         self._num_logprobs, self._clock = num_logprobs, clock
+        self._shows_reasoning = shows_reasoning
         self._num_events = 0
         self._usage: Usage | None = None
-        self._message: _OpenMessage | None = None
+        self._closed: list[OutputItem] = []
+        self._open: OpenItem | None = None
+        # Of tokens without a text of their own, until there is an item to show them in.
+        self._held: list[ChatLogprob] = []
         self._last: CompletionDelta | None = None
 
     @property
@@ -63,9 +69,7 @@ class ResponseWriter:
 
     def snapshot(self) -> ResponseBody:
         """The response with all that it has so far."""
-        if self.status not in RUNNING or self._message is None:
-            return self.body
-        return self._with_output("in_progress")
+        return self.body if self.status not in RUNNING else self._with_output("in_progress")
 
     def begin(self) -> Events:
         """The events before any output; one in the background waits in a queue first."""
@@ -80,11 +84,7 @@ class ResponseWriter:
         self._usage = output.usage
         for delta in output.deltas:
             check_delta(delta)
-            logprobs = self._logprobs(delta)
-            if self._message is None:
-                events += self._open_message()
-            if delta.text or logprobs:
-                events.append(self._add_text(delta.text, logprobs))
+            events += self._add_delta(delta)
             if delta.finish_reason is not None:
                 self._last = delta
         return events
@@ -97,7 +97,11 @@ class ResponseWriter:
         if self._last is None or self._last.finish_reason is None:
             raise BackendError(_UNEXPLAINED)
         is_cut = self._last.finish_reason == "length"
-        events = self._close_message("incomplete" if is_cut else "completed")
+        events: Events = []
+        if self._open is None and not self._closed:
+            # An answer without anything is an empty message.
+            events += self._open_message() + self._add_text("")
+        events += self._close("incomplete" if is_cut else "completed")
         if is_cut:
             cut = IncompleteDetails("max_output_tokens")
             self.body = msgspec.structs.replace(
@@ -156,42 +160,68 @@ class ResponseWriter:
         return [self._life("response.in_progress")]
 
     def _with_output(self, status: ItemStatus) -> ResponseBody:
-        message = self._message
+        """`status` is that of the item that is still open."""
+        still_open = () if self._open is None else (self._open.item(status),)
         return msgspec.structs.replace(
             self.body,
-            output=() if message is None else (message.item(status),),
+            output=(*self._closed, *still_open),
             usage=None if self._usage is None else make_response_usage(self._usage),
         )
 
+    def _add_delta(self, delta: CompletionDelta) -> Events:
+        """What an answer gains comes in the order reasoning, text, calls."""
+        events: Events = []
+        if delta.reasoning and self._shows_reasoning:
+            reasoning = self._open
+            if not isinstance(reasoning, OpenReasoning):
+                reasoning = OpenReasoning(self._place(), self._next)
+                events += self._switch_to(reasoning)
+            events += reasoning.gain(delta.reasoning)
+        self._held += self._logprobs(delta)
+        if delta.text and not isinstance(self._open, OpenMessage):
+            events += self._open_message()
+        events += self._add_text(delta.text)
+        for call in delta.tool_calls:
+            events += self._add_call(call)
+        if delta.reasoning or delta.tool_calls:
+            self._held = []
+        return events
+
+    def _add_text(self, text: str) -> Events:
+        message, held = self._open, self._held
+        if not isinstance(message, OpenMessage) or not (text or held):
+            return []
+        self._held = []
+        return message.gain(text, held)
+
+    def _add_call(self, delta: ToolCallDelta) -> Events:
+        events: Events = []
+        call = self._open
+        if not isinstance(call, OpenCall) or call.index != delta.index:
+            call_id, name = delta.id or f"call_{uuid.uuid4().hex}", delta.name or ""
+            call = OpenCall(self._place(), delta.index, call_id, name, self._next)
+            events += self._switch_to(call)
+        return events + call.gain(delta.arguments)
+
     def _open_message(self) -> Events:
-        self._message = message = _OpenMessage(self._num_logprobs is not None)
-        empty = MessageItem(message.id, "in_progress", ())
-        return [
-            ItemEvent("response.output_item.added", self._next(), 0, empty),
-            PartEvent(
-                "response.content_part.added", self._next(), message.id, 0, 0, OutputText("")
-            ),
-        ]
+        has_logprobs = self._num_logprobs is not None
+        return self._switch_to(OpenMessage(self._place(), has_logprobs, self._next))
 
-    def _add_text(self, text: str, logprobs: Sequence[ChatLogprob]) -> Event:
-        message = self._opened()
-        message.texts.append(text)
-        message.logprobs.extend(logprobs)
-        return TextDelta(self._next(), message.id, 0, 0, text, logprobs)
+    def _place(self) -> int:
+        """Of the next item in the output."""
+        return len(self._closed) + (self._open is not None)
 
-    def _close_message(self, status: ItemStatus) -> Events:
-        message = self._opened()
-        part, item = message.part(), message.item(status)
-        return [
-            TextDone(self._next(), message.id, 0, 0, part.text, message.logprobs),
-            PartEvent("response.content_part.done", self._next(), message.id, 0, 0, part),
-            ItemEvent("response.output_item.done", self._next(), 0, item),
-        ]
+    def _switch_to(self, item: OpenItem) -> Events:
+        events = self._close("completed")
+        self._open = item
+        return events + item.begin()
 
-    def _opened(self) -> _OpenMessage:
-        if self._message is None:
-            raise BackendError(_UNEXPLAINED)
-        return self._message
+    def _close(self, status: ItemStatus) -> Events:
+        item, self._open = self._open, None
+        if item is None:
+            return []
+        self._closed.append(item.item(status))
+        return item.end(status)
 
     def _logprobs(self, delta: CompletionDelta) -> Sequence[ChatLogprob]:
         if self._num_logprobs is None or delta.logprobs is None:
@@ -205,20 +235,3 @@ class ResponseWriter:
         number = self._num_events
         self._num_events += 1
         return number
-
-
-class _OpenMessage:
-    """The message that is being written."""
-
-    def __init__(self, has_logprobs: bool) -> None:
-        self.id = f"msg_{uuid.uuid4().hex}"
-        self.texts: list[str] = []
-        self.logprobs: list[ChatLogprob] = []
-        self._has_logprobs = has_logprobs
-
-    def part(self) -> OutputText:
-        text = "".join(self.texts)
-        return OutputText(text, logprobs=self.logprobs) if self._has_logprobs else OutputText(text)
-
-    def item(self, status: ItemStatus) -> MessageItem:
-        return MessageItem(self.id, status, (self.part(),))

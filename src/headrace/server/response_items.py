@@ -221,7 +221,8 @@ def _parse_reasoning(body: Mapping[str, Any], prefix: str) -> tuple[Item, list[s
         if not isinstance(text, str):
             raise InvalidParameter(where, part, 'an object {"type": "reasoning_text", "text": ...}')
         parts.append({"type": "reasoning_text", "text": text})
-    return {**item, "content": parts}, unknown_names(fields, _SHOWN, prefix)
+    unread = [] if parts or not body.get("encrypted_content") else [f"{prefix}encrypted_content"]
+    return {**item, "content": parts}, unknown_names(fields, _SHOWN, prefix) + unread
 
 
 def _parse_parts(

@@ -34,7 +34,29 @@ class MessageItem(msgspec.Struct, frozen=True):
     role: Literal["assistant"] = "assistant"
 
 
-OutputItem = MessageItem
+class ReasoningText(msgspec.Struct, frozen=True):
+    text: str
+    type: Literal["reasoning_text"] = "reasoning_text"
+
+
+class ReasoningItem(msgspec.Struct, frozen=True):
+    id: str
+    status: ItemStatus
+    content: Sequence[ReasoningText]
+    type: Literal["reasoning"] = "reasoning"
+    summary: tuple[()] = ()
+
+
+class FunctionCallItem(msgspec.Struct, frozen=True):
+    id: str
+    status: ItemStatus
+    call_id: str
+    name: str
+    arguments: str
+    type: Literal["function_call"] = "function_call"
+
+
+OutputItem = MessageItem | ReasoningItem | FunctionCallItem
 
 
 class InputTokensDetails(msgspec.Struct, frozen=True):
@@ -119,7 +141,7 @@ class PartEvent(msgspec.Struct, frozen=True):
     item_id: str
     output_index: int
     content_index: int
-    part: OutputText
+    part: OutputText | ReasoningText
 
 
 class TextDelta(msgspec.Struct, frozen=True):
@@ -142,6 +164,41 @@ class TextDone(msgspec.Struct, frozen=True):
     type: str = "response.output_text.done"
 
 
+class ReasoningDelta(msgspec.Struct, frozen=True):
+    sequence_number: int
+    item_id: str
+    output_index: int
+    content_index: int
+    delta: str
+    type: str = "response.reasoning_text.delta"
+
+
+class ReasoningDone(msgspec.Struct, frozen=True):
+    sequence_number: int
+    item_id: str
+    output_index: int
+    content_index: int
+    text: str
+    type: str = "response.reasoning_text.done"
+
+
+class ArgumentsDelta(msgspec.Struct, frozen=True):
+    sequence_number: int
+    item_id: str
+    output_index: int
+    delta: str
+    type: str = "response.function_call_arguments.delta"
+
+
+class ArgumentsDone(msgspec.Struct, frozen=True):
+    sequence_number: int
+    item_id: str
+    output_index: int
+    name: str
+    arguments: str
+    type: str = "response.function_call_arguments.done"
+
+
 class ErrorDetail(msgspec.Struct, frozen=True):
     type: str
     code: str | None
@@ -160,7 +217,18 @@ class ErrorEvent(msgspec.Struct, frozen=True):
     type: str = "error"
 
 
-Event = LifeEvent | ItemEvent | PartEvent | TextDelta | TextDone | ErrorEvent
+Event = (
+    LifeEvent
+    | ItemEvent
+    | PartEvent
+    | TextDelta
+    | TextDone
+    | ReasoningDelta
+    | ReasoningDone
+    | ArgumentsDelta
+    | ArgumentsDone
+    | ErrorEvent
+)
 
 
 def make_response_usage(usage: Usage) -> ResponseUsage:
