@@ -23,6 +23,8 @@ WHOLE_BODY: dict[str, Any] = {
     "input": "hi",
     "max_tokens": 3,
 }
+# Fields that a route knows and refuses.
+_REFUSED = {"/v1/responses": ("messages", "prompt", "max_tokens")}
 # Any file of a request's choosing would have this in its path.
 PATH_MARK = "etc/headrace-fuzz"
 
@@ -72,6 +74,11 @@ _TYPES = (
 )
 
 
+def whole_body(path: str) -> dict[str, Any]:
+    """A body that the route at `path` takes."""
+    return {k: v for k, v in WHOLE_BODY.items() if k not in _REFUSED.get(path, ())}
+
+
 def field_names() -> tuple[str, ...]:
     """Names of fields that any schema or table of the server's modules has."""
     names: set[str] = set(WHOLE_BODY)
@@ -95,9 +102,9 @@ def _names_in(name: str, value: object) -> set[str]:
 class Choices:
     """Bytes as decisions; when they are used up every decision is the first one."""
 
-    def __init__(self, data: bytes, names: tuple[str, ...]) -> None:
+    def __init__(self, data: bytes, names: tuple[str, ...], path: str = "") -> None:
         self._bytes = iter(data)
-        self.names = names
+        self.names, self.whole_body = names, whole_body(path)
 
     def below(self, limit: int) -> int:
         number = next(self._bytes, 0)
@@ -146,7 +153,7 @@ _HEADERS = (
 
 def mutate(choices: Choices) -> dict[str, Any]:
     """The whole body with some fields changed, added or left out."""
-    body = dict(WHOLE_BODY)
+    body = dict(choices.whole_body)
     for _ in range(1 + choices.below(4)):
         if choices.below(8) == 7:
             body.pop(choices.pick(tuple(WHOLE_BODY)), None)

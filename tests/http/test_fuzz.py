@@ -22,20 +22,24 @@ from hypothesis import strategies as st
 from starlette.routing import Route
 
 from fakes.asgi_client import AsgiClient, Reply
-from fakes.bodies import PATH_MARK, WHOLE_BODY, Choices, dump, field_names, make_call
+from fakes.bodies import PATH_MARK, Choices, dump, field_names, make_call, whole_body
 from fakes.byte_tokenizer import VOCAB_SIZE, byte_tokenizer
 from fakes.fake_backend import FakeBackend
 from fakes.running_engine import TEMPLATE, running_engine
 from fakes.served_app import FixedMetrics
+from fakes.usage import open_database
+from headrace.core.clock import SystemClock
 from headrace.core.config import ServerConfig
 from headrace.core.request import GenerateRequest
 from headrace.engine.input_processor import InputProcessor
 from headrace.engine.tokenizer_text import TokenizerText
 from headrace.sampling.logits_rule import LogitsRules
 from headrace.server.app import HeadraceApp, build_app
+from headrace.store.responses import StoredResponses
 from headrace.text.chat_template import ChatTemplate
 
 CHAT = "/v1/chat/completions"
+JSON = {"content-type": "application/json"}
 # Drawing costs as much as several calls, so each example is the bytes of some bodies.
 NUM_EXAMPLES, BODIES_PER_EXAMPLE, BYTES_PER_BODY = 100, 10, 48
 NUM_PLAIN_CALLS = 50
@@ -82,8 +86,8 @@ WITHOUT_BODY = [pair for pair in ROUTES if pair not in WITH_BODY]
 
 
 @pytest.fixture(scope="module")
-def fuzzed() -> Iterator[Fuzzed]:
-    """Real checks, templates, tokens and forms; the answers are a script's."""
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
+    """Real checks, templates, tokens, forms and stores; the answers are a script's."""
     rules = LogitsRules(byte_tokenizer(), VOCAB_SIZE)
     prompts = InputProcessor(
         byte_tokenizer(), ChatTemplate(TEMPLATE, {}), 1000, check_form=rules.check
@@ -93,10 +97,14 @@ def fuzzed() -> Iterator[Fuzzed]:
         prompts.prepare(request)
 
     backend = FakeBackend(admission=admit)
+    database = open_database(tmp_path_factory.mktemp("fuzz"))
+    store = StoredResponses(database, SystemClock(), retention_days=1)
     with asyncio.Runner() as runner, ThreadPoolExecutor(1) as threads:
         backend.model_text = TokenizerText(byte_tokenizer(), prompts, threads)
-        app = build_app(backend, CONFIG, FixedMetrics(), "9")
+        app = build_app(backend, CONFIG, FixedMetrics(), "9", open_responses=lambda: store)
         yield Fuzzed(AsgiClient(app, runner), field_names())
+        runner.run(app.services.runs.end(app.services.lifetime))
+    database.close()
     assert (backend.num_running, app.services.lifetime.num_running) == (0, 0)
     rules.close()
     assert files_touched == []
@@ -118,14 +126,15 @@ def check(reply: Reply) -> None:
 def test_routes_and_fields_are_found(fuzzed: Fuzzed) -> None:
     assert {"temperature", "messages", "include_usage", "tool_choice"} <= set(fuzzed.names)
     assert ("POST", "/v1/chat/completions") in WITH_BODY
+    assert ("DELETE", "/v1/responses/{id}") in WITHOUT_BODY
     assert ("GET", "/v1/models") in WITHOUT_BODY
     assert len(ROUTES) >= 14
 
 
-@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses"])
 def test_the_whole_body_is_a_good_one(fuzzed: Fuzzed, path: str) -> None:
     """Else the bodies that are made of it would all fail at the same first field."""
-    reply = fuzzed.client.call("POST", path, dump(WHOLE_BODY), {"content-type": "application/json"})
+    reply = fuzzed.client.call("POST", path, dump(whole_body(path)), JSON)
     assert reply.status == 200, reply
 
 
@@ -145,7 +154,7 @@ def test_no_body_is_a_server_error(fuzzed: Fuzzed, method: str, path: str) -> No
     def call_some(data: bytes) -> None:
         nonlocal num_calls
         for begin in range(0, num_bytes, BYTES_PER_BODY):
-            choices = Choices(data[begin : begin + BYTES_PER_BODY], fuzzed.names)
+            choices = Choices(data[begin : begin + BYTES_PER_BODY], fuzzed.names, path)
             body, headers = make_call(choices)
             check(fuzzed.client.call(method, fill(path, choices), body, headers))
             num_calls += 1
@@ -223,6 +232,6 @@ def test_no_path_of_a_request_reaches_the_file_system(fuzzed: Fuzzed) -> None:
             check(fuzzed.client.call(method, address, b"", {"x-request-id": name}))
         if (method, path) in WITH_BODY:
             for place in places:
-                body = dump(WHOLE_BODY | place)
+                body = dump(whole_body(path) | place)
                 check(fuzzed.client.call(method, path, body, {"content-type": "application/json"}))
     assert files_touched == []
