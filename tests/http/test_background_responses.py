@@ -90,6 +90,14 @@ def test_it_is_answered_at_once_and_completes_by_itself(server: RunningServer, g
     assert [m.content for m in server.backend.requests[-1].messages] == ["hi", TEXT, "hi"]
 
 
+def test_nobody_waits_for_it(server: RunningServer) -> None:
+    with server.openai() as client:
+        client.responses.create(**ASK, background=True, timeout=7)
+        server.backend.before_step = None
+        client.responses.create(**ASK, timeout=7)
+    assert [request.patience_s for request in server.backend.requests] == [None, 7]
+
+
 def test_a_stream_can_be_left_and_taken_up_again(server: RunningServer, gate: Gate) -> None:
     with server.openai() as client:
         stream = client.responses.create(**ASK, background=True, stream=True)

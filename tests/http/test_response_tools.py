@@ -175,6 +175,22 @@ def test_a_schema_that_cannot_be_held_to_is_named_as_on_the_wire(tmp_path: Path)
     assert (error["param"], error["code"]) == ("tools[1].parameters", "invalid_grammar")
 
 
+def test_sealed_reasoning_comes_back(tmp_path: Path) -> None:
+    sealed = ["reasoning.encrypted_content"]
+    with run_with_store(tmp_path, FakeBackend(reworded=say)) as server:
+        first = post(server, include=sealed, store=False).json()["output"]
+        word = first[0]["encrypted_content"]
+        bare = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": word}
+        reply = post(server, input=[bare, *first[1:2], {"role": "user", "content": "x"}])
+        messages = server.backend.requests[1].messages
+        for wrong in ("hr1.é", "hr1.a", "hr1.__8=", word[:-2] + "!="):
+            items = [bare | {"encrypted_content": wrong}, {"role": "user", "content": "x"}]
+            named = post(server, input=items).headers["x-headrace-warnings"]
+            assert named == "input[0].encrypted_content"
+    assert "x-headrace-warnings" not in reply.headers
+    assert messages[0].reasoning_content == "Let me see."
+
+
 def test_reasoning_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     items = [
         {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "zz"},

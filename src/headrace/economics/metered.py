@@ -88,6 +88,10 @@ class Metered:
         """Go on after the call is answered: who detaches it closes it, and nobody else."""
         self.is_detached = True
 
+    def be_patient(self) -> None:
+        """Nobody waits for the answer: it may queue for as long as it takes."""
+        self._facts = replace(self._facts, patience_s=None)
+
     def limit_headers(self) -> dict[str, str]:
         """What is left of the key's limits; empty without any."""
         return {} if self._account is None else self._account.headers(self._clock.monotonic_s())

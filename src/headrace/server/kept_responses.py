@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from headrace.core.errors import StoreError
+from headrace.core.errors import HeadraceError, StoreError
 from headrace.core.responses import ResponseStore, StoredResponse
 
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class KeptResponses:
         """Keep a response that has ended. False, and a line in the log: it could not be kept."""
         try:
             await self.ask(lambda store: store.add(response))
-        except StoreError as error:
+        except HeadraceError as error:
             _log.error("A response is answered and not kept: %s", error)
             return False
         return True

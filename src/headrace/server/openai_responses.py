@@ -35,6 +35,7 @@ from headrace.server.generation_schema import (
 )
 from headrace.server.openai_payloads import encode
 from headrace.server.openai_responses_schema import (
+    ENCRYPTED_REASONING,
     RESPONSES_NEUTRAL,
     RESPONSES_REFUSED,
     ResponsesFields,
@@ -47,7 +48,7 @@ from headrace.server.openai_responses_schema import (
 from headrace.server.output_merge import Batches, open_batches
 from headrace.server.replies import EventReply, JsonReply, warning_headers
 from headrace.server.request_ids import engine_request_id
-from headrace.server.response_events import Events, ResponseWriter
+from headrace.server.response_events import Events, ResponseWriter, Shown
 from headrace.server.response_items import (
     Item,
     Turns,
@@ -158,9 +159,7 @@ async def _make_call(
     ]
     return ResponseCall(
         request=request,
-        writer=ResponseWriter(
-            body, sampling.logprobs, services.clock, fields.include_reasoning is not False
-        ),
+        writer=ResponseWriter(body, _what_is_shown(fields), services.clock),
         instructions=fields.instructions,
         turns=Turns((*history, *items)),
         new_items=items,
@@ -168,6 +167,14 @@ async def _make_call(
         request_id=call.request_id,
         wire_names=names,
         headers=warning_headers(unknown),
+    )
+
+
+def _what_is_shown(fields: ResponsesFields) -> Shown:
+    return Shown(
+        num_logprobs(fields),
+        fields.include_reasoning is not False,
+        ENCRYPTED_REASONING in (fields.include or ()),
     )
 
 
@@ -357,6 +364,7 @@ async def _start(
     """
     writer = response.writer
     run = Run(response.tenant, response.request_id, writer, call.meter, services.kept, is_streamed)
+    call.meter.be_patient()
     try:
         run.add(await anext(events))
         begun = _to_store(response, writer.body, writer.status)

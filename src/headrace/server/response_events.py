@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -39,22 +40,30 @@ Events = list[Event]
 _UNEXPLAINED = "The model ended an answer without saying why."
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a response shows besides its text.
+
+    Fields:
+        num_logprobs: alternatives of each token; None shows no log-probabilities.
+        reasoning: whether it shows any.
+        sealed_reasoning: the same also as one opaque word.
+    """
+
+    num_logprobs: int | None = None
+    reasoning: bool = True
+    sealed_reasoning: bool = False
+
+
 class ResponseWriter:
     """Owns one response: `begin`, `add` each output, then `end` and `final`, or `fail` or `cancel`.
 
-    `body` is the response as it was asked for; `num_logprobs` None shows no log-probabilities.
+    `body` is the response as it was asked for.
     """
 
-    def __init__(
-        self,
-        body: ResponseBody,
-        num_logprobs: int | None,
-        clock: Clock,
-        shows_reasoning: bool = True,
-    ) -> None:
+    def __init__(self, body: ResponseBody, shown: Shown, clock: Clock) -> None:
         self.body = body
-        self._num_logprobs, self._clock = num_logprobs, clock
-        self._shows_reasoning = shows_reasoning
+        self._shown, self._clock = shown, clock
         self._num_events = 0
         self._usage: Usage | None = None
         self._closed: list[OutputItem] = []
@@ -171,10 +180,11 @@ class ResponseWriter:
     def _add_delta(self, delta: CompletionDelta) -> Events:
         """What an answer gains comes in the order reasoning, text, calls."""
         events: Events = []
-        if delta.reasoning and self._shows_reasoning:
+        if delta.reasoning and self._shown.reasoning:
             reasoning = self._open
             if not isinstance(reasoning, OpenReasoning):
-                reasoning = OpenReasoning(self._place(), self._next)
+                is_sealed = self._shown.sealed_reasoning
+                reasoning = OpenReasoning(self._place(), is_sealed, self._next)
                 events += self._switch_to(reasoning)
             events += reasoning.gain(delta.reasoning)
         self._held += self._logprobs(delta)
@@ -204,7 +214,7 @@ class ResponseWriter:
         return events + call.gain(delta.arguments)
 
     def _open_message(self) -> Events:
-        has_logprobs = self._num_logprobs is not None
+        has_logprobs = self._shown.num_logprobs is not None
         return self._switch_to(OpenMessage(self._place(), has_logprobs, self._next))
 
     def _place(self) -> int:
@@ -224,9 +234,9 @@ class ResponseWriter:
         return item.end(status)
 
     def _logprobs(self, delta: CompletionDelta) -> Sequence[ChatLogprob]:
-        if self._num_logprobs is None or delta.logprobs is None:
+        if self._shown.num_logprobs is None or delta.logprobs is None:
             return ()
-        return make_chat_logprobs(delta.logprobs, self._num_logprobs, False).content
+        return make_chat_logprobs(delta.logprobs, self._shown.num_logprobs, False).content
 
     def _life(self, kind: str) -> LifeEvent:
         return LifeEvent(kind, self._next(), self.body)

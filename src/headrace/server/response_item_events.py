@@ -9,7 +9,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 
+from msgspec import UNSET
+
 from headrace.server.openai_payloads import ChatLogprob
+from headrace.server.response_items import seal
 from headrace.server.response_payloads import (
     ArgumentsDelta,
     ArgumentsDone,
@@ -76,12 +79,15 @@ class OpenMessage:
 class OpenReasoning:
     """Reasoning that is being written."""
 
-    def __init__(self, at: int, number: Next) -> None:
+    def __init__(self, at: int, is_sealed: bool, number: Next) -> None:
         self.id, self._at, self._number = f"rs_{uuid.uuid4().hex}", at, number
+        self._is_sealed = is_sealed
         self._texts: list[str] = []
 
     def item(self, status: ItemStatus) -> OutputItem:
-        return ReasoningItem(self.id, status, (self._part(),))
+        part = self._part()
+        sealed = seal(part.text) if self._is_sealed else UNSET
+        return ReasoningItem(self.id, status, (part,), encrypted_content=sealed)
 
     def begin(self) -> list[Event]:
         empty, part = ReasoningItem(self.id, "in_progress", ()), ReasoningText("")

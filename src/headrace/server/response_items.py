@@ -6,6 +6,7 @@ the chat messages they stand for. Whole old turns can be left out; nothing else 
 
 from __future__ import annotations
 
+import base64
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ _FOREIGN_TYPES = {
     "compaction": "conversations are not compacted. Send the items themselves.",
 }
 _FOREIGN_ENDINGS = ("_call", "_call_output", "_tools", "_approval_request", "_approval_response")
+_SEAL = "hr1."
 # Keys of items that come back as they were sent out, and change nothing.
 _SHOWN = ("annotations", "logprobs", "type", "encrypted_content", "summary", "status", "id")
 
@@ -155,6 +157,21 @@ def make_messages(instructions: str | None, items: Sequence[Item]) -> tuple[Mess
     return tuple(messages)
 
 
+def seal(text: str) -> str:
+    """Reasoning as one opaque word, for clients that send nothing else back: coded, not secret."""
+    return _SEAL + base64.urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).decode()
+
+
+def unseal(word: object) -> str | None:
+    """The reasoning of a word that `seal` made; None for any other."""
+    if not isinstance(word, str) or not word.startswith(_SEAL):
+        return None
+    try:
+        return base64.b64decode(word[len(_SEAL) :], b"-_", validate=True).decode()
+    except ValueError:
+        return None
+
+
 def new_id(prefix: str) -> str:
     return f"{prefix}_{uuid.uuid4().hex}"
 
@@ -221,7 +238,11 @@ def _parse_reasoning(body: Mapping[str, Any], prefix: str) -> tuple[Item, list[s
         if not isinstance(text, str):
             raise InvalidParameter(where, part, 'an object {"type": "reasoning_text", "text": ...}')
         parts.append({"type": "reasoning_text", "text": text})
-    unread = [] if parts or not body.get("encrypted_content") else [f"{prefix}encrypted_content"]
+    unread = []
+    if not parts and body.get("encrypted_content"):
+        text = unseal(body["encrypted_content"])
+        parts = [] if text is None else [{"type": "reasoning_text", "text": text}]
+        unread = [f"{prefix}encrypted_content"] if text is None else []
     return {**item, "content": parts}, unknown_names(fields, _SHOWN, prefix) + unread
 
 

@@ -45,6 +45,7 @@ class ReasoningItem(msgspec.Struct, frozen=True):
     content: Sequence[ReasoningText]
     type: Literal["reasoning"] = "reasoning"
     summary: tuple[()] = ()
+    encrypted_content: str | UnsetType = UNSET
 
 
 class FunctionCallItem(msgspec.Struct, frozen=True):

@@ -154,8 +154,9 @@ class Run:
         await self._over.wait()
 
     def add(self, events: Events) -> None:
-        """Put events into the log."""
-        self._append([make_frame(event) for event in events])
+        """Put events into the log, if it will be read."""
+        if self.keeps_log:
+            self._append([make_frame(event) for event in events])
 
     def frames(self, begin: int) -> list[bytes]:
         """The log from an event on, as far as it is."""
