@@ -49,11 +49,12 @@ def test_whole_and_streamed_are_equal(served: ServedModel) -> None:
         chat = client.chat.completions.create(
             model=served.model, messages=[{"role": "user", "content": SUM}], temperature=0
         )
+        counted = client.responses.input_tokens.count(model=served.model, input=SUM)
     assert whole.output_text == streamed.output_text == "".join(deltas) == "4"
     assert whole.output_text == chat.choices[0].message.content
     assert whole.status == streamed.status == "completed"
     assert whole.output[0].content[0].logprobs == streamed.output[0].content[0].logprobs
-    assert whole.usage.input_tokens == chat.usage.prompt_tokens
+    assert whole.usage.input_tokens == chat.usage.prompt_tokens == counted.input_tokens
     assert whole.usage.output_tokens == chat.usage.completion_tokens == 2
 
 

@@ -24,7 +24,8 @@ WHOLE_BODY: dict[str, Any] = {
     "max_tokens": 3,
 }
 # Fields that a route knows and refuses.
-_REFUSED = {"/v1/responses": ("messages", "prompt", "max_tokens")}
+_RESPONSES = ("messages", "prompt", "max_tokens")
+_REFUSED = {"/v1/responses": _RESPONSES, "/v1/responses/input_tokens": _RESPONSES}
 # Any file of a request's choosing would have this in its path.
 PATH_MARK = "etc/headrace-fuzz"
 

@@ -481,6 +481,21 @@ def test_old_turns_go_only_where_they_may(tmp_path: Path) -> None:
     assert len(kept) == len(items)
 
 
+def test_what_it_would_read_is_counted(server: RunningServer) -> None:
+    with server.openai() as client:
+        first = client.responses.create(**ASK)
+        ask: dict[str, Any] = {"input": "more", "previous_response_id": first.id}
+        counted = client.responses.input_tokens.count(**ask, instructions="I")
+        used = client.responses.create(model="tiny", **ask, instructions="I").usage
+        too_long = client.responses.input_tokens.count(model="tiny", input="x" * 3000)
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.responses.input_tokens.count(model="tiny", input=[])
+    assert (counted.object, counted.input_tokens) == ("response.input_tokens", used.input_tokens)
+    assert too_long.input_tokens == 3000
+    assert refused.value.param == "input"
+    assert len(server.backend.requests) == 2
+
+
 def test_an_error_in_mid_stream_is_told_twice_and_kept(tmp_path: Path) -> None:
     async def die(_: object, step: int) -> None:
         if step == 2:

@@ -36,7 +36,7 @@ from headrace.server.openai_chat import create_chat_completion
 from headrace.server.openai_completions import create_completion
 from headrace.server.openai_embeddings import create_embeddings
 from headrace.server.openai_models import list_models, retrieve_model
-from headrace.server.openai_responses import create_response
+from headrace.server.openai_responses import count_input_tokens, create_response
 from headrace.server.origins import check_host, cors_headers, preflight_headers
 from headrace.server.patience import patience_of
 from headrace.server.replies import EventReply, JsonReply
@@ -236,6 +236,7 @@ def _routes(services: Services) -> list[Route]:
         ("/v1/messages", create_message),
         ("/v1/messages/count_tokens", count_message_tokens),
         ("/v1/responses", create_response),
+        ("/v1/responses/input_tokens", count_input_tokens),
     )
     # By method: what is kept under a name, and what begins work without waiting for it.
     resources: tuple[tuple[str, Mapping[str, Resource]], ...] = (

@@ -106,6 +106,24 @@ async def create_response(services: Services, call: Call) -> JsonReply | EventRe
     return JsonReply(encode(response.writer.body), headers=response.headers)
 
 
+async def count_input_tokens(services: Services, call: Call) -> JsonReply:
+    """Count what a response would read, which may be longer than the context.
+
+    Raises: RequestError, BackendError, StoreError.
+    """
+    refuse_unsupported(call.body, RESPONSES_REFUSED, RESPONSES_NEUTRAL)
+    names = list(services.models())
+    given = call.body if call.body.get("model") is not None else {**call.body, "model": names[0]}
+    fields = validate(ResponsesFields, given)
+    model = services.find_model(fields.model)
+    check_features(fields)
+    response = await _make_call(services, call, model, fields)
+    with _in_our_words(response.wire_names):
+        token_ids = await services.backend.text(model.name).encode(response.request)
+    body = {"object": "response.input_tokens", "input_tokens": len(token_ids)}
+    return JsonReply(encode(body), headers=response.headers)
+
+
 async def _make_call(
     services: Services, call: Call, model: ModelInfo, fields: ResponsesFields
 ) -> ResponseCall:
