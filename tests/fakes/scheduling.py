@@ -52,6 +52,7 @@ class Bench:
     max_num_batched_tokens: int = 32
     max_num_seqs: int = 8
     max_mixed_prompt_tokens: int | None = None
+    max_mixed_background_tokens: int = 0
     max_waiting_requests: int = 1000
     max_model_len: int = 1000
     policy: str = "fcfs"
@@ -66,6 +67,7 @@ class Bench:
             max_num_batched_tokens=self.max_num_batched_tokens,
             max_num_seqs=self.max_num_seqs,
             max_mixed_prompt_tokens=self.max_mixed_prompt_tokens,
+            max_mixed_background_tokens=self.max_mixed_background_tokens,
             max_waiting_requests=self.max_waiting_requests,
             max_model_len=self.max_model_len,
         )

@@ -27,6 +27,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_num_seqs=st.integers(1, 5),
         extra_tokens=st.integers(0, 20),
         max_mixed_prompt_tokens=st.one_of(st.none(), st.integers(1, 20)),
+        max_mixed_background_tokens=st.integers(0, 6),
         policy=st.sampled_from(("fair", "fcfs", "priority")),
         has_prefix_cache=st.booleans(),
     )
@@ -36,6 +37,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_num_seqs: int,
         extra_tokens: int,
         max_mixed_prompt_tokens: int | None,
+        max_mixed_background_tokens: int,
         policy: str,
         has_prefix_cache: bool,
     ) -> None:
@@ -45,6 +47,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_seqs + extra_tokens,
             max_mixed_prompt_tokens=max_mixed_prompt_tokens,
+            max_mixed_background_tokens=max_mixed_background_tokens,
             policy=policy,
             has_prefix_cache=has_prefix_cache,
         )
@@ -60,6 +63,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.integers(0, 2),
         tenant=st.sampled_from(("a", "a", "b")),
         prompt_logprobs=st.sampled_from((None, None, 0)),
+        is_background=st.booleans(),
     )
     def add(
         self,
@@ -70,6 +74,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority: int,
         tenant: str,
         prompt_logprobs: int | None,
+        is_background: bool,
     ) -> str:
         name = f"r{len(self.specs)}"
         prompt = (*beginning[:num_shared], *own)
@@ -81,6 +86,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             priority=priority,
             tenant=tenant,
             prompt_logprobs=prompt_logprobs,
+            is_background=is_background,
         )
         self.specs[name] = spec
         self.bench.add(spec)

@@ -47,6 +47,8 @@ class EngineConfig:
         max_num_batched_tokens: tokens in one step; longer prompts are computed in chunks.
         max_mixed_prompt_tokens: of prompts, in a step that goes on with answers too: less is less
             time between the tokens of an answer; None is no bound of its own.
+        max_mixed_background_tokens: of batches, in a step while anyone else is served; 0 lets
+            batches wait for an idle engine.
         max_waiting_requests: requests that may queue before new ones are refused.
         enable_prefix_caching: reuse the KV blocks of equal prompt beginnings.
         eager: call a step's ops one by one and do not replay their record: slower, same bits, for
@@ -65,6 +67,7 @@ class EngineConfig:
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
     max_mixed_prompt_tokens: int | None = 128
+    max_mixed_background_tokens: int = 1
     max_waiting_requests: int = 1024
     enable_prefix_caching: bool = True
     eager: bool = False
@@ -83,6 +86,8 @@ class EngineConfig:
         _check_integer("engine.max_num_batched_tokens", self.max_num_batched_tokens, 1, 65536)
         mixed = self.max_mixed_prompt_tokens
         _check_integer("engine.max_mixed_prompt_tokens", mixed, 1, 65536, is_optional=True)
+        background = self.max_mixed_background_tokens
+        _check_integer("engine.max_mixed_background_tokens", background, 0, 65536)
         _check_integer("engine.max_waiting_requests", self.max_waiting_requests, 1, 2**20)
         _check_boolean("engine.enable_prefix_caching", self.enable_prefix_caching)
         _check_boolean("engine.eager", self.eager)
@@ -135,6 +140,8 @@ class StoreConfig:
             is logged and counted.
         response_retention_days: how long answers of `/v1/responses` are kept, with what was asked;
             0 keeps none.
+        files_dir: folder of callers' files and batches, one for each database; None is beside the
+            SQLite file, or in `hub.home`.
     """
 
     database_url: str | None = None
@@ -142,6 +149,7 @@ class StoreConfig:
     max_waiting_rows: int = 20_000
     max_spill_bytes: int = 256 * 1024**2
     response_retention_days: int = 30
+    files_dir: Path | None = None
 
     def __post_init__(self) -> None:
         url = self.database_url
@@ -154,6 +162,8 @@ class StoreConfig:
         _check_bytes("store.max_spill_bytes", self.max_spill_bytes, 1024, 2**40)
         days = self.response_retention_days
         _check_integer("store.response_retention_days", days, 0, 36_500)
+        if self.files_dir is not None and not isinstance(self.files_dir, Path):
+            raise ConfigError("store.files_dir", self.files_dir, "a folder path")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +181,10 @@ class ServerConfig:
         request_timeout_s: an answer that is not complete by then is stopped.
         heartbeat_s: a stream that has nothing to say that long sends a comment line.
         shutdown_timeout_s: how long running requests may finish after a stop signal.
+        max_file_bytes: larger files are not taken at `/v1/files`.
+        max_tenant_file_bytes: files of one tenant together.
+        max_tenant_batches: batches of one tenant that are not finished.
+        max_batch_requests: answers of batches in progress at once, of all tenants together.
         require_key: do not start, and answer nobody, while there is no API key.
         protect_metrics: `/metrics` needs a key with the scope metrics, once there are keys.
         ssl_certfile: PEM file with the certificate and its chain; the server speaks HTTPS with it.
@@ -196,6 +210,10 @@ class ServerConfig:
     request_timeout_s: float = 3600.0
     heartbeat_s: float = 5.0
     shutdown_timeout_s: float = 10.0
+    max_file_bytes: int = 512 * 1024**2
+    max_tenant_file_bytes: int = 10 * 1024**3
+    max_tenant_batches: int = 100
+    max_batch_requests: int = 16
     require_key: bool = False
     protect_metrics: bool = False
     ssl_certfile: Path | None = None
@@ -228,6 +246,10 @@ class ServerConfig:
         _check_number("server.request_timeout_s", self.request_timeout_s, 0.1, 2**24)
         _check_number("server.heartbeat_s", self.heartbeat_s, 0.01, 3600.0)
         _check_number("server.shutdown_timeout_s", self.shutdown_timeout_s, 0.0, 3600.0)
+        _check_bytes("server.max_file_bytes", self.max_file_bytes, 1024, 2**40)
+        _check_bytes("server.max_tenant_file_bytes", self.max_tenant_file_bytes, 1024, 2**50)
+        _check_integer("server.max_tenant_batches", self.max_tenant_batches, 1, 2**20)
+        _check_integer("server.max_batch_requests", self.max_batch_requests, 1, 4096)
         _check_boolean("server.require_key", self.require_key)
         _check_boolean("server.protect_metrics", self.protect_metrics)
         self._check_reach()

@@ -119,10 +119,15 @@ class RequestProgress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """Counters since the last report (`num_new_*`) and gauges after the step."""
+    """Counters since the last report (`num_new_*`) and gauges after the step.
+
+    `num_background_*` are those of `num_running` and `num_waiting` that hold nobody up.
+    """
 
     num_running: int = 0
     num_waiting: int = 0
+    num_background_running: int = 0
+    num_background_waiting: int = 0
     num_used_blocks: int = 0
     num_blocks: int = 0
     num_scheduled_tokens: int = 0

@@ -37,6 +37,8 @@ class CallFacts:
     operation: str
     caller: Caller
     patience_s: float | None = None
+    # Served when nothing else is to be done: batches.
+    is_background: bool = False
 
 
 @dataclass(slots=True)
@@ -108,7 +110,12 @@ class Metered:
         """See core.backend.Backend."""
         self._model = request.model
         facts = self._facts
-        request = replace(request, tenant=facts.caller.tenant, patience_s=facts.patience_s)
+        request = replace(
+            request,
+            tenant=facts.caller.tenant,
+            patience_s=facts.patience_s,
+            is_background=facts.is_background,
+        )
         num_estimated = estimate_input_tokens(request)
         attempt = _Attempt(num_estimated, self._reserve(request, num_estimated))
         try:

@@ -28,7 +28,7 @@ class Admission:
         self._stats = stats
         # While something waited: seconds, and requests that were started in them; both fading.
         self._waited_s = self._num_started = 0.0
-        self._num_running = self._num_waiting = 0
+        self._num_passed = self._num_waiting = 0
         self._reported_at_s = self._newest_start_s = -math.inf
 
     def observe(self, report: StepReport) -> None:
@@ -42,13 +42,16 @@ class Admission:
             self._waited_s = fading * self._waited_s + step_s
             self._num_started = fading * self._num_started + num_started
         self._reported_at_s = report.ended_at_s
-        self._num_running, self._num_waiting = report.stats.num_running, report.stats.num_waiting
+        # Background requests let every other one pass.
+        stats = report.stats
+        self._num_waiting = stats.num_waiting - stats.num_background_waiting
+        self._num_passed = stats.num_running + stats.num_background_waiting
 
     def predict_wait_s(self, num_unfinished: int) -> float:
         """Seconds until a request that comes now runs; 0 when nothing waited in the last step."""
         if not self._num_waiting:
             return 0.0
-        num_before = max(self._num_waiting, num_unfinished - self._num_running)
+        num_before = max(self._num_waiting, num_unfinished - self._num_passed)
         return (num_before + 1) * self._s_per_start()
 
     def check(self, num_unfinished: int, num_answers: int, patience_s: float | None) -> None:

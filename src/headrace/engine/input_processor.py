@@ -82,6 +82,7 @@ class InputProcessor:
                 eos_token_ids=eos_token_ids,
                 bad_words_ids=bad_words_ids,
                 priority=request.priority,
+                is_background=request.is_background,
                 tenant=request.tenant,
                 cache_salt=request.cache_salt,
                 pooling=request.pooling,

@@ -125,6 +125,7 @@ def assemble(
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_num_seqs=config.max_num_seqs,
         max_mixed_prompt_tokens=config.max_mixed_prompt_tokens,
+        max_mixed_background_tokens=config.max_mixed_background_tokens,
         max_waiting_requests=config.max_waiting_requests,
         max_model_len=capacity.max_model_len,
     )

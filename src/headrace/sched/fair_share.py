@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from headrace.sched.request_state import RequestSpec, RequestState
 
-Rank = tuple[int, int]
+Rank = tuple[int, ...]
 
 OUTPUT_WEIGHT = 2
 """A generated token against one of a prompt."""
@@ -54,7 +54,7 @@ class FairShare:
 
     def started(self, request: RequestState) -> None:
         """The present is where the request that runs last begins."""
-        self._now = max(self._now, request.rank[0])
+        self._now = max(self._now, request.rank[-2])
 
     def ended(self, request: RequestState) -> None:
         """Correct the tenant's line by what was computed."""

@@ -1,8 +1,8 @@
 """The requests that wait, in the order in which they will run. Bounded.
 
 In and out: RequestState. A rank, given once on arrival by a RankPolicy, is the whole policy: the
-queue is sorted by it, and preemption takes the highest rank first. Knows nothing of blocks or
-budgets.
+queue is sorted by it, and preemption takes the highest rank first. Background requests come after
+all others, whatever the policy. Knows nothing of blocks or budgets.
 """
 
 from __future__ import annotations
@@ -52,6 +52,31 @@ class Priority(FirstCome):
         return (spec.priority, arrival)
 
 
+class BackgroundLast:
+    """Interactive requests before background ones, and a policy of its own among each of them.
+
+    A batch costs its tenant no place among interactive requests.
+    """
+
+    def __init__(self, make_policy: Callable[[], RankPolicy]) -> None:
+        self._interactive, self._background = make_policy(), make_policy()
+
+    def rank(self, spec: RequestSpec, arrival: int) -> Rank:
+        """See RankPolicy."""
+        return (int(spec.is_background), *self._of(spec).rank(spec, arrival))
+
+    def started(self, request: RequestState) -> None:
+        """See RankPolicy."""
+        self._of(request.spec).started(request)
+
+    def ended(self, request: RequestState) -> None:
+        """See RankPolicy."""
+        self._of(request.spec).ended(request)
+
+    def _of(self, spec: RequestSpec) -> RankPolicy:
+        return self._background if spec.is_background else self._interactive
+
+
 RANK_POLICIES: Mapping[str, Callable[[], RankPolicy]] = {
     "fair": FairShare,
     "fcfs": FirstCome,
@@ -82,6 +107,11 @@ class RequestQueue:
     def restore(self, request: RequestState) -> None:
         """Add a request, or put back one that was admitted before."""
         insort(self._requests, request, key=_rank)
+
+    @property
+    def first(self) -> RequestState | None:
+        """The request whose turn it is."""
+        return self._requests[0] if self._requests else None
 
     def pop(self) -> RequestState:
         """Take the request whose turn it is."""

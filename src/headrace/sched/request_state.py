@@ -27,7 +27,7 @@ class RequestSpec:
     """One answer to generate. Plain data, so that it can cross a process boundary.
 
     `max_tokens` is resolved. `eos_token_ids` is empty when they are to be ignored.
-    `seed` is unsigned 64 bit. `priority`: lower runs earlier.
+    `seed` is unsigned 64 bit. `priority`: lower runs earlier. `is_background`: with what is left.
     """
 
     request_id: str
@@ -38,6 +38,7 @@ class RequestSpec:
     eos_token_ids: tuple[int, ...] = ()
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     priority: int = 0
+    is_background: bool = False
     tenant: str = "default"
     cache_salt: str = ""
     pooling: Pooling | None = None
@@ -74,7 +75,7 @@ class RequestState:
         self,
         spec: RequestSpec,
         block_table: BlockTable,
-        rank: tuple[int, int],
+        rank: tuple[int, ...],
         max_num_tokens: int,
         queued_at_s: float,
     ) -> None:

@@ -28,6 +28,7 @@ from headrace.core.step import (
 from headrace.sched.preemption import choose_victim, preempt
 from headrace.sched.request_queue import (
     RANK_POLICIES,
+    BackgroundLast,
     RequestQueue,
     insert_ranked,
     remove_ranked,
@@ -65,8 +66,9 @@ class Scheduler:
         self.max_num_tokens = min(limits.max_model_len, kv_cache.max_num_tokens)
         self._kv_cache = kv_cache
         self._clock = clock
-        self._ranks = RANK_POLICIES[policy]()
+        self._ranks = BackgroundLast(RANK_POLICIES[policy])
         self._requests: dict[str, RequestState] = {}
+        self._num_interactive = 0
         self._waiting = RequestQueue(limits.max_num_requests)
         self._running: list[RequestState] = []
         self._ended: list[RequestProgress] = []
@@ -103,6 +105,7 @@ class Scheduler:
         request = RequestState(spec, table, rank, self.max_num_tokens, now_s)
         self._waiting.restore(request)
         self._requests[spec.request_id] = request
+        self._num_interactive += not spec.is_background
         self._num_arrivals += 1
 
     def abort(self, request_id: str) -> None:
@@ -122,12 +125,15 @@ class Scheduler:
     def schedule(self) -> SchedulerOutput:
         """Plan a step: decodes, then chunks of running requests, then admissions.
 
+        Background requests come last in each, and have few tokens while there are others.
         Mutates: blocks, queue and running; progress is made in `update`.
         """
         self._step_id += 1
         self._step_started_at_s = self._clock.monotonic_s()
-        budget = TokenBudget(self.limits.max_num_batched_tokens)
+        background = self.limits.max_mixed_background_tokens if self._num_interactive else None
+        budget = TokenBudget(self.limits.max_num_batched_tokens, background)
         plan: Plan = []
+        self._make_way()
         num_preempted = self._plan_decodes(plan, budget)
         if plan and self.limits.max_mixed_prompt_tokens is not None:
             budget.bound(self.limits.max_mixed_prompt_tokens)
@@ -191,9 +197,10 @@ class Scheduler:
         """
         num_preempted = 0
         for request in [r for r in self._running if r.num_pending_tokens == 1]:
-            while request.status is RequestStatus.RUNNING:
+            is_background = request.spec.is_background
+            while request.status is RequestStatus.RUNNING and budget.has_any(is_background):
                 if self._kv_cache.allocate(request.block_table, request.num_tokens):
-                    plan.append((request, budget.take(1)))
+                    plan.append((request, budget.take(1, is_background)))
                     break
                 self._preempt(choose_victim(self._running))
                 num_preempted += 1
@@ -202,10 +209,12 @@ class Scheduler:
     def _plan_chunks(self, plan: Plan, budget: TokenBudget) -> None:
         """Go on with requests that are behind. Their blocks were allocated on admission."""
         for request in self._running:
-            if not budget.num_left:
+            is_background = request.spec.is_background
+            if not budget.has_any(is_background):
                 break
             if request.num_pending_tokens > 1:
-                plan.append((request, budget.take(request.num_pending_tokens)))
+                num_tokens = budget.take(request.num_pending_tokens, is_background)
+                plan.append((request, num_tokens))
 
     def _plan_admissions(self, plan: Plan, budget: TokenBudget) -> None:
         """Start waiting requests in rank order while seats, blocks and tokens last.
@@ -218,9 +227,16 @@ class Scheduler:
             if len(self._running) + len(held) >= self.limits.max_num_seqs:
                 break
             request = self._waiting.pop()
+            is_background = request.spec.is_background
+            is_before_its_turn = is_background and bool(held) and not held[0].spec.is_background
+            if is_before_its_turn or not budget.has_any(is_background):
+                held.append(request)
+                break
             prefix = self._lookup(request)
             table = request.block_table
-            if self._kv_cache.is_being_computed(table, len(prefix)):
+            if self._kv_cache.is_being_computed(table, len(prefix)) and (
+                is_background or not self._is_background_behind
+            ):
                 held.append(request)
                 continue
             num_spare = self._num_spare_blocks
@@ -228,9 +244,29 @@ class Scheduler:
                 held.append(request)
                 break
             self._admit(request, len(prefix) * self._kv_cache.block_size)
-            plan.append((request, budget.take(request.num_pending_tokens)))
+            num_tokens = budget.take(request.num_pending_tokens, is_background)
+            plan.append((request, num_tokens))
         for request in held:
             self._waiting.restore(request)
+
+    @property
+    def _is_background_behind(self) -> bool:
+        """Whether a block may be computed by a request that has few tokens in a step: too slow to
+        wait for."""
+        return any(r.spec.is_background and r.num_pending_tokens > 1 for r in self._running)
+
+    def _make_way(self) -> None:
+        """Stop background requests while an interactive one waits for their seats or blocks."""
+        request = self._waiting.first
+        if request is None or request.spec.is_background:
+            return
+        num_blocks = -(-request.num_tokens // self._kv_cache.block_size)
+        while self._running and self._running[-1].spec.is_background:
+            has_seat = len(self._running) < self.limits.max_num_seqs
+            num_free = self._kv_cache.pool.num_free_blocks - self._num_spare_blocks
+            if has_seat and num_blocks <= num_free:
+                return
+            self._preempt(self._running[-1])
 
     @property
     def _num_spare_blocks(self) -> int:
@@ -294,15 +330,20 @@ class Scheduler:
         self._ranks.ended(request)
         self._kv_cache.free(request.block_table)
         del self._requests[request.request_id]
+        self._num_interactive -= not request.spec.is_background
         if request.is_known_to_runner:
             self._forgotten_ids.append(request.request_id)
 
     def _report(self, output: SchedulerOutput, progress: list[RequestProgress]) -> StepReport:
         now_s = self._clock.monotonic_s()
         counters, self._counters = self._counters, StepCounters()
+        num_background = len(self._requests) - self._num_interactive
+        num_running = sum(r.spec.is_background for r in self._running) if num_background else 0
         stats = StepStats(
             num_running=len(self._running),
             num_waiting=len(self._waiting),
+            num_background_running=num_running,
+            num_background_waiting=num_background - num_running,
             num_used_blocks=self._kv_cache.pool.num_used_blocks,
             num_blocks=self._kv_cache.pool.num_blocks,
             num_scheduled_tokens=output.num_scheduled_tokens,

@@ -36,6 +36,17 @@ def test_the_wait_is_the_queue_at_its_pace(every_s: int) -> None:
     assert admission.predict_wait_s(RUNNING + 50) == pytest.approx(51 * every_s, rel=0.1)
 
 
+def test_batches_let_everybody_pass() -> None:
+    admission, _ = make()
+    for at_s in range(100):
+        stats = StepStats(
+            num_running=RUNNING, num_waiting=16, num_background_running=1, num_background_waiting=16
+        )
+        admission.observe(StepReport(at_s, (), stats, ended_at_s=float(at_s)))
+    assert admission.predict_wait_s(RUNNING + 16) == 0
+    admission.check(RUNNING + 16, 1, patience_s=0.001)
+
+
 def test_nobody_waits_where_nothing_waited() -> None:
     admission, _ = make()
     assert admission.predict_wait_s(500) == 0
