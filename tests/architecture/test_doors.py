@@ -18,6 +18,7 @@ DOORS = {
     "uvicorn": ("server",),
     "h11": ("bench/http_exchange.py",),
     "msgspec": ("server",),
+    "python_multipart": ("server/multipart_body.py",),
     "tokenizers": ("text",),
     "jinja2": ("text",),
     "safetensors": ("weights/safetensors.py",),

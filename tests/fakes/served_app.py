@@ -13,15 +13,17 @@ import httpx
 from openai import OpenAI
 
 from fakes.fake_backend import FakeBackend
+from fakes.running_engine import Recorder
 from headrace.core.clock import Clock
 from headrace.core.config import ServerConfig
 from headrace.economics.accounts import Accounts
 from headrace.server.app import HeadraceApp, build_app
 from headrace.server.kept_responses import OpenStore
 from headrace.server.run import DrainingServer, address_of, listen
+from headrace.server.services import StorageDoor
 
 
-class FixedMetrics:
+class FixedMetrics(Recorder):
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def render(self) -> bytes:
@@ -38,6 +40,7 @@ class RunningServer:
     loop: asyncio.AbstractEventLoop
     server: DrainingServer
     thread: threading.Thread
+    metrics: FixedMetrics
 
     @property
     def host_and_port(self) -> tuple[str, int]:
@@ -62,16 +65,19 @@ def run_server(
     clock: Clock | None = None,
     certificate: ssl.SSLContext | None = None,
     open_responses: OpenStore | None = None,
+    storage: StorageDoor | None = None,
 ) -> Iterator[RunningServer]:
     backend = backend or FakeBackend()
+    metrics = FixedMetrics()
     app = build_app(
         backend,
         config or ServerConfig(port=0),
-        FixedMetrics(),
+        metrics,
         "9.9",
         clock=clock,
         accounts=accounts,
         open_responses=open_responses,
+        storage=storage,
     )
     listener = listen("127.0.0.1", 0)
     ready = threading.Event()
@@ -86,7 +92,7 @@ def run_server(
     thread.start()
     assert ready.wait(10)
     running = RunningServer(
-        address_of(listener, bool(certificate)), app, backend, loop, server, thread
+        address_of(listener, bool(certificate)), app, backend, loop, server, thread, metrics
     )
     try:
         yield running

@@ -27,6 +27,7 @@ from fakes.byte_tokenizer import VOCAB_SIZE, byte_tokenizer
 from fakes.fake_backend import FakeBackend
 from fakes.running_engine import TEMPLATE, running_engine
 from fakes.served_app import FixedMetrics
+from fakes.stored import open_storage
 from fakes.usage import open_database
 from headrace.core.clock import SystemClock
 from headrace.core.config import ServerConfig
@@ -87,7 +88,7 @@ WITHOUT_BODY = [pair for pair in ROUTES if pair not in WITH_BODY]
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
-    """Real checks, templates, tokens, forms and stores; the answers are a script's."""
+    """Real checks, templates, tokens, forms and storage; the answers are a script's."""
     rules = LogitsRules(byte_tokenizer(), VOCAB_SIZE)
     prompts = InputProcessor(
         byte_tokenizer(), ChatTemplate(TEMPLATE, {}), 1000, check_form=rules.check
@@ -99,9 +100,16 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
     backend = FakeBackend(admission=admit)
     database = open_database(tmp_path_factory.mktemp("fuzz"))
     store = StoredResponses(database, SystemClock(), retention_days=1)
-    with asyncio.Runner() as runner, ThreadPoolExecutor(1) as threads:
+    folder = tmp_path_factory.mktemp("storage")
+    with (
+        asyncio.Runner() as runner,
+        ThreadPoolExecutor(1) as threads,
+        open_storage(folder) as door,
+    ):
         backend.model_text = TokenizerText(byte_tokenizer(), prompts, threads)
-        app = build_app(backend, CONFIG, FixedMetrics(), "9", open_responses=lambda: store)
+        app = build_app(
+            *(backend, CONFIG, FixedMetrics(), "9"), open_responses=lambda: store, storage=door
+        )
         yield Fuzzed(AsgiClient(app, runner), field_names())
         runner.run(app.services.runs.end(app.services.lifetime))
     database.close()

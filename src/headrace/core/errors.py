@@ -12,6 +12,7 @@ HeadraceError
 |-- ModelSourceError       a model could not be fetched: every source and why
 |-- DiskFull               a download would not fit: needed and free bytes
 |-- StoreError             the database cannot be opened, read or written
+|   `-- FolderError        the folder of files cannot: full, gone, forbidden
 |-- OutOfMemory            the plan does not fit: needed and available bytes
 `-- BackendError           EngineStalled, EngineDied, InvalidLogits (rows); retryable, tokens_sent
 """
@@ -182,6 +183,14 @@ class StoreError(HeadraceError):
     def __init__(self, database: str, reason: str) -> None:
         self.database, self.reason = database, reason
         super().__init__(f"The database {database} failed: {reason}")
+
+
+class FolderError(StoreError):
+    """The folder of callers' files cannot be read or written."""
+
+    def __init__(self, folder: object, reason: str) -> None:
+        super().__init__(str(folder), reason)
+        self.args = (f"The folder of files {folder} failed: {reason}.",)
 
 
 class OutOfMemory(HeadraceError):

@@ -179,6 +179,14 @@ LEDGER_ROWS_LOST = Metric(
     "headrace:ledger_rows_lost_total", "counter", "Usage rows that had no room to wait in."
 )
 
+BATCHES_UNFINISHED = Metric("headrace:batches_unfinished", "gauge", "Batches that have not ended.")
+BATCH_REQUESTS = Metric(
+    "headrace:batch_requests_total",
+    "counter",
+    "Lines of batches that were answered, by outcome: completed or failed.",
+    ("outcome",),
+)
+
 METRICS: tuple[Metric, ...] = (
     NUM_REQUESTS_RUNNING,
     NUM_REQUESTS_WAITING,
@@ -208,4 +216,6 @@ METRICS: tuple[Metric, ...] = (
     LEDGER_ROWS_WAITING,
     LEDGER_FAILURES,
     LEDGER_ROWS_LOST,
+    BATCHES_UNFINISHED,
+    BATCH_REQUESTS,
 )

@@ -13,6 +13,7 @@ from headrace.launch.accounts import AccountsWatch
 from headrace.launch.backends import open_engine
 from headrace.launch.local_engine import LocalEngine
 from headrace.launch.response_door import ResponseDoor
+from headrace.launch.storage import LazyStorage
 from headrace.observe.prometheus import PrometheusMetrics
 from headrace.server.app import HeadraceApp, build_app
 
@@ -34,6 +35,7 @@ def build(
     watch = AccountsWatch(config)
     accounts = watch.open()
     door = ResponseDoor(config)
+    storage = LazyStorage(config)
     engine = open_engine(model, config, progress=progress, make_sink=make_sink)
 
     @asynccontextmanager
@@ -47,6 +49,7 @@ def build(
             await engine.stop()
             await asyncio.to_thread(watch.close)
             await asyncio.to_thread(door.close)
+            await asyncio.to_thread(storage.close)
 
     app = build_app(
         engine,
@@ -56,5 +59,6 @@ def build(
         lifespan=run_engine,
         accounts=accounts,
         open_responses=door.open if door.is_wanted else None,
+        storage=storage,
     )
     return app, engine

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
 
 from starlette.datastructures import Headers, QueryParams
@@ -26,8 +26,17 @@ from headrace.economics.metered import CallFacts, Metered
 from headrace.server.anthropic_dialect import ANTHROPIC
 from headrace.server.anthropic_messages import count_message_tokens, create_message
 from headrace.server.auth import admit
+from headrace.server.batch_worker import BatchWorker
+from headrace.server.batches import BatchRoutes
 from headrace.server.dialect import OPENAI, Dialect
 from headrace.server.error_responses import HttpRefusal, describe_error, is_our_fault
+from headrace.server.files import (
+    create_file,
+    delete_file,
+    list_files,
+    retrieve_content,
+    retrieve_file,
+)
 from headrace.server.health import report_health, report_load, report_metrics, report_version
 from headrace.server.json_body import read_json_object
 from headrace.server.kept_responses import KeptResponses, OpenStore
@@ -39,9 +48,9 @@ from headrace.server.openai_models import list_models, retrieve_model
 from headrace.server.openai_responses import count_input_tokens, create_response
 from headrace.server.origins import check_host, cors_headers, preflight_headers
 from headrace.server.patience import patience_of
-from headrace.server.replies import EventReply, JsonReply
+from headrace.server.replies import BytesReply, EventReply, JsonReply
 from headrace.server.request_ids import header_request_id
-from headrace.server.services import Call, MetricsText, Services, Visit
+from headrace.server.services import Call, Metrics, Services, StorageDoor, Visit
 from headrace.server.sse import send_events
 from headrace.server.stored_responses import (
     cancel_response,
@@ -60,24 +69,33 @@ _CALLER, _METER = "headrace.caller", "headrace.meter"
 
 Report = Callable[[Services], JsonReply]
 Inference = Callable[[Services, Call], Awaitable[JsonReply | EventReply]]
-Resource = Callable[[Services, Visit], Awaitable[JsonReply | EventReply]]
+Resource = Callable[[Services, Visit], Awaitable[JsonReply | EventReply | BytesReply]]
 Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 
+# What the lines of a batch may ask.
+BATCH_ENDPOINTS: dict[str, Inference] = {
+    "/v1/chat/completions": create_chat_completion,
+    "/v1/completions": create_completion,
+    "/v1/embeddings": create_embeddings,
+}
 
-def build_app(
+
+def build_app(  # noqa: PLR0913 - what an application is made of
     backend: Backend,
     config: ServerConfig,
-    metrics: MetricsText,
+    metrics: Metrics,
     version: str,
     *,
     clock: Clock | None = None,
     lifespan: Lifespan | None = None,
     accounts: Accounts | None = None,
     open_responses: OpenStore | None = None,
+    storage: StorageDoor | None = None,
 ) -> HeadraceApp:
     """Join a backend to the routes. `lifespan` surrounds the time in which requests are taken.
 
-    `open_responses` gives the store of responses, in any thread; without it none is kept.
+    `open_responses` gives the store of responses, in any thread; without it none is kept. Without
+    `storage` no files are kept and no batches run.
     """
     services = Services(
         backend,
@@ -87,6 +105,7 @@ def build_app(
         clock or SystemClock(),
         accounts or Accounts(),
         kept=KeptResponses(open_responses),
+        storage=storage,
     )
     return HeadraceApp(services, lifespan or _no_lifespan)
 
@@ -101,11 +120,16 @@ class HeadraceApp:
 
     def __init__(self, services: Services, lifespan: Lifespan) -> None:
         self.services = services
+        self.batch_worker = BatchWorker(services, BATCH_ENDPOINTS)
 
         @asynccontextmanager
         async def run_lifespan(_: object) -> AsyncIterator[None]:
             async with lifespan():
-                yield
+                self.batch_worker.start()
+                try:
+                    yield
+                finally:
+                    await self.batch_worker.stop()
                 # No connection is left: what still runs has nobody who waits for it.
                 await services.runs.end(services.lifetime)
 
@@ -201,12 +225,27 @@ async def _send_json(reply: JsonReply, send: Send) -> None:
     has_content = reply.status != 204
     length = {"content-length": str(len(reply.body))}
     fixed = {"content-type": reply.content_type} | length if has_content else {}
-    headers = [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in (fixed | dict(reply.headers)).items()
-    ]
+    headers = _pairs(fixed, reply.headers)
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+
+
+async def _send_bytes(reply: BytesReply, send: Send) -> None:
+    fixed = {"content-type": reply.content_type, "content-length": str(reply.num_bytes)}
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": _pairs(fixed, reply.headers)}
+    )
+    async with aclosing(reply.chunks):
+        async for data in reply.chunks:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _pairs(fixed: dict[str, str], more: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in (fixed | dict(more)).items()
+    ]
 
 
 async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
@@ -239,10 +278,17 @@ def _routes(services: Services) -> list[Route]:
         ("/v1/responses/input_tokens", count_input_tokens),
     )
     # By method: what is kept under a name, and what begins work without waiting for it.
+    batches = BatchRoutes(BATCH_ENDPOINTS)
     resources: tuple[tuple[str, Mapping[str, Resource]], ...] = (
         ("/v1/responses/{id}", {"GET": retrieve_response, "DELETE": delete_response}),
         ("/v1/responses/{id}/cancel", {"POST": cancel_response}),
         ("/v1/responses/{id}/input_items", {"GET": list_input_items}),
+        ("/v1/files", {"GET": list_files, "POST": create_file}),
+        ("/v1/files/{id}", {"GET": retrieve_file, "DELETE": delete_file}),
+        ("/v1/files/{id}/content", {"GET": retrieve_content}),
+        ("/v1/batches", {"GET": batches.list, "POST": batches.create}),
+        ("/v1/batches/{id}", {"GET": batches.retrieve}),
+        ("/v1/batches/{id}/cancel", {"POST": batches.cancel}),
     )
     return [
         *(Route(path, _Report(services, report), methods=["GET"]) for path, report in reports),
@@ -302,9 +348,12 @@ class _Resource:
         with services.lifetime.track(work):
             scope[_CLIENT_LEFT] = not await _run_until_left(work, receive)
 
-    async def _send(self, reply: EventReply, visit: Visit, send: Send) -> None:
+    async def _send(self, reply: EventReply | BytesReply, visit: Visit, send: Send) -> None:
         lifetime = self._services.lifetime
         try:
+            if isinstance(reply, BytesReply):
+                await _send_bytes(reply, send)
+                return
             await send_events(
                 *(reply.frames, reply.headers, send, lifetime, visit.request_id),
                 failed=reply.failed,

@@ -101,7 +101,7 @@ def describe_error(error: Exception, request_id: str) -> ErrorReply:
         headers = _retry_headers(DEAD_RETRY_AFTER_S)
         return ErrorReply(503, "server_error", error.message, headers=headers)
     if isinstance(error, StoreError):
-        text = f"What is stored cannot be read or written. The log has more: {request_id}."
+        text = f"What is stored cannot be reached now; the log has more under {request_id}."
         return ErrorReply(503, "server_error", text, headers=_retry_headers(STORE_RETRY_AFTER_S))
     reason = error.message if isinstance(error, BackendError) else "The server failed to answer."
     text = f"{reason} The log has more under request id {request_id}."

@@ -79,13 +79,15 @@ async def _read(receive: Receive, max_bytes: int) -> bytearray:
     return body
 
 
-def decode_json_object(body: bytes | bytearray, max_depth: int) -> dict[str, Any]:
-    """Decode a JSON object.
+def decode_json_object(
+    body: bytes | bytearray, max_depth: int, what: str = "The request body"
+) -> dict[str, Any]:
+    """Decode a JSON object; `what` names it in errors.
 
     Raises: RequestError for broken JSON, another kind of value, or too much nesting.
     """
     too_deep = RequestError(
-        f"The request body nests lists and objects more than {max_depth} deep, this server's "
+        f"{what} nests lists and objects more than {max_depth} deep, this server's "
         "limit (max_json_depth). Send a flatter body."
     )
     try:
@@ -93,13 +95,11 @@ def decode_json_object(body: bytes | bytearray, max_depth: int) -> dict[str, Any
     except RecursionError:
         raise too_deep from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(
-            f"The request body is not valid JSON: {error}. Send a JSON object."
-        ) from None
+        raise RequestError(f"{what} is not valid JSON: {error}. Send a JSON object.") from None
     if not isinstance(value, dict):
         kind = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
         given = kind.get(type(value), "a number")
-        raise RequestError(f"The request body is {given}; allowed: a JSON object.")
+        raise RequestError(f"{what} is {given}; allowed: a JSON object.")
     num_openers = body.count(b"[") + body.count(b"{")
     if num_openers > max_depth and _is_deeper(value, max_depth):
         raise too_deep

@@ -22,6 +22,7 @@ class Lifetime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self.draining = asyncio.Event()
         self.is_draining = False
         self.is_closing = False
 
@@ -49,6 +50,7 @@ class Lifetime:
     async def drain(self, timeout_s: float) -> None:
         """Take no more requests, wait for the running ones, then stop those that are left."""
         self.is_draining = True
+        self.draining.set()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
@@ -58,6 +60,7 @@ class Lifetime:
     def close(self) -> None:
         """Stop what runs: its clients get an error."""
         self.is_draining = self.is_closing = True
+        self.draining.set()
         for task in list(self._tasks):
             task.cancel()
 

@@ -76,6 +76,21 @@ def _is_private_name(host: str) -> bool:
     return True
 
 
+def check_page(headers: Mapping[str, str], config: ServerConfig, is_open: bool) -> None:
+    """See that no web page sends what a browser sends without asking first: a form, or nothing.
+
+    A page has no key to send, so it matters where nobody is asked for one.
+    Raises: HttpRefusal 403.
+    """
+    origin = headers.get("origin")
+    if is_open and origin is not None and not _is_allowed(origin, config):
+        raise HttpRefusal(
+            403,
+            f"Pages of {origin[:100]!r} may not call this server. Name the origin in the setting "
+            "server.cors_origins.",
+        )
+
+
 def cors_headers(headers: Mapping[str, str], config: ServerConfig) -> dict[str, str]:
     """What lets a page of an allowed origin read the answer; empty while CORS is off."""
     if not config.cors_origins:

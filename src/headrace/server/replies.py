@@ -35,6 +35,16 @@ class EventReply:
     failed: Failed | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BytesReply:
+    """A long answer of known length, sent as it is read."""
+
+    chunks: AsyncGenerator[bytes, None]
+    num_bytes: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/octet-stream"
+
+
 def warning_headers(names: Sequence[str]) -> dict[str, str]:
     """Name ignored fields in a header; characters that a header cannot hold become `?`."""
     if not names:

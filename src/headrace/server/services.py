@@ -5,7 +5,8 @@ In: the arguments of `build_app`. Out: one frozen record; routes receive it as a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,12 +14,16 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive
 
 from headrace.core.backend import Backend, ModelInfo
+from headrace.core.batches import BatchStore
 from headrace.core.clock import Clock
 from headrace.core.config import ServerConfig
 from headrace.core.errors import CapacityError, ModelNotFound
+from headrace.core.files import FileStore
 from headrace.core.stores import Caller
+from headrace.core.telemetry import MetricSink
 from headrace.economics.accounts import Accounts
 from headrace.economics.metered import Metered
+from headrace.server.error_responses import HttpRefusal
 from headrace.server.kept_responses import KeptResponses
 from headrace.server.lifetime import Lifetime
 from headrace.server.response_runs import ResponseRuns
@@ -26,8 +31,34 @@ from headrace.server.response_runs import ResponseRuns
 NOT_READY_RETRY_AFTER_S = 5.0
 
 
-class MetricsText(Protocol):
-    """Gives the metrics as text."""
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What callers keep here beyond an answer."""
+
+    files: FileStore
+    batches: BatchStore
+    close: Callable[[], None]
+
+
+class StorageDoor(Protocol):
+    """Opens the storage when it is first needed: most servers never do."""
+
+    def exists(self) -> bool:
+        """Whether there may be something in it. Blocks."""
+        ...
+
+    @property
+    def opened(self) -> Storage | None:
+        """What was opened before, at once."""
+        ...
+
+    def open(self) -> Storage:
+        """The same each time, from any thread. Blocks. Raises: StoreError."""
+        ...
+
+
+class Metrics(MetricSink, Protocol):
+    """Takes measurements and gives all of them as text."""
 
     @property
     def content_type(self) -> str: ...
@@ -39,13 +70,16 @@ class MetricsText(Protocol):
 class Services:
     backend: Backend
     config: ServerConfig
-    metrics: MetricsText
+    metrics: Metrics
     version: str
     clock: Clock
     accounts: Accounts = field(default_factory=Accounts)
     lifetime: Lifetime = field(default_factory=Lifetime)
     kept: KeptResponses = field(default_factory=KeptResponses)
     runs: ResponseRuns = field(default_factory=ResponseRuns)
+    storage: StorageDoor | None = None
+    # Set when there may be a batch to run, or to stop.
+    batch_news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def models(self) -> dict[str, ModelInfo]:
         """Served names and their models, the default one first.
@@ -76,6 +110,13 @@ class Services:
                 NOT_READY_RETRY_AFTER_S,
                 is_full=False,
             )
+
+    async def open_storage(self) -> Storage:
+        """Raises: HttpRefusal 404 where nothing is kept, StoreError."""
+        if self.storage is None:
+            raise HttpRefusal(404, "This server keeps no files and batches: it has no database.")
+        opened = self.storage.opened
+        return await asyncio.to_thread(self.storage.open) if opened is None else opened
 
 
 @dataclass(frozen=True, slots=True)

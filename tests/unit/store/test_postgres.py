@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from fakes.fake_clock import FakeClock
 from fakes.postgres import Postgres, running_postgres
+from fakes.stored_cases import CASES, Case, run_case
 from fakes.usage import Ledger, eventually, make_row, open_database
 from headrace.core.errors import ConfigError, StoreError
 from headrace.core.responses import StoredResponse
@@ -77,6 +78,11 @@ def test_responses(database: Database) -> None:
     assert (store.delete("acme", "r1"), store.delete("acme", "r1")) == (True, False)
     clock.advance(24 * 3600)
     assert (store.find("acme", "r2"), store.sweep()) == (None, 1)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_files_and_batches(case: Case, database: Database, tmp_path: Path) -> None:
+    run_case(case, tmp_path, database)
 
 
 def test_usage_adds_up_as_in_sqlite(database: Database, tmp_path: Path) -> None:

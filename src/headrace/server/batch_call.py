@@ -1,0 +1,169 @@
+"""BatchCall: a line of a batch as a call of its tenant, through the route a request would take.
+
+In: a line. Out: its result and its usage row. What the caller can mend ends in the error file; what
+only waiting can mend (a full, starting or restarted engine) is asked again. A call is in the
+background: the engine serves interactive requests first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import msgspec
+from starlette.datastructures import Headers
+
+from headrace.core.batches import BatchRecord
+from headrace.core.errors import (
+    BackendError,
+    CapacityError,
+    InvalidParameter,
+    RateLimited,
+    UnsupportedParameter,
+)
+from headrace.core.request import MAX_N
+from headrace.core.stores import Caller
+from headrace.economics.accounts import Accounts
+from headrace.economics.metered import CallFacts, Metered
+from headrace.economics.usage_row import UsageRow
+from headrace.server.batch_lines import BatchLine, ResponseBody, count_answers, encode_output
+from headrace.server.error_responses import describe_error, is_our_fault
+from headrace.server.lifetime import stopping_error
+from headrace.server.replies import EventReply, JsonReply
+from headrace.server.services import Call, Services
+
+Route = Callable[[Services, Call], Awaitable[JsonReply | EventReply]]
+
+# A request that ends the engine each time must not do so forever.
+MAX_ENGINE_FAILURES = 3
+_FIRST_WAIT_S, _LAST_WAIT_S = 0.25, 5.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished line: what its file gets, and what the ledger does."""
+
+    number: int
+    is_error: bool
+    output: bytes
+    row: UsageRow
+
+
+class _Rows:
+    """A Ledger of one call: the row goes on when the result is on the disk."""
+
+    def __init__(self) -> None:
+        self.row: UsageRow | None = None
+
+    def append(self, row: UsageRow) -> None:
+        """See economics.usage_row.Ledger."""
+        self.row = row
+
+
+class BatchCall:
+    """Answers the lines of one batch."""
+
+    def __init__(self, services: Services, route: Route, record: BatchRecord) -> None:
+        self._services, self._route, self._record = services, route, record
+
+    async def answer(self, line: BatchLine) -> Outcome:
+        """Ask until there is a result. Cancelling it leaves a row and no result."""
+        num_failures, wait_s = 0, _FIRST_WAIT_S
+        while True:
+            rows, request_id = _Rows(), f"{self._record.id}:{line.number}"
+            try:
+                reply = await self._ask(line, request_id, rows)
+                return _make_outcome(line, request_id, reply, rows)
+            except (CapacityError, RateLimited, BackendError) as error:
+                num_failures += isinstance(error, BackendError)
+                if not _is_passing(error) or num_failures >= MAX_ENGINE_FAILURES:
+                    return _make_failure(line, request_id, error, rows)
+                # Each attempt has used what it has used.
+                self._pass_on(rows)
+            except asyncio.CancelledError:
+                self._pass_on(rows)
+                raise
+            except Exception as error:
+                if is_our_fault(error):
+                    _log.exception("request %s failed", request_id)
+                return _make_failure(line, request_id, error, rows)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LAST_WAIT_S)
+
+    def _pass_on(self, rows: _Rows) -> None:
+        # A call that never reached the engine is asked again and was none.
+        ledger, row = self._services.accounts.ledger, rows.row
+        if ledger is not None and row is not None and row.usage_source != "none":
+            ledger.append(row)
+
+    async def _ask(self, line: BatchLine, request_id: str, rows: _Rows) -> JsonReply:
+        record, services = self._record, self._services
+        caller = Caller(record.tenant, record.key_id)
+        facts = CallFacts(request_id, record.endpoint, caller, is_background=True)
+        meter = Metered(services.backend, facts, Accounts(ledger=rows), services.clock)
+        status: int | None = None
+        try:
+            meter.begin()
+            services.check_ready()
+            check_line(line)
+            call = Call(line.body, Headers(), request_id, caller, meter)
+            reply = await self._route(self._background(meter), call)
+            if not isinstance(reply, JsonReply):
+                raise TypeError(f"{record.endpoint} answered a line of a batch with a stream.")
+            status = reply.status
+            return reply
+        except asyncio.CancelledError:
+            meter.note_error(stopping_error())
+            raise
+        except Exception as error:
+            meter.note_error(error)
+            status = describe_error(error, request_id).status
+            raise
+        finally:
+            meter.close(status, has_client_left=False)
+
+    def _background(self, meter: Metered) -> Services:
+        """What the route sees: a line may wait for its turn as long as the batch may."""
+        services = self._services
+        left_s = max(60.0, self._record.expires_at_s - services.clock.unix_s())
+        config = replace(services.config, request_timeout_s=left_s)
+        return replace(services, backend=meter, config=config)
+
+
+def check_line(line: BatchLine) -> None:
+    """Refuse what a batch cannot give. Raises: RequestError."""
+    if line.body.get("stream"):
+        raise UnsupportedParameter("stream", "a batch has no streams. Leave it out.")
+    num_answers = count_answers(line.body)
+    if num_answers > MAX_N:
+        allowed = f"at most {MAX_N} answers in a line of a batch, over all prompts"
+        raise InvalidParameter("n", num_answers, allowed, "Use more lines.")
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the same request may be answered later."""
+    if isinstance(error, RateLimited):
+        return error.can_retry
+    return isinstance(error, CapacityError) or (isinstance(error, BackendError) and error.retryable)
+
+
+def _make_outcome(line: BatchLine, request_id: str, reply: JsonReply, rows: _Rows) -> Outcome:
+    names = reply.headers.get("x-headrace-warnings", "")
+    warnings = tuple(names.split(",")) if names else ()
+    response = ResponseBody(reply.status, request_id, msgspec.Raw(reply.body), warnings)
+    return _outcome(line, reply.status >= 400, encode_output(line.custom_id, response), rows)
+
+
+def _make_failure(line: BatchLine, request_id: str, error: Exception, rows: _Rows) -> Outcome:
+    reply = describe_error(error, request_id)
+    response = ResponseBody(reply.status, request_id, msgspec.Raw(reply.body()))
+    return _outcome(line, True, encode_output(line.custom_id, response), rows)
+
+
+def _outcome(line: BatchLine, is_error: bool, output: bytes, rows: _Rows) -> Outcome:
+    if rows.row is None:
+        raise RuntimeError("A call was closed without a row.")
+    return Outcome(line.number, is_error, output, rows.row)
