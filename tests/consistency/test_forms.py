@@ -44,7 +44,7 @@ def setting() -> Setting:
 
 @pytest.fixture(scope="module")
 def rules(model: Llama) -> LogitsRules:
-    return LogitsRules(byte_tokenizer(), model.config.vocab_size)
+    return LogitsRules(byte_tokenizer, model.config.vocab_size)
 
 
 def asked(count: int = 12) -> list[Asked]:

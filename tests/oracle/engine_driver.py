@@ -26,6 +26,7 @@ class Asked:
     """A request: name, prompt, how tokens are chosen. `seed` as the engine resolves it.
 
     With `pooling` a vector is asked for, and no tokens.
+    `output` and `num_prompt_logprobs` are what another engine has delivered of it.
     """
 
     name: str
@@ -34,6 +35,8 @@ class Asked:
     max_tokens: int = 12
     seed: int = 7
     pooling: Pooling | None = None
+    output: tuple[int, ...] = ()
+    num_prompt_logprobs: int = 0
 
     def spec(self) -> RequestSpec:
         return RequestSpec(
@@ -43,6 +46,8 @@ class Asked:
             seed=self.seed,
             max_tokens=self.max_tokens,
             pooling=self.pooling,
+            output_token_ids=self.output,
+            num_prompt_logprobs=self.num_prompt_logprobs,
         )
 
 
@@ -57,6 +62,7 @@ class Answer:
     vector: tuple[float, ...] | None = None
     num_cached_tokens: int = field(default=0, compare=False)
     num_preemptions: int = field(default=0, compare=False)
+    is_finished: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -94,13 +100,19 @@ class EngineDriver:
         self.scheduler = Scheduler(limits, self.manager, SystemClock())
 
     def generate(
-        self, asked: Sequence[Asked], arrivals: Mapping[str, int] | None = None
+        self,
+        asked: Sequence[Asked],
+        arrivals: Mapping[str, int] | None = None,
+        max_steps: int | None = None,
     ) -> dict[str, Answer]:
-        """Run requests to their ends. `arrivals`: steps before a request comes, 0 if not named."""
+        """Run requests to their ends. `arrivals`: steps before a request comes, 0 if not named.
+
+        After `max_steps` the engine is left as it is, and with it what it computed.
+        """
         answers = {request.name: Answer() for request in asked}
         waiting = sorted(asked, key=lambda request: (arrivals or {}).get(request.name, 0))
         step = 0
-        while waiting or self.scheduler.has_work:
+        while step != max_steps and (waiting or self.scheduler.has_work):
             while waiting and (arrivals or {}).get(waiting[0].name, 0) <= step:
                 self.scheduler.add(waiting.pop(0).spec())
             self._take(self._step(), answers)
@@ -121,5 +133,6 @@ class EngineDriver:
             answer.prompt_logprobs += progress.prompt_logprobs
             answer.error = progress.error
             answer.vector = progress.vector or answer.vector
+            answer.is_finished = progress.finish_reason is not None
             answer.num_cached_tokens = progress.num_cached_tokens
             answer.num_preemptions = progress.num_preemptions

@@ -19,7 +19,7 @@ class NewRequest:
     """A request's constant part, sent to the executor the first time it is scheduled.
 
     `seed` is resolved (unsigned 64 bit). `bad_words_ids` are token sequences that
-    may not be completed.
+    may not be completed. `output_token_ids` were chosen before, by an engine that ended.
     """
 
     request_id: str
@@ -29,6 +29,7 @@ class NewRequest:
     stop_token_ids: Sequence[int] = ()
     bad_words_ids: Sequence[Sequence[int]] = ()
     pooling: Pooling | None = None
+    output_token_ids: Sequence[int] = ()
 
 
 class ScheduledRequest(NamedTuple):

@@ -70,7 +70,7 @@ def finish_model(
     if not is_brief:
         started.ops.finish_packing()
         started.reader.release()
-    rules = LogitsRules(tokenizer, started.config.vocab_size)
+    rules = LogitsRules(lambda: tokenizer, started.config.vocab_size)
     (progress or ignore_progress)("loading", 1.0)
     return LoadedModel(
         config=started.config,

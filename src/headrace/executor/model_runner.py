@@ -146,7 +146,7 @@ class ModelRunner:
             return None
         if self._rules is None:
             raise RuntimeError("A form was asked for of a runner that has no rules.")
-        return self._rules.open(form, new.sampling.ignore_eos)
+        return self._rules.open(form, new.sampling.ignore_eos, new.output_token_ids)
 
     def _wanted(self, scheduled: Sequence[ScheduledRequest]) -> list[LogitRow]:
         wanted = []

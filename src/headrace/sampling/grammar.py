@@ -85,9 +85,11 @@ class GrammarCompiler:
                 self._kept_bytes -= _num_bytes(key)
         return LLMatcher(self._tokens, _grammar_text(form), log_level=0, limits=_LIMITS)
 
-    def open(self, form: StructuredOutputs, ignore_eos: bool) -> GrammarRule:
-        """The rule of an answer that begins. It is compiled with its first mask."""
-        return GrammarRule(self, form, ignore_eos)
+    def open(
+        self, form: StructuredOutputs, ignore_eos: bool, token_ids: Sequence[int] = ()
+    ) -> GrammarRule:
+        """The rule of an answer after `token_ids`. It is compiled with its first mask."""
+        return GrammarRule(self, form, ignore_eos, token_ids)
 
     def compute_masks(self, rules: Sequence[GrammarRule]) -> None:
         """Give each rule the mask of its next token. Mutates: rules."""
@@ -138,7 +140,13 @@ class GrammarRule:
     its own, so that whether it fails depends on the answer alone.
     """
 
-    def __init__(self, compiler: GrammarCompiler, form: StructuredOutputs, ignore_eos: bool):
+    def __init__(
+        self,
+        compiler: GrammarCompiler,
+        form: StructuredOutputs,
+        ignore_eos: bool,
+        token_ids: Sequence[int] = (),
+    ) -> None:
         self._compiler = compiler
         self._form = form
         self._ignores_eos = ignore_eos
@@ -146,7 +154,7 @@ class GrammarRule:
         self._mask = np.zeros(compiler.num_words, dtype=np.uint32)
         self._matcher: LLMatcher | None = None
         self._is_apart = False
-        self._token_ids: list[int] = []
+        self._token_ids = [i for i in token_ids if i not in compiler.end_token_ids]
         self.is_complete = False
         self.error: str | None = None
 

@@ -8,7 +8,7 @@ which needs them only at its end. The compiler of forms is imported with the fir
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import Any, Protocol
@@ -50,8 +50,8 @@ class LogitsRule(Protocol):
 class LogitsRules:
     """Makes the rules of one model's answers. `check` may be called from any thread."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
-        """`vocab_size` is the width of the model's logits."""
+    def __init__(self, tokenizer: Callable[[], Tokenizer], vocab_size: int) -> None:
+        """`tokenizer` is asked for with the first form; `vocab_size` is the width of the logits."""
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._lock = Lock()
@@ -66,9 +66,14 @@ class LogitsRules:
         """
         self._open_compiler(form).compile(form)
 
-    def open(self, form: StructuredOutputs, ignore_eos: bool = False) -> LogitsRule:
-        """The rule of a new answer. It is compiled beside the step unless `check` has done it."""
-        rule: LogitsRule = self._open_compiler(form).open(form, ignore_eos)
+    def open(
+        self, form: StructuredOutputs, ignore_eos: bool = False, token_ids: Sequence[int] = ()
+    ) -> LogitsRule:
+        """The rule of an answer that begins, or that goes on after `token_ids`.
+
+        It is compiled beside the step unless `check` has done it.
+        """
+        rule: LogitsRule = self._open_compiler(form).open(form, ignore_eos, token_ids)
         self.begin([rule])
         return rule
 
@@ -90,10 +95,11 @@ class LogitsRules:
     def _open_compiler(self, form: StructuredOutputs) -> Any:
         with self._lock:
             if self._compiler is None:
-                if not self._tokenizer.is_streamable:
+                tokenizer = self._tokenizer()
+                if not tokenizer.is_streamable:
                     reason = "this model's tokens have no bytes of their own."
                     raise InvalidGrammar(form.param, reason)
                 module, _, name = _COMPILER.partition(":")
                 compiler = getattr(importlib.import_module(module), name)
-                self._compiler = compiler(self._tokenizer, self._vocab_size)
+                self._compiler = compiler(tokenizer, self._vocab_size)
             return self._compiler

@@ -84,7 +84,10 @@ class SampleRow:
 
 
 def make_row(new: NewRequest, vocab_size: int, rule: LogitsRule | None = None) -> SampleRow:
-    """The row of a request that enters, with the rule of its form if it has one."""
+    """The row of a request that enters, with the rule of its form if it has one.
+
+    The rule has taken in the tokens that the answer brings along.
+    """
     params = new.sampling
     values = np.zeros((), dtype=_ROW)
     for name in _ROW.names or ():
@@ -99,8 +102,10 @@ def make_row(new: NewRequest, vocab_size: int, rule: LogitsRule | None = None) -
     if params.allowed_token_ids is not None:
         mask = token_mask(params.allowed_token_ids, vocab_size)
     row = SampleRow(new, values, has_penalty, mask, rule)
+    row.output_token_ids.extend(new.output_token_ids)
     if has_penalty:
         row.prompt_counts.update(new.prompt_token_ids)
+        row.output_counts.update(new.output_token_ids)
     return row
 
 

@@ -28,6 +28,8 @@ class RequestSpec:
 
     `max_tokens` is resolved. `eos_token_ids` is empty when they are to be ignored.
     `seed` is unsigned 64 bit. `priority`: lower runs earlier. `is_background`: with what is left.
+    `output_token_ids` and `num_prompt_logprobs` are what the answer has already, from an engine
+    that ended: it goes on after them as a preempted request does.
     """
 
     request_id: str
@@ -42,6 +44,8 @@ class RequestSpec:
     tenant: str = "default"
     cache_salt: str = ""
     pooling: Pooling | None = None
+    output_token_ids: tuple[int, ...] = ()
+    num_prompt_logprobs: int = 0
 
 
 class RequestState:
@@ -86,7 +90,7 @@ class RequestState:
         self.queued_at_s = queued_at_s
         self.scheduled_at_s: float | None = None
         self.status = RequestStatus.WAITING
-        self.token_ids = list(spec.prompt_token_ids)
+        self.token_ids = [*spec.prompt_token_ids, *spec.output_token_ids]
         self.num_prompt_tokens = len(spec.prompt_token_ids)
         self.max_num_tokens = min(max_num_tokens, self.num_prompt_tokens + spec.max_tokens)
         self.min_num_tokens = self.num_prompt_tokens + spec.sampling.min_tokens
@@ -94,7 +98,7 @@ class RequestState:
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.num_preemptions = 0
-        self.num_prompt_logprobs = 0
+        self.num_prompt_logprobs = spec.num_prompt_logprobs
         self.is_known_to_runner = False
 
     @property
@@ -144,4 +148,5 @@ class RequestState:
             stop_token_ids=tuple(sorted(self.ending_token_ids)),
             bad_words_ids=self.spec.bad_words_ids,
             pooling=self.spec.pooling,
+            output_token_ids=self.spec.output_token_ids,
         )

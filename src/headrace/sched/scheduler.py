@@ -93,9 +93,9 @@ class Scheduler:
         Raises: ContextTooLong when it could never run; CapacityError when the queue is full;
         InvalidParameter when the id is in use.
         """
-        num_prompt_tokens = len(spec.prompt_token_ids)
-        if num_prompt_tokens + 1 > self.max_num_tokens:
-            raise ContextTooLong(num_prompt_tokens, self.max_num_tokens, param="prompt")
+        num_known_tokens = len(spec.prompt_token_ids) + len(spec.output_token_ids)
+        if num_known_tokens + 1 > self.max_num_tokens:
+            raise ContextTooLong(num_known_tokens, self.max_num_tokens, param="prompt")
         if spec.request_id in self._requests:
             raise InvalidParameter("request_id", spec.request_id, "an id that is not in use")
         table = self._kv_cache.new_table(spec.tenant, spec.cache_salt)

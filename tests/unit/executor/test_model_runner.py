@@ -148,7 +148,7 @@ def test_results_come_in_the_order_of_steps(model: Llama) -> None:
 
 
 def test_a_form_completes_an_answer_and_leaves_others_alone(model: Llama) -> None:
-    rules = LogitsRules(byte_tokenizer(), model.config.vocab_size)
+    rules = LogitsRules(byte_tokenizer, model.config.vocab_size)
     form = StructuredOutputs(choice=["ab", "ac"])
     runner = make_runner(model, rules)
     bound = new("bound", temperature=1.0, structured_outputs=form, logprobs=2)
@@ -168,7 +168,7 @@ def test_a_form_completes_an_answer_and_leaves_others_alone(model: Llama) -> Non
 
 
 def test_a_form_that_other_rules_leave_nothing_of_ends_its_request_alone(model: Llama) -> None:
-    rules = LogitsRules(byte_tokenizer(), model.config.vocab_size)
+    rules = LogitsRules(byte_tokenizer, model.config.vocab_size)
     form = StructuredOutputs(choice=["ab"])
     bound = new("bound", allowed_token_ids=[9], structured_outputs=form)
     broken = new("broken", structured_outputs=StructuredOutputs(regex="("))

@@ -27,7 +27,7 @@ VOCAB_SIZE = 320  # some ids past the tokenizer's, as in real models
 
 @pytest.fixture(scope="module")
 def rules() -> LogitsRules:
-    return LogitsRules(byte_tokenizer(), VOCAB_SIZE)
+    return LogitsRules(byte_tokenizer, VOCAB_SIZE)
 
 
 def allowed(rule: LogitsRule) -> set[int]:
@@ -327,7 +327,7 @@ def test_a_limit_that_others_used_up_is_not_this_answers(monkeypatch: pytest.Mon
     """Copies share a lexer: two answers meet its limit together where each alone does not."""
     limits = LLParserLimits(max_lexer_states=700, verbose_errors=False)
     monkeypatch.setattr(grammar, "_LIMITS", limits)
-    rules = LogitsRules(byte_tokenizer(), VOCAB_SIZE)
+    rules = LogitsRules(byte_tokenizer, VOCAB_SIZE)
     branches = "|".join(f"{letter}{letter}{{100}}" for letter in "abcdefghij")
     form, failed, apart = StructuredOutputs(regex=f"({branches})"), [], 0
     for letter in "abcdefghij":
@@ -342,7 +342,7 @@ def test_a_limit_that_others_used_up_is_not_this_answers(monkeypatch: pytest.Mon
 def test_a_limit_of_its_own_fails_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = LLParserLimits(max_lexer_states=60, verbose_errors=False)
     monkeypatch.setattr(grammar, "_LIMITS", limits)
-    rules = LogitsRules(byte_tokenizer(), VOCAB_SIZE)
+    rules = LogitsRules(byte_tokenizer, VOCAB_SIZE)
     rule = rules.open(StructuredOutputs(regex="a{100}"))
     assert not follow(rules, rule, b"a" * 100)
     assert "structured_outputs.regex could not be followed to its end: " in (rule.error or "")
@@ -361,7 +361,7 @@ def test_what_is_kept_is_bounded() -> None:
 
 
 def test_many_threads_may_check_at_once() -> None:
-    rules = LogitsRules(byte_tokenizer(), VOCAB_SIZE)
+    rules = LogitsRules(byte_tokenizer, VOCAB_SIZE)
     forms = [StructuredOutputs(regex=f"[a-z]{{{1 + i % 5}}}") for i in range(40)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(rules.check, forms))

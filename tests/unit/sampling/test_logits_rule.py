@@ -24,7 +24,7 @@ def test_tokens_need_bytes_of_their_own() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.is_streamable = False
     with pytest.raises(InvalidGrammar) as caught:
-        LogitsRules(tokenizer, 300).check(StructuredOutputs(regex="a"))
+        LogitsRules(lambda: tokenizer, 300).check(StructuredOutputs(regex="a"))
     assert caught.value.message == (
         "structured_outputs.regex cannot be enforced: this model's tokens have no bytes of their "
         "own."
