@@ -17,7 +17,7 @@ DOORS = {
     "pydantic": ("server",),
     "uvicorn": ("server",),
     "h11": ("bench/http_exchange.py",),
-    "msgspec": ("server",),
+    "msgspec": ("server", "engine/frames.py"),
     "python_multipart": ("server/multipart_body.py",),
     "tokenizers": ("text",),
     "jinja2": ("text",),

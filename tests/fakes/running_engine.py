@@ -19,6 +19,7 @@ from headrace.core.structured_outputs import StructuredOutputs
 from headrace.core.telemetry import Metric
 from headrace.engine.async_engine import AsyncEngine
 from headrace.engine.engine import Engine
+from headrace.engine.engine_thread import EngineThread
 from headrace.engine.input_processor import InputProcessor
 from headrace.engine.output_stream import merge
 from headrace.engine.stats import EngineStats
@@ -114,8 +115,9 @@ async def running_engine(
     scheduler = Scheduler(limits, kv_cache, clock)
     runner = FakeRunner(BLOCK_SIZE, VOCAB_SIZE - 2, model)
     tokenizer, metrics = byte_tokenizer(), Recorder()
+    host = EngineThread(Engine(scheduler, runner), limits.max_num_requests)
     backend = AsyncEngine(
-        Engine(scheduler, runner),
+        host,
         InputProcessor(
             tokenizer, ChatTemplate(template, {}), scheduler.max_num_tokens, None, check_form
         ),
@@ -132,7 +134,7 @@ async def running_engine(
     finally:
         runner.gate.set()
         await backend.stop()
-        assert not any(thread.is_alive() for thread in backend._threads)
+        assert not any(t.is_alive() for t in (host._thread, backend._output_thread) if t)
 
 
 def ask(prompt: str | tuple[int, ...] = "hello", **changes: Any) -> GenerateRequest:

@@ -19,7 +19,8 @@ from headrace.core.config import ServerConfig
 from headrace.economics.accounts import Accounts
 from headrace.server.app import HeadraceApp, build_app
 from headrace.server.kept_responses import OpenStore
-from headrace.server.run import DrainingServer, address_of, listen
+from headrace.server.listener import listen
+from headrace.server.run import DrainingServer, address_of
 from headrace.server.services import StorageDoor
 
 

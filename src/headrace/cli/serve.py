@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +19,8 @@ from headrace.cli.generation import (
 )
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_MODEL
-from headrace.launch.serve import build
-from headrace.server.origins import is_loopback
-from headrace.server.run import address_of, listen, serve_app
+from headrace.launch.engine_start import start_engine
+from headrace.server.listener import listen
 from headrace.server.tls import load_certificate
 
 _NO_KEYS = (
@@ -146,11 +146,19 @@ def serve(
     listener = listen(config.server.host, config.server.port)
     with listener:
         find_model(config, model, may_pull=not no_pull)
-        app, engine = build(config, model)
+        starting = start_engine(config, model)
+        # The engine process loads the model while this one loads the server.
+        serving = importlib.import_module("headrace.server.run")
+        is_loopback = importlib.import_module("headrace.server.origins").is_loopback
+        app, engine = importlib.import_module("headrace.launch.serve").build(
+            config, model, starting
+        )
         if app.services.accounts.keys.is_open and not is_loopback(config.server.host):
             typer.echo(_NO_KEYS.format(host=config.server.host), err=True)
         names = ", ".join(app.services.models())
         typer.echo(f"{engine.memory_plan}\nmodel {names}", err=True)
-        address = address_of(listener, has_tls=certificate is not None)
+        address = serving.address_of(listener, has_tls=certificate is not None)
         ready = f"ready at {address}/v1 (Ctrl-C stops)"
-        asyncio.run(serve_app(app, listener, lambda: typer.echo(ready, err=True), certificate))
+        asyncio.run(
+            serving.serve_app(app, listener, lambda: typer.echo(ready, err=True), certificate)
+        )

@@ -31,10 +31,14 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`ready` means that tokens can move."""
+    """`ready` means that tokens can move.
+
+    `is_recovering`: they will again, soon; requests are taken meanwhile and wait.
+    """
 
     status: Literal["starting", "ready", "stalled", "draining", "dead"]
     detail: str = ""
+    is_recovering: bool = False
 
 
 @dataclass(frozen=True, slots=True)

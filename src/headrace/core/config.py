@@ -55,6 +55,10 @@ class EngineConfig:
             debugging.
         policy: order of the queue: `fair` shares tokens among tenants and is first come first
             served within one; `fcfs` over all; `priority` by the priority of the request.
+        stall_timeout_s: requests run, no step ends and the engine uses no processor: a server ends
+            the engine process after that and starts it again. Long steps may be longer.
+        max_restarts: restarts of the engine process in a row, each within a minute of the one
+            before, after which a server gives the engine up.
     """
 
     device: Device = "auto"
@@ -72,6 +76,8 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     eager: bool = False
     policy: QueuePolicy = "fair"
+    stall_timeout_s: float = 5.0
+    max_restarts: int = 5
 
     def __post_init__(self) -> None:
         _check_choice("engine.device", self.device, get_args(Device))
@@ -92,6 +98,8 @@ class EngineConfig:
         _check_boolean("engine.enable_prefix_caching", self.enable_prefix_caching)
         _check_boolean("engine.eager", self.eager)
         _check_choice("engine.policy", self.policy, get_args(QueuePolicy))
+        _check_number("engine.stall_timeout_s", self.stall_timeout_s, 0.5, 3600.0)
+        _check_integer("engine.max_restarts", self.max_restarts, 0, 1000)
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(
                 "engine.max_num_batched_tokens",

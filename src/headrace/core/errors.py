@@ -214,7 +214,7 @@ class EngineStalled(BackendError):
 
 
 class EngineDied(BackendError):
-    """The engine loop ended with an error."""
+    """The engine ended, and is not started again."""
 
 
 class InvalidLogits(BackendError):

@@ -186,6 +186,17 @@ BATCH_REQUESTS = Metric(
     "Lines of batches that were answered, by outcome: completed or failed.",
     ("outcome",),
 )
+ENGINE_RESTARTS = Metric(
+    "headrace:engine_restarts_total",
+    "counter",
+    "Times the engine process was started again, by why it ended: died, failed or stalled.",
+    ("reason",),
+)
+REQUESTS_RESUMED = Metric(
+    "headrace:requests_resumed_total",
+    "counter",
+    "Unfinished answers that a restarted engine process went on with.",
+)
 
 METRICS: tuple[Metric, ...] = (
     NUM_REQUESTS_RUNNING,
@@ -218,4 +229,6 @@ METRICS: tuple[Metric, ...] = (
     LEDGER_ROWS_LOST,
     BATCHES_UNFINISHED,
     BATCH_REQUESTS,
+    ENGINE_RESTARTS,
+    REQUESTS_RESUMED,
 )

@@ -1,8 +1,8 @@
 """AsyncEngine: the engine as a Backend.
 
-In: GenerateRequest. Out: streams of RequestOutput. Starts two threads: one runs the steps, one
-makes text of them. Event loops only wait, so many may use one engine. Everything is bounded:
-unfinished requests by the scheduler's limits, channels by those, a slow reader by its own answer.
+In: GenerateRequest. Out: streams of RequestOutput. A host runs the steps, a thread makes text of
+them. Event loops only wait, so many may use one engine. Everything is bounded: unfinished requests
+by the scheduler's limits, channels by those, a slow reader by its own answer.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.step import StepReport
 from headrace.engine.admission import Admission
-from headrace.engine.channel import ThreadChannel
-from headrace.engine.engine import Engine
+from headrace.engine.engine_host import EngineHost
 from headrace.engine.input_processor import InputProcessor, PreparedRequest
-from headrace.engine.loop import EngineLoop
-from headrace.engine.messages import Abort, EngineEnded, EngineMessage, EngineReply, Stop, Submit
+from headrace.engine.messages import Abort, EngineEnded, EngineReply, Stop, Submit
 from headrace.engine.output_processor import OutputProcessor
 from headrace.engine.output_stream import Mailbox, OutputStream
 from headrace.engine.stats import EngineStats
@@ -35,7 +33,6 @@ from headrace.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING_REPORTS = 64
 NUM_TEXT_THREADS = 2
 
 
@@ -44,7 +41,7 @@ class AsyncEngine:
 
     def __init__(
         self,
-        engine: Engine,
+        host: EngineHost,
         input_processor: InputProcessor,
         tokenizer: Tokenizer,
         models: Sequence[ModelInfo],
@@ -61,13 +58,10 @@ class AsyncEngine:
         self._clock = clock
         self._room = Admission(max_num_requests, stats)
         self._stall_timeout_s = stall_timeout_s
-        # Each answer sends a Submit, and an Abort when it stops, fails or is left; one Stop.
-        self._inbox: ThreadChannel[EngineMessage] = ThreadChannel(4 * max_num_requests + 1)
-        self._outbox: ThreadChannel[EngineReply] = ThreadChannel(MAX_WAITING_REPORTS)
+        self._host = host
         self._output = OutputProcessor(tokenizer, stats, self._send_abort)
-        self._loop = EngineLoop(engine, self._inbox, self._outbox)
         self._text_pool = ThreadPoolExecutor(NUM_TEXT_THREADS, thread_name_prefix="headrace-text")
-        self._threads: tuple[Thread, ...] = ()
+        self._output_thread: Thread | None = None
         self._text = TokenizerText(tokenizer, input_processor, self._text_pool)
         self._serial = itertools.count()
         # Between the check for room and taking it; between the last answer and the engine's end.
@@ -90,12 +84,9 @@ class AsyncEngine:
         if self._state != "starting":
             return
         self._state = "ready"
-        self._threads = (
-            Thread(target=self._loop.run, name="headrace-engine", daemon=True),
-            Thread(target=self._run_output, name="headrace-output", daemon=True),
-        )
-        for thread in self._threads:
-            thread.start()
+        self._host.start()
+        self._output_thread = Thread(target=self._run_output, name="headrace-output", daemon=True)
+        self._output_thread.start()
 
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new requests and wait for those that run; False when some are left."""
@@ -112,15 +103,19 @@ class AsyncEngine:
             self._state = "dead"
         if self._state != "dead":
             self._state = "draining"
-            self._inbox.send(Stop())
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join, timeout_s)
+            self._host.send(Stop())
+        if self._output_thread is not None:
+            await asyncio.to_thread(self._output_thread.join, timeout_s)
+        await asyncio.to_thread(self._host.join, timeout_s)
         self._text_pool.shutdown(wait=False, cancel_futures=True)
 
     def health(self) -> Health:
         """Say whether tokens can move. Stalled: requests run and no step ends."""
         if self._state == "dead":
             return Health("dead", self._detail or "The engine was stopped.")
+        pause = self._host.pause()
+        if pause is not None and self._state == "ready":
+            return Health("stalled", pause, is_recovering=True)
         idle_s = self._clock.monotonic_s() - self._moved_at_s
         if self._output.num_unfinished and idle_s > self._stall_timeout_s:
             waiting = f"Unfinished requests: {self._output.num_unfinished}"
@@ -151,7 +146,7 @@ class AsyncEngine:
             opened = self._output.open(prepared, mailbox, arrived_at_s)
         stream = OutputStream(mailbox, lambda: self._output.close(opened))
         for spec in prepared.specs:
-            self._inbox.send(Submit(spec))
+            self._host.send(Submit(spec))
         return stream
 
     def _check_model(self, name: str) -> None:
@@ -170,7 +165,7 @@ class AsyncEngine:
 
     def _send_abort(self, answer_id: str) -> None:
         try:
-            self._inbox.send(Abort(answer_id))
+            self._host.send(Abort(answer_id))
         except CapacityError:
             # Nobody reads a dead engine's inbox; a live one is never this far behind.
             if self._state != "dead":
@@ -178,14 +173,23 @@ class AsyncEngine:
 
     def _run_output(self) -> None:
         """Body of the output thread: serve until the engine's last reply."""
-        while True:
-            for reply in self._outbox.receive(None):
-                self._moved_at_s = self._clock.monotonic_s()
-                if isinstance(reply, EngineEnded):
-                    self._end(reply.error)
-                    return
-                if self._state != "dead":
-                    self._apply(reply)
+        try:
+            while not self._take(self._host.receive()):
+                pass
+        except Exception as failure:
+            logger.exception("The engine cannot be heard any more.")
+            self._end(f"{type(failure).__name__}: {failure}")
+
+    def _take(self, replies: Sequence[EngineReply]) -> bool:
+        """Pass replies on; True after the last."""
+        for reply in replies:
+            self._moved_at_s = self._clock.monotonic_s()
+            if isinstance(reply, EngineEnded):
+                self._end(reply.error)
+                return True
+            if self._state != "dead":
+                self._apply(reply)
+        return False
 
     def _apply(self, report: StepReport) -> None:
         try:
@@ -194,7 +198,7 @@ class AsyncEngine:
         except Exception as failure:
             logger.exception("The output side failed.")
             self._end(f"{type(failure).__name__}: {failure}")
-            self._inbox.send(Stop())
+            self._host.send(Stop())
 
     def _end(self, reason: str | None) -> None:
         """Fail every stream. The first end counts."""

@@ -1,18 +1,25 @@
-"""ThreadChannel: a bounded queue from one side of the engine to the other.
+"""From one side of the engine to the other. ThreadChannel: a bounded queue between two threads.
 
 In and out: messages of engine/messages.py, in order. A receiver with nothing to do is parked, not
-spinning. Knows nothing of what the messages mean.
+spinning. Knows nothing of what the messages mean. Between processes: engine/frames.py.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from threading import Condition, RLock
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from headrace.core.errors import CapacityError
 
 Message = TypeVar("Message")
+Sent = TypeVar("Sent", contravariant=True)
+
+
+class Sender(Protocol[Sent]):
+    """Where messages go in. Full is full: whoever sends waits, or is told."""
+
+    def send(self, message: Sent, timeout_s: float | None = 0.0) -> None: ...
 
 
 class ThreadChannel(Generic[Message]):

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from headrace.cache.kv_cache_manager import KVCacheManager
+from headrace.core.clock import Clock
+from headrace.core.config import EngineConfig
 from headrace.core.errors import HeadraceError
 from headrace.core.step import ModelRunnerOutput, SchedulerOutput, StepReport
 from headrace.engine.messages import Abort, Submit
+from headrace.executor.memory import Capacity
 from headrace.sched.scheduler import Scheduler
+from headrace.sched.token_budget import SchedulerLimits
 
 
 class Runner(Protocol):
@@ -56,3 +61,24 @@ class Engine:
         output = self._scheduler.schedule()
         self._runner.submit(output)
         return self._scheduler.update(output, self._runner.collect())
+
+
+def make_engine(config: EngineConfig, capacity: Capacity, runner: Runner, clock: Clock) -> Engine:
+    """An engine for what fits."""
+    limits = scheduler_limits(config, capacity.max_model_len)
+    kv_cache = KVCacheManager(
+        capacity.num_blocks, capacity.block_size, config.enable_prefix_caching
+    )
+    return Engine(Scheduler(limits, kv_cache, clock, config.policy), runner)
+
+
+def scheduler_limits(config: EngineConfig, max_model_len: int) -> SchedulerLimits:
+    """What a step and the queue may hold. `max_model_len` is what fits."""
+    return SchedulerLimits(
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_num_seqs=config.max_num_seqs,
+        max_mixed_prompt_tokens=config.max_mixed_prompt_tokens,
+        max_mixed_background_tokens=config.max_mixed_background_tokens,
+        max_waiting_requests=config.max_waiting_requests,
+        max_model_len=max_model_len,
+    )

@@ -1,4 +1,4 @@
-"""EngineLoop: inbox -> step -> outbox, in a thread of its own, until told to stop.
+"""EngineLoop: inbox -> step -> outbox, in a thread or process of its own, until told to stop.
 
 In: EngineMessage. Out: EngineReply. Without work it is parked on the inbox. An error in a step
 ends the loop: the KV cache may be half written, and nothing may be computed from it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from headrace.engine.channel import ThreadChannel
+from headrace.engine.channel import Sender, ThreadChannel
 from headrace.engine.engine import Engine
 from headrace.engine.messages import EngineEnded, EngineMessage, EngineReply, Stop
 
@@ -22,7 +22,7 @@ class EngineLoop:
         self,
         engine: Engine,
         inbox: ThreadChannel[EngineMessage],
-        outbox: ThreadChannel[EngineReply],
+        outbox: Sender[EngineReply],
     ) -> None:
         self._engine = engine
         self._inbox = inbox

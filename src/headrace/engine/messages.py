@@ -1,13 +1,18 @@
 """What goes into the engine and what comes out. Frozen, plain data: they can cross a process.
 
 In: Submit, Abort, Stop. Out: StepReport (core/step.py) after each step, and one EngineEnded last.
+The rest is between the two processes alone: how the engine process starts, forms, its log.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from headrace.core.config import EngineConfig
 from headrace.core.step import StepReport
+from headrace.core.structured_outputs import StructuredOutputs
 from headrace.sched.request_state import RequestSpec
 
 
@@ -39,3 +44,77 @@ class EngineEnded:
 
 EngineMessage = Submit | Abort | Stop
 EngineReply = StepReport | EngineEnded
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """A HeadraceError on its way to another process: its class, its text, its fields."""
+
+    kind: str
+    message: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StartEngine:
+    """The first message to an engine process. `engine` is resolved; `free_bytes` bound the plan.
+
+    `cache_dir` keeps built tokenizers. `log_level` is a number of `logging`.
+    """
+
+    path: str
+    engine: EngineConfig
+    free_bytes: int
+    cache_dir: str
+    log_level: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReady:
+    """The first reply: the model runs. What the front process must know of it."""
+
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+    total_bytes: int
+    memory_plan: str
+    kv_cache_dtype: str
+    vocab_size: int
+    vector_size: int
+    ops: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineNotStarted:
+    """The first reply when there is no engine; nothing follows."""
+
+    error: ErrorRecord
+
+
+@dataclass(frozen=True, slots=True)
+class CheckForm:
+    """Find out whether answers can be held to a form, and keep it compiled."""
+
+    check_id: int
+    form: StructuredOutputs
+
+
+@dataclass(frozen=True, slots=True)
+class FormChecked:
+    """`error` is None for a form that answers can be held to."""
+
+    check_id: int
+    error: ErrorRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of the engine process's log, for the log of the front process."""
+
+    logger: str
+    level: int
+    text: str
+
+
+ToProcess = EngineMessage | StartEngine | CheckForm
+FromProcess = EngineReply | EngineReady | EngineNotStarted | FormChecked | LogLine

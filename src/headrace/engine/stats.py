@@ -12,6 +12,9 @@ from headrace.core.step import StepReport
 from headrace.core.telemetry import MetricSink
 from headrace.engine.open_request import OpenRequest
 
+ENDS = ("died", "failed", "stalled")
+"""Why an engine process is started again."""
+
 
 class EngineStats:
     """Counts for one engine. Units: seconds, tokens."""
@@ -21,10 +24,17 @@ class EngineStats:
         self._newest_token_at_s: dict[str, float] = {}
         labels = {"block_size": str(block_size), "num_gpu_blocks": str(num_blocks)}
         sink.set(telemetry.CACHE_CONFIG, 1, **labels)
+        for reason in ENDS:  # there from the start, so that the first one is an increase
+            sink.add(telemetry.ENGINE_RESTARTS, 0, reason=reason)
 
     def count_rejection(self) -> None:
         """Note a request that found the queue full."""
         self._sink.add(telemetry.ADMISSION_REJECTIONS)
+
+    def count_restart(self, reason: str, num_resumed: int) -> None:
+        """Note an engine process that was started again."""
+        self._sink.add(telemetry.ENGINE_RESTARTS, 1, reason=reason)
+        self._sink.add(telemetry.REQUESTS_RESUMED, num_resumed)
 
     def observe_step(self, report: StepReport) -> None:
         """Take in the gauges and counters of a step."""

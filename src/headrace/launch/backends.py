@@ -17,7 +17,8 @@ from headrace.engine.started_model import Progress, start_model
 from headrace.hub.model_store import LocalModel, ModelStore
 
 if TYPE_CHECKING:
-    from headrace.launch.local_engine import LocalEngine, MakeSink
+    from headrace.launch.engine_backend import MakeSink
+    from headrace.launch.local_engine import LocalEngine
 
 
 def open_engine(

@@ -1,4 +1,4 @@
-"""From a model's name and a Config to the HTTP application around its engine."""
+"""From a model's name and a Config to the HTTP application around its engine process."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from contextlib import asynccontextmanager
 
 from headrace.core.config import Config
 from headrace.core.version import headrace_version
-from headrace.engine.started_model import Progress
 from headrace.launch.accounts import AccountsWatch
-from headrace.launch.backends import open_engine
-from headrace.launch.local_engine import LocalEngine
+from headrace.launch.engine_backend import EngineBackend
+from headrace.launch.engine_start import StartingEngine, start_engine
 from headrace.launch.response_door import ResponseDoor
 from headrace.launch.storage import LazyStorage
+from headrace.launch.supervised_engine import finish_engine
 from headrace.observe.prometheus import PrometheusMetrics
 from headrace.server.app import HeadraceApp, build_app
 
 
 def build(
-    config: Config, model: str, progress: Progress | None = None
-) -> tuple[HeadraceApp, LocalEngine]:
+    config: Config, model: str, starting: StartingEngine | None = None
+) -> tuple[HeadraceApp, EngineBackend]:
     """Load the model and join it to the routes; the app starts and stops the engine.
 
-    Raises: ModelNotFound, ModelFileError, OutOfMemory, ConfigError, StoreError.
+    `starting` is the model's engine process, where that was started before this was imported.
+    Raises: ModelNotFound, ModelFileError, OutOfMemory, ConfigError, StoreError, EngineDied.
     """
     sinks: list[PrometheusMetrics] = []
 
@@ -36,7 +37,7 @@ def build(
     accounts = watch.open()
     door = ResponseDoor(config)
     storage = LazyStorage(config)
-    engine = open_engine(model, config, progress=progress, make_sink=make_sink)
+    engine = finish_engine(starting or start_engine(config, model), make_sink)
 
     @asynccontextmanager
     async def run_engine() -> AsyncIterator[None]:

@@ -58,6 +58,11 @@ class LogitsRules:
         self._compiler: Any = None
         self._pool: ThreadPoolExecutor | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the compiler is loaded."""
+        return self._compiler is not None
+
     def check(self, form: StructuredOutputs) -> None:
         """Compile a form, so that it is ready when its first answer starts.
 

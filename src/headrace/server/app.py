@@ -377,7 +377,7 @@ class _Inference:
         meter = Metered(services.backend, facts, services.accounts, services.clock)
         scope[_METER] = meter
         meter.begin()
-        services.check_ready()
+        services.check_ready(may_wait=True)
         body = await read_json_object(receive, headers, services.config)
         call = Call(body, headers, facts.request_id, facts.caller, meter)
         work = asyncio.create_task(self._run(meter, call, send))

@@ -1,13 +1,12 @@
-"""The process side of serving: a listening socket, uvicorn around it, and what signals do.
+"""The process side of serving: uvicorn around a listening socket, and what signals do.
 
-In: an app and an address. Out: nothing until the server has ended. The first SIGTERM or Ctrl-C
+In: an app and a listener. Out: nothing until the server has ended. The first SIGTERM or Ctrl-C
 drains, the second tells what runs and ends, the third kills. Knows no route.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import signal
 import socket
@@ -17,7 +16,6 @@ from types import FrameType
 
 import uvicorn
 
-from headrace.core.errors import ConfigError
 from headrace.server.app import HeadraceApp
 from headrace.server.connection import connection_limits, guard_connections
 
@@ -28,38 +26,6 @@ _log = logging.getLogger(__name__)
 _KEEP_ALIVE_S = 75
 # What is still open after the drain is cut off.
 _CUT_OFF_S = 2
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Open the listening socket; port 0 takes a free one.
-
-    Raises: ConfigError that says why the address cannot be used.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise ConfigError(
-            "server.host", host, "an address of this machine", f"{error.strerror or error}."
-        ) from None
-    family, kind, protocol, _, address = found[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise _address_error(host, port, error) from None
-    return listener
-
-
-def _address_error(host: str, port: int, error: OSError) -> ConfigError:
-    if error.errno == errno.EADDRINUSE:
-        hint = f"Something listens on {host}:{port} already; stop it, or choose another --port."
-        return ConfigError("server.port", port, "a free port", hint)
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return ConfigError("server.port", port, "a port this user may open, such as 8000")
-    return ConfigError("server.host", host, "an address of this machine", f"{error.strerror}.")
 
 
 def address_of(listener: socket.socket, has_tls: bool = False) -> str:

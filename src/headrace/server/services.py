@@ -99,11 +99,14 @@ class Services:
             raise ModelNotFound(name, tuple(models))
         return models[name]
 
-    def check_ready(self) -> None:
-        """Raises: CapacityError while tokens cannot move."""
+    def check_ready(self, may_wait: bool = False) -> None:
+        """See that tokens can move; with `may_wait`, that they will soon.
+
+        Raises: CapacityError.
+        """
         self.lifetime.check_open()
         health = self.backend.health()
-        if health.status != "ready":
+        if health.status != "ready" and not (may_wait and health.is_recovering):
             detail = f": {health.detail}" if health.detail else ""
             raise CapacityError(
                 f"The server is {health.status}{detail}. Send the request again later.",

@@ -162,7 +162,7 @@ async def test_a_thousand_leavers_leave_nothing_behind() -> None:
             await stream.aclose()
         await running.until_idle()
         assert time.monotonic() - started_s < 20
-        assert len(running.backend._inbox) == 0
+        assert len(running.backend._host.inbox) == 0
 
 
 async def test_a_slow_reader_gets_one_output_and_delays_nobody() -> None:
@@ -213,7 +213,7 @@ async def test_a_failing_output_side_ends_everything_and_hangs_nobody() -> None:
         with pytest.raises(EngineDied, match="AttributeError"):
             async for _ in stream:
                 pass
-        await running.until(lambda: not running.backend._threads[0].is_alive())
+        await running.until(lambda: not running.backend._host._thread.is_alive())
         assert running.backend.health().status == "dead"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from fakes.gguf_file import STRING, GgufFile, array_value, string_value, text, u32, u32_value
 from fakes.small_vocabularies import byte_level
-from headrace.engine.build import load_tokenizer
+from headrace.engine.model_text import load_tokenizer
 from headrace.text.tokenizer import Tokenizer
 from headrace.text.tokenizer_cache import cache_path
 from headrace.weights.gguf import GgufReader

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from headrace.core.errors import ConfigError
-from headrace.server.run import address_of, listen
+from headrace.server.listener import listen
+from headrace.server.run import address_of
 
 
 def test_port_zero_takes_a_free_one() -> None:

@@ -1,0 +1,78 @@
+"""EngineBackend: a Backend around one model's engine, wherever that runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any
+
+from headrace.core.backend import Health, ModelInfo, ModelText
+from headrace.core.clock import Clock
+from headrace.core.output import RequestOutput
+from headrace.core.request import GenerateRequest
+from headrace.core.telemetry import MetricSink
+from headrace.engine.async_engine import AsyncEngine
+from headrace.hub.model_store import LocalModel
+from headrace.text.chat_template import ChatTemplate
+from headrace.text.reasoning import find_reasoning_marks
+
+MakeSink = Callable[[str], MetricSink]
+
+
+class EngineBackend:
+    """The engine and what people ask of it: its plan, and what computes, for records."""
+
+    def __init__(
+        self, engine: AsyncEngine, memory_plan: str, environment: Mapping[str, Any]
+    ) -> None:
+        self._engine = engine
+        self.memory_plan = memory_plan
+        self.environment = dict(environment)
+        self.model_info = engine.models()[0]
+
+    async def start(self) -> None:
+        """Start the engine's threads."""
+        await self._engine.start()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait for those that run; False when some are left."""
+        return await self._engine.drain(timeout_s)
+
+    async def stop(self) -> None:
+        """End what runs. Calling it twice is harmless."""
+        await self._engine.stop()
+
+    def models(self) -> Sequence[ModelInfo]:
+        """See core.backend.Backend."""
+        return self._engine.models()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
+        """See core.backend.Backend."""
+        return await self._engine.generate(request)
+
+    def text(self, model: str) -> ModelText:
+        """See core.backend.Backend."""
+        return self._engine.text(model)
+
+    def health(self) -> Health:
+        """See core.backend.Backend."""
+        return self._engine.health()
+
+
+def model_info(
+    local: LocalModel,
+    max_model_len: int,
+    vector_size: int,
+    template: ChatTemplate | None,
+    clock: Clock,
+) -> ModelInfo:
+    """What callers are told of a model."""
+    return ModelInfo(
+        name=local.name,
+        max_model_len=max_model_len,
+        created=int(clock.unix_s()),
+        root=local.path.name,
+        has_chat_template=template is not None,
+        template_variables=template.variables if template else frozenset(),
+        has_reasoning=template is not None and find_reasoning_marks(template.source) is not None,
+        vector_size=vector_size,
+    )
