@@ -1,0 +1,261 @@
+"""The engine process killed, stopped and broken under a real server: clients see a pause."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from programs import eventually
+from served_model import ServedModel, serve
+
+from fakes.random_model import write_random_model
+
+COUNT = "1, 2, 3, 4, 5,"
+LONG = "The rivers of Europe in a list: " + " ".join(f"river {i}," for i in range(30))
+SETTINGS = "engine: {stall_timeout_s: 1.0, max_restarts: 20, memory_bytes: 400MiB}\n"
+LETTERS = list(b"abcdefgh")
+FORM = {"json": {"type": "array", "items": {"type": "integer"}, "minItems": 99}}
+ASKS: dict[str, dict[str, Any]] = {
+    "greedy": {"prompt": LONG, "temperature": 0, "ignore_eos": True},
+    "sampled": {"prompt": "Rivers", "temperature": 1.2, "seed": 5, "top_p": 0.9, "logprobs": 2},
+    "several": {
+        "prompt": "la la la la", "temperature": 0.7, "seed": 9, "n": 2, "frequency_penalty": 1.0,
+        "presence_penalty": 0.4, "repetition_penalty": 1.1, "min_tokens": 70,
+    },
+    "form": {"prompt": "Numbers:", "temperature": 1, "seed": 4, "structured_outputs": FORM},
+    "stop": {"prompt": COUNT, "temperature": 1, "seed": 6, "allowed_token_ids": LETTERS},
+}  # fmt: skip
+MAX_TOKENS = 80
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def faulty(
+    tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ServedModel, Path]]:
+    """A server that restarts its engine as often as the tests want, with a ledger.
+
+    In the end it is killed itself: then no engine may be left, not even one that is stopped.
+    """
+    folder = tmp_path_factory.mktemp("faults")
+    with serve(tiny, folder, *options(folder, SETTINGS)) as server:
+        yield server, folder / "ledger.db"
+        engine = engine_of(server)
+        engine.suspend()
+        os.kill(server.program.process.pid, signal.SIGKILL)
+        engine.wait(30)
+
+
+def options(folder: Path, settings: str) -> list[str]:
+    (folder / "settings.yaml").write_text(settings)
+    database = f"sqlite:///{folder / 'ledger.db'}"
+    return [
+        "--config", str(folder / "settings.yaml"), "--database", database, "--ledger", "on",
+    ]  # fmt: skip
+
+
+def ask(client: httpx.Client, server: ServedModel, body: dict[str, Any]) -> httpx.Response:
+    return client.post(
+        "/v1/completions", json={"model": server.model, "max_tokens": MAX_TOKENS, **body}
+    )
+
+
+def engine_of(server: ServedModel) -> psutil.Process:
+    """The engine process that runs now."""
+    children = psutil.Process(server.program.process.pid).children()
+    assert len(children) == 1, children
+    return children[0]
+
+
+class Collected:
+    """What a client has of an answer: all of it but ids and times."""
+
+    def __init__(self) -> None:
+        self.num_chunks = 0
+        self.texts: dict[int, str] = {}
+        self.logprobs: dict[int, list[Any]] = {}
+        self.ends: dict[int, Any] = {}
+        self.usage: Any = None
+
+    def add(self, chunk: Any) -> None:
+        self.num_chunks += 1
+        self.usage = chunk.usage or self.usage
+        for choice in chunk.choices:
+            index = choice.index
+            self.texts[index] = self.texts.get(index, "") + choice.text
+            if choice.logprobs:
+                entry = choice.logprobs
+                pairs = zip(entry.tokens, entry.token_logprobs, entry.top_logprobs, strict=True)
+                self.logprobs.setdefault(index, []).extend(pairs)
+            if choice.finish_reason:
+                self.ends[index] = (choice.finish_reason, getattr(choice, "stop_reason", None))
+
+    def content(self) -> tuple[Any, ...]:
+        return self.texts, self.logprobs, self.ends, self.usage
+
+
+async def run_all(
+    server: ServedModel, asks: dict[str, dict[str, Any]], collected: dict[str, Collected]
+) -> None:
+    """Stream every answer at once into `collected`."""
+    standard = {"prompt", "temperature", "max_tokens", "seed", "top_p", "logprobs", "n", "stop",
+                "frequency_penalty", "presence_penalty"}  # fmt: skip
+
+    async with server.async_openai() as client:
+
+        async def run_one(name: str) -> None:
+            body = {"max_tokens": MAX_TOKENS, **asks[name]}
+            stream = await client.completions.create(
+                model=server.model,
+                stream=True,
+                stream_options={"include_usage": True},
+                **{key: body[key] for key in body if key in standard},
+                extra_body={key: body[key] for key in body if key not in standard},
+            )
+            async for chunk in stream:
+                collected[name].add(chunk)
+
+        await asyncio.gather(*map(run_one, asks))
+
+
+async def disturb(
+    server: ServedModel, collected: dict[str, Collected], number: signal.Signals
+) -> None:
+    """Send the engine process a signal once every answer has begun."""
+    while any(each.num_chunks < 2 for each in collected.values()):
+        await asyncio.sleep(0.005)
+    assert not any(each.ends for each in collected.values())
+    engine_of(server).send_signal(number)
+
+
+def rows(database: Path) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(database) as connection:
+        return connection.execute(
+            "SELECT input_tokens, output_tokens, finish_reason, error FROM usage_rows "
+            "ORDER BY accepted_at_ms"
+        ).fetchall()
+
+
+async def test_answers_go_on_after_a_kill_and_after_a_stall(
+    faulty: tuple[ServedModel, Path],
+) -> None:
+    """Equal to the bit: texts, logprobs, ends, usage; and a row of usage each, without an error."""
+    server, database = faulty
+    with server.client() as client:
+        ask(client, server, {**ASKS["greedy"], "max_tokens": 1})  # fills the prefix cache
+        text = ask(client, server, ASKS["stop"]).json()["choices"][0]["text"]
+    stop = next(text[i : i + 5] for i in range(50, 75) if text.find(text[i : i + 5]) == i)
+    asks = {**ASKS, "stop": {**ASKS["stop"], "stop": [stop, "nothing"]}}
+    undisturbed = {name: Collected() for name in asks}
+    await run_all(server, asks, undisturbed)
+    first_row = int(server.metric("headrace:ledger_rows_total"))
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        restarts = server.metric("headrace:engine_restarts_total")
+        before = engine_of(server)
+        collected = {name: Collected() for name in asks}
+        await asyncio.gather(run_all(server, asks, collected), disturb(server, collected, number))
+        assert engine_of(server).pid != before.pid
+        assert server.metric("headrace:engine_restarts_total") == restarts + 1
+        for name in asks:
+            assert collected[name].content() == undisturbed[name].content(), (number, name)
+    assert undisturbed["stop"].ends[0] == ("stop", stop)
+    assert len(undisturbed["sampled"].logprobs[0]) == MAX_TOKENS
+    assert undisturbed["greedy"].usage.prompt_tokens_details.cached_tokens > 32
+    wanted = first_row + 2 * len(ASKS)
+    name = "headrace:ledger_rows_total"
+    eventually(lambda: server.metric(name) >= wanted, "every answer has its row")
+    written = rows(database)[-2 * len(ASKS) :]
+    half = len(ASKS)
+    assert sorted(written[:half], key=str) == sorted(written[half:], key=str)
+    assert all(error is None for *_, error in written)
+
+
+async def test_the_real_model_goes_on_too(served: ServedModel) -> None:
+    asks = {
+        "greedy": {"prompt": COUNT, "temperature": 0, "max_tokens": 20},
+        "sampled": {"prompt": "Rivers are", "temperature": 1.1, "seed": 8, "max_tokens": 20},
+    }
+    undisturbed, collected = ({name: Collected() for name in asks} for _ in range(2))
+    await run_all(served, asks, undisturbed)
+    await asyncio.gather(
+        run_all(served, asks, collected), disturb(served, collected, signal.SIGKILL)
+    )
+    assert undisturbed["greedy"].texts[0].startswith(" 6, 7, 8, 9")
+    for name in asks:
+        assert collected[name].content() == undisturbed[name].content(), name
+
+
+def test_an_idle_engine_that_is_killed_comes_back(faulty: tuple[ServedModel, Path]) -> None:
+    server, _ = faulty
+    server.wait_until_idle()
+    before = engine_of(server)
+    before.kill()
+    with server.client() as client:
+        # Sent while the process is dead, starting or there again: it waits where it must.
+        answer = ask(client, server, {**ASKS["greedy"], "max_tokens": 9})
+        assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, 9)
+        assert client.get("/health").status_code == 200
+    assert engine_of(server).pid != before.pid
+    assert "was killed by SIGKILL" in server.program.stderr
+
+
+def test_a_client_that_left_a_stopped_engine_is_forgotten(
+    faulty: tuple[ServedModel, Path],
+) -> None:
+    server, database = faulty
+    with server.openai() as client:
+        stream = client.completions.create(
+            model=server.model, prompt=COUNT, max_tokens=3000, stream=True,
+            extra_body={"ignore_eos": True},
+        )  # fmt: skip
+        next(iter(stream))
+        engine_of(server).suspend()
+        stream.close()
+    server.wait_until_idle()
+    eventually(lambda: rows(database)[-1][3] == "client_disconnected", "the row is written")
+
+
+def test_too_many_restarts_end_the_engine_and_not_the_server(tiny: Path, tmp_path: Path) -> None:
+    settings = options(tmp_path, "engine: {max_restarts: 1, memory_bytes: 400MiB}\n")
+    with serve(tiny, tmp_path, *settings) as server, server.client() as client:
+        first = engine_of(server)
+        with server.openai() as official:
+            stream = official.completions.create(
+                model=server.model, prompt=COUNT, max_tokens=1500, stream=True,
+                extra_body={"ignore_eos": True},
+            )  # fmt: skip
+            begun = next(iter(stream)).choices[0].text
+            first.kill()
+            eventually(lambda: children(server) not in ([], [first.pid]), "the engine is restarted")
+            begun += next(iter(stream)).choices[0].text
+            engine_of(server).kill()
+            with pytest.raises(Exception, match=r"The engine ended with an error: .*SIGKILL"):
+                for chunk in stream:
+                    begun += chunk.choices[0].text
+        assert begun
+        health = client.get("/health")
+        assert (health.status_code, "server is dead" in health.text) == (503, True)
+        assert ask(client, server, {"prompt": "x"}).status_code == 503
+        eventually(lambda: len(rows(tmp_path / "ledger.db")) == 2, "both rows are written")
+        (input_tokens, output_tokens, end, error), _ = rows(tmp_path / "ledger.db")
+        assert (input_tokens > 0, output_tokens > 0, end, error) == (
+            True, True, "error", "EngineDied",
+        )  # fmt: skip
+        server.program.process.terminate()
+        assert server.program.end() == 0
+
+
+def children(server: ServedModel) -> list[int]:
+    return [child.pid for child in psutil.Process(server.program.process.pid).children()]
