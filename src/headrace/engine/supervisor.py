@@ -87,6 +87,8 @@ class Supervisor:
         self._reason = ""
         self._pause: str | None = None
         self._num_restarts = 0
+        # Of them, those since a step has ended: the next one has to wait.
+        self._num_fruitless = 0
         self._up_since_s = time.monotonic()
 
     def start(self) -> None:
@@ -149,6 +151,7 @@ class Supervisor:
         for message in messages:
             if isinstance(message, StepReport):
                 self._watch.observe(message.stats)
+                self._num_fruitless = 0
                 with self._lock:
                     replies.append(self._requests.take(message))
             elif isinstance(message, FormChecked):
@@ -208,12 +211,13 @@ class Supervisor:
         return self._reason
 
     def _restart(self) -> EngineProcess | None:
-        """Start a process, later each time; None when it does not get ready."""
+        """Start a process, later each time without a step; None when it does not get ready."""
         count = f"{self._num_restarts} of {self._max_restarts}"
         self._pause = f"The engine ended ({self._reason}) and is being restarted ({count})."
         logger.error("%s", self._pause)
-        if self._num_restarts > 1:
-            self._stopping.wait(min(2.0 ** (self._num_restarts - 3), MAX_BACKOFF_S))
+        if self._num_fruitless:
+            self._stopping.wait(min(2.0 ** (self._num_fruitless - 2), MAX_BACKOFF_S))
+        self._num_fruitless += 1
         process = None
         try:
             process = EngineProcess()
