@@ -83,6 +83,10 @@ class BatchWorker:
                 if not self._is_failing:
                     _log.error("batches wait: %s", error)
                 self._is_failing, wait_s = True, IDLE_S
+            except Exception:
+                # Batches of every tenant hang on this task.
+                _log.exception("looking for batches failed and is tried again")
+                wait_s = SWEEP_S
             try:
                 async with asyncio.timeout(wait_s):
                     await news.wait()
