@@ -89,7 +89,7 @@ WITHOUT_BODY = [pair for pair in ROUTES if pair not in WITH_BODY]
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
     """Real checks, templates, tokens, forms and storage; the answers are a script's."""
-    rules = LogitsRules(byte_tokenizer(), VOCAB_SIZE)
+    rules = LogitsRules(byte_tokenizer, VOCAB_SIZE)
     prompts = InputProcessor(
         byte_tokenizer(), ChatTemplate(TEMPLATE, {}), 1000, check_form=rules.check
     )
@@ -194,7 +194,7 @@ def test_no_path_is_a_server_error(fuzzed: Fuzzed, path: str, method: str) -> No
 
 def test_the_engine_keeps_nothing_of_any_body() -> None:
     """The same on the real scheduler and cache: whatever was asked, its blocks come back."""
-    rules, names = LogitsRules(byte_tokenizer(), VOCAB_SIZE), field_names()
+    rules, names = LogitsRules(byte_tokenizer, VOCAB_SIZE), field_names()
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         opened = running_engine(max_model_len=48, check_form=rules.check)
