@@ -356,7 +356,7 @@ def test_what_is_kept_is_bounded() -> None:
     assert len(compiler._kept) == grammar.MAX_KEPT
     for index in range(12):
         compiler.compile(StructuredOutputs(choice=[f"{index}" + "x" * 100_000]))
-    kept = sum(len(source) for _, source, _ in compiler._kept)
+    kept = sum(len(source + frame) for _, source, _, frame in compiler._kept)
     assert compiler._kept_bytes == kept <= grammar.MAX_KEPT_BYTES
 
 
