@@ -176,15 +176,20 @@ class Clients:
 
 
 def sample(server: ServedModel, begin_s: float) -> Sample:
-    """Memory of its own, which is what leaks; pages of files come and go with the system."""
-    process = Path("/proc") / str(server.program.process.pid)
-    status = dict(re.findall(r"^(\w+):\s+(\d+)", (process / "status").read_text(), re.MULTILINE))
-    return Sample(
-        time.monotonic() - begin_s,
-        int(status["RssAnon"]) / 1024,
-        int(status["Threads"]),
-        len(list((process / "fd").iterdir())),
-    )
+    """Memory of its own, which is what leaks; pages of files come and go with the system.
+
+    Of the server and its engine process together.
+    """
+    front = server.program.process.pid
+    children = Path(f"/proc/{front}/task/{front}/children").read_text().split()
+    memory_mib, num_threads, num_files = 0.0, 0, 0
+    for process in (Path("/proc") / name for name in (str(front), *children)):
+        text = (process / "status").read_text()
+        status = dict(re.findall(r"^(\w+):\s+(\d+)", text, re.MULTILINE))
+        memory_mib += int(status["RssAnon"]) / 1024
+        num_threads += int(status["Threads"])
+        num_files += len(list((process / "fd").iterdir()))
+    return Sample(time.monotonic() - begin_s, memory_mib, num_threads, num_files)
 
 
 async def watch(clients: Clients, samples: list[Sample]) -> None:
