@@ -1,0 +1,322 @@
+"""ModelPool: several models behind one Backend, within one budget of memory.
+
+In: models, each with the bytes it takes and a way to load it. Out: requests at the engine of their
+model, which is loaded when it is asked for; engines that were idle the longest make room. A model
+can be loaded anew beside its requests. Belongs to one event loop. Knows neither files nor
+processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol
+
+from headrace.core.backend import Backend, Health, ModelInfo
+from headrace.core.clock import Clock
+from headrace.core.errors import BackendError, ConfigError, HeadraceError, ModelNotFound
+from headrace.core.output import RequestOutput
+from headrace.core.request import GenerateRequest
+from headrace.core.units import format_bytes
+
+logger = logging.getLogger(__name__)
+
+
+class LoadedModel(Backend, Protocol):
+    """A model in memory."""
+
+    async def start(self) -> None:
+        """Begin to take requests."""
+        ...
+
+    async def stop(self) -> None:
+        """Give the memory back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PooledModel:
+    """A model that can be loaded. `load` blocks and raises HeadraceError."""
+
+    info: ModelInfo
+    num_bytes: int
+    load: Callable[[], LoadedModel]
+
+
+@dataclass(eq=False, slots=True)
+class _Resident:
+    """A loaded model and who uses it."""
+
+    name: str
+    num_bytes: int
+    engine: LoadedModel
+    used_at_s: float
+    num_running: int = 0
+    is_leaving: bool = False
+    became_idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def take(self, num_requests: int = 1) -> _Resident:
+        """Requests begin. Mutates: self."""
+        self.num_running += num_requests
+        if self.num_running:
+            self.became_idle.clear()
+        return self
+
+    def release(self, now_s: float) -> None:
+        """A request has ended. Mutates: self."""
+        self.num_running -= 1
+        self.used_at_s = now_s
+        if not self.num_running:
+            self.became_idle.set()
+
+
+@dataclass(eq=False, slots=True)
+class _Load:
+    """A load, and how many wait for it."""
+
+    task: asyncio.Task[_Resident]
+    num_waiting: int = 0
+
+
+class ModelPool:
+    """A Backend. `start` loads the first model; `stop` unloads all."""
+
+    def __init__(
+        self,
+        models: Sequence[PooledModel],
+        budget_bytes: int,
+        clock: Clock,
+        idle_unload_s: float | None = None,
+    ) -> None:
+        """Raises: ConfigError for a model that does not fit alone."""
+        for model in models:
+            if model.num_bytes > budget_bytes:
+                least = f"at least {format_bytes(model.num_bytes)}, for {model.info.name} alone"
+                raise ConfigError("engine.memory", format_bytes(budget_bytes), least)
+        self._models = {model.info.name: model for model in models}
+        self._budget_bytes, self._clock, self._idle_unload_s = budget_bytes, clock, idle_unload_s
+        # Who gets new requests; those that end and give their memory back; loads that run.
+        self._residents: dict[str, _Resident] = {}
+        self._departures: dict[_Resident, asyncio.Task[None]] = {}
+        self._loads: dict[str, _Load] = {}
+        # Memory is made and taken by one load at a time.
+        self._memory = asyncio.Lock()
+        self._sweep: asyncio.Task[None] | None = None
+        self._is_over = False
+
+    def models(self) -> Sequence[ModelInfo]:
+        """See core.backend.Backend. Whether they are loaded or not."""
+        return [model.info for model in self._models.values()]
+
+    def loaded(self) -> list[str]:
+        """Names of the models in memory, the longest unused first."""
+        residents = sorted(self._residents.values(), key=lambda resident: resident.used_at_s)
+        return [resident.name for resident in residents]
+
+    def health(self) -> Health:
+        """The best of the loaded engines: one that restarts does not close the others."""
+        found = {r.engine.health().status: r.engine.health() for r in self._residents.values()}
+        if self._is_over:
+            return Health("dead", "The server was stopped.")
+        return found.get("ready") or next(iter(found.values()), Health("ready"))
+
+    async def start(self) -> None:
+        """Load the first model, so that what is wrong with it is known at once.
+
+        Raises: what loading raises.
+        """
+        await self.load(next(iter(self._models)))
+        if self._idle_unload_s is not None:
+            self._sweep = asyncio.create_task(self._unload_idle(self._idle_unload_s))
+
+    async def stop(self) -> None:
+        """Unload everything. Calling it twice is harmless."""
+        self._is_over = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        loads = [load.task for load in self._loads.values()]
+        leaving = dict(self._departures)
+        for task in (*loads, *leaving.values()):
+            task.cancel()
+        await asyncio.gather(*loads, *leaving.values(), return_exceptions=True)
+        residents = {*self._residents.values(), *leaving}
+        self._residents.clear()
+        await asyncio.gather(*(resident.engine.stop() for resident in residents))
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
+        """See core.backend.Backend. Waits for the model where it is not loaded."""
+        resident = await self._take(request.model)
+        try:
+            stream = await resident.engine.generate(request)
+        except BaseException:
+            resident.release(self._clock.monotonic_s())
+            raise
+        return _HeldStream(stream, lambda: resident.release(self._clock.monotonic_s()))
+
+    async def load(self, name: str) -> None:
+        """Have a model in memory. Raises: ModelNotFound, BackendError."""
+        (await self._take(name)).release(self._clock.monotonic_s())
+
+    async def unload(self, name: str) -> None:
+        """Free a model's memory once its requests have ended. Raises: ModelNotFound."""
+        self._find(name)
+        if name in self._residents:
+            await self._send_away(self._residents[name])
+
+    async def replace(self, name: str) -> None:
+        """Load a model's files anew. Its requests end on what they began with.
+
+        The new engine is made beside the old one where both fit, else requests that come meanwhile
+        wait for it. Raises: ModelNotFound; BackendError when it cannot be loaded: the old one then
+        goes on if it was kept.
+        """
+        model = self._find(name)
+        async with self._memory:
+            old = self._residents.get(name)
+            if old is not None and self._free_bytes() < model.num_bytes:
+                await self._send_away(old)
+                old = None
+            await self._make_room(model.num_bytes)
+            await self._admit(model)
+            if old is not None:
+                self._send_away(old)
+
+    def _find(self, name: str) -> PooledModel:
+        """Raises: ModelNotFound."""
+        if name not in self._models:
+            raise ModelNotFound(name, tuple(self._models))
+        return self._models[name]
+
+    def _free_bytes(self) -> int:
+        in_memory = {*self._residents.values(), *self._departures}
+        return self._budget_bytes - sum(resident.num_bytes for resident in in_memory)
+
+    async def _take(self, name: str) -> _Resident:
+        """The loaded model, held for one request. Raises: ModelNotFound, BackendError."""
+        self._find(name)
+        if self._is_over:
+            raise BackendError("The server was stopped.")
+        resident = self._residents.get(name)
+        if resident is not None and not resident.is_leaving:
+            return resident.take()
+        load = self._loads.get(name)
+        if load is None:
+            load = self._loads[name] = _Load(asyncio.create_task(self._make_resident(name)))
+            load.task.add_done_callback(lambda done: self._end_load(name, done))
+        load.num_waiting += 1
+        try:
+            # Who goes away does not stop what others wait for.
+            return await asyncio.shield(load.task)
+        except asyncio.CancelledError:
+            load.num_waiting -= 1
+            if load.task.done() and not load.task.cancelled() and not load.task.exception():
+                load.task.result().release(self._clock.monotonic_s())
+            raise
+
+    def _end_load(self, name: str, task: asyncio.Task[_Resident]) -> None:
+        self._loads.pop(name, None)
+        # Also where nobody waits any more.
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("%s", task.exception())
+
+    async def _make_resident(self, name: str) -> _Resident:
+        """Load a model and hold it for all who wait: else it could be sent away before them."""
+        model = self._find(name)
+        async with self._memory:
+            resident = self._residents.get(name)
+            if resident is None or resident.is_leaving:
+                await self._make_room(model.num_bytes)
+                resident = await self._admit(model)
+        return resident.take(self._loads[name].num_waiting)
+
+    async def _make_room(self, num_bytes: int) -> None:
+        """Send models away: idle ones first, then those unused the longest. Holds `_memory`."""
+        while self._free_bytes() < num_bytes:
+            if self._departures:
+                await asyncio.wait(self._departures.values(), return_when=asyncio.FIRST_COMPLETED)
+                continue
+            staying = self._residents.values()
+            await self._send_away(min(staying, key=lambda r: (r.num_running > 0, r.used_at_s)))
+
+    async def _admit(self, model: PooledModel) -> _Resident:
+        """Load into memory that is there. Holds `_memory`. Raises: BackendError."""
+        name = model.info.name
+        begin_s = self._clock.monotonic_s()
+        try:
+            engine = await asyncio.to_thread(model.load)
+            await engine.start()
+        except HeadraceError as error:
+            raise BackendError(f"{name} could not be loaded: {error.message}") from error
+        now_s = self._clock.monotonic_s()
+        resident = self._residents[name] = _Resident(name, model.num_bytes, engine, now_s)
+        logger.info("loaded %s in %.1f s", name, now_s - begin_s)
+        return resident
+
+    def _send_away(self, resident: _Resident) -> asyncio.Task[None]:
+        """Unload a model as soon as its requests have ended; those that come meanwhile wait."""
+        resident.is_leaving = True
+        task = self._departures.get(resident)
+        if task is None:
+            task = self._departures[resident] = asyncio.create_task(self._depart(resident))
+            task.add_done_callback(lambda _: self._departures.pop(resident, None))
+        return task
+
+    async def _depart(self, resident: _Resident) -> None:
+        while resident.num_running:
+            await resident.became_idle.wait()
+        if self._residents.get(resident.name) is resident:
+            del self._residents[resident.name]
+        await resident.engine.stop()
+        logger.info("unloaded %s", resident.name)
+
+    async def _unload_idle(self, idle_s: float) -> None:
+        while True:
+            await asyncio.sleep(min(idle_s / 4, 10.0))
+            oldest_s = self._clock.monotonic_s() - idle_s
+            for resident in list(self._residents.values()):
+                if not resident.num_running and resident.used_at_s < oldest_s:
+                    await self._send_away(resident)
+
+
+class _HeldStream(AsyncGenerator[RequestOutput, None]):
+    """Passes a stream on; tells when it is over, however it ends."""
+
+    def __init__(
+        self, stream: AsyncGenerator[RequestOutput, None], on_end: Callable[[], None]
+    ) -> None:
+        self._stream, self._on_end = stream, on_end
+        self._is_over = False
+
+    async def asend(self, value: None) -> RequestOutput:
+        """See AsyncGenerator."""
+        try:
+            return await self._stream.asend(None)
+        except BaseException:
+            self._end()
+            raise
+
+    async def athrow(
+        self,
+        kind: Any,
+        value: BaseException | object = None,
+        trace: TracebackType | None = None,
+    ) -> RequestOutput:
+        """See AsyncGenerator."""
+        self._end()
+        return await self._stream.athrow(kind, value, trace)
+
+    async def aclose(self) -> None:
+        """See AsyncGenerator."""
+        self._end()
+        await self._stream.aclose()
+
+    def __del__(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._on_end()
