@@ -7,6 +7,7 @@ process, or two tests, share no number. The only importer of prometheus-client.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -29,9 +30,14 @@ class PrometheusMetrics:
         self._registry = CollectorRegistry()
         self._collectors = {metric: self._make(metric) for metric in metrics}
         self._children: dict[tuple[str, ...], _Collector] = {}
-        for metric in metrics:
-            if not metric.labels:
-                self._child(metric, {})
+        self._start_at_zero()
+
+    def for_model(self, model_name: str) -> PrometheusMetrics:
+        """The same metrics for another model, written together with these."""
+        other = copy(self)
+        other._base, other._children = (model_name, self._base[1]), {}
+        other._start_at_zero()
+        return other
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
         """Give a gauge its value."""
@@ -58,6 +64,11 @@ class PrometheusMetrics:
         """Write everything as text, format 0.0.4, without the times at which series began."""
         lines = generate_latest(self._registry).splitlines(keepends=True)
         return b"".join(line for line in lines if not _is_creation_time(line))
+
+    def _start_at_zero(self) -> None:
+        for metric in self._collectors:
+            if not metric.labels:
+                self._child(metric, {})
 
     def _make(self, metric: Metric) -> _Collector:
         labels = (*_BASE_LABELS, *metric.labels)

@@ -85,6 +85,18 @@ def test_two_sinks_share_nothing() -> None:
     assert read(second)[series("vllm:generation_tokens_total")] == 0
 
 
+def test_models_are_written_together_and_counted_apart() -> None:
+    first = PrometheusMetrics("tiny")
+    second = first.for_model("small")
+    first.add(telemetry.PROMPT_TOKENS, 3)
+    second.add(telemetry.PROMPT_TOKENS, 4)
+    values = read(second)
+    assert values == read(first)
+    assert values[series("vllm:prompt_tokens_total")] == 3
+    assert values[series("vllm:prompt_tokens_total", model_name="small")] == 4
+    assert values[series("vllm:generation_tokens_total", model_name="small")] == 0
+
+
 def test_model_names_are_escaped() -> None:
     metrics = PrometheusMetrics('a"b\\c\nd', engine="1")
     values = read(metrics)
