@@ -31,13 +31,16 @@ _NO_KEYS = (
 
 
 def serve(
-    model: Annotated[
-        str,
+    models: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="MODEL",
-            help="Name from `headrace models`, GGUF file or Hugging Face folder.",
+            metavar="MODEL...",
+            help="Name from `headrace models`, GGUF file or Hugging Face folder; several share the "
+            "memory and are loaded when asked for, the first at the start. "
+            f"[default: {DEFAULT_MODEL}]",
+            show_default=False,
         ),
-    ] = DEFAULT_MODEL,
+    ] = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")
     ] = None,
@@ -93,6 +96,13 @@ def serve(
     require_key: Annotated[
         bool, typer.Option("--require-key", help="Do not start while there is no API key.")
     ] = False,
+    idle_unload: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Unload a model that nobody asked for so long. Default: it stays.",
+        ),
+    ] = None,
     ssl_certfile: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="PEM file with the certificate: serve HTTPS."),
@@ -115,7 +125,7 @@ def serve(
     no_pull: NoPullOption = False,
     config_file: ConfigOption = None,
 ) -> None:
-    """Serve a model over HTTP, with the API of OpenAI.
+    """Serve models over HTTP, with the API of OpenAI.
 
     A model of the catalogue that is not on this machine is fetched first. Ctrl-C or SIGTERM lets
     running requests finish; the second one ends at once.
@@ -125,6 +135,7 @@ def serve(
         "server.port": port,
         "server.served_model_names": tuple(served_model_name) if served_model_name else None,
         "server.default_max_tokens": default_max_tokens,
+        "server.idle_unload_s": idle_unload,
         "server.require_key": require_key or None,
         "server.ssl_certfile": ssl_certfile,
         "server.ssl_keyfile": ssl_keyfile,
@@ -141,22 +152,24 @@ def serve(
         "engine.kv_cache_dtype": kv_cache_dtype,
     }
     config = load_config(config_file, flags, is_server=True)
+    models = models or [DEFAULT_MODEL]
     certificate = load_certificate(config.server)
     # The address is taken before anything slow, so that a port in use is known at once.
     listener = listen(config.server.host, config.server.port)
     with listener:
-        find_model(config, model, may_pull=not no_pull)
-        starting = start_engine(config, model)
+        for model in models:
+            find_model(config, model, may_pull=not no_pull)
+        # The plans of several are made before the first of them is loaded.
+        starting = start_engine(config, models[0]) if len(models) == 1 else None
         # The engine process loads the model while this one loads the server.
         serving = importlib.import_module("headrace.server.run")
         is_loopback = importlib.import_module("headrace.server.origins").is_loopback
-        app, engine = importlib.import_module("headrace.launch.serve").build(
-            config, model, starting
-        )
+        served = importlib.import_module("headrace.launch.serve").build(config, models, starting)
+        app = served.app
         if app.services.accounts.keys.is_open and not is_loopback(config.server.host):
             typer.echo(_NO_KEYS.format(host=config.server.host), err=True)
         names = ", ".join(app.services.models())
-        typer.echo(f"{engine.memory_plan}\nmodel {names}", err=True)
+        typer.echo("\n".join([*served.memory_plans, f"model {names}"]), err=True)
         address = serving.address_of(listener, has_tls=certificate is not None)
         ready = f"ready at {address}/v1 (Ctrl-C stops)"
         asyncio.run(

@@ -193,6 +193,8 @@ class ServerConfig:
         max_tenant_file_bytes: files of one tenant together.
         max_tenant_batches: batches of one tenant that are not finished.
         max_batch_requests: answers of batches in progress at once, of all tenants together.
+        idle_unload_s: a model that nobody asked for so long gives its memory back, and is loaded
+            when the next request comes; None keeps it.
         require_key: do not start, and answer nobody, while there is no API key.
         protect_metrics: `/metrics` needs a key with the scope metrics, once there are keys.
         ssl_certfile: PEM file with the certificate and its chain; the server speaks HTTPS with it.
@@ -222,6 +224,7 @@ class ServerConfig:
     max_tenant_file_bytes: int = 10 * 1024**3
     max_tenant_batches: int = 100
     max_batch_requests: int = 16
+    idle_unload_s: float | None = None
     require_key: bool = False
     protect_metrics: bool = False
     ssl_certfile: Path | None = None
@@ -258,6 +261,8 @@ class ServerConfig:
         _check_bytes("server.max_tenant_file_bytes", self.max_tenant_file_bytes, 1024, 2**50)
         _check_integer("server.max_tenant_batches", self.max_tenant_batches, 1, 2**20)
         _check_integer("server.max_batch_requests", self.max_batch_requests, 1, 4096)
+        if self.idle_unload_s is not None:
+            _check_number("server.idle_unload_s", self.idle_unload_s, 1.0, 2**24)
         _check_boolean("server.require_key", self.require_key)
         _check_boolean("server.protect_metrics", self.protect_metrics)
         self._check_reach()

@@ -22,10 +22,14 @@ class EngineBackend:
     """The engine and what people ask of it: its plan, and what computes, for records."""
 
     def __init__(
-        self, engine: AsyncEngine, memory_plan: str, environment: Mapping[str, Any]
+        self,
+        engine: AsyncEngine,
+        total_bytes: int,
+        memory_plan: str,
+        environment: Mapping[str, Any],
     ) -> None:
         self._engine = engine
-        self.memory_plan = memory_plan
+        self.total_bytes, self.memory_plan = total_bytes, memory_plan
         self.environment = dict(environment)
         self.model_info = engine.models()[0]
 

@@ -33,7 +33,7 @@ class LocalEngine(EngineBackend):
             "num_threads": config.num_threads,
             "kv_cache_dtype": capacity.kv_cache_dtype,
         }
-        super().__init__(engine, capacity.describe(), environment)
+        super().__init__(engine, capacity.total_bytes, capacity.describe(), environment)
         self._loaded = loaded
         self._config = config
         self.capacity = capacity

@@ -90,8 +90,12 @@ class ModelPool:
         budget_bytes: int,
         clock: Clock,
         idle_unload_s: float | None = None,
+        first: LoadedModel | None = None,
     ) -> None:
-        """Raises: ConfigError for a model that does not fit alone."""
+        """`first` is the first model, where that is loaded already; `start` starts it.
+
+        Raises: ConfigError for a model that does not fit alone.
+        """
         for model in models:
             if model.num_bytes > budget_bytes:
                 least = f"at least {format_bytes(model.num_bytes)}, for {model.info.name} alone"
@@ -106,10 +110,15 @@ class ModelPool:
         self._memory = asyncio.Lock()
         self._sweep: asyncio.Task[None] | None = None
         self._is_over = False
+        self._first = first
 
     def models(self) -> Sequence[ModelInfo]:
-        """See core.backend.Backend. Whether they are loaded or not."""
-        return [model.info for model in self._models.values()]
+        """See core.backend.Backend. Loaded or not; what is loaded knows best what it is."""
+        residents = self._residents
+        return [
+            residents[name].engine.models()[0] if name in residents else model.info
+            for name, model in self._models.items()
+        ]
 
     def loaded(self) -> list[str]:
         """Names of the models in memory, the longest unused first."""
@@ -128,7 +137,10 @@ class ModelPool:
 
         Raises: what loading raises.
         """
-        await self.load(next(iter(self._models)))
+        model = next(iter(self._models.values()))
+        if self._first is not None:
+            await self._keep(model, self._first)
+        await self.load(model.info.name)
         if self._idle_unload_s is not None:
             self._sweep = asyncio.create_task(self._unload_idle(self._idle_unload_s))
 
@@ -243,16 +255,20 @@ class ModelPool:
 
     async def _admit(self, model: PooledModel) -> _Resident:
         """Load into memory that is there. Holds `_memory`. Raises: BackendError."""
-        name = model.info.name
         begin_s = self._clock.monotonic_s()
         try:
             engine = await asyncio.to_thread(model.load)
-            await engine.start()
+            resident = await self._keep(model, engine)
         except HeadraceError as error:
-            raise BackendError(f"{name} could not be loaded: {error.message}") from error
-        now_s = self._clock.monotonic_s()
-        resident = self._residents[name] = _Resident(name, model.num_bytes, engine, now_s)
-        logger.info("loaded %s in %.1f s", name, now_s - begin_s)
+            raise BackendError(f"{model.info.name} could not be loaded: {error.message}") from error
+        logger.info("loaded %s in %.1f s", model.info.name, self._clock.monotonic_s() - begin_s)
+        return resident
+
+    async def _keep(self, model: PooledModel, engine: LoadedModel) -> _Resident:
+        """Let a loaded engine take its model's requests."""
+        await engine.start()
+        resident = _Resident(model.info.name, model.num_bytes, engine, self._clock.monotonic_s())
+        self._residents[resident.name] = resident
         return resident
 
     def _send_away(self, resident: _Resident) -> asyncio.Task[None]:

@@ -1,65 +1,118 @@
-"""From a model's name and a Config to the HTTP application around its engine process."""
+"""From names of models and a Config to the HTTP application around their engine processes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import importlib
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
+from headrace.config.machine import detect_machine
+from headrace.core.clock import SystemClock
 from headrace.core.config import Config
 from headrace.core.version import headrace_version
+from headrace.hub.model_store import ModelStore
 from headrace.launch.accounts import AccountsWatch
-from headrace.launch.engine_backend import EngineBackend
+from headrace.launch.engine_backend import EngineBackend, MakeSink
 from headrace.launch.engine_start import StartingEngine, start_engine
+from headrace.launch.model_pool import ModelPool, PooledModel
 from headrace.launch.response_door import ResponseDoor
 from headrace.launch.storage import LazyStorage
 from headrace.launch.supervised_engine import finish_engine
 from headrace.observe.prometheus import PrometheusMetrics
 from headrace.server.app import HeadraceApp, build_app
 
+FREE_SHARE = 0.7
+"""Of the free memory, for all models together, unless a limit is set."""
 
-def build(
-    config: Config, model: str, starting: StartingEngine | None = None
-) -> tuple[HeadraceApp, EngineBackend]:
-    """Load the model and join it to the routes; the app starts and stops the engine.
 
-    `starting` is the model's engine process, where that was started before this was imported.
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An application, its models, and what their memory goes into, a line for each."""
+
+    app: HeadraceApp
+    pool: ModelPool
+    memory_plans: tuple[str, ...]
+
+
+class _Sinks:
+    """Metrics of all models in one text; a model that is loaded again goes on counting."""
+
+    def __init__(self, config: Config, first: str) -> None:
+        names = config.server.served_model_names
+        self._shown = {first: names[0]} if names else {}
+        self.first = PrometheusMetrics(self._shown.get(first, first))
+        self._sinks = {first: self.first}
+
+    def make(self, name: str) -> PrometheusMetrics:
+        """The sink of a model."""
+        if name not in self._sinks:
+            self._sinks[name] = self.first.for_model(self._shown.get(name, name))
+        return self._sinks[name]
+
+
+def build(config: Config, models: Sequence[str], starting: StartingEngine | None = None) -> Served:
+    """Load the first model and join all to the routes; the app starts and stops the engines.
+
+    `starting` is the first model's engine process, where that was started before this was imported.
     Raises: ModelNotFound, ModelFileError, OutOfMemory, ConfigError, StoreError, EngineDied.
     """
-    sinks: list[PrometheusMetrics] = []
-
-    def make_sink(name: str) -> PrometheusMetrics:
-        names = config.server.served_model_names
-        sinks.append(PrometheusMetrics(names[0] if names else name))
-        return sinks[0]
-
     watch = AccountsWatch(config)
     accounts = watch.open()
     door = ResponseDoor(config)
     storage = LazyStorage(config)
-    engine = finish_engine(starting or start_engine(config, model), make_sink)
+    sinks = _Sinks(config, ModelStore(config.hub).resolve(models[0]).name)
+    free_bytes = detect_machine().memory_available_bytes
+    budget_bytes = config.engine.memory_bytes or int(FREE_SHARE * free_bytes)
+    if len(models) == 1:
+        pool, plans = _one_model(config, models[0], starting, sinks.make, budget_bytes)
+    else:
+        # Readers, numpy and kernels, which the front process of one model does without.
+        share = importlib.import_module("headrace.launch.many_models").share_models
+        pool, plans = share(config, models, sinks.make, budget_bytes)
 
     @asynccontextmanager
-    async def run_engine() -> AsyncIterator[None]:
-        watch.start(sinks[0])
+    async def run_engines() -> AsyncIterator[None]:
+        watch.start(sinks.first)
         door.start()
-        await engine.start()
+        await pool.start()
         try:
             yield
         finally:
-            await engine.stop()
+            await pool.stop()
             await asyncio.to_thread(watch.close)
             await asyncio.to_thread(door.close)
             await asyncio.to_thread(storage.close)
 
     app = build_app(
-        engine,
+        pool,
         config.server,
-        sinks[0],
+        sinks.first,
         headrace_version(),
-        lifespan=run_engine,
+        lifespan=run_engines,
         accounts=accounts,
         open_responses=door.open if door.is_wanted else None,
         storage=storage,
     )
-    return app, engine
+    return Served(app, pool, plans)
+
+
+def _one_model(
+    config: Config,
+    name: str,
+    starting: StartingEngine | None,
+    make_sink: MakeSink,
+    budget_bytes: int,
+) -> tuple[ModelPool, tuple[str, ...]]:
+    """A model that has the budget for itself; another one of its kind may be made beside it."""
+    engine = finish_engine(starting or start_engine(config, name), make_sink)
+
+    def load() -> EngineBackend:
+        return finish_engine(start_engine(config, name), make_sink)
+
+    model = PooledModel(engine.model_info, engine.total_bytes, load)
+    budget_bytes = max(budget_bytes, engine.total_bytes)
+    idle_s = config.server.idle_unload_s
+    pool = ModelPool([model], budget_bytes, SystemClock(), idle_s, first=engine)
+    return pool, (engine.memory_plan,)

@@ -58,4 +58,4 @@ def _finish(starting: StartingEngine, make_sink: MakeSink, clock: Clock) -> Engi
         "num_threads": config.num_threads,
         "kv_cache_dtype": ready.kv_cache_dtype,
     }
-    return EngineBackend(engine, ready.memory_plan, environment)
+    return EngineBackend(engine, ready.total_bytes, ready.memory_plan, environment)
