@@ -14,13 +14,15 @@ from pathlib import Path
 
 from headrace.config.machine import detect_machine
 from headrace.config.resolve import resolve_engine
+from headrace.core.backend import ModelInfo
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config, EngineConfig
 from headrace.core.errors import ConfigError
+from headrace.core.units import format_bytes
 from headrace.engine.model_text import load_text
 from headrace.engine.started_model import read_config
 from headrace.executor.memory import FREE_SHARE, Capacity, plan_capacity
-from headrace.hub.model_store import ModelStore
+from headrace.hub.model_store import LocalModel, ModelStore
 from headrace.launch.engine_backend import EngineBackend, MakeSink, model_info
 from headrace.launch.engine_start import start_engine
 from headrace.launch.model_pool import ModelPool, PooledModel
@@ -33,16 +35,20 @@ MIN_KV_SHARE = 0.25
 """Of its usual KV cache; a model that would get less is rather loaded in turn."""
 
 
-def plan_model(path: Path, engine: EngineConfig, budget_bytes: int) -> Capacity:
-    """The plan of a model that has the budget for itself.
+def plan_model(
+    local: LocalModel, engine: EngineConfig, budget_bytes: int, cache_dir: Path
+) -> tuple[Capacity, ModelInfo]:
+    """A model that has the budget for itself: its plan, and what callers are told of it.
 
     Raises: OutOfMemory, ConfigError, ModelFileError, UnsupportedFormat.
     """
-    with closing(open_weights(path)) as reader:
+    with closing(open_weights(local.path)) as reader:
         config = read_config(model_class(reader.architecture), reader)
-        return plan_capacity(
-            config, reader, make_ops("cpu"), engine, int(budget_bytes / FREE_SHARE)
-        )
+        free_bytes = int(budget_bytes / FREE_SHARE)
+        plan = plan_capacity(config, reader, make_ops("cpu"), engine, free_bytes)
+        _, template = load_text(reader, cache_dir)
+    size = config.hidden_size
+    return plan, model_info(local, plan.max_model_len, size, template, SystemClock())
 
 
 def share_memory(plans: Sequence[Capacity], budget_bytes: int) -> list[int]:
@@ -69,24 +75,21 @@ def share_models(
             ", ".join(config.server.served_model_names),
             "nothing where several models are served: each goes by its own name",
         )
-    machine, clock = detect_machine(), SystemClock()
-    engine_config = replace(resolve_engine(config.engine, machine), memory_bytes=None)
+    engine_config = replace(resolve_engine(config.engine, detect_machine()), memory_bytes=None)
     found = [ModelStore(config.hub).resolve(name) for name in names]
     if len({local.name for local in found}) < len(found):
         raise ConfigError("MODEL", " ".join(names), "each model once")
-    plans = [plan_model(local.path, engine_config, budget_bytes) for local in found]
+    cache_dir = config.hub.home / "tokenizers"
+    planned = [plan_model(local, engine_config, budget_bytes, cache_dir) for local in found]
+    shares = share_memory([plan for plan, _ in planned], budget_bytes)
     models = []
-    for name, local, plan, share in zip(
-        names, found, plans, share_memory(plans, budget_bytes), strict=True
-    ):
-        with closing(open_weights(local.path)) as reader:
-            _, template = load_text(reader, config.hub.home / "tokenizers")
+    for name, (_, info), share in zip(names, planned, shares, strict=True):
         limited = replace(config, engine=replace(config.engine, memory_bytes=share))
 
         def load(name: str = name, limited: Config = limited) -> EngineBackend:
             return finish_engine(start_engine(limited, name), make_sink)
 
-        info = model_info(local, plan.max_model_len, template, clock)
         models.append(PooledModel(info, share, load))
-    pool = ModelPool(models, budget_bytes, clock, config.server.idle_unload_s)
-    return pool, tuple(f"{m.info.name}: {p.describe()}" for m, p in zip(models, plans, strict=True))
+    pool = ModelPool(models, budget_bytes, SystemClock(), config.server.idle_unload_s)
+    given = format_bytes(budget_bytes)
+    return pool, tuple(f"{m.info.name}: {format_bytes(m.num_bytes)} of {given}" for m in models)

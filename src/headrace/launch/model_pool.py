@@ -15,9 +15,15 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
 
-from headrace.core.backend import Backend, Health, ModelInfo
+from headrace.core.backend import Backend, Health, ModelInfo, ModelText, TokenizerInfo
 from headrace.core.clock import Clock
-from headrace.core.errors import BackendError, ConfigError, HeadraceError, ModelNotFound
+from headrace.core.errors import (
+    BackendError,
+    CapacityError,
+    ConfigError,
+    HeadraceError,
+    ModelNotFound,
+)
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.units import format_bytes
@@ -119,6 +125,12 @@ class ModelPool:
             residents[name].engine.models()[0] if name in residents else model.info
             for name, model in self._models.items()
         ]
+
+    def text(self, model: str) -> ModelText:
+        """See core.backend.Backend."""
+        self._find(model)
+        resident = self._residents.get(model)
+        return _TextOnDemand(self, model) if resident is None else resident.engine.text(model)
 
     def loaded(self) -> list[str]:
         """Names of the models in memory, the longest unused first."""
@@ -295,6 +307,36 @@ class ModelPool:
             for resident in list(self._residents.values()):
                 if not resident.num_running and resident.used_at_s < oldest_s:
                     await self._send_away(resident)
+
+
+class _TextOnDemand:
+    """The text side of a model that is not loaded: whoever needs it has it loaded."""
+
+    def __init__(self, pool: ModelPool, name: str) -> None:
+        self._pool, self._name = pool, name
+
+    async def encode(self, request: GenerateRequest) -> tuple[int, ...]:
+        """See core.backend.ModelText."""
+        return await (await self._loaded()).encode(request)
+
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        """See core.backend.ModelText."""
+        return await (await self._loaded()).decode(token_ids)
+
+    async def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
+        """See core.backend.ModelText."""
+        return await (await self._loaded()).token_texts(token_ids)
+
+    def info(self) -> TokenizerInfo:
+        """See core.backend.ModelText. Raises: CapacityError, this cannot wait."""
+        raise CapacityError(
+            f"{self._name} is not loaded now. Send a request to it, or POST /wake_up, first.",
+            is_full=False,
+        )
+
+    async def _loaded(self) -> ModelText:
+        await self._pool.load(self._name)
+        return self._pool.text(self._name)
 
 
 class _HeldStream(AsyncGenerator[RequestOutput, None]):
