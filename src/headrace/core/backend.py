@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
@@ -93,3 +93,24 @@ class Backend(Protocol):
         ...
 
     def health(self) -> Health: ...
+
+
+@runtime_checkable
+class ModelControl(Protocol):
+    """A Backend whose models are loaded and unloaded while it runs. All raise ModelNotFound."""
+
+    def loaded(self) -> Sequence[str]:
+        """Names of the models in memory."""
+        ...
+
+    async def load(self, name: str) -> None:
+        """Have a model in memory. Raises: BackendError."""
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Free a model's memory once its requests have ended."""
+        ...
+
+    async def replace(self, name: str) -> None:
+        """Load a model's files anew. Raises: BackendError."""
+        ...

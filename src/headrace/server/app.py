@@ -41,6 +41,7 @@ from headrace.server.health import report_health, report_load, report_metrics, r
 from headrace.server.json_body import read_json_object
 from headrace.server.kept_responses import KeptResponses, OpenStore
 from headrace.server.lifetime import stopping_error
+from headrace.server.model_control import is_sleeping, reload_model, sleep, wake_up
 from headrace.server.openai_chat import create_chat_completion
 from headrace.server.openai_completions import create_completion
 from headrace.server.openai_embeddings import create_embeddings
@@ -283,6 +284,10 @@ def _routes(services: Services) -> list[Route]:
         ("/v1/responses/{id}", {"GET": retrieve_response, "DELETE": delete_response}),
         ("/v1/responses/{id}/cancel", {"POST": cancel_response}),
         ("/v1/responses/{id}/input_items", {"GET": list_input_items}),
+        ("/sleep", {"POST": sleep}),
+        ("/wake_up", {"POST": wake_up}),
+        ("/is_sleeping", {"GET": is_sleeping}),
+        ("/v1/models/{name:path}/reload", {"POST": reload_model}),
         ("/v1/files", {"GET": list_files, "POST": create_file}),
         ("/v1/files/{id}", {"GET": retrieve_file, "DELETE": delete_file}),
         ("/v1/files/{id}/content", {"GET": retrieve_content}),

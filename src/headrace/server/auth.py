@@ -16,6 +16,7 @@ from headrace.core.stores import ANONYMOUS, Caller, KeyRing, Scope
 OPEN_PATHS = frozenset({"/health", "/ping", "/version"})
 _METRICS_PATHS = frozenset({"/metrics", "/load"})
 _ADMIN_PREFIXES = ("/admin", "/debug")
+_ADMIN_PATHS = frozenset({"/sleep", "/wake_up", "/is_sleeping"})
 
 
 def needed_scope(path: str, config: ServerConfig) -> Scope | None:
@@ -24,7 +25,9 @@ def needed_scope(path: str, config: ServerConfig) -> Scope | None:
         return None
     if path in _METRICS_PATHS:
         return "metrics"
-    return "admin" if path.startswith(_ADMIN_PREFIXES) else "inference"
+    is_reload = path.startswith("/v1/models/") and path.endswith("/reload")
+    is_admin = path.startswith(_ADMIN_PREFIXES) or path in _ADMIN_PATHS or is_reload
+    return "admin" if is_admin else "inference"
 
 
 def admit(path: str, headers: Mapping[str, str], keys: KeyRing, config: ServerConfig) -> Caller:

@@ -3,63 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import pytest
 
-from fakes.fake_backend import FakeBackend
 from fakes.fake_clock import FakeClock
-from headrace.core.backend import Health, ModelInfo
-from headrace.core.errors import BackendError, ConfigError, ModelFileError, ModelNotFound
+from fakes.pooled_models import Files
+from headrace.core.backend import Health
+from headrace.core.errors import BackendError, ConfigError, ModelNotFound
 from headrace.core.request import GenerateRequest
-from headrace.launch.model_pool import ModelPool, PooledModel
-
-
-@dataclass
-class Engine(FakeBackend):
-    """Answers with its model's name and how often that was loaded."""
-
-    is_running: bool = False
-
-    async def start(self) -> None:
-        self.is_running = True
-
-    async def stop(self) -> None:
-        assert self.num_running == 0
-        self.is_running = False
-
-
-@dataclass
-class Files:
-    """What is on disk: models of so many bytes, each of which can be loaded."""
-
-    sizes: dict[str, int]
-    engines: dict[str, list[Engine]] = field(default_factory=dict)
-    gate: threading.Event = field(default_factory=threading.Event)
-    faults: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.gate.set()
-
-    def models(self) -> list[PooledModel]:
-        return [
-            PooledModel(ModelInfo(name, 1000, 0, name), size, lambda name=name: self.load(name))
-            for name, size in self.sizes.items()
-        ]
-
-    def load(self, name: str) -> Engine:
-        assert self.gate.wait(10)
-        if name in self.faults:
-            raise ModelFileError(f"{name} is damaged")
-        made = self.engines.setdefault(name, [])
-        engine = Engine(pieces=(f"{name}{len(made)}", "!"), info=ModelInfo(name, 1000, 0, name))
-        made.append(engine)
-        in_memory = sum(self.sizes[n] for n, es in self.engines.items() for e in es if e.is_running)
-        assert in_memory + self.sizes[name] <= 100
-        return engine
+from headrace.launch.model_pool import ModelPool
 
 
 @asynccontextmanager

@@ -1,0 +1,57 @@
+"""Models for a ModelPool: engines that say their name and how often they were loaded."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from fakes.fake_backend import FakeBackend
+from headrace.core.backend import ModelInfo
+from headrace.core.errors import ModelFileError
+from headrace.launch.model_pool import PooledModel
+
+BUDGET = 100
+
+
+@dataclass
+class Engine(FakeBackend):
+    """Answers with its model's name and how often that was loaded."""
+
+    is_running: bool = False
+
+    async def start(self) -> None:
+        self.is_running = True
+
+    async def stop(self) -> None:
+        assert self.num_running == 0
+        self.is_running = False
+
+
+@dataclass
+class Files:
+    """What is on disk: models of so many bytes, each of which can be loaded."""
+
+    sizes: dict[str, int]
+    engines: dict[str, list[Engine]] = field(default_factory=dict)
+    gate: threading.Event = field(default_factory=threading.Event)
+    faults: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def models(self) -> list[PooledModel]:
+        return [
+            PooledModel(ModelInfo(name, 1000, 0, name), size, lambda name=name: self.load(name))
+            for name, size in self.sizes.items()
+        ]
+
+    def load(self, name: str) -> Engine:
+        assert self.gate.wait(10)
+        if name in self.faults:
+            raise ModelFileError(f"{name} is damaged")
+        made = self.engines.setdefault(name, [])
+        engine = Engine(pieces=(f"{name}{len(made)}", "!"), info=ModelInfo(name, 1000, 0, name))
+        made.append(engine)
+        in_memory = sum(self.sizes[n] for n, es in self.engines.items() for e in es if e.is_running)
+        assert in_memory + self.sizes[name] <= BUDGET
+        return engine

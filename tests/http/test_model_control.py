@@ -1,0 +1,130 @@
+"""Loading and unloading models over HTTP, and who may."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from fakes.asgi_client import Reply, exchange
+from fakes.fake_clock import FakeClock
+from fakes.pooled_models import BUDGET, Files
+from fakes.served_app import FixedMetrics
+from headrace.core.config import ServerConfig
+from headrace.core.stores import ApiKey, Scope
+from headrace.economics.accounts import Accounts
+from headrace.launch.model_pool import ModelPool
+from headrace.server.app import HeadraceApp, build_app
+from headrace.store.key_ring import StoredKey, StoredKeys, hash_secret
+
+BODY = b'{"model": "b", "prompt": "hi"}'
+JSON = {"content-type": "application/json"}
+ROUTES = (
+    ("POST", "/sleep"),
+    ("POST", "/wake_up"),
+    ("GET", "/is_sleeping"),
+    ("POST", "/v1/models/a/reload"),
+)
+
+
+@asynccontextmanager
+async def serving(accounts: Accounts | None = None) -> AsyncIterator[tuple[HeadraceApp, Files]]:
+    """Two models that do not fit together."""
+    files = Files({"a": 60, "b": 60})
+    pool = ModelPool(files.models(), BUDGET, FakeClock())
+    app = build_app(pool, ServerConfig(), FixedMetrics(), "9", accounts=accounts)
+    await pool.start()
+    try:
+        yield app, files
+    finally:
+        await pool.stop()
+
+
+async def call(app: HeadraceApp, method: str, path: str, **headers: str) -> Reply:
+    return await exchange(app, method, path, b"", headers)
+
+
+async def sleeps(app: HeadraceApp, query: str = "") -> bool:
+    reply = await call(app, "GET", f"/is_sleeping{query}")
+    assert reply.status == 200
+    return b"true" in reply.body
+
+
+async def test_a_request_loads_its_model_and_both_are_listed() -> None:
+    async with serving() as (app, _):
+        reply = await exchange(app, "POST", "/v1/completions", BODY, JSON)
+        assert (reply.status, b"b0!" in reply.body) == (200, True)
+        listed = await call(app, "GET", "/v1/models")
+        assert listed.body.count(b'"object":"model"') == 2
+        assert (await sleeps(app, "?model=a"), await sleeps(app, "?model=b")) == (True, False)
+
+
+async def test_sleep_and_wake_up() -> None:
+    async with serving() as (app, files):
+        assert not await sleeps(app)
+        assert (await call(app, "POST", "/sleep?level=1")).status == 200
+        assert await sleeps(app)
+        assert (await call(app, "GET", "/health")).status == 200
+        assert (await call(app, "POST", "/wake_up?model=b")).status == 200
+        assert (await sleeps(app, "?model=a"), await sleeps(app, "?model=b")) == (True, False)
+        assert (await call(app, "POST", "/sleep?model=b")).status == 200
+        assert (await call(app, "POST", "/wake_up")).status == 200
+        assert not await sleeps(app, "?model=a")
+        assert len(files.engines["a"]) == 2
+
+
+async def test_reload() -> None:
+    async with serving() as (app, files):
+        assert (await call(app, "POST", "/v1/models/a/reload")).status == 200
+        assert len(files.engines["a"]) == 2
+        files.faults = {"a"}
+        reply = await call(app, "POST", "/v1/models/a/reload")
+        assert reply.status == 500
+        assert b"a could not be loaded: a is damaged" in reply.body
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/sleep?level=7", 400),
+        ("POST", "/sleep?model=nope", 404),
+        ("POST", "/wake_up?model=nope", 404),
+        ("POST", "/v1/models/nope/reload", 404),
+        ("GET", "/sleep", 405),
+        ("GET", "/v1/models/a/reload", 404),
+    ],
+)
+async def test_wrong_calls(method: str, path: str, status: int) -> None:
+    async with serving() as (app, _):
+        assert (await call(app, method, path)).status == status
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(("scope", "may"), [("inference", False), ("admin", True)])
+async def test_only_an_admin_may(method: str, path: str, scope: Scope, may: bool) -> None:
+    key = ApiKey(id="k", name="k", tenant="t", scopes=(scope,))
+    accounts = Accounts(keys=StoredKeys([StoredKey(key, hash_secret("hr_k"))]))
+    async with serving(accounts) as (app, _):
+        reply = await call(app, method, path, authorization="Bearer hr_k")
+        assert reply.status == (200 if may else 403)
+        assert (await call(app, method, path)).status == 401
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_a_web_page_may_not(method: str, path: str) -> None:
+    async with serving() as (app, _):
+        reply = await call(app, method, path, origin="https://evil.example.org")
+        assert reply.status == 403
+        assert not await sleeps(app)
+
+
+async def test_a_request_waits_while_its_model_is_loaded() -> None:
+    async with serving() as (app, files):
+        files.gate.clear()
+        waiting = asyncio.create_task(exchange(app, "POST", "/v1/completions", BODY, JSON))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        files.gate.set()
+        assert (await waiting).status == 200
