@@ -23,6 +23,7 @@ from headrace.core.output import (
     RequestTimes,
     TokenLogprob,
 )
+from headrace.core.receipt import ResolvedRequest
 from headrace.core.request import GenerateRequest
 from headrace.core.usage import Usage
 
@@ -137,6 +138,7 @@ class FakeBackend:
                 Usage(len(prompt_ids), self.num_cached_tokens, (step + 1) * sampling.n),
                 is_finished=is_last,
                 times=RequestTimes(0.001, 0.002, 0.003) if is_last else None,
+                resolved=ResolvedRequest(limit) if is_last else None,
             )
             yield self._with_prompt(output, request, prompt_ids) if step == 0 else output
 

@@ -21,7 +21,7 @@ from headrace.server.app import HeadraceApp, build_app
 from headrace.server.kept_responses import OpenStore
 from headrace.server.listener import listen
 from headrace.server.run import DrainingServer, address_of
-from headrace.server.services import StorageDoor
+from headrace.server.services import BuildOf, StorageDoor, unknown_build
 
 
 class FixedMetrics(Recorder):
@@ -67,6 +67,7 @@ def run_server(
     certificate: ssl.SSLContext | None = None,
     open_responses: OpenStore | None = None,
     storage: StorageDoor | None = None,
+    build_of: BuildOf = unknown_build,
 ) -> Iterator[RunningServer]:
     backend = backend or FakeBackend()
     metrics = FixedMetrics()
@@ -79,6 +80,7 @@ def run_server(
         accounts=accounts,
         open_responses=open_responses,
         storage=storage,
+        build_of=build_of,
     )
     listener = listen("127.0.0.1", 0)
     ready = threading.Event()

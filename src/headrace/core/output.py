@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from headrace.core.receipt import ResolvedRequest
 from headrace.core.usage import Usage
 
 FinishReason = Literal["stop", "length", "abort", "error", "tool_calls"]
@@ -75,7 +76,8 @@ class RequestOutput:
 
     `usage` is the running total over all answers. Prompt fields come with the first output:
     `prompt_text` and `prompt_tokens` (the text of each token) when `return_prompt_text` asks.
-    `times` and, where pooling asks for it, `vector` come with the last, when `is_finished`.
+    `times`, `resolved` and, where pooling asks for it, `vector` come with the last, when
+    `is_finished`.
     """
 
     request_id: str
@@ -88,6 +90,7 @@ class RequestOutput:
     prompt_text: str | None = None
     prompt_tokens: tuple[str, ...] | None = None
     vector: tuple[float, ...] | None = None
+    resolved: ResolvedRequest | None = None
 
 
 def join_calls(deltas: Sequence[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:

@@ -36,6 +36,7 @@ class PreparedRequest:
     specs: tuple[RequestSpec, ...]
     return_prompt_text: bool = False
     answer_format: AnswerFormat = TEXT_ALONE
+    num_truncated_tokens: int = 0
 
 
 class InputProcessor:
@@ -65,7 +66,7 @@ class InputProcessor:
         The first answer scores the prompt; the others can then reuse its KV blocks.
         Raises: RequestError and its kinds.
         """
-        param, prompt, answer_format = self.encode(request)
+        param, prompt, answer_format, num_truncated = self.encode(request)
         sampling = self._limit(request, len(prompt), param)
         sampling = self._hold_to_form(request, sampling, answer_format)
         bad_words_ids = tuple(self._encode_bad_words(sampling))
@@ -90,7 +91,13 @@ class InputProcessor:
             for index in range(sampling.n)
         )
         return PreparedRequest(
-            request.request_id, prompt, sampling, specs, request.return_prompt_text, answer_format
+            request.request_id,
+            prompt,
+            sampling,
+            specs,
+            request.return_prompt_text,
+            answer_format,
+            num_truncated,
         )
 
     def _hold_to_form(
@@ -110,15 +117,17 @@ class InputProcessor:
             raise
         return replace(sampling, structured_outputs=form)
 
-    def encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...], AnswerFormat]:
-        """The field a prompt comes from, its token ids, however many, and what answers have.
+    def encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...], AnswerFormat, int]:
+        """The field a prompt comes from, its token ids, however many, what answers have.
 
+        Last, how many tokens were cut off because the request asks for it.
         Raises: RequestError and its kinds.
         """
         param, prompt = self._encode(request)
-        prompt = self._truncate(request, prompt)
+        whole, prompt = prompt, self._truncate(request, prompt)
         self._check_token_ids(request.sampling, param, prompt)
-        return param, prompt, self._planner.answer_format(request, prompt)
+        answer_format = self._planner.answer_format(request, prompt)
+        return param, prompt, answer_format, len(whole) - len(prompt)
 
     def _encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
         """Tokenize whichever of prompt and messages is there; also name it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headrace.core.output import CompletionDelta, PositionLogprobs, RequestOutput, RequestTimes
+from headrace.core.receipt import ResolvedRequest
 from headrace.core.step import RequestProgress
 from headrace.core.usage import Usage
 from headrace.engine.answer import Answer, to_position
@@ -92,7 +93,12 @@ class OpenRequest:
             prompt_text=self._text(prompt_ids) if shows_text else None,
             prompt_tokens=tuple(map(self._token_text, prompt_ids)) if shows_text else None,
             vector=self._vector,
+            resolved=self._resolved() if is_finished else None,
         )
+
+    def _resolved(self) -> ResolvedRequest:
+        prepared = self.prepared
+        return ResolvedRequest(prepared.specs[0].max_tokens, prepared.num_truncated_tokens)
 
     def _text(self, token_ids: Sequence[int]) -> str:
         """Padding ids past the vocabulary have no text."""

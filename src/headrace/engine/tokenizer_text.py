@@ -27,7 +27,7 @@ class TokenizerText:
     async def encode(self, request: GenerateRequest) -> tuple[int, ...]:
         """See core.backend.ModelText."""
         loop = asyncio.get_running_loop()
-        _, token_ids, _ = await loop.run_in_executor(self._executor, self._input.encode, request)
+        _, token_ids, *_ = await loop.run_in_executor(self._executor, self._input.encode, request)
         return token_ids
 
     async def decode(self, token_ids: Sequence[int]) -> str:

@@ -23,10 +23,10 @@ from headrace.engine.model_text import load_text
 from headrace.engine.started_model import read_config
 from headrace.executor.memory import FREE_SHARE, Capacity, plan_capacity
 from headrace.hub.model_store import LocalModel, ModelStore
-from headrace.launch.engine_backend import EngineBackend, MakeSink, model_info
+from headrace.launch.engine_backend import EngineBackend, model_info
 from headrace.launch.engine_start import start_engine
 from headrace.launch.model_pool import ModelPool, PooledModel
-from headrace.launch.supervised_engine import finish_engine
+from headrace.launch.supervised_engine import OpenEngine
 from headrace.models.registry import model_class
 from headrace.ops.table import make_ops
 from headrace.weights.weight_reader import open_weights
@@ -63,7 +63,7 @@ def share_memory(plans: Sequence[Capacity], budget_bytes: int) -> list[int]:
 
 
 def share_models(
-    config: Config, names: Sequence[str], make_sink: MakeSink, budget_bytes: int
+    config: Config, names: Sequence[str], open_engine: OpenEngine, budget_bytes: int
 ) -> tuple[ModelPool, tuple[str, ...]]:
     """A pool of models within the budget, and a line on each one's memory.
 
@@ -87,7 +87,7 @@ def share_models(
         limited = replace(config, engine=replace(config.engine, memory_bytes=share))
 
         def load(name: str = name, limited: Config = limited) -> EngineBackend:
-            return finish_engine(start_engine(limited, name), make_sink)
+            return open_engine(start_engine(limited, name))
 
         models.append(PooledModel(info, share, load))
     pool = ModelPool(models, budget_bytes, SystemClock(), config.server.idle_unload_s)

@@ -14,12 +14,13 @@ from headrace.core.config import Config
 from headrace.core.version import headrace_version
 from headrace.hub.model_store import ModelStore
 from headrace.launch.accounts import AccountsWatch
-from headrace.launch.engine_backend import EngineBackend, MakeSink
+from headrace.launch.engine_backend import EngineBackend
 from headrace.launch.engine_start import StartingEngine, start_engine
+from headrace.launch.model_builds import ModelBuilds
 from headrace.launch.model_pool import ModelPool, PooledModel
 from headrace.launch.response_door import ResponseDoor
 from headrace.launch.storage import LazyStorage
-from headrace.launch.supervised_engine import finish_engine
+from headrace.launch.supervised_engine import OpenEngine, finish_engine
 from headrace.observe.prometheus import PrometheusMetrics
 from headrace.server.app import HeadraceApp, build_app
 
@@ -62,15 +63,23 @@ def build(config: Config, models: Sequence[str], starting: StartingEngine | None
     accounts = watch.open()
     door = ResponseDoor(config)
     storage = LazyStorage(config)
+    builds = ModelBuilds(config.hub.home)
     sinks = _Sinks(config, ModelStore(config.hub).resolve(models[0]).name)
     free_bytes = detect_machine().memory_available_bytes
     budget_bytes = config.engine.memory_bytes or int(FREE_SHARE * free_bytes)
+
+    def open_engine(starting: StartingEngine) -> EngineBackend:
+        engine = finish_engine(starting, sinks.make)
+        builds.add(starting.local, engine.environment)
+        return engine
+
     if len(models) == 1:
-        pool, plans = _one_model(config, models[0], starting, sinks.make, budget_bytes)
+        starting = starting or start_engine(config, models[0])
+        pool, plans = _one_model(config, models[0], starting, open_engine, budget_bytes)
     else:
         # Readers, numpy and kernels, which the front process of one model does without.
         share = importlib.import_module("headrace.launch.many_models").share_models
-        pool, plans = share(config, models, sinks.make, budget_bytes)
+        pool, plans = share(config, models, open_engine, budget_bytes)
 
     @asynccontextmanager
     async def run_engines() -> AsyncIterator[None]:
@@ -81,6 +90,7 @@ def build(config: Config, models: Sequence[str], starting: StartingEngine | None
             yield
         finally:
             await pool.stop()
+            await asyncio.to_thread(builds.close)
             await asyncio.to_thread(watch.close)
             await asyncio.to_thread(door.close)
             await asyncio.to_thread(storage.close)
@@ -94,6 +104,7 @@ def build(config: Config, models: Sequence[str], starting: StartingEngine | None
         accounts=accounts,
         open_responses=door.open if door.is_wanted else None,
         storage=storage,
+        build_of=builds.find,
     )
     return Served(app, pool, plans)
 
@@ -101,15 +112,15 @@ def build(config: Config, models: Sequence[str], starting: StartingEngine | None
 def _one_model(
     config: Config,
     name: str,
-    starting: StartingEngine | None,
-    make_sink: MakeSink,
+    starting: StartingEngine,
+    open_engine: OpenEngine,
     budget_bytes: int,
 ) -> tuple[ModelPool, tuple[str, ...]]:
     """A model that has the budget for itself; another one of its kind may be made beside it."""
-    engine = finish_engine(starting or start_engine(config, name), make_sink)
+    engine = open_engine(starting)
 
     def load() -> EngineBackend:
-        return finish_engine(start_engine(config, name), make_sink)
+        return open_engine(start_engine(config, name))
 
     model = PooledModel(engine.model_info, engine.total_bytes, load)
     budget_bytes = max(budget_bytes, engine.total_bytes)

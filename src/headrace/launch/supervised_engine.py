@@ -5,6 +5,8 @@ Text is made here; the process has weights and steps. The text side loads while 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from headrace.core.clock import Clock, SystemClock
 from headrace.engine.async_engine import AsyncEngine
 from headrace.engine.engine import scheduler_limits
@@ -15,6 +17,9 @@ from headrace.engine.supervisor import Supervisor
 from headrace.launch.engine_backend import EngineBackend, MakeSink, model_info
 from headrace.launch.engine_start import StartingEngine
 from headrace.weights.weight_reader import open_weights
+
+OpenEngine = Callable[[StartingEngine], EngineBackend]
+"""finish_engine, with what its server wants of it."""
 
 
 def finish_engine(

@@ -25,6 +25,7 @@ class AnswerForm:
     options: StreamOptions
     shows_token_ids: bool
     shows_tokens_as_ids: bool
+    shows_receipt: bool = False
 
 
 def make_form(services: Services, fields: GenerationFields, id_prefix: str) -> AnswerForm:
@@ -37,6 +38,7 @@ def make_form(services: Services, fields: GenerationFields, id_prefix: str) -> A
         options=read_stream_options(fields),
         shows_token_ids=bool(fields.return_token_ids),
         shows_tokens_as_ids=bool(fields.return_tokens_as_token_ids),
+        shows_receipt=bool(fields.receipt),
     )
 
 

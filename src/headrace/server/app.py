@@ -51,7 +51,15 @@ from headrace.server.origins import check_host, cors_headers, preflight_headers
 from headrace.server.patience import patience_of
 from headrace.server.replies import BytesReply, EventReply, JsonReply
 from headrace.server.request_ids import header_request_id
-from headrace.server.services import Call, Metrics, Services, StorageDoor, Visit
+from headrace.server.services import (
+    BuildOf,
+    Call,
+    Metrics,
+    Services,
+    StorageDoor,
+    Visit,
+    unknown_build,
+)
 from headrace.server.sse import send_events
 from headrace.server.stored_responses import (
     cancel_response,
@@ -92,6 +100,7 @@ def build_app(  # noqa: PLR0913 - what an application is made of
     accounts: Accounts | None = None,
     open_responses: OpenStore | None = None,
     storage: StorageDoor | None = None,
+    build_of: BuildOf = unknown_build,
 ) -> HeadraceApp:
     """Join a backend to the routes. `lifespan` surrounds the time in which requests are taken.
 
@@ -107,6 +116,7 @@ def build_app(  # noqa: PLR0913 - what an application is made of
         accounts or Accounts(),
         kept=KeptResponses(open_responses),
         storage=storage,
+        build_of=build_of,
     )
     return HeadraceApp(services, lifespan or _no_lifespan)
 

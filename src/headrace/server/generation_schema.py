@@ -81,6 +81,7 @@ class GenerationFields(Strict):
         description="1 to 128 letters, digits and _ . : -",
         pattern=r"^[A-Za-z0-9_.:-]{1,128}$",
     )
+    receipt: bool | None = allowed(_BOOLEAN)
     session_id: str | None = allowed(_TEXT)
     user: str | None = allowed(_TEXT)
     response_format: dict[str, Any] | None = allowed(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from headrace.core.backend import ModelInfo
 from headrace.core.errors import InvalidParameter
@@ -22,10 +23,12 @@ from headrace.core.output import (
     ToolCallDelta,
     join_calls,
 )
+from headrace.core.receipt import ModelBuild, Receipt
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.core.usage import Usage
 from headrace.server.answer_form import AnswerForm, make_form, unexplained_end
+from headrace.server.call_notes import CallNotes, with_seed
 from headrace.server.error_responses import worded
 from headrace.server.form_schema import form_wire_names, read_form
 from headrace.server.generation_schema import (
@@ -75,6 +78,8 @@ class ChatCall:
     service_tier: str | UnsetType
     wire_names: Mapping[str, str]
     shows_reasoning: bool
+    notes: CallNotes
+    build: ModelBuild | None
 
     def logprobs(self, positions: Sequence[PositionLogprobs] | None) -> ChatLogprobs | None:
         wanted = self.request.sampling.logprobs
@@ -85,6 +90,9 @@ class ChatCall:
     def prompt_token_ids(self, output: RequestOutput) -> Sequence[int] | UnsetType:
         ids = output.prompt_token_ids
         return ids if self.form.shows_token_ids and ids is not None else UNSET
+
+    def receipt(self) -> Receipt | UnsetType:
+        return self.notes.receipt(self.build) if self.form.shows_receipt else UNSET
 
     def prompt_logprobs(self, output: RequestOutput) -> PromptLogprobsBody | UnsetType:
         is_wanted = self.request.sampling.prompt_logprobs is not None
@@ -101,15 +109,17 @@ async def create_chat_completion(services: Services, call: Call) -> JsonReply | 
     fields = validate(ChatCompletionFields, call.body)
     model = services.find_model(fields.model)
     check_features(fields, model.template_variables)
-    chat, unknown = _make_call(services, model, fields)
-    headers = warning_headers(unknown)
+    chat, unknown = _make_call(services, model, fields, call.notes)
+    has_server_length = services.config.default_max_tokens is not None
+    call.notes.begin(call.body, [chat.request], has_server_length)
+    headers = warning_headers(unknown) | call.notes.headers(chat.build)
     if fields.stream:
         return EventReply(_stream(services, chat), headers)
     return JsonReply(encode(await _complete(services, chat)), headers=headers)
 
 
 def _make_call(
-    services: Services, model: ModelInfo, fields: ChatCompletionFields
+    services: Services, model: ModelInfo, fields: ChatCompletionFields, notes: CallNotes
 ) -> tuple[ChatCall, list[str]]:
     form = make_form(services, fields, "chatcmpl")
     messages, unknown_in_messages = parse_messages(fields.messages)
@@ -128,7 +138,7 @@ def _make_call(
         tools=asked.tools,
         tool_choice=asked.choice,
         splits_reasoning=True,
-        sampling=_sampling(fields, structured_outputs),
+        sampling=with_seed(_sampling(fields, structured_outputs)),
         default_max_tokens=services.config.default_max_tokens,
         add_special_tokens=bool(fields.add_special_tokens),
         add_generation_prompt=not is_continued and fields.add_generation_prompt is not False,
@@ -145,6 +155,8 @@ def _make_call(
         service_tier=tier or UNSET,
         wire_names=_wire_names(fields) | tool_wire_names(asked.tools),
         shows_reasoning=fields.include_reasoning is not False,
+        notes=notes,
+        build=services.build_of(model.name),
     )
     unread = set(request.chat_template_kwargs) - model.template_variables
     ignored = [f"chat_template_kwargs.{name}" for name in sorted(unread)]
@@ -225,8 +237,9 @@ async def _complete(services: Services, chat: ChatCall) -> ChatCompletion:
     prompt_logprobs: PromptLogprobsBody | UnsetType = UNSET
     async with _open_batches(services, chat) as batches:
         async for batch in batches:
-            for _, output in batch:
+            for index, output in batch:
                 usage = output.usage
+                chat.notes.note(index, output)
                 if prompt_ids is UNSET:
                     prompt_ids = chat.prompt_token_ids(output)
                 if prompt_logprobs is UNSET:
@@ -243,6 +256,7 @@ async def _complete(services: Services, chat: ChatCall) -> ChatCompletion:
         service_tier=chat.service_tier,
         prompt_token_ids=prompt_ids,
         prompt_logprobs=prompt_logprobs,
+        receipt=chat.receipt(),
     )
 
 
@@ -276,16 +290,18 @@ async def _stream(services: Services, chat: ChatCall) -> AsyncGenerator[bytes, N
     async with _open_batches(services, chat) as batches:
         async for batch in batches:
             frames = [] if batch else [HEARTBEAT]
-            for _, output in batch:
+            for index, output in batch:
                 usage = output.usage
+                chat.notes.note(index, output)
                 frames += [frame(encode(chunk)) for chunk in _chunks(chat, output, begun)]
                 open_answers -= {d.index for d in output.deltas if d.finish_reason is not None}
             if frames:
                 yield b"".join(frames)
     if open_answers:
         raise unexplained_end()
-    if chat.form.options.include_usage:
-        yield frame(encode(_chunk(chat, [], usage))) + DONE
+    if chat.form.options.include_usage or chat.form.shows_receipt:
+        last = _chunk(chat, [], usage if chat.form.options.include_usage else None)
+        yield frame(encode(replace(last, receipt=chat.receipt()))) + DONE
     else:
         yield DONE
 

@@ -15,10 +15,12 @@ from msgspec import UNSET, UnsetType
 from headrace.core.backend import ModelInfo
 from headrace.core.errors import BackendError
 from headrace.core.output import CompletionDelta, PositionLogprobs, RequestOutput
+from headrace.core.receipt import ModelBuild, Receipt
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.core.usage import Usage
 from headrace.server.answer_form import AnswerForm, make_form, unexplained_end
+from headrace.server.call_notes import CallNotes, with_seed
 from headrace.server.error_responses import worded
 from headrace.server.form_schema import form_wire_names, read_form
 from headrace.server.generation_schema import (
@@ -40,6 +42,7 @@ from headrace.server.openai_payloads import (
     Completion,
     CompletionChoice,
     CompletionLogprobs,
+    UsageBody,
     check_delta,
     encode,
     make_completion_logprobs,
@@ -66,6 +69,11 @@ class CompletionCall:
     echoes: bool
     shows_prompt_logprobs: bool
     wire_names: Mapping[str, str]
+    notes: CallNotes
+    build: ModelBuild | None
+
+    def receipt(self) -> Receipt | UnsetType:
+        return self.notes.receipt(self.build) if self.form.shows_receipt else UNSET
 
     @property
     def sampling(self) -> SamplingParams:
@@ -80,15 +88,17 @@ async def create_completion(services: Services, call: Call) -> JsonReply | Event
     refuse_unsupported(call.body, COMPLETIONS_REFUSED, COMPLETIONS_NEUTRAL)
     fields = validate(CompletionFields, call.body)
     model = services.find_model(fields.model)
-    completion, unknown = _make_call(services, model, fields)
-    headers = warning_headers(unknown)
+    completion, unknown = _make_call(services, model, fields, call.notes)
+    has_server_length = services.config.default_max_tokens is not None
+    call.notes.begin(call.body, completion.requests, has_server_length)
+    headers = warning_headers(unknown) | call.notes.headers(completion.build)
     if fields.stream:
         return EventReply(_stream(services, completion), headers)
     return JsonReply(encode(await _complete(services, completion)), headers=headers)
 
 
 def _make_call(
-    services: Services, model: ModelInfo, fields: CompletionFields
+    services: Services, model: ModelInfo, fields: CompletionFields, notes: CallNotes
 ) -> tuple[CompletionCall, list[str]]:
     form = make_form(services, fields, "cmpl")
     prompts = parse_prompts(fields.prompt, services.config.max_prompts)
@@ -101,7 +111,7 @@ def _make_call(
             request_id=engine_request_id(form.id, index),
             model=model.name,
             prompt=prompt,
-            sampling=sampling,
+            sampling=with_seed(sampling),
             add_special_tokens=fields.add_special_tokens is not False,
             truncate_prompt_tokens=fields.truncate_prompt_tokens,
             return_prompt_text=bool(fields.echo),
@@ -117,6 +127,8 @@ def _make_call(
         echoes=bool(fields.echo),
         shows_prompt_logprobs=fields.prompt_logprobs is not None,
         wire_names=form_wire_names(fields),
+        notes=notes,
+        build=services.build_of(model.name),
     )
     unknown = unknown_names(fields, COMPLETIONS_REFUSED) + unknown_in_form
     return completion, unknown + unknown_names(form.options, (), "stream_options.")
@@ -168,6 +180,7 @@ class _Answers:
     def add(self, prompt_index: int, output: RequestOutput) -> Iterator[CompletionChoice]:
         """Word the deltas of an output as pieces of choices, the echo before the first."""
         self.usages[prompt_index] = output.usage
+        self.call.notes.note(prompt_index, output)
         if self.prompts[prompt_index] is None:
             self.prompts[prompt_index] = _read_prompt(
                 self.call, self.call.requests[prompt_index].prompt, output
@@ -252,7 +265,8 @@ async def _complete(services: Services, call: CompletionCall) -> Completion:
                 for piece in answers.add(prompt_index, output):
                     pieces[piece.index].append(piece)
     choices = [_join(index, parts) for index, parts in enumerate(pieces)]
-    return _completion(call, choices, make_usage(sum_usage(answers.usages)))
+    usage = make_usage(sum_usage(answers.usages))
+    return _completion(call, choices, usage, call.receipt())
 
 
 def _num_choices(call: CompletionCall) -> int:
@@ -306,9 +320,10 @@ async def _stream(services: Services, call: CompletionCall) -> AsyncGenerator[by
                 yield b"".join(frames)
     if num_open:
         raise unexplained_end()
-    if call.form.options.include_usage:
-        usage = make_usage(sum_usage(answers.usages))
-        yield frame(encode(_completion(call, [], usage))) + DONE
+    if call.form.options.include_usage or call.form.shows_receipt:
+        has_usage = call.form.options.include_usage
+        usage = make_usage(sum_usage(answers.usages)) if has_usage else UNSET
+        yield frame(encode(_completion(call, [], usage, call.receipt()))) + DONE
     else:
         yield DONE
 
@@ -329,12 +344,18 @@ def _chunk(
     return _completion(call, choices, None if call.form.options.include_usage else UNSET)
 
 
-def _completion(call: CompletionCall, choices: list[CompletionChoice], usage: object) -> Completion:
+def _completion(
+    call: CompletionCall,
+    choices: list[CompletionChoice],
+    usage: UsageBody | UnsetType | None,
+    receipt: Receipt | UnsetType = UNSET,
+) -> Completion:
     return Completion(
         id=call.form.id,
         created=call.form.created,
         model=call.form.model,
         choices=choices,
         system_fingerprint=call.form.fingerprint,
-        usage=usage,  # type: ignore[arg-type]
+        usage=usage,
+        receipt=receipt,
     )

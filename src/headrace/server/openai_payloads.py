@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from headrace.core.errors import BackendError
 from headrace.core.output import CompletionDelta, PositionLogprobs, TokenLogprob, ToolCallDelta
+from headrace.core.receipt import Receipt
 from headrace.core.usage import Usage
 
 encode = msgspec.json.Encoder().encode
@@ -113,6 +114,7 @@ class ChatCompletion(msgspec.Struct, frozen=True):
     service_tier: str | UnsetType = UNSET
     prompt_token_ids: Sequence[int] | UnsetType = UNSET
     prompt_logprobs: PromptLogprobsBody | UnsetType = UNSET
+    receipt: Receipt | UnsetType = UNSET
 
 
 class ChatDelta(msgspec.Struct, frozen=True):
@@ -143,6 +145,7 @@ class ChatChunk(msgspec.Struct, frozen=True):
     usage: UsageBody | UnsetType | None = UNSET
     prompt_token_ids: Sequence[int] | UnsetType = UNSET
     prompt_logprobs: PromptLogprobsBody | UnsetType = UNSET
+    receipt: Receipt | UnsetType = UNSET
 
 
 class CompletionLogprobs(msgspec.Struct, frozen=True):
@@ -173,6 +176,7 @@ class Completion(msgspec.Struct, frozen=True):
     system_fingerprint: str
     object: str = "text_completion"
     usage: UsageBody | UnsetType | None = UNSET
+    receipt: Receipt | UnsetType = UNSET
 
 
 def make_usage(usage: Usage) -> UsageBody:

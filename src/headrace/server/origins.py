@@ -21,7 +21,8 @@ _MAX_HEADER_NAMES = 4096
 # Of the names an answer has, those that a page may read.
 _EXPOSED = (
     *("retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "request-id"),
-    *("x-headrace-warnings", "x-headrace-receipt", "x-headrace-dropped-items"),
+    *("x-headrace-warnings", "x-headrace-dropped-items", "x-headrace-seed", "x-headrace-engine"),
+    "x-headrace-model-sha256",
     *(
         f"x-ratelimit-{fact}-{kind}"
         for kind in ("requests", "tokens", "input-tokens", "output-tokens")

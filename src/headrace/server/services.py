@@ -19,16 +19,21 @@ from headrace.core.clock import Clock
 from headrace.core.config import ServerConfig
 from headrace.core.errors import CapacityError, ModelNotFound
 from headrace.core.files import FileStore
+from headrace.core.receipt import ModelBuild
 from headrace.core.stores import Caller
 from headrace.core.telemetry import MetricSink
 from headrace.economics.accounts import Accounts
 from headrace.economics.metered import Metered
+from headrace.server.call_notes import CallNotes
 from headrace.server.error_responses import HttpRefusal
 from headrace.server.kept_responses import KeptResponses
 from headrace.server.lifetime import Lifetime
 from headrace.server.response_runs import ResponseRuns
 
 NOT_READY_RETRY_AFTER_S = 5.0
+
+# By the backend's name of a model; None where nobody knows what answers.
+BuildOf = Callable[[str], ModelBuild | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,11 @@ class Metrics(MetricSink, Protocol):
     def render(self) -> bytes: ...
 
 
+def unknown_build(_model: str) -> ModelBuild | None:
+    """The build of a backend that does not say."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     backend: Backend
@@ -80,6 +90,7 @@ class Services:
     storage: StorageDoor | None = None
     # Set when there may be a batch to run, or to stop.
     batch_news: asyncio.Event = field(default_factory=asyncio.Event)
+    build_of: BuildOf = unknown_build
 
     def models(self) -> dict[str, ModelInfo]:
         """Served names and their models, the default one first.
@@ -134,6 +145,7 @@ class Call:
     request_id: str
     caller: Caller
     meter: Metered
+    notes: CallNotes = field(default_factory=CallNotes)
 
 
 @dataclass(frozen=True, slots=True)

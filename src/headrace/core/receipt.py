@@ -1,0 +1,78 @@
+"""Receipt: what an answer was really made with and what it took, as frozen records.
+
+In: the request as it was run, what the engine says of it, the file and the program that answered.
+Out: plain data that a caller may be shown and that a repetition is compared with. Holds neither
+prompt nor answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+# request: the body named it; api: the API's default; server: a setting of the server; context: what
+# the context left; drawn: by chance, because the body named no seed.
+ParameterSource = Literal["request", "api", "server", "context", "drawn"]
+
+# A drawn seed is one that every JSON reader keeps exact.
+SEED_BITS = 53
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A value that was in effect, and where it came from."""
+
+    value: Any
+    source: ParameterSource
+
+
+@dataclass(frozen=True, slots=True)
+class ModelBuild:
+    """What answers for a model: its file and the engine around it.
+
+    `sha256` is None until it is known. `kernels` names the kernels and their instruction set.
+    """
+
+    file: str
+    sha256: str | None
+    version: str
+    kernels: str
+    kv_cache_dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedRequest:
+    """What only the engine knows of a request. Units: tokens."""
+
+    max_tokens: int
+    num_truncated_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestReceipt:
+    """Of one prompt. None: the request ended before it was known. Units: tokens, seconds.
+
+    `truncated_tokens` is 0 unless the body asked for a cut. Answer i of n has a seed derived of
+    this one; answer 0 has it as it is.
+    """
+
+    seed: Parameter
+    max_tokens: Parameter
+    truncated_tokens: int | None
+    input_tokens: int | None
+    cached_tokens: int | None
+    output_tokens: int | None
+    preemptions: int | None
+    queue_s: float | None
+    prefill_s: float | None
+    decode_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Of one call. `requests` has an entry for each prompt; `parameters` hold for all of them."""
+
+    parameters: Mapping[str, Parameter]
+    requests: tuple[RequestReceipt, ...]
+    model: ModelBuild | None

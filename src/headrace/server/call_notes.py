@@ -1,0 +1,153 @@
+"""CallNotes: what one call asked for and what came back, kept for its receipt.
+
+In: the body, the requests made of it, their outputs. Out: a Receipt and its short form in headers.
+Written by the route that answers the call. Knows no dialect but the names of its fields.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from headrace.core.output import RequestOutput, RequestTimes
+from headrace.core.receipt import (
+    SEED_BITS,
+    ModelBuild,
+    Parameter,
+    ParameterSource,
+    Receipt,
+    RequestReceipt,
+    ResolvedRequest,
+)
+from headrace.core.request import GenerateRequest, SamplingParams
+from headrace.core.structured_outputs import FORMS, StructuredOutputs
+from headrace.core.usage import Usage
+
+# Where a field of the body has another name.
+_WIRE_NAMES: dict[str, tuple[str, ...]] = {
+    "max_tokens": ("max_tokens", "max_completion_tokens"),
+    "logprobs": ("logprobs", "top_logprobs"),
+    "structured_outputs": ("structured_outputs", "response_format"),
+}
+# Each prompt has its own, and `return_token_ids` changes no answer.
+_NOT_SHARED = frozenset({"seed", "max_tokens", "return_token_ids"})
+
+
+def with_seed(sampling: SamplingParams) -> SamplingParams:
+    """The same, with a seed: drawn here when there is none, so that the caller can be told."""
+    if sampling.seed is not None:
+        return sampling
+    return replace(sampling, seed=secrets.randbits(SEED_BITS))
+
+
+@dataclass(slots=True)
+class NotedRequest:
+    """One prompt's request and what is known of its answers."""
+
+    request: GenerateRequest
+    usage: Usage | None = None
+    times: RequestTimes | None = None
+    resolved: ResolvedRequest | None = None
+    token_ids: list[list[int]] = field(default_factory=list)
+    finish_reasons: list[str | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        num_answers = self.request.sampling.n
+        self.token_ids = [[] for _ in range(num_answers)]
+        self.finish_reasons = [None] * num_answers
+
+
+@dataclass(slots=True)
+class CallNotes:
+    """Empty until the route has read the body."""
+
+    body: Mapping[str, Any] = field(default_factory=dict)
+    requests: list[NotedRequest] = field(default_factory=list)
+    has_server_length: bool = False
+    keeps_tokens: bool = False
+
+    def begin(
+        self,
+        body: Mapping[str, Any],
+        requests: Sequence[GenerateRequest],
+        has_server_length: bool,
+    ) -> None:
+        """`has_server_length`: the length of answers that name none is a setting."""
+        self.body, self.has_server_length = body, has_server_length
+        self.requests = [NotedRequest(request) for request in requests]
+
+    def note(self, index: int, output: RequestOutput) -> None:
+        """Keep what an output of request `index` says."""
+        noted = self.requests[index]
+        noted.usage = output.usage
+        noted.times = output.times or noted.times
+        noted.resolved = output.resolved or noted.resolved
+        if self.keeps_tokens:
+            for delta in output.deltas:
+                noted.token_ids[delta.index].extend(delta.token_ids)
+                noted.finish_reasons[delta.index] = delta.finish_reason
+
+    def receipt(self, build: ModelBuild | None) -> Receipt:
+        """The receipt as far as it is known."""
+        shared = self.requests[0].request.sampling
+        parameters = {
+            entry.name: Parameter(
+                _shown(getattr(shared, entry.name)), "request" if self._names(entry.name) else "api"
+            )
+            for entry in fields(SamplingParams)
+            if entry.name not in _NOT_SHARED
+        }
+        return Receipt(
+            parameters=parameters,
+            requests=tuple(self._request_receipt(noted) for noted in self.requests),
+            model=build,
+        )
+
+    def headers(self, build: ModelBuild | None) -> dict[str, str]:
+        """What is known before the first byte."""
+        headers = {}
+        if len(self.requests) == 1:
+            headers["x-headrace-seed"] = str(self.requests[0].request.sampling.seed)
+        if build is not None:
+            engine = f"{build.version} {build.kernels} kv-{build.kv_cache_dtype}"
+            headers["x-headrace-engine"] = engine
+            if build.sha256 is not None:
+                headers["x-headrace-model-sha256"] = build.sha256
+        return headers
+
+    def _request_receipt(self, noted: NotedRequest) -> RequestReceipt:
+        usage, times, resolved = noted.usage, noted.times, noted.resolved
+        seed_source: ParameterSource = "request" if self._names("seed") else "drawn"
+        return RequestReceipt(
+            seed=Parameter(noted.request.sampling.seed, seed_source),
+            max_tokens=self._max_tokens(noted),
+            truncated_tokens=resolved.num_truncated_tokens if resolved else None,
+            input_tokens=usage.input_tokens if usage else None,
+            cached_tokens=usage.cached_input_tokens if usage else None,
+            output_tokens=usage.output_tokens if usage else None,
+            preemptions=times.num_preemptions if times else None,
+            queue_s=times.queue_s if times else None,
+            prefill_s=times.prefill_s if times else None,
+            decode_s=times.decode_s if times else None,
+        )
+
+    def _max_tokens(self, noted: NotedRequest) -> Parameter:
+        value = noted.resolved.max_tokens if noted.resolved else noted.request.sampling.max_tokens
+        if self._names("max_tokens"):
+            return Parameter(value, "request")
+        if value is not None and value == noted.request.default_max_tokens:
+            return Parameter(value, "server" if self.has_server_length else "api")
+        return Parameter(value, "context")
+
+    def _names(self, name: str) -> bool:
+        wire_names = _WIRE_NAMES.get(name, (name,))
+        return any(self.body.get(wire_name) is not None for wire_name in wire_names)
+
+
+def _shown(value: object) -> object:
+    """Forms by their kind alone: a schema may be long, and the body has it."""
+    if isinstance(value, StructuredOutputs):
+        return next(name for name in FORMS if getattr(value, name) is not None)
+    return value

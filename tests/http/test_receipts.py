@@ -1,0 +1,213 @@
+"""Receipts: what was in effect and where it came from, the same streamed and whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from fakes.fake_backend import FakeBackend
+from fakes.running_engine import MODEL, ask, collect, running_engine
+from fakes.served_app import FixedMetrics, RunningServer, run_server
+from headrace.core.config import ServerConfig
+from headrace.core.receipt import ModelBuild
+from headrace.server.app import build_app
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+MESSAGES = [{"role": "user", "content": "hi"}]
+BUILD = ModelBuild("tiny.gguf", "ab" * 32, "9.9", "cpu-generic", "bf16")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with run_server(FakeBackend(num_cached_tokens=1), build_of={"tiny": BUILD}.get) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
+
+
+def post(client: httpx.Client, path: str, **body: Any) -> httpx.Response:
+    content = {"messages": MESSAGES} if path == CHAT else {"prompt": "hi"}
+    answer = client.post(path, json={"model": "tiny"} | content | body)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def chunks(answer: httpx.Response) -> list[dict[str, Any]]:
+    lines = [line for line in answer.text.splitlines() if line.startswith("data: {")]
+    assert answer.text.endswith("data: [DONE]\n\n")
+    return [json.loads(line[6:]) for line in lines]
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_nothing_is_said_unasked(client: httpx.Client, path: str) -> None:
+    assert "receipt" not in post(client, path).json()
+    assert "receipt" not in post(client, path, receipt=False).json()
+    streamed = chunks(post(client, path, stream=True, stream_options={"include_usage": True}))
+    assert not any("receipt" in chunk for chunk in streamed)
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_a_receipt_names_every_parameter_and_its_source(client: httpx.Client, path: str) -> None:
+    receipt = post(
+        client, path, receipt=True, temperature=0.5, seed=-3, stop=["x"], max_tokens=2
+    ).json()["receipt"]
+    parameters = receipt["parameters"]
+    assert parameters["temperature"] == {"value": 0.5, "source": "request"}
+    assert parameters["stop"] == {"value": ["x"], "source": "request"}
+    assert parameters["top_p"] == {"value": 1.0, "source": "api"}
+    assert {entry["source"] for entry in parameters.values()} == {"request", "api"}
+    assert receipt["model"] == {
+        "file": "tiny.gguf",
+        "sha256": "ab" * 32,
+        "version": "9.9",
+        "kernels": "cpu-generic",
+        "kv_cache_dtype": "bf16",
+    }
+    assert receipt["requests"] == [
+        {
+            "seed": {"value": -3, "source": "request"},
+            "max_tokens": {"value": 2, "source": "request"},
+            "truncated_tokens": 0,
+            "input_tokens": 2,
+            "cached_tokens": 1,
+            "output_tokens": 2,
+            "preemptions": 0,
+            "queue_s": 0.001,
+            "prefill_s": 0.002,
+            "decode_s": 0.003,
+        }
+    ]
+
+
+def test_fields_with_other_names_on_the_wire(client: httpx.Client) -> None:
+    receipt = post(
+        client,
+        CHAT,
+        receipt=True,
+        max_completion_tokens=3,
+        max_tokens=2,
+        logprobs=True,
+        top_logprobs=2,
+        response_format={"type": "json_object"},
+    ).json()["receipt"]
+    # The one that wins when both lengths are given is the one that is shown.
+    assert receipt["requests"][0]["max_tokens"] == {"value": 3, "source": "request"}
+    assert receipt["parameters"]["logprobs"] == {"value": 2, "source": "request"}
+    form = {"value": "json_object", "source": "request"}
+    assert receipt["parameters"]["structured_outputs"] == form
+
+
+@pytest.mark.parametrize("has_usage", [False, True])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_a_stream_ends_with_the_receipt_of_the_whole_answer(
+    client: httpx.Client, path: str, has_usage: bool
+) -> None:
+    whole = post(client, path, receipt=True, seed=1).json()
+    options = {"stream_options": {"include_usage": True}} if has_usage else {}
+    *others, last = chunks(post(client, path, receipt=True, seed=1, stream=True, **options))
+    assert last["receipt"] == whole["receipt"]
+    assert last["choices"] == []
+    assert last.get("usage") == (whole["usage"] if has_usage else None)
+    assert not any("receipt" in chunk for chunk in others)
+
+
+def test_lengths_nobody_asked_for() -> None:
+    for default, expected in ((None, "context"), (3, "server")):
+        backend = FakeBackend()
+        config = ServerConfig(port=0, default_max_tokens=default)
+        with run_server(backend, config) as server, server.client() as client:
+            chat = post(client, CHAT, receipt=True).json()["receipt"]
+            text = post(client, COMPLETIONS, receipt=True).json()["receipt"]
+        assert chat["requests"][0]["max_tokens"] == {"value": default or 5, "source": expected}
+        source = "server" if default else "api"
+        assert text["requests"][0]["max_tokens"] == {"value": default or 16, "source": source}
+        assert chat["model"] is None
+
+
+def test_a_drawn_seed_is_shown_and_was_used(server: RunningServer, client: httpx.Client) -> None:
+    seen = set()
+    for stream in (False, True):
+        answer = post(client, CHAT, receipt=True, stream=stream)
+        receipt = (chunks(answer)[-1] if stream else answer.json())["receipt"]
+        seed = receipt["requests"][0]["seed"]
+        assert seed["source"] == "drawn"
+        assert answer.headers["x-headrace-seed"] == str(seed["value"])
+        assert server.backend.requests[-1].sampling.seed == seed["value"]
+        assert 0 <= seed["value"] < 2**53
+        seen.add(seed["value"])
+    assert len(seen) == 2
+
+
+def test_every_prompt_has_an_entry_and_its_own_drawn_seed(client: httpx.Client) -> None:
+    answer = post(client, COMPLETIONS, receipt=True, prompt=["a", "bcd"], n=2)
+    first, second = answer.json()["receipt"]["requests"]
+    assert (first["input_tokens"], second["input_tokens"]) == (1, 3)
+    assert first["seed"]["value"] != second["seed"]["value"]
+    assert "x-headrace-seed" not in answer.headers
+    given = post(client, COMPLETIONS, receipt=True, prompt=["a", "b"], seed=5).json()["receipt"]
+    assert {entry["seed"]["value"] for entry in given["requests"]} == {5}
+
+
+def test_headers_say_what_is_known_before_the_first_byte(client: httpx.Client) -> None:
+    for stream in (False, True):
+        headers = post(client, CHAT, stream=stream, seed=7).headers
+        assert headers["x-headrace-seed"] == "7"
+        assert headers["x-headrace-engine"] == "9.9 cpu-generic kv-bf16"
+        assert headers["x-headrace-model-sha256"] == "ab" * 32
+
+
+def test_a_page_in_a_browser_may_read_them() -> None:
+    config = ServerConfig(port=0, cors_origins=("https://app.example.org",))
+    with run_server(config=config, build_of={"tiny": BUILD}.get) as app, app.client() as client:
+        client.headers["origin"] = "https://app.example.org"
+        headers = post(client, CHAT).headers
+    exposed = headers["access-control-expose-headers"].split(", ")
+    ours = {name for name in headers if name.startswith("x-headrace-")}
+    assert len(ours) == 3
+    assert ours <= set(exposed)
+
+
+def test_a_wrong_receipt_field_is_refused(client: httpx.Client) -> None:
+    answer = client.post(CHAT, json={"model": "tiny", "messages": MESSAGES, "receipt": "yes"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "receipt"
+
+
+def test_what_the_real_engine_resolves() -> None:
+    async def run() -> None:
+        async with running_engine() as running:
+            cut = await collect(
+                running.backend, ask("0123456789", truncate_prompt_tokens=4, max_tokens=None)
+            )
+            whole = await collect(running.backend, ask("0123456789", max_tokens=3, n=2))
+        assert cut.resolved is not None and whole.resolved is not None
+        assert cut.resolved.num_truncated_tokens == 6
+        assert cut.resolved.max_tokens == cut.usage.output_tokens
+        assert (whole.resolved.num_truncated_tokens, whole.resolved.max_tokens) == (0, 3)
+
+    asyncio.run(run())
+
+
+def test_the_real_engine_behind_the_route() -> None:
+    async def run() -> dict[str, Any]:
+        async with running_engine() as running:
+            app = build_app(running.backend, ServerConfig(), FixedMetrics(), "9.9")
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+                body = {"model": MODEL, "prompt": "0123456789", "receipt": True, "max_tokens": 3}
+                answer = await client.post(COMPLETIONS, json=body | {"truncate_prompt_tokens": 4})
+        entry: dict[str, Any] = answer.json()["receipt"]["requests"][0]
+        return entry
+
+    entry = asyncio.run(run())
+    assert (entry["truncated_tokens"], entry["input_tokens"], entry["output_tokens"]) == (6, 4, 3)
+    assert min(entry["queue_s"], entry["prefill_s"], entry["decode_s"]) >= 0
