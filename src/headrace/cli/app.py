@@ -36,6 +36,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "keys": Command("Make, list and revoke API keys.", "headrace.cli.keys:keys"),
     "usage": Command("Add up what was used, by tenant, model or day.", "headrace.cli.usage:usage"),
+    "reproduce": Command(
+        "Run a stored request again and compare the answers.", "headrace.cli.reproduce:reproduce"
+    ),
     "pull": Command("Fetch a model and check it.", "headrace.cli.pull:pull"),
     "models": Command("List known and local models.", "headrace.cli.models:models"),
     "rm": Command("Remove a local model.", "headrace.cli.rm:rm"),

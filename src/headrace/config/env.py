@@ -63,6 +63,11 @@ VARIABLES: tuple[Variable, ...] = (
         "Database of API keys and usage: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
     ),
     Variable(
+        "HEADRACE_STORE_REQUESTS",
+        "store.requests",
+        "Keep calls so that they can be run again: off, redacted or full. Default: off.",
+    ),
+    Variable(
         LOG_LEVEL,
         "server.log_level",
         "debug, info, warning or error; debug also shows tracebacks. Default: info.",

@@ -137,7 +137,11 @@ def _convert_to(hint: Any, value: object, shown: str) -> object:
 
 
 def _to_choice(choices: tuple[str, ...], value: object, shown: str) -> str:
-    text = value.strip().lower() if isinstance(value, str) else value
+    if isinstance(value, bool):
+        # YAML reads the words on and off as booleans.
+        text: object = "on" if value else "off"
+    else:
+        text = value.strip().lower() if isinstance(value, str) else value
     if text not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1)
         raise ConfigError(

@@ -22,6 +22,7 @@ KVCacheDtype = Literal["auto", "bf16", "int8"]
 QueuePolicy = Literal["fair", "fcfs", "priority"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LedgerMode = Literal["auto", "on", "off"]
+RequestStorage = Literal["off", "redacted", "full"]
 
 # The model of commands that are given none; the catalogue of `hub` describes it.
 DEFAULT_MODEL = "qwen2.5-coder:0.5b"
@@ -150,6 +151,9 @@ class StoreConfig:
             0 keeps none.
         files_dir: folder of callers' files and batches, one for each database; None is beside the
             SQLite file, or in `hub.home`.
+        requests: keep calls so that `headrace reproduce` can run them again: `off`; `redacted`,
+            with digests in place of prompt and answer, which cannot be run; or `full`.
+        request_retention_days: how long they are kept.
     """
 
     database_url: str | None = None
@@ -158,6 +162,8 @@ class StoreConfig:
     max_spill_bytes: int = 256 * 1024**2
     response_retention_days: int = 30
     files_dir: Path | None = None
+    requests: RequestStorage = "off"
+    request_retention_days: int = 30
 
     def __post_init__(self) -> None:
         url = self.database_url
@@ -172,6 +178,9 @@ class StoreConfig:
         _check_integer("store.response_retention_days", days, 0, 36_500)
         if self.files_dir is not None and not isinstance(self.files_dir, Path):
             raise ConfigError("store.files_dir", self.files_dir, "a folder path")
+        _check_choice("store.requests", self.requests, get_args(RequestStorage))
+        days = self.request_retention_days
+        _check_integer("store.request_retention_days", days, 1, 36_500)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -178,6 +178,14 @@ LEDGER_FAILURES = Metric(
 LEDGER_ROWS_LOST = Metric(
     "headrace:ledger_rows_lost_total", "counter", "Usage rows that had no room to wait in."
 )
+REQUESTS_STORED = Metric(
+    "headrace:requests_stored_total", "counter", "Calls kept in the database to be run again."
+)
+REQUESTS_NOT_STORED = Metric(
+    "headrace:requests_not_stored_total",
+    "counter",
+    "Calls that were to be kept and are lost: no room, or no database.",
+)
 
 BATCHES_UNFINISHED = Metric("headrace:batches_unfinished", "gauge", "Batches that have not ended.")
 BATCH_REQUESTS = Metric(
@@ -231,4 +239,6 @@ METRICS: tuple[Metric, ...] = (
     BATCH_REQUESTS,
     ENGINE_RESTARTS,
     REQUESTS_RESUMED,
+    REQUESTS_STORED,
+    REQUESTS_NOT_STORED,
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from headrace.core.stored_requests import RequestLog
 from headrace.core.stores import KeyRing, NoKeys
 from headrace.economics.rate_limits import RateLimits
 from headrace.economics.usage_row import Ledger
@@ -15,8 +16,12 @@ from headrace.economics.usage_row import Ledger
 
 @dataclass(slots=True)
 class Accounts:
-    """Each field is replaced as a whole, from any thread. Without a ledger no usage is kept."""
+    """Each field is replaced as a whole, from any thread. Without a ledger no usage is kept.
+
+    `requests` takes calls that are to be run again; None keeps none.
+    """
 
     keys: KeyRing = field(default_factory=NoKeys)
     ledger: Ledger | None = None
     limits: RateLimits = field(default_factory=RateLimits)
+    requests: RequestLog | None = None

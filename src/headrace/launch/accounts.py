@@ -13,6 +13,7 @@ from typing import Protocol
 
 from headrace.core.config import Config
 from headrace.core.errors import ConfigError, HeadraceError
+from headrace.core.stored_requests import RequestLog
 from headrace.core.stores import KeyRing
 from headrace.core.telemetry import MetricSink
 from headrace.economics.accounts import Accounts
@@ -33,12 +34,22 @@ class Writer(Ledger, Protocol):
         ...
 
 
+class RequestWriter(RequestLog, Protocol):
+    """A request log with a thread."""
+
+    def close(self) -> None:
+        """Write what waits."""
+        ...
+
+
 class Stored(Protocol):
     """An open database."""
 
     def ring(self) -> KeyRing: ...
 
     def open_ledger(self, sink: MetricSink) -> Writer: ...
+
+    def open_requests(self, sink: MetricSink) -> RequestWriter: ...
 
     def stamp(self) -> object:
         """A value that changes with the keys."""
@@ -55,6 +66,7 @@ class AccountsWatch:
         self._config, self._poll_s = config, poll_s
         self._stored: Stored | None = None
         self._ledger: Writer | None = None
+        self._requests: RequestWriter | None = None
         self._sink: MetricSink | None = None
         self._stamp: object = None
         self._is_failing = False
@@ -84,6 +96,8 @@ class AccountsWatch:
         """
         self._sink = sink
         self._open_ledger()
+        if self._config.store.requests != "off" and self._stored is not None:
+            self.accounts.requests = self._requests = self._stored.open_requests(sink)
         self._thread.start()
 
     def close(self) -> None:
@@ -91,15 +105,16 @@ class AccountsWatch:
         self._closing.set()
         if self._thread.ident is not None:
             self._thread.join()
-        if self._ledger is not None:
-            self._ledger.close()
+        for writer in (self._ledger, self._requests):
+            if writer is not None:
+                writer.close()
         if self._stored is not None:
             self._stored.close()
 
     def _has_database(self) -> bool:
         store, home = self._config.store, self._config.hub.home
         is_given = store.database_url is not None or store.ledger == "on"
-        return is_given or (home / "headrace.db").exists()
+        return is_given or store.requests != "off" or (home / "headrace.db").exists()
 
     def _open_ledger(self) -> None:
         """Raises: StoreError."""

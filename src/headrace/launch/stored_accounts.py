@@ -7,10 +7,12 @@ from headrace.core.config import Config
 from headrace.core.telemetry import MetricSink
 from headrace.economics.ledger import UsageLedger
 from headrace.economics.ledger_writer import LedgerWriter
+from headrace.economics.request_writer import RequestWriter
 from headrace.economics.spill_file import SpillFile
 from headrace.store.database import Database, default_url
 from headrace.store.key_ring import StoredKeys
 from headrace.store.keys import KeyStore
+from headrace.store.requests import RequestStore
 
 
 class StoredAccounts:
@@ -37,6 +39,19 @@ class StoredAccounts:
         spill = SpillFile(self._config.hub.home / "ledger", store.max_spill_bytes)
         ledger = UsageLedger(self._database)
         writer = LedgerWriter(ledger, spill, sink, store.max_waiting_rows)
+        writer.start()
+        return writer
+
+    def open_requests(self, sink: MetricSink) -> RequestWriter:
+        """Start keeping calls. Raises: StoreError."""
+        store = self._config.store
+        table = RequestStore(
+            self._database,
+            SystemClock(),
+            store.request_retention_days,
+            redacts=store.requests != "full",
+        )
+        writer = RequestWriter(table, sink)
         writer.start()
         return writer
 

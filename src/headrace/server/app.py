@@ -39,6 +39,7 @@ from headrace.server.files import (
 )
 from headrace.server.health import report_health, report_load, report_metrics, report_version
 from headrace.server.json_body import read_json_object
+from headrace.server.kept_requests import keep_request
 from headrace.server.kept_responses import KeptResponses, OpenStore
 from headrace.server.lifetime import stopping_error
 from headrace.server.model_control import is_sleeping, reload_model, sleep, wake_up
@@ -395,9 +396,13 @@ class _Inference:
         services.check_ready(may_wait=True)
         body = await read_json_object(receive, headers, services.config)
         call = Call(body, headers, facts.request_id, facts.caller, meter)
+        call.notes.keeps_tokens = services.accounts.requests is not None
         work = asyncio.create_task(self._run(meter, call, send))
         with services.lifetime.track(work):
-            scope[_CLIENT_LEFT] = not await _run_until_left(work, receive)
+            try:
+                scope[_CLIENT_LEFT] = not await _run_until_left(work, receive)
+            finally:
+                keep_request(services, call, facts.caller.tenant)
 
     async def _run(self, meter: Metered, call: Call, send: Send) -> None:
         lifetime = self._services.lifetime

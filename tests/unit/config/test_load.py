@@ -153,6 +153,12 @@ def test_a_wrong_choice_names_the_near_one() -> None:
         convert("engine.isa", "avx51")
 
 
+def test_off_without_quotes_is_the_word(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, "store:\n  ledger: on\n  requests: off\n"))
+    assert convert("store.ledger", settings["store.ledger"]) == "on"
+    assert convert("store.requests", settings["store.requests"]) == "off"
+
+
 def test_every_field_of_every_record_can_be_converted() -> None:
     """A new field with a type that the converter does not know fails here."""
     for section, record in SECTIONS.items():

@@ -77,6 +77,7 @@ def test_every_variable_sets_its_setting() -> None:
         "HEADRACE_NUM_THREADS": "2",
         "HEADRACE_MEMORY": "1GiB",
         "HEADRACE_DATABASE": "sqlite:////srv/keys.db",
+        "HEADRACE_STORE_REQUESTS": "full",
         "HEADRACE_LOG_LEVEL": "debug",
     }
     settings = {variable.name: variable.setting for variable in env.VARIABLES if variable.setting}

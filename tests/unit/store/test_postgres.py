@@ -18,10 +18,12 @@ from fakes.stored_cases import CASES, Case, run_case
 from fakes.usage import Ledger, eventually, make_row, open_database
 from headrace.core.errors import ConfigError, StoreError
 from headrace.core.responses import StoredResponse
+from headrace.core.stored_requests import StoredAnswer, StoredRequest
 from headrace.core.stores import KeyLimits
 from headrace.economics.ledger import DIMENSIONS, UsageLedger
 from headrace.store.database import Database
 from headrace.store.keys import KeyStore
+from headrace.store.requests import RequestStore
 from headrace.store.responses import StoredResponses
 
 LIMITS = KeyLimits(output_tokens_per_minute=10**12, max_concurrent_requests=3)
@@ -83,6 +85,28 @@ def test_responses(database: Database) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_files_and_batches(case: Case, database: Database, tmp_path: Path) -> None:
     run_case(case, tmp_path, database)
+
+
+def test_stored_requests(database: Database) -> None:
+    clock = FakeClock()
+    store = RequestStore(database, clock, 2, redacts=False)
+    request = StoredRequest(
+        request_id="req_1",
+        tenant="acme",
+        created_at_s=clock.now_s,
+        operation="/v1/completions",
+        model="tiny",
+        body={"prompt": "é\ud800\x00"},
+        answers=((StoredAnswer((1, 2), None),),),
+        receipt={"parameters": {}, "requests": [], "model": None},
+    )
+    store.append([request, request])
+    first, second = store.find("req_1", "acme")
+    assert first == second
+    assert (first.body, first.answers) == (request.body, request.answers)
+    clock.advance(2 * 86_400)
+    assert not store.find("req_1")
+    assert (store.sweep(), store.sweep()) == (2, 0)
 
 
 def test_usage_adds_up_as_in_sqlite(database: Database, tmp_path: Path) -> None:
