@@ -63,7 +63,7 @@ def step_of(*lengths: int, num_computed: int = 0, num_logit_rows: int = 1) -> St
 
 
 STEPS = (
-    step_of(40),
+    step_of(40, 40, 40),  # all that later steps read is written
     step_of(7, 33),
     step_of(1, 1, 1, num_computed=33),
     step_of(5, 1, num_computed=40, num_logit_rows=5),
