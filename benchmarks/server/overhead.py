@@ -43,7 +43,8 @@ from headrace.core.version import headrace_version
 from headrace.launch.accounts import AccountsWatch
 from headrace.observe.prometheus import PrometheusMetrics
 from headrace.server.app import build_app
-from headrace.server.run import DrainingServer, address_of, listen
+from headrace.server.listener import listen
+from headrace.server.run import DrainingServer, address_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
 from floors import RESULTS, environment
