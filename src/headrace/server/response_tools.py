@@ -17,9 +17,9 @@ from headrace.server.tool_schema import (
     AllowedToolsFields,
     FunctionToolFields,
     Mode,
-    check_tools,
     make_choice,
     make_tool,
+    read_each,
 )
 
 TOOL_CHOICES = (
@@ -43,12 +43,7 @@ def read_response_tools(
     tools: Sequence[Any] | None, choice: object, allows_parallel: bool | None
 ) -> ResponseTools:
     """Raises: RequestError that names the tool or the choice at fault."""
-    read, unknown = [], []
-    for index, value in enumerate(tools or ()):
-        tool, keys = _read_tool(value, f"tools[{index}]")
-        read.append(tool)
-        unknown += keys
-    check_tools(read)
+    read, unknown = read_each(tools, _read_tool)
     mode, names, more = _read_choice(choice)
     made = make_choice(read, mode, names, allows_parallel is not False)
     shown_choice = choice if isinstance(choice, str | Mapping) else "auto"

@@ -8,7 +8,7 @@ backend.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -54,15 +54,26 @@ def read_tools(
     tools: Sequence[Any] | None, choice: object, allows_parallel: bool | None
 ) -> ToolsAsked:
     """Raises: RequestError that names the tool or the choice at fault."""
-    read, unknown = [], []
-    for index, value in enumerate(tools or ()):
-        tool, keys = _read_tool(value, f"tools[{index}]")
-        read.append(tool)
-        unknown += keys
-    check_tools(read)
+    read, unknown = read_each(tools, _read_tool)
     mode, names, more = _read_choice(choice)
     made = make_choice(read, mode, names, allows_parallel is not False)
     return ToolsAsked(tuple(read), made, (*unknown, *more))
+
+
+def read_each(
+    tools: Sequence[Any] | None, read_tool: Callable[[object, str], tuple[Tool, list[str]]]
+) -> tuple[list[Tool], list[str]]:
+    """The tools, each read in a dialect's way, and keys that nobody defines.
+
+    Raises: RequestError that names the tool at fault.
+    """
+    read, unknown = [], []
+    for index, value in enumerate(tools or ()):
+        tool, keys = read_tool(value, f"tools[{index}]")
+        read.append(tool)
+        unknown += keys
+    check_tools(read)
+    return read, unknown
 
 
 def make_tool(fields: FunctionToolFields, path: str) -> Tool:
