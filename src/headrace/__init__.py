@@ -3,8 +3,13 @@
 `import headrace` costs a few milliseconds; the engine is imported when `headrace.LLM` is touched.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the module of types takes longer to load than everything here
+    from typing import Any
 
 _PUBLIC = {
     "LLM": "headrace.llm",

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -117,11 +117,18 @@ class Program:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str | Path, **environ: str) -> Iterator[Program]:
-    """The command beside the test, killed when the block ends."""
-    program = Program([*COMMAND, *map(str, arguments)], folder, environment(**environ))
+def beside(command: Sequence[str | Path], folder: Path, **environ: str) -> Iterator[Program]:
+    """A process beside the test, killed when the block ends."""
+    program = Program([*map(str, command)], folder, environment(**environ))
     try:
         yield program
     finally:
         program.process.kill()
         program.process.wait()
+
+
+def running(
+    folder: Path, *arguments: str | Path, **environ: str
+) -> AbstractContextManager[Program]:
+    """The command beside the test, killed when the block ends."""
+    return beside([*COMMAND, *arguments], folder, **environ)

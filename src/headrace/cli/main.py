@@ -10,8 +10,11 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # takes longer to load than all the rest
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
 EXIT_INTERRUPTED = 130
 

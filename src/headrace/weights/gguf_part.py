@@ -20,6 +20,7 @@ from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.quant.format import QuantFormat, by_ggml_type
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.weights.gguf_cursor import U32, U64, GgufCursor
+from headrace.weights.mapped_file import map_file, unmap_file
 
 GGUF_MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -53,7 +54,7 @@ class GgufPart:
         Raises: ModelFileError, UnsupportedFormat.
         """
         self.path = path
-        self.buffer = _map_file(path)
+        self.buffer = map_file(path)
         try:
             cursor = GgufCursor(path, self.buffer)
             self.version, num_tensors, num_keys = _read_header(cursor)
@@ -62,7 +63,7 @@ class GgufPart:
             self.alignment = _alignment(path, self.values)
             self.entries = _read_index(cursor, num_tensors, self.alignment)
         except BaseException:
-            self.buffer.close()
+            unmap_file(self.buffer)
             raise
         self._bytes: NDArray[np.uint8] = np.frombuffer(self.buffer, dtype=np.uint8)
 
@@ -85,20 +86,7 @@ class GgufPart:
         """Let go of the file. Tensors that are still held keep the mapping alive."""
         self._bytes = np.empty(0, dtype=np.uint8)
         self.entries = {}
-        try:
-            self.buffer.close()
-        except BufferError:  # a tensor is still held: the map goes with the last of them
-            return
-
-
-def _map_file(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except ValueError as error:  # what mmap raises for a file of no bytes
-        raise ModelFileError(f"{path} is empty.") from error
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
+        unmap_file(self.buffer)
 
 
 def _read_header(cursor: GgufCursor) -> tuple[int, int, int]:

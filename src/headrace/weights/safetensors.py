@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from headrace.core.errors import MissingTensor, ModelFileError, UnsupportedFormat
 from headrace.quant.format import FORMATS
 from headrace.quant.quant_tensor import QuantTensor
+from headrace.weights.mapped_file import map_file, unmap_file
 
 MAX_JSON_BYTES = 1 << 26
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -96,11 +97,7 @@ class SafetensorsReader:
         """Let go of the shards. Tensors that are still held keep their mapping alive."""
         self._tensors, self._bytes = {}, {}
         while self._maps:
-            _, mapped = self._maps.popitem()
-            try:
-                mapped.close()
-            except BufferError:  # a tensor is still held: the map goes with the last of them
-                continue
+            unmap_file(self._maps.popitem()[1])
 
     def _open_shards(self, shards: Mapping[str, frozenset[str] | None]) -> None:
         for shard, wanted in shards.items():
@@ -111,8 +108,7 @@ class SafetensorsReader:
             if wanted is not None:  # the index decides which shard a tensor is read from
                 stored = {name: stored[name] for name in wanted}
             self._tensors.update(stored)
-            with (self.path / shard).open("rb") as file:
-                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[shard] = map_file(self.path / shard)
             self._bytes[shard] = np.frombuffer(self._maps[shard], dtype=np.uint8)
 
 

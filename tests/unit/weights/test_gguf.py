@@ -32,6 +32,7 @@ from headrace.core.errors import MissingTensor, ModelFileError, UnsupportedForma
 from headrace.quant.format import FORMATS
 from headrace.quant.quantize import quantize
 from headrace.weights.gguf import GgufReader
+from headrace.weights.gguf_cursor import GgufCursor
 
 ARCHITECTURE = ("general.architecture", string_value("llama"))
 WEIGHTS = np.random.default_rng(0).standard_normal((6, 512), dtype=np.float32)
@@ -41,6 +42,23 @@ def write(tmp_path: Path, file: GgufFile | bytes) -> Path:
     path = tmp_path / "model.gguf"
     path.write_bytes(file if isinstance(file, bytes) else file.to_bytes())
     return path
+
+
+def test_an_interrupt_while_it_reads_stays_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The read that is cut off may still point into the file."""
+    path = write(tmp_path, GgufFile([ARCHITECTURE]).add("a", quantize(WEIGHTS, "f32")))
+    held = []
+
+    def cut_off(cursor: GgufCursor, *_: object) -> int:
+        held.append(memoryview(cursor._buffer))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GgufCursor, "number", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        GgufReader(path)
+    assert held
 
 
 def test_the_digest_is_of_the_metadata_alone(tmp_path: Path) -> None:
