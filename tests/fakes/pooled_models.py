@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 
 from fakes.fake_backend import FakeBackend
+from headrace.core.activity import ModelActivity
 from headrace.core.backend import ModelInfo
 from headrace.core.errors import ModelFileError
 from headrace.launch.model_pool import PooledModel
@@ -21,6 +22,9 @@ class Engine(FakeBackend):
 
     async def start(self) -> None:
         self.is_running = True
+
+    async def activity(self) -> list[ModelActivity]:
+        return [ModelActivity(model=self.info.name, health=self.state, is_current=True)]
 
     async def stop(self) -> None:
         assert self.num_running == 0

@@ -164,6 +164,8 @@ class GenerateRequest:
     answer's length where sampling names none; what the context leaves bounds it. `pooling` asks for
     a vector of the prompt in place of an answer: the last hidden state, or the mean of all.
 
+    `call_id` names the call that it belongs to, for operators.
+
     `patience_s`: how long the caller waits; who would not start in it is refused at once.
 
     Of an answer to `messages`, calls of `tools` come apart from its text; `splits_reasoning` wants
@@ -191,6 +193,7 @@ class GenerateRequest:
     priority: int = 0
     patience_s: float | None = None
     is_background: bool = False
+    call_id: str = ""
 
 
 _BOOLEANS = tuple(f.name for f in fields(SamplingParams) if f.type == "bool")

@@ -123,12 +123,14 @@ class StepStats:
     """Counters since the last report (`num_new_*`) and gauges after the step.
 
     `num_background_*` are those of `num_running` and `num_waiting` that hold nobody up.
+    `num_deferred` of `num_waiting` wait for a prefix that another one computes.
     """
 
     num_running: int = 0
     num_waiting: int = 0
     num_background_running: int = 0
     num_background_waiting: int = 0
+    num_deferred: int = 0
     num_used_blocks: int = 0
     num_blocks: int = 0
     num_scheduled_tokens: int = 0

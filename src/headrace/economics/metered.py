@@ -115,6 +115,7 @@ class Metered:
             tenant=facts.caller.tenant,
             patience_s=facts.patience_s,
             is_background=facts.is_background,
+            call_id=facts.request_id,
         )
         num_estimated = estimate_input_tokens(request)
         attempt = _Attempt(num_estimated, self._reserve(request, num_estimated))

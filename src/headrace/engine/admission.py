@@ -54,6 +54,10 @@ class Admission:
         num_before = max(self._num_waiting, num_unfinished - self._num_passed)
         return (num_before + 1) * self._s_per_start()
 
+    def predict_start_s(self, queue_position: int) -> float:
+        """Seconds until the request at this place of the queue, from 1, runs."""
+        return queue_position * self._s_per_start()
+
     def check(self, num_unfinished: int, num_answers: int, patience_s: float | None) -> None:
         """Refuse what cannot be taken, or what would wait longer than its client does.
 

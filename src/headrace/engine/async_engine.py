@@ -15,16 +15,18 @@ from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock, Thread
 
+from headrace.core.activity import ModelActivity
 from headrace.core.backend import Health, ModelInfo, ModelText
 from headrace.core.clock import Clock
 from headrace.core.errors import BackendError, CapacityError, EngineDied, ModelNotFound
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.step import StepReport
+from headrace.engine.activity import EngineActivity
 from headrace.engine.admission import Admission
 from headrace.engine.engine_host import EngineHost
 from headrace.engine.input_processor import InputProcessor, PreparedRequest
-from headrace.engine.messages import Abort, EngineEnded, EngineReply, Stop, Submit
+from headrace.engine.messages import Abort, EngineEnded, EngineReply, Inspection, Stop, Submit
 from headrace.engine.output_processor import OutputProcessor
 from headrace.engine.output_stream import Mailbox, OutputStream
 from headrace.engine.stats import EngineStats
@@ -57,6 +59,7 @@ class AsyncEngine:
         self._stats = stats
         self._clock = clock
         self._room = Admission(max_num_requests, stats)
+        self._activity = EngineActivity(host.send, self._room, clock)
         self._stall_timeout_s = stall_timeout_s
         self._host = host
         self._output = OutputProcessor(tokenizer, stats, self._send_abort)
@@ -124,6 +127,19 @@ class AsyncEngine:
             return Health("starting", "The engine was not started.")
         return Health("draining" if self._state == "draining" else "ready")
 
+    async def activity(self) -> list[ModelActivity]:
+        """See core.activity.Inspectable. A scheduler that is away is not waited for."""
+        health = self.health()
+        answers = await self._activity.ask() if health.status in ("ready", "draining") else None
+        return [
+            ModelActivity(
+                model=self._models[0].name,
+                health=health,
+                is_current=answers is not None,
+                requests=self._activity.rows(self._output.opened(), answers),
+            )
+        ]
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend. The stream works in the event loop that called."""
         arrived_at_s = self._clock.monotonic_s()
@@ -131,9 +147,10 @@ class AsyncEngine:
         self._check_room(request.sampling.n, request.patience_s)
         event_loop = asyncio.get_running_loop()
         unique_id = f"{request.request_id}-{next(self._serial)}"
-        prepared = await event_loop.run_in_executor(
-            self._text_pool, self._input.prepare, request, unique_id
-        )
+        with self._activity.preparing(unique_id, request):
+            prepared = await event_loop.run_in_executor(
+                self._text_pool, self._input.prepare, request, unique_id
+            )
         return self._submit(prepared, Mailbox(event_loop), arrived_at_s)
 
     def _submit(
@@ -187,7 +204,9 @@ class AsyncEngine:
             if isinstance(reply, EngineEnded):
                 self._end(reply.error)
                 return True
-            if self._state != "dead":
+            if isinstance(reply, Inspection):
+                self._activity.take(reply)
+            elif self._state != "dead":
                 self._apply(reply)
         return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from headrace.cache.kv_cache_manager import KVCacheManager
+from headrace.core.activity import AnswerActivity
 from headrace.core.clock import Clock
 from headrace.core.config import EngineConfig
 from headrace.core.errors import HeadraceError
@@ -52,6 +53,10 @@ class Engine:
             self._scheduler.add(message.spec)
         except HeadraceError as error:
             self._scheduler.refuse(message.spec.request_id, error.message)
+
+    def inspect(self) -> tuple[AnswerActivity, ...]:
+        """What runs and what waits, and why."""
+        return self._scheduler.inspect()
 
     def step(self) -> StepReport:
         """Compute some tokens of some requests.

@@ -23,6 +23,8 @@ from headrace.engine.messages import (
     EngineNotStarted,
     EngineReady,
     FormChecked,
+    Inspect,
+    Inspection,
     LogLine,
     StartEngine,
     Stop,
@@ -31,7 +33,7 @@ from headrace.engine.messages import (
 
 _KINDS: tuple[type, ...] = (
     StartEngine, EngineReady, EngineNotStarted, Submit, Abort, Stop, StepReport, EngineEnded,
-    CheckForm, FormChecked, LogLine,
+    CheckForm, FormChecked, LogLine, Inspect, Inspection,
 )  # fmt: skip
 _NUMBER_OF = {kind: number for number, kind in enumerate(_KINDS)}
 _HEADER = struct.Struct("<IB")

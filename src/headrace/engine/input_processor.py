@@ -37,6 +37,7 @@ class PreparedRequest:
     return_prompt_text: bool = False
     answer_format: AnswerFormat = TEXT_ALONE
     num_truncated_tokens: int = 0
+    call_id: str = ""
 
 
 class InputProcessor:
@@ -98,6 +99,7 @@ class InputProcessor:
             request.return_prompt_text,
             answer_format,
             num_truncated,
+            request.call_id,
         )
 
     def _hold_to_form(

@@ -10,7 +10,14 @@ import logging
 
 from headrace.engine.channel import Sender, ThreadChannel
 from headrace.engine.engine import Engine
-from headrace.engine.messages import EngineEnded, EngineMessage, EngineReply, Stop
+from headrace.engine.messages import (
+    EngineEnded,
+    EngineMessage,
+    EngineReply,
+    Inspect,
+    Inspection,
+    Stop,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,5 +52,9 @@ class EngineLoop:
         for message in self._inbox.receive(0.0 if self._engine.has_work else None):
             if isinstance(message, Stop):
                 return False
-            self._engine.apply(message)
+            if isinstance(message, Inspect):
+                answers = self._engine.inspect()
+                self._outbox.send(Inspection(message.inspect_id, answers), timeout_s=None)
+            else:
+                self._engine.apply(message)
         return True

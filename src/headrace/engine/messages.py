@@ -1,7 +1,8 @@
 """What goes into the engine and what comes out. Frozen, plain data: they can cross a process.
 
-In: Submit, Abort, Stop. Out: StepReport (core/step.py) after each step, and one EngineEnded last.
-The rest is between the two processes alone: how the engine process starts, forms, its log.
+In: Submit, Abort, Inspect, Stop. Out: StepReport (core/step.py) after each step, Inspections, and
+one EngineEnded last. The rest is between the two processes alone: how the engine process starts,
+forms, its log.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.core.activity import AnswerActivity
 from headrace.core.config import EngineConfig
 from headrace.core.step import StepReport
 from headrace.core.structured_outputs import StructuredOutputs
@@ -31,6 +33,21 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Inspect:
+    """Say what runs and what waits, between two steps."""
+
+    inspect_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """The answer to an Inspect."""
+
+    inspect_id: int
+    answers: tuple[AnswerActivity, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End the loop; what is unfinished stays so."""
 
@@ -42,8 +59,8 @@ class EngineEnded:
     error: str | None = None
 
 
-EngineMessage = Submit | Abort | Stop
-EngineReply = StepReport | EngineEnded
+EngineMessage = Submit | Abort | Inspect | Stop
+EngineReply = StepReport | Inspection | EngineEnded
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,10 @@ class OutputProcessor:
         """Engine requests that have not ended, those without a reader included."""
         return len(self._requests)
 
+    def opened(self) -> list[tuple[str, OpenRequest]]:
+        """Engine requests that have not ended, by id. Any thread may ask."""
+        return list(self._requests.items())
+
     def open(self, prepared: PreparedRequest, mailbox: Mailbox, arrived_at_s: float) -> OpenRequest:
         """Expect the answers of a request. Call it before the engine can answer."""
         request = OpenRequest(prepared, self._tokenizer, mailbox, arrived_at_s)

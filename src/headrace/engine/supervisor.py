@@ -21,12 +21,14 @@ from headrace.core.structured_outputs import StructuredOutputs
 from headrace.engine.engine_process import EngineProcess
 from headrace.engine.form_checks import FormChecks
 from headrace.engine.messages import (
+    Abort,
     CheckForm,
     EngineEnded,
     EngineMessage,
     EngineReady,
     EngineReply,
     FormChecked,
+    Inspection,
     StartEngine,
     Stop,
     Submit,
@@ -101,7 +103,7 @@ class Supervisor:
         with self._lock:
             if isinstance(message, Submit):
                 self._requests.submit(message, self._is_up)
-            elif not isinstance(message, Stop):
+            elif isinstance(message, Abort):
                 self._requests.abort(message)
             self._send_if_up(message)
 
@@ -156,6 +158,8 @@ class Supervisor:
                     replies.append(self._requests.take(message))
             elif isinstance(message, FormChecked):
                 self._forms.take(message)
+            elif isinstance(message, Inspection):
+                replies.append(message)
             elif isinstance(message, EngineEnded) and message.error is not None:
                 self._reason = message.error  # the process ends next
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
+from headrace.core.activity import ModelActivity
 from headrace.core.backend import Health, ModelInfo, ModelText
 from headrace.core.clock import Clock
 from headrace.core.output import RequestOutput
@@ -52,6 +53,10 @@ class EngineBackend:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend."""
         return await self._engine.generate(request)
+
+    async def activity(self) -> list[ModelActivity]:
+        """See core.activity.Inspectable."""
+        return await self._engine.activity()
 
     def text(self, model: str) -> ModelText:
         """See core.backend.Backend."""

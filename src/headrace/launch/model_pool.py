@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
 
+from headrace.core.activity import Inspectable, ModelActivity
 from headrace.core.backend import Backend, Health, ModelInfo, ModelText, TokenizerInfo
 from headrace.core.clock import Clock
 from headrace.core.errors import (
@@ -27,11 +28,12 @@ from headrace.core.errors import (
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.units import format_bytes
+from headrace.launch.pool_activity import PoolActivity
 
 logger = logging.getLogger(__name__)
 
 
-class LoadedModel(Backend, Protocol):
+class LoadedModel(Backend, Inspectable, Protocol):
     """A model in memory."""
 
     async def start(self) -> None:
@@ -117,6 +119,7 @@ class ModelPool:
         self._sweep: asyncio.Task[None] | None = None
         self._is_over = False
         self._first = first
+        self._activity = PoolActivity(clock)
 
     def models(self) -> Sequence[ModelInfo]:
         """See core.backend.Backend. Loaded or not; what is loaded knows best what it is."""
@@ -172,13 +175,19 @@ class ModelPool:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend. Waits for the model where it is not loaded."""
-        resident = await self._take(request.model)
+        with self._activity.loading(request):
+            resident = await self._take(request.model)
         try:
             stream = await resident.engine.generate(request)
         except BaseException:
             resident.release(self._clock.monotonic_s())
             raise
         return _HeldStream(stream, lambda: resident.release(self._clock.monotonic_s()))
+
+    async def activity(self) -> Sequence[ModelActivity]:
+        """See core.activity.Inspectable. A model that is being replaced is there twice."""
+        residents = dict.fromkeys((*self._residents.values(), *self._departures))
+        return await self._activity.describe(self._models, [r.engine for r in residents])
 
     async def load(self, name: str) -> None:
         """Have a model in memory. Raises: ModelNotFound, BackendError."""

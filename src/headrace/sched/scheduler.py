@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace.cache.kv_cache_manager import KVCacheManager
+from headrace.core.activity import AnswerActivity, WaitReason
 from headrace.core.clock import Clock
 from headrace.core.errors import ContextTooLong, InvalidParameter
 from headrace.core.output import FinishReason
@@ -25,6 +26,7 @@ from headrace.core.step import (
     StepReport,
     StepStats,
 )
+from headrace.sched.inspection import describe_requests
 from headrace.sched.preemption import choose_victim, preempt
 from headrace.sched.request_queue import (
     RANK_POLICIES,
@@ -74,6 +76,9 @@ class Scheduler:
         self._ended: list[RequestProgress] = []
         self._forgotten_ids: list[str] = []
         self._counters = StepCounters()
+        # Why the last step admitted no more, and who waits for another one's prefix.
+        self._stop: WaitReason = "step"
+        self._held_ids: frozenset[str] = frozenset()
         self._num_arrivals = 0
         self._step_id = 0
         self._step_started_at_s = 0.0
@@ -138,6 +143,7 @@ class Scheduler:
         if plan and self.limits.max_mixed_prompt_tokens is not None:
             budget.bound(self.limits.max_mixed_prompt_tokens)
         self._plan_chunks(plan, budget)
+        self._stop, self._held_ids = "kv_blocks" if num_preempted else "step", frozenset()
         if not num_preempted:
             self._plan_admissions(plan, budget)
         forgotten_ids, self._forgotten_ids = tuple(self._forgotten_ids), []
@@ -174,6 +180,10 @@ class Scheduler:
             if gained is not None:
                 progress.append(gained)
         return self._report(output, progress)
+
+    def inspect(self) -> tuple[AnswerActivity, ...]:
+        """What runs and what waits, and why."""
+        return describe_requests(self._running, self._waiting, self._stop, self._held_ids)
 
     def check_integrity(self) -> None:
         """Prove that requests, queue, running and blocks agree. Expensive; for tests.
@@ -223,13 +233,16 @@ class Scheduler:
         computing it too. It keeps its seat and holds nobody else up.
         """
         held: list[RequestState] = []
-        while budget.num_left and len(self._waiting):
-            if len(self._running) + len(held) >= self.limits.max_num_seqs:
+        held_ids: set[str] = set()
+        while len(self._waiting):
+            if not budget.num_left or len(self._running) + len(held) >= self.limits.max_num_seqs:
+                self._stop = "seats" if budget.num_left else "tokens"
                 break
             request = self._waiting.pop()
             is_background = request.spec.is_background
             is_before_its_turn = is_background and bool(held) and not held[0].spec.is_background
             if is_before_its_turn or not budget.has_any(is_background):
+                self._stop = "interactive"
                 held.append(request)
                 break
             prefix = self._lookup(request)
@@ -238,14 +251,17 @@ class Scheduler:
                 is_background or not self._is_background_behind
             ):
                 held.append(request)
+                held_ids.add(request.request_id)
                 continue
             num_spare = self._num_spare_blocks
             if not self._kv_cache.allocate(table, request.num_tokens, prefix, num_spare):
+                self._stop = "kv_blocks"
                 held.append(request)
                 break
             self._admit(request, len(prefix) * self._kv_cache.block_size)
             num_tokens = budget.take(request.num_pending_tokens, is_background)
             plan.append((request, num_tokens))
+        self._held_ids = frozenset(held_ids)
         for request in held:
             self._waiting.restore(request)
 
@@ -344,6 +360,7 @@ class Scheduler:
             num_waiting=len(self._waiting),
             num_background_running=num_running,
             num_background_waiting=num_background - num_running,
+            num_deferred=len(self._held_ids),
             num_used_blocks=self._kv_cache.pool.num_used_blocks,
             num_blocks=self._kv_cache.pool.num_blocks,
             num_scheduled_tokens=output.num_scheduled_tokens,

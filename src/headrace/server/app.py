@@ -28,6 +28,7 @@ from headrace.server.anthropic_messages import count_message_tokens, create_mess
 from headrace.server.auth import admit
 from headrace.server.batch_worker import BatchWorker
 from headrace.server.batches import BatchRoutes
+from headrace.server.debug_requests import report_requests
 from headrace.server.dialect import OPENAI, Dialect
 from headrace.server.error_responses import HttpRefusal, describe_error, is_our_fault
 from headrace.server.files import (
@@ -298,6 +299,7 @@ def _routes(services: Services) -> list[Route]:
         ("/sleep", {"POST": sleep}),
         ("/wake_up", {"POST": wake_up}),
         ("/is_sleeping", {"GET": is_sleeping}),
+        ("/debug/requests", {"GET": report_requests}),
         ("/v1/models/{name:path}/reload", {"POST": reload_model}),
         ("/v1/files", {"GET": list_files, "POST": create_file}),
         ("/v1/files/{id}", {"GET": retrieve_file, "DELETE": delete_file}),
