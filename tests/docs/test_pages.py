@@ -16,6 +16,7 @@ from pages import PAGES, ROOT, Block, anchors, blocks, links, prose, quoted
 
 from headrace.cli.app import COMMANDS, build_app
 from headrace.config.load import build_config, convert, flatten
+from headrace.economics.price_files import read_price_file
 
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 PACKAGE = ROOT / "src" / "headrace"
@@ -174,7 +175,22 @@ def test_make_targets_exist(page: str, target: str) -> None:
     assert re.search(rf"^{target}:", makefile, re.MULTILINE), page
 
 
-@pytest.mark.parametrize("block", list(blocks("yaml")), ids=lambda block: block.name)
+def yaml_blocks(is_prices: bool) -> list[Block]:
+    """Price files begin with a section of theirs; every other block is a file of settings."""
+    found = blocks("yaml")
+    return [
+        block for block in found if block.text.startswith(("prices:", "machines:")) is is_prices
+    ]
+
+
+@pytest.mark.parametrize("block", yaml_blocks(is_prices=True), ids=lambda block: block.name)
+def test_price_files_are_taken(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "prices.yaml"
+    file.write_text(block.text)
+    assert read_price_file(file).prices
+
+
+@pytest.mark.parametrize("block", yaml_blocks(is_prices=False), ids=lambda block: block.name)
 def test_settings_files_are_taken(block: Block) -> None:
     settings = flatten(yaml.safe_load(block.text))
     assert settings

@@ -14,17 +14,31 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from headrace.core.config import Config, EngineConfig, HubConfig, ServerConfig, StoreConfig
+from headrace.core.config import (
+    Config,
+    EconomicsConfig,
+    EngineConfig,
+    HubConfig,
+    ServerConfig,
+    StoreConfig,
+)
 from headrace.core.errors import ConfigError
 from headrace.core.units import parse_bytes
 
 MAX_FILE_BYTES = 1024**2
-_Section = type[EngineConfig] | type[HubConfig] | type[ServerConfig] | type[StoreConfig]
+_Section = (
+    type[EngineConfig]
+    | type[HubConfig]
+    | type[ServerConfig]
+    | type[StoreConfig]
+    | type[EconomicsConfig]
+)
 SECTIONS: dict[str, _Section] = {
     "engine": EngineConfig,
     "hub": HubConfig,
     "server": ServerConfig,
     "store": StoreConfig,
+    "economics": EconomicsConfig,
 }
 _BOOLEAN_TEXTS = {"1": True, "true": True, "yes": True, "on": True}
 _BOOLEAN_TEXTS |= {"0": False, "false": False, "no": False, "off": False}
@@ -121,6 +135,7 @@ def build_config(settings: Mapping[str, object]) -> Config:
         hub=HubConfig(**values["hub"]),
         server=ServerConfig(**values["server"]),
         store=StoreConfig(**values["store"]),
+        economics=EconomicsConfig(**values["economics"]),
     )
 
 

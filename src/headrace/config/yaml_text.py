@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import yaml
@@ -27,9 +28,31 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(raw: bytes) -> object:
-    """The value of a document; None of an empty one. Raises: ValueError, SettingNameError."""
+class _ExactLoader(_StrictLoader):
+    """Numbers with a point as they are written: money does not go through binary fractions."""
+
+
+def _to_decimal(loader: _ExactLoader, node: yaml.ScalarNode) -> Decimal:
+    text = str(loader.construct_scalar(node)).replace("_", "")
     try:
-        return yaml.load(raw.decode("utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+        number = Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"{text} is no decimal number.") from None
+    if not number.is_finite():
+        raise ValueError(f"{text} is no finite number.")
+    return number
+
+
+_ExactLoader.add_constructor("tag:yaml.org,2002:float", _to_decimal)
+
+
+def read_yaml(raw: bytes, is_exact: bool = False) -> object:
+    """The value of a document; None of an empty one. With `is_exact` fractions are Decimals.
+
+    Raises: ValueError, SettingNameError.
+    """
+    loader = _ExactLoader if is_exact else _StrictLoader
+    try:
+        return yaml.load(raw.decode("utf-8"), Loader=loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from None

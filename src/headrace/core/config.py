@@ -300,6 +300,28 @@ class ServerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EconomicsConfig:
+    """What tokens cost.
+
+    Fields:
+        price_files: files with prices (`headrace prices check FILE`), the first one that has a
+            model counts; after them come the built-in prices.
+        stale_after_days: a price that was last checked longer ago is shown as stale.
+    """
+
+    price_files: tuple[str, ...] = ()
+    stale_after_days: int = 365
+
+    def __post_init__(self) -> None:
+        files = self.price_files
+        if not isinstance(files, tuple) or not all(
+            isinstance(file, str) and file for file in files
+        ):
+            raise ConfigError("economics.price_files", files, "a list of file paths")
+        _check_integer("economics.stale_after_days", self.stale_after_days, 1, 36_500)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Every setting. Only config, launch, llm, deploy and cli see the whole."""
 
@@ -307,6 +329,7 @@ class Config:
     hub: HubConfig = field(default_factory=HubConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
+    economics: EconomicsConfig = field(default_factory=EconomicsConfig)
 
 
 def _check_choice(name: str, value: object, allowed: Sequence[object]) -> None:

@@ -1,4 +1,4 @@
-"""Token counts of a request. Cached and reasoning tokens are subsets, never additions.
+"""Token counts of a request. Cached, written and reasoning tokens are subsets, never additions.
 
 Rejected draft tokens are work that reached no answer: they belong to no total.
 """
@@ -10,13 +10,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Units: tokens. cached_input_tokens <= input_tokens; reasoning_tokens <= output_tokens."""
+    """Units: tokens. reasoning_tokens <= output_tokens.
+
+    Of input_tokens, cached_input_tokens were read from a cache, cache_write_tokens written to it
+    for minutes and cache_write_1h_tokens for an hour; no token is in two of them.
+    """
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
     rejected_draft_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -25,6 +31,8 @@ class Usage:
             self.output_tokens + other.output_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
             self.rejected_draft_tokens + other.rejected_draft_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
         )
 
     @property

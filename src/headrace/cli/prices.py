@@ -1,0 +1,243 @@
+"""`headrace prices`: what a million tokens of a model cost, and where that is from."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from headrace.cli.keys import PIPE_COLUMNS
+from headrace.cli.plain_values import PlainCommand, PlainGroup
+from headrace.cli.settings import ConfigOption, load_config
+from headrace.core.errors import ConfigError, HeadraceError
+from headrace.economics.price_files import open_price_book, read_price_file
+from headrace.economics.prices import (
+    KINDS,
+    LOCAL,
+    Price,
+    PriceBook,
+    Rates,
+    Schedule,
+    format_usd,
+)
+
+_HEADS = {
+    "input": "INPUT",
+    "cached_input": "CACHED",
+    "cache_write": "WRITE 5m",
+    "cache_write_1h": "WRITE 1h",
+    "output": "OUTPUT",
+    "reasoning": "REASONING",
+}
+
+DayOption = Annotated[
+    str | None,
+    typer.Option("--day", metavar="DAY", help="Prices of that day, UTC. Default: today."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def list_(
+    provider: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only this one: openai, anthropic, ..., or local."),
+    ] = None,
+    day: DayOption = None,
+    is_json: JsonOption = False,
+    config_file: ConfigOption = None,
+) -> None:
+    """List the prices that hold, in dollars per million tokens.
+
+    Files of `economics.price_files` come first, then what is built in. An empty field has no price
+    of its own: cached and written input cost what input costs, reasoning what output costs.
+    """
+    book, on = _open(config_file), _read_day(day)
+    prices = [price for price in _valid(book, on) if provider in (None, price.provider)]
+    if is_json:
+        typer.echo(json.dumps([_as_json(price, book, on) for price in prices], indent=2))
+        return
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for title in ("PROVIDER", "MODEL", *_HEADS.values(), "SINCE", "STATE"):
+        is_number = title in _HEADS.values()
+        table.add_column(title, justify="right" if is_number else "left", overflow="fold")
+    for price in prices:
+        table.add_row(
+            price.provider,
+            price.model,
+            *(_show(getattr(price.standard.rates, kind)) for kind in KINDS),
+            "-" if price.effective_from is None else price.effective_from.isoformat(),
+            price.state(on, book.stale_after_days),
+        )
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
+    console.print(table)
+
+
+def show(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model, as it is asked.")],
+    provider: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Whose model. Default: every one that has it."),
+    ] = None,
+    day: DayOption = None,
+    is_json: JsonOption = False,
+    config_file: ConfigOption = None,
+) -> None:
+    """Show all of a model's price: batches, long prompts, validity, source.
+
+    Of a model on an own machine both costs are shown: in full, with the share of idle time, and
+    marginal, the time alone that the tokens take.
+    """
+    book, on = _open(config_file), _read_day(day)
+    names = (provider,) if provider is not None else _providers(book)
+    found = [price for name in names if (price := book.find(name, model, on)) is not None]
+    if not found:
+        raise HeadraceError(
+            f"{model} is unpriced on {on}: no price file and no built-in table has it. Add it to a "
+            "file of economics.price_files; `headrace prices list` shows what there is."
+        )
+    if is_json:
+        typer.echo(json.dumps([_as_json(price, book, on) for price in found], indent=2))
+        return
+    typer.echo("\n\n".join("\n".join(_describe(price, book, on)) for price in found))
+
+
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A price file of any kind.")],
+    day: DayOption = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Read a price file and show what it would change; nothing is kept.
+
+    It may be YAML of headrace, the JSON of genai-prices or of LiteLLM. To use it, name it in
+    `economics.price_files`.
+    """
+    book, on = _open(config_file), _read_day(day)
+    table = read_price_file(file.expanduser())
+    new = PriceBook([table.prices], book.stale_after_days)
+    num_same = 0
+    for price in _valid(new, on):
+        known = book.find(price.provider, price.model, on)
+        if known is not None and known.standard == price.standard and known.batch == price.batch:
+            num_same += 1
+            continue
+        before = "unpriced" if known is None else _brief(known.standard.rates)
+        typer.echo(f"{price.provider}/{price.model}: {before} -> {_brief(price.standard.rates)}")
+    typer.echo(
+        f"{file}: {len(table.prices)} prices, of those that hold on {on} {num_same} as they are "
+        "known",
+        err=True,
+    )
+    for note in table.notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+def _open(config_file: ConfigOption) -> PriceBook:
+    config = load_config(config_file).economics
+    files = [Path(file).expanduser() for file in config.price_files]
+    return open_price_book(files, config.stale_after_days)
+
+
+def _read_day(text: str | None) -> date:
+    """Raises: ConfigError."""
+    if text is None:
+        return datetime.now(UTC).date()
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError("--day", text, "a day such as 2026-11-22") from None
+
+
+def _valid(book: PriceBook, day: date) -> Iterator[Price]:
+    """Prices that hold, without those that a table before them hides."""
+    seen: set[tuple[str, str]] = set()
+    for table in book.tables:
+        for price in table:
+            key = (price.provider, price.model)
+            if key not in seen and price.is_valid(day):
+                seen.add(key)
+                yield price
+
+
+def _providers(book: PriceBook) -> Sequence[str]:
+    return list(dict.fromkeys(price.provider for table in book.tables for price in table))
+
+
+def _describe(price: Price, book: PriceBook, day: date) -> Iterator[str]:
+    yield f"{price.provider}/{price.model}  ({price.state(day, book.stale_after_days)} on {day})"
+    yield from _schedule_lines("USD per million tokens", price.standard)
+    if price.batch is not None:
+        yield from _schedule_lines("in batches", price.batch)
+    if price.marginal is not None and price.machine is not None:
+        machine = price.machine
+        yield from _schedule_lines("marginal, without idle time", price.marginal)
+        at = "" if machine.concurrency is None else f" at {machine.concurrency} calls at a time"
+        yield (
+            f"  machine: {format_usd(machine.nano_usd_per_hour)} USD per hour, "
+            f"{machine.input_tokens_per_s} input and {machine.output_tokens_per_s} output tokens "
+            f"per second{at}, at work {machine.utilization:.2%} of the time"
+        )
+    since, until = price.effective_from or "always", price.effective_until or "further notice"
+    yield f"  valid from {since} until {until}; last checked {price.checked or 'unknown'}"
+    yield f"  source: {price.source}"
+
+
+def _schedule_lines(title: str, schedule: Schedule) -> Iterator[str]:
+    yield f"  {title}: {_brief(schedule.rates)}"
+    for tier in schedule.tiers:
+        yield f"    prompts above {tier.above_input_tokens} tokens: {_brief(tier.rates)}"
+
+
+def _brief(rates: Rates) -> str:
+    named = ((kind.replace("_", " "), getattr(rates, kind)) for kind in KINDS)
+    return ", ".join(f"{name} {format_usd(rate)}" for name, rate in named if rate is not None)
+
+
+def _show(rate: int | None) -> str:
+    return "" if rate is None else format_usd(rate)
+
+
+def _as_json(price: Price, book: PriceBook, day: date) -> dict[str, Any]:
+    """Money as integers: nano-dollars per million tokens."""
+
+    def schedule(chosen: Schedule | None) -> dict[str, Any] | None:
+        if chosen is None:
+            return None
+        own = {kind: getattr(chosen.rates, kind) for kind in KINDS}
+        tiers = [
+            {"above_input_tokens": tier.above_input_tokens}
+            | {kind: getattr(tier.rates, kind) for kind in KINDS}
+            for tier in chosen.tiers
+        ]
+        return own | {"tiers": tiers}
+
+    return {
+        "id": price.id,
+        "provider": price.provider,
+        "model": price.model,
+        "state": price.state(day, book.stale_after_days),
+        "nano_usd_per_mtok": schedule(price.standard),
+        "batch_nano_usd_per_mtok": schedule(price.batch),
+        "marginal_nano_usd_per_mtok": schedule(price.marginal),
+        "effective_from": price.effective_from and price.effective_from.isoformat(),
+        "effective_until": price.effective_until and price.effective_until.isoformat(),
+        "checked": price.checked and price.checked.isoformat(),
+        "source": price.source,
+        "is_own": price.provider == LOCAL,
+    }
+
+
+def _group() -> None:
+    """Prices of models: built in, of files, of own machines. Nothing is fetched, ever."""
+
+
+prices = typer.Typer(cls=PlainGroup, rich_markup_mode=None, add_completion=False)
+prices.callback()(_group)
+for _name, _command in (("list", list_), ("show", show), ("check", check)):
+    prices.command(_name, cls=PlainCommand)(_command)

@@ -1,0 +1,89 @@
+"""`headrace prices`: what is shown is what would be charged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from headrace.cli.app import build_app
+from headrace.core.errors import ConfigError, HeadraceError
+
+MACHINE = """
+machines:
+  - {models: tiny, usd_per_hour: 0.36, input_tokens_per_s: 1000, output_tokens_per_s: 40,
+     utilization: 0.25, measured_on: 2026-11-20}
+"""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
+    monkeypatch.delenv("HEADRACE_CONFIG", raising=False)
+    return tmp_path
+
+
+def prices(*words: str) -> Result:
+    arguments = ["prices", *words]
+    return CliRunner().invoke(build_app(arguments), arguments, catch_exceptions=True)
+
+
+def test_list_of_a_provider() -> None:
+    listed = prices("list", "--provider", "openai", "--day", "2026-11-22", "--json")
+    assert listed.exit_code == 0, listed.output
+    rows = {row["model"]: row for row in json.loads(listed.stdout)}
+    assert rows["gpt-4o"]["nano_usd_per_mtok"]["cached_input"] == 1_250_000_000
+    assert rows["gpt-4o"]["batch_nano_usd_per_mtok"]["output"] == 5_000_000_000
+    table = prices("list", "--provider", "openai", "--day", "2026-11-22").stdout
+    assert "gpt-4o " in table
+    assert "anthropic" not in table
+
+
+def test_show_says_where_a_price_is_from() -> None:
+    shown = prices("show", "claude-sonnet-4-5-20250929", "--day", "2026-11-22").stdout
+    assert "anthropic/claude-sonnet-4-5" in shown
+    assert "prompts above 200000 tokens: input 6.00" in shown
+    assert "source: https://www.anthropic.com/pricing#api" in shown
+
+
+def test_a_model_without_a_price_is_unpriced() -> None:
+    failed = prices("show", "nobody-1")
+    assert isinstance(failed.exception, HeadraceError)
+    assert "nobody-1 is unpriced" in str(failed.exception)
+
+
+def test_an_own_model_shows_both_costs(home: Path) -> None:
+    file = home / "own.yaml"
+    file.write_text(MACHINE)
+    config = home / "config.yaml"
+    config.write_text(f"economics:\n  price_files: [{file}]\n")
+    shown = prices("show", "tiny", "--config", str(config), "--day", "2026-11-22").stdout
+    assert "USD per million tokens: input 0.40, cached input 0.00, output 10.00" in shown
+    assert "marginal, without idle time: input 0.10, cached input 0.00, output 2.50" in shown
+    assert "at work 25.00% of the time" in shown
+
+
+def test_check_shows_what_a_file_would_change(home: Path) -> None:
+    file = home / "new.json"
+    tree = {
+        "gpt-4o": {
+            "litellm_provider": "openai",
+            "input_cost_per_token": 1e-06,
+            "output_cost_per_token": 1e-05,
+        },
+        "new-1": {"litellm_provider": "openai", "input_cost_per_token": 1e-06},
+    }
+    file.write_text(json.dumps(tree))
+    checked = prices("check", str(file), "--day", "2026-11-22")
+    assert checked.exit_code == 0, checked.output
+    assert "openai/gpt-4o: input 2.50, cached input 1.25, output 10.00 -> input 1.00" in (
+        checked.stdout
+    )
+    assert "openai/new-1: unpriced -> input 1.00" in checked.stdout
+
+
+def test_bad_words(home: Path) -> None:
+    assert isinstance(prices("list", "--day", "soon").exception, ConfigError)
+    assert isinstance(prices("check", str(home / "no.yaml")).exception, ConfigError)
