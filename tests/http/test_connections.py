@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import select
 import socket
@@ -104,6 +105,30 @@ def test_a_kept_connection_waits_between_requests(impatient: RunningServer) -> N
         with connect(impatient) as raw:
             assert read_to_end(raw) == b""  # longer than a head may take
         assert client.get("/v1/models").status_code == first.status_code == 200
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_the_head_comes_with_the_beginning_of_the_body(
+    patient: RunningServer, is_stream: bool
+) -> None:
+    body = json.dumps(BODY | {"stream": is_stream}).encode()
+    with connect(patient) as raw:
+        raw.sendall(
+            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        head, _, rest = raw.recv(65536).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert rest
+
+
+def test_what_the_server_loaded_is_not_looked_through_again() -> None:
+    """The collector's longest pass would stop every stream for 50 ms and more."""
+    gc.unfreeze()
+    with run_server():
+        assert gc.get_freeze_count() > 0
+    gc.unfreeze()
 
 
 def test_silent_connections_do_not_stall_others(patient: RunningServer) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import importlib
 import logging
 import os
@@ -137,6 +138,7 @@ class Worker:
 
     def run(self) -> None:
         """Take steps in this thread until a Stop or an error."""
+        gc.freeze()  # what is loaded stays: a step need not wait until all of it was looked through
         threading.Thread(target=self._read, name="headrace-messages", daemon=True).start()
         self._loop.run()
 

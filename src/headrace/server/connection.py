@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import resource
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -20,6 +20,7 @@ from headrace.core.errors import CapacityError
 from headrace.server.auth import OPEN_PATHS
 from headrace.server.error_responses import ErrorReply, describe_error
 
+_CONTINUE = b"HTTP/1.1 100"
 # Of the files a process may open, those that are not connections: models, database, libraries.
 _OTHER_FILES = 256
 _MOST_FILES = 65_536
@@ -88,6 +89,38 @@ class TooManyConnections:
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
+class _Joined:
+    """A transport on which the head of an answer leaves with the beginning of its body.
+
+    One system call and one packet instead of two, and a client that wakes up once.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send; a head waits for what comes next, at most until the loop's next turn."""
+        if not self._head and data.startswith(b"HTTP/1.1 ") and not data.startswith(_CONTINUE):
+            self._head = data
+            self._loop.call_soon(self._send_head)
+        else:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+
+    def close(self) -> None:
+        """Send what waits, then close."""
+        self._send_head()
+        self._transport.close()
+
+    def _send_head(self) -> None:
+        if self._head:
+            self.write(b"")
+
+
 class GuardedConnection(H11Protocol):
     """HTTP/1.1 that gives up on clients who neither send nor take."""
 
@@ -98,7 +131,7 @@ class GuardedConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or one that is told that there are too many."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _Joined(transport, self.loop)))
         num_beyond = len(self.connections) - self.limits.max_connections
         if num_beyond > _MAX_REFUSALS_OPEN:
             transport.abort()
