@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,7 +24,8 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
     folder = tmp_path_factory.mktemp("observed")
     (folder / "settings.yaml").write_text(SETTINGS)
     model = write_random_model(folder)
-    with serve(model, folder, "--config", str(folder / "settings.yaml")) as server:
+    options = ("--config", str(folder / "settings.yaml"), "--log-format", "json")
+    with serve(model, folder, *options) as server:
         yield server
 
 
@@ -66,3 +69,42 @@ def test_debug_requests_across_the_process(observed: ServedModel) -> None:
         assert rows["first"]["generated_tokens"] > 0
         assert (rows["second"]["queue_position"], rows["second"]["kv_blocks"]) == (1, 0)
         eventually(lambda: look() == {}, "both are gone")
+
+
+def entries(server: ServedModel) -> list[dict[str, Any]]:
+    """The log, each line of which must be an object."""
+    lines = server.program.stderr.splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def entry_of(server: ServedModel, request_id: str) -> dict[str, Any]:
+    def look() -> list[dict[str, Any]]:
+        return [entry for entry in entries(server) if entry.get("request_id") == request_id]
+
+    (entry,) = eventually(look, f"the log has {request_id}")
+    return entry
+
+
+def test_the_log_is_json_and_has_no_prompt(observed: ServedModel) -> None:
+    with observed.client() as client:
+        headers = {"x-request-id": "logged"}
+        reply = client.post("/v1/completions", json=body(observed, 3), headers=headers)
+        text = reply.json()["choices"][0]["text"]
+        client.post("/v1/completions", json={"prompt": PROMPT}, headers={"x-request-id": "bad"})
+    entry = entry_of(observed, "logged")
+    assert entry["level"] == "info"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry["time"])
+    known = {name: entry[name] for name in ("method", "path", "status", "client_left", "tenant")}
+    assert known == {
+        "method": "POST", "path": "/v1/completions", "status": 200, "client_left": False,
+        "tenant": "default",
+    }  # fmt: skip
+    assert (entry["model"], entry["finish_reason"]) == (observed.model, "length")
+    num_prompt_tokens = reply.json()["usage"]["prompt_tokens"]
+    assert (entry["input_tokens"], entry["output_tokens"]) == (num_prompt_tokens, 3)
+    assert 0 <= entry["queue_s"] + entry["prefill_s"] + entry["decode_s"] <= entry["duration_s"]
+    bad = entry_of(observed, "bad")
+    assert (bad["status"], "output_tokens" in bad) == (400, False)
+    assert PROMPT not in observed.program.stderr
+    assert text not in observed.program.stderr
+    assert any(entry["message"].startswith("ready at") for entry in entries(observed))

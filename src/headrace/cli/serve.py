@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -18,10 +19,12 @@ from headrace.cli.generation import (
     find_model,
 )
 from headrace.cli.settings import ConfigOption, load_config
-from headrace.core.config import DEFAULT_MODEL
+from headrace.core.config import DEFAULT_MODEL, Config
 from headrace.launch.engine_start import start_engine
 from headrace.server.listener import listen
 from headrace.server.tls import load_certificate
+
+logger = logging.getLogger(__name__)
 
 _NO_KEYS = (
     "warning: {host} can be reached from other machines and there is no API key, so anyone who "
@@ -119,6 +122,12 @@ def serve(
             "may be repeated. Default: none.",
         ),
     ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT", help="The log on stderr: text, or json, an object per line."
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
@@ -140,6 +149,7 @@ def serve(
         "server.ssl_certfile": ssl_certfile,
         "server.ssl_keyfile": ssl_keyfile,
         "server.cors_origins": tuple(cors_origin) if cors_origin else None,
+        "server.log_format": log_format,
         "store.database_url": database,
         "store.ledger": ledger,
         "engine.memory_bytes": memory,
@@ -167,11 +177,18 @@ def serve(
         served = importlib.import_module("headrace.launch.serve").build(config, models, starting)
         app = served.app
         if app.services.accounts.keys.is_open and not is_loopback(config.server.host):
-            typer.echo(_NO_KEYS.format(host=config.server.host), err=True)
+            _say(config, _NO_KEYS.format(host=config.server.host))
         names = ", ".join(app.services.models())
-        typer.echo("\n".join([*served.memory_plans, f"model {names}"]), err=True)
+        for line in (*served.memory_plans, f"model {names}"):
+            _say(config, line)
         address = serving.address_of(listener, has_tls=certificate is not None)
         ready = f"ready at {address}/v1 (Ctrl-C stops)"
-        asyncio.run(
-            serving.serve_app(app, listener, lambda: typer.echo(ready, err=True), certificate)
-        )
+        asyncio.run(serving.serve_app(app, listener, lambda: _say(config, ready), certificate))
+
+
+def _say(config: Config, text: str) -> None:
+    """Tell people what the server does, in the form of the log."""
+    if config.server.log_format == "json":
+        logger.info("%s", text)
+    else:
+        typer.echo(text, err=True)

@@ -17,6 +17,7 @@ import typer
 from headrace.config.machine import detect_machine
 from headrace.config.resolve import resolve_config
 from headrace.core.config import Config
+from headrace.observe.json_log import JsonFormatter
 
 ConfigOption = Annotated[
     Path | None,
@@ -67,6 +68,8 @@ def load_config(
     )
     level = config.server.log_level
     _configure_logging("warning" if level == "info" and not is_server else level)
+    if is_server and config.server.log_format == "json":
+        _log_json()
     _warn_of_threads(config.engine.num_threads, level)
     return config
 
@@ -89,6 +92,13 @@ def _warn_of_threads(num_threads: int | None, level: str) -> None:
             "Leave --threads (HEADRACE_NUM_THREADS) out for one per core.",
             err=True,
         )
+
+
+def _log_json() -> None:
+    """From here on every line of the log is an object, warnings of libraries too."""
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(JsonFormatter())
+    logging.captureWarnings(True)
 
 
 def _configure_logging(level: str) -> None:

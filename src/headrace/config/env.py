@@ -72,6 +72,11 @@ VARIABLES: tuple[Variable, ...] = (
         "server.log_level",
         "debug, info, warning or error; debug also shows tracebacks. Default: info.",
     ),
+    Variable(
+        "HEADRACE_LOG_FORMAT",
+        "server.log_format",
+        "The log of a server: text, or json, an object per line. Default: text.",
+    ),
 )
 
 

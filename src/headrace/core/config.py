@@ -21,6 +21,7 @@ Isa = Literal["generic", "avx2", "avx512", "amx"]
 KVCacheDtype = Literal["auto", "bf16", "int8"]
 QueuePolicy = Literal["fair", "fcfs", "priority"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 LedgerMode = Literal["auto", "on", "off"]
 RequestStorage = Literal["off", "redacted", "full"]
 
@@ -216,6 +217,7 @@ class ServerConfig:
         write_timeout_s: a client that takes nothing of its answer that long is cut off.
         max_connections: open at a time; None is what the open-file limit leaves.
         log_level: detail of the log on stderr.
+        log_format: `text` for people, or `json`, an object per line.
     """
 
     host: str = "127.0.0.1"
@@ -244,6 +246,7 @@ class ServerConfig:
     write_timeout_s: float = 60.0
     max_connections: int | None = None
     log_level: LogLevel = "info"
+    log_format: LogFormat = "text"
 
     def __post_init__(self) -> None:
         if not isinstance(self.host, str) or not self.host:
@@ -279,6 +282,7 @@ class ServerConfig:
         _check_number("server.write_timeout_s", self.write_timeout_s, 0.1, 3600.0)
         _check_integer("server.max_connections", self.max_connections, 1, 2**20, is_optional=True)
         _check_choice("server.log_level", self.log_level, get_args(LogLevel))
+        _check_choice("server.log_format", self.log_format, get_args(LogFormat))
 
     def _check_reach(self) -> None:
         """TLS files, and the names of pages and hosts."""

@@ -147,15 +147,16 @@ class Metered:
         self._error = self._error or error
         self._leave()
 
-    def close(self, http_status: int | None, has_client_left: bool) -> None:
+    def close(self, http_status: int | None, has_client_left: bool) -> UsageRow:
         """Settle what was held and write the row. Call it once."""
         for attempt in self._attempts:
             self._settle(attempt)
         self._leave()
-        ledger = self._accounts.ledger
-        if ledger is not None:
-            error = "client_disconnected" if has_client_left else _name_error(self._error)
-            ledger.append(self._make_row(http_status, error))
+        error = "client_disconnected" if has_client_left else _name_error(self._error)
+        row = self._make_row(http_status, error)
+        if self._accounts.ledger is not None:
+            self._accounts.ledger.append(row)
+        return row
 
     def _reserve(self, request: GenerateRequest, num_input_tokens: int) -> Reservation | None:
         """Hold what the request may use. Raises: RateLimited."""

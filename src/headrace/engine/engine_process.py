@@ -75,7 +75,7 @@ class EngineProcess:
         replies = []
         for message in self._link.receive(timeout_s):
             if isinstance(message, LogLine):
-                logging.getLogger(message.logger).log(message.level, "%s", message.text)
+                log_line(message, self.id)
             else:
                 replies.append(message)
         return replies
@@ -146,6 +146,18 @@ class EngineProcess:
                     self._link.send(message)
                     if isinstance(message, Stop):
                         return
+
+
+def log_line(line: LogLine, process_id: int) -> None:
+    """Log what an engine process logged, as it was there."""
+    logger = logging.getLogger(line.logger)
+    if logger.isEnabledFor(line.level):
+        fields = {"process": "engine", "process_id": process_id}
+        record = logger.makeRecord(
+            *(line.logger, line.level, "", 0, "%s", (line.text,), None), extra={"fields": fields}
+        )
+        record.exc_text, record.created = line.traceback, line.at_s
+        logger.handle(record)
 
 
 def _describe(code: int) -> str:

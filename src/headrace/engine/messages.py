@@ -126,11 +126,13 @@ class FormChecked:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line of the engine process's log, for the log of the front process."""
+    """A line of the engine process's log, for the log of the front process. `at_s`: Unix."""
 
     logger: str
     level: int
     text: str
+    traceback: str | None = None
+    at_s: float = 0.0
 
 
 ToProcess = EngineMessage | StartEngine | CheckForm

@@ -200,8 +200,11 @@ class LinkHandler(logging.Handler):
         self._formatter = logging.Formatter("%(message)s")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record as a line, with its traceback."""
+        """Send a record, with its traceback."""
         try:
-            self._link.send(LogLine(record.name, record.levelno, self._formatter.format(record)))
+            info = record.exc_info
+            traceback = self._formatter.formatException(info) if info and info[0] else None
+            text = record.getMessage()
+            self._link.send(LogLine(record.name, record.levelno, text, traceback, record.created))
         except OSError:
             self.handleError(record)

@@ -23,11 +23,13 @@ from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import ServerConfig
 from headrace.economics.accounts import Accounts
 from headrace.economics.metered import CallFacts, Metered
+from headrace.economics.usage_row import UsageRow
 from headrace.server.anthropic_dialect import ANTHROPIC
 from headrace.server.anthropic_messages import count_message_tokens, create_message
 from headrace.server.auth import admit
 from headrace.server.batch_worker import BatchWorker
 from headrace.server.batches import BatchRoutes
+from headrace.server.call_log import call_fields
 from headrace.server.debug_requests import report_requests
 from headrace.server.dialect import OPENAI, Dialect
 from headrace.server.error_responses import HttpRefusal, describe_error, is_our_fault
@@ -202,19 +204,40 @@ class HeadraceApp:
             if not status:
                 await _send_error(error, request_id, dialect, send_with_headers)
         finally:
-            if _METER in scope:
-                _close(scope[_METER], status or None, bool(scope.get(_CLIENT_LEFT)))
+            row = _close(scope, status or None)
             spent_s = clock.monotonic_s() - begin_s
             # Probes and scrapers come every few seconds.
             level = logging.INFO if scope["method"] == "POST" or status >= 400 else logging.DEBUG
             ended = f"{status or '-'}{' client left' if scope.get(_CLIENT_LEFT) else ''}"
             path = scope["path"]
-            _log.log(level, "%s %r %s %.3f s %s", scope["method"], path, ended, spent_s, request_id)
+            if _log.isEnabledFor(level):
+                shown = (scope["method"], path, ended, spent_s, request_id)
+                fields = _fields(scope, status, row) | {"duration_s": round(spent_s, 4)}
+                _log.log(level, "%s %r %s %.3f s %s", *shown, extra={"fields": fields})
 
 
-def _close(meter: Metered, status: int | None, has_client_left: bool) -> None:
-    if not meter.is_detached:
-        meter.close(status, has_client_left)
+def _close(scope: Scope, status: int | None) -> UsageRow | None:
+    """End the account of a call, unless it goes on after its answer."""
+    meter = scope.get(_METER)
+    if meter is None or meter.is_detached:
+        return None
+    row: UsageRow = meter.close(status, bool(scope.get(_CLIENT_LEFT)))
+    return row
+
+
+def _fields(scope: Scope, status: int, row: UsageRow | None) -> dict[str, object]:
+    """What a line of the log says of a request."""
+    fields: dict[str, object] = {
+        "request_id": scope[_REQUEST_ID],
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status or None,
+        "client_left": bool(scope.get(_CLIENT_LEFT)),
+    }
+    caller = scope.get(_CALLER)
+    if caller is not None and caller.key_id is not None:
+        fields |= {"tenant": caller.tenant, "key_id": caller.key_id}
+    return fields if row is None else fields | call_fields(row)
 
 
 async def _send_error(error: Exception, request_id: str, dialect: Dialect, send: Send) -> None:

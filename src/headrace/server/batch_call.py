@@ -29,6 +29,7 @@ from headrace.economics.accounts import Accounts
 from headrace.economics.metered import CallFacts, Metered
 from headrace.economics.usage_row import UsageRow
 from headrace.server.batch_lines import BatchLine, ResponseBody, count_answers, encode_output
+from headrace.server.call_log import call_fields
 from headrace.server.error_responses import describe_error, is_our_fault
 from headrace.server.lifetime import stopping_error
 from headrace.server.replies import EventReply, JsonReply
@@ -123,7 +124,9 @@ class BatchCall:
             status = describe_error(error, request_id).status
             raise
         finally:
-            meter.close(status, has_client_left=False)
+            row = meter.close(status, has_client_left=False)
+            fields = call_fields(row) | {"status": status}
+            _log.debug("line %s", request_id, extra={"fields": fields})
 
     def _background(self, meter: Metered) -> Services:
         """What the route sees: a line may wait for its turn as long as the batch may."""

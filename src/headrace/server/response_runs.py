@@ -16,6 +16,7 @@ from contextlib import ExitStack, aclosing
 from headrace.core.errors import HeadraceError
 from headrace.core.responses import RUNNING
 from headrace.economics.metered import Metered
+from headrace.server.call_log import call_fields
 from headrace.server.error_responses import ErrorReply, describe_error, is_our_fault
 from headrace.server.kept_responses import KeptResponses
 from headrace.server.lifetime import Lifetime, stopping_error
@@ -187,7 +188,8 @@ class Run:
         try:
             await self._collect(events, lifetime)
             self.is_running = False
-            self._meter.close(200, False)
+            row = self._meter.close(200, False)
+            _log.info("response %s ended", self.id, extra={"fields": call_fields(row)})
             await self._try_to_write()
         finally:
             self._end()

@@ -79,6 +79,7 @@ def test_every_variable_sets_its_setting() -> None:
         "HEADRACE_DATABASE": "sqlite:////srv/keys.db",
         "HEADRACE_STORE_REQUESTS": "full",
         "HEADRACE_LOG_LEVEL": "debug",
+        "HEADRACE_LOG_FORMAT": "json",
     }
     settings = {variable.name: variable.setting for variable in env.VARIABLES if variable.setting}
     assert settings.keys() == texts.keys()
