@@ -70,11 +70,7 @@ def usage(
     if form not in FORMATS:
         raise ConfigError("--format", form, f"one of {', '.join(FORMATS)}")
     groups = _read_dimensions(by or ["tenant"])
-    today = datetime.now(UTC).date()
-    since_ms = None if since is None else _to_ms(_read_day("--since", since, today))
-    until_ms = None
-    if until is not None:
-        until_ms = _to_ms(_read_day("--until", until, today) + timedelta(days=1))
+    since_ms, until_ms = read_period(since, until)
     config = load_config(config_file, {"store.database_url": database})
     opened = Database(database_url(config))
     if not opened.exists():
@@ -87,6 +83,16 @@ def usage(
     finally:
         opened.close()
     _WRITERS[form](groups, totals)
+
+
+def read_period(since: str | None, until: str | None) -> tuple[int | None, int | None]:
+    """First and last day as milliseconds of Unix, from and until before. Raises: ConfigError."""
+    today = datetime.now(UTC).date()
+    since_ms = None if since is None else _to_ms(_read_day("--since", since, today))
+    until_ms = None
+    if until is not None:
+        until_ms = _to_ms(_read_day("--until", until, today) + timedelta(days=1))
+    return since_ms, until_ms
 
 
 def _read_dimensions(names: Sequence[str]) -> list[Dimension]:

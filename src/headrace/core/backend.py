@@ -16,7 +16,7 @@ class ModelInfo:
 
     `template_variables` are the names its chat template reads beside messages and tools.
     `has_reasoning`: its chat template knows marks of reasoning. `vector_size` is the length of its
-    hidden states.
+    hidden states. `provider` is whose prices hold for it; `local` is this machine.
     """
 
     name: str
@@ -27,6 +27,7 @@ class ModelInfo:
     template_variables: frozenset[str] = frozenset()
     has_reasoning: bool = False
     vector_size: int = 0
+    provider: str = "local"
 
 
 @dataclass(frozen=True, slots=True)

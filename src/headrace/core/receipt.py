@@ -70,9 +70,26 @@ class RequestReceipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CostReceipt:
+    """Of one call. None: not known. Units: dollars as exact text.
+
+    `marginal_usd` is without the idle time of an own machine. `price_id` names the price.
+    """
+
+    price_state: str
+    usd: str | None
+    marginal_usd: str | None
+    price_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """Of one call. `requests` has an entry for each prompt; `parameters` hold for all of them."""
+    """Of one call. `requests` has an entry for each prompt; `parameters` hold for all of them.
+
+    `cost` is None where no costs are kept.
+    """
 
     parameters: Mapping[str, Parameter]
     requests: tuple[RequestReceipt, ...]
     model: ModelBuild | None
+    cost: CostReceipt | None = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from headrace.core.stored_requests import RequestLog
 from headrace.core.stores import KeyRing, NoKeys
+from headrace.economics.prices import PriceBook
 from headrace.economics.rate_limits import RateLimits
 from headrace.economics.usage_row import Ledger
 
@@ -18,10 +19,12 @@ from headrace.economics.usage_row import Ledger
 class Accounts:
     """Each field is replaced as a whole, from any thread. Without a ledger no usage is kept.
 
-    `requests` takes calls that are to be run again; None keeps none.
+    `requests` takes calls that are to be run again; None keeps none. Without `prices` nothing is
+    said of costs.
     """
 
     keys: KeyRing = field(default_factory=NoKeys)
     ledger: Ledger | None = None
     limits: RateLimits = field(default_factory=RateLimits)
     requests: RequestLog | None = None
+    prices: PriceBook | None = None

@@ -11,63 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Double,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    case,
-    func,
-    select,
-)
+from sqlalchemy import case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from headrace.economics.usage_row import UsageRow
+from headrace.economics.usage_table import STEPS, USAGE_ROWS
 from headrace.store.database import Database
 
 Dimension = Literal["tenant", "key", "model", "day"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
-_rows = Table(
-    "usage_rows",
-    MetaData(),
-    Column("row_id", String, primary_key=True),
-    Column("request_id", String, nullable=False),
-    Column("accepted_at_ms", BigInteger, nullable=False),
-    Column("day", String(10), nullable=False),
-    Column("tenant", String, nullable=False),
-    Column("key_id", String),
-    Column("operation", String, nullable=False),
-    Column("model", String),
-    Column("usage_source", String, nullable=False),
-    Column("input_tokens", BigInteger),
-    Column("cached_input_tokens", BigInteger),
-    Column("output_tokens", BigInteger),
-    Column("reasoning_tokens", BigInteger),
-    Column("rejected_draft_tokens", BigInteger),
-    Column("estimated_input_tokens", BigInteger, nullable=False),
-    Column("queue_s", Double),
-    Column("prefill_s", Double),
-    Column("decode_s", Double),
-    Column("first_token_s", Double),
-    Column("duration_s", Double),
-    Column("finish_reason", String),
-    Column("error", String),
-    Column("http_status", Integer),
-    Index("usage_rows_by_time", "accepted_at_ms"),
-    Index("usage_rows_by_request", "request_id"),
-    sqlite_with_rowid=False,
-)
-_STEPS = (_rows.create,)
 _GROUPS: dict[Dimension, Any] = {
-    "tenant": _rows.c.tenant,
-    "key": _rows.c.key_id,
-    "model": _rows.c.model,
-    "day": _rows.c.day,
+    "tenant": USAGE_ROWS.c.tenant,
+    "key": USAGE_ROWS.c.key_id,
+    "model": USAGE_ROWS.c.model,
+    "day": USAGE_ROWS.c.day,
 }
 
 
@@ -98,10 +56,10 @@ class UsageLedger:
     def __init__(self, database: Database) -> None:
         """Raises: StoreError when the table cannot be made or is of a newer program."""
         self._database = database
-        database.prepare("usage", _STEPS)
+        database.prepare("usage", STEPS)
         dialect = sqlite if database.is_sqlite else postgresql
         # A batch whose commit was not confirmed is written again.
-        self._insert = dialect.insert(_rows).on_conflict_do_nothing()
+        self._insert = dialect.insert(USAGE_ROWS).on_conflict_do_nothing()
 
     def append(self, rows: Sequence[UsageRow]) -> None:
         """Write all of them or none; those that are there already stay as they are.
@@ -120,13 +78,13 @@ class UsageLedger:
         Raises: StoreError.
         """
         groups = [_GROUPS[name] for name in by]
-        errors = func.sum(case((_rows.c.error.is_not(None), 1), else_=0))
-        sums = [func.coalesce(func.sum(_rows.c[name]), 0) for name in _SUMS]
-        query = select(*groups, func.count(_rows.c.row_id), func.coalesce(errors, 0), *sums)
+        errors = func.sum(case((USAGE_ROWS.c.error.is_not(None), 1), else_=0))
+        sums = [func.coalesce(func.sum(USAGE_ROWS.c[name]), 0) for name in _SUMS]
+        query = select(*groups, func.count(USAGE_ROWS.c.row_id), func.coalesce(errors, 0), *sums)
         if since_ms is not None:
-            query = query.where(_rows.c.accepted_at_ms >= since_ms)
+            query = query.where(USAGE_ROWS.c.accepted_at_ms >= since_ms)
         if until_ms is not None:
-            query = query.where(_rows.c.accepted_at_ms < until_ms)
+            query = query.where(USAGE_ROWS.c.accepted_at_ms < until_ms)
         query = query.group_by(*groups).order_by(*groups)
         with self._database.reading() as connection:
             return [_to_total(len(groups), row) for row in connection.execute(query)]

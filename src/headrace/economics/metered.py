@@ -8,19 +8,23 @@ nor what answers.
 from __future__ import annotations
 
 import asyncio
-import time
+import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
 from types import TracebackType
 from typing import Any
 
 from headrace.core.backend import Backend, Health, ModelInfo, ModelText
 from headrace.core.clock import Clock
 from headrace.core.output import RequestOutput, RequestTimes
+from headrace.core.receipt import CostReceipt
 from headrace.core.request import GenerateRequest
 from headrace.core.stores import Caller
 from headrace.core.usage import Usage
 from headrace.economics.accounts import Accounts
+from headrace.economics.cost import Cost, price_call
+from headrace.economics.prices import LOCAL, format_usd
 from headrace.economics.rate_limits import LimitLevel, Reservation
 from headrace.economics.usage_row import UsageRow, UsageSource, new_row_id
 
@@ -39,6 +43,7 @@ class CallFacts:
     patience_s: float | None = None
     # Served when nothing else is to be done: batches.
     is_background: bool = False
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -51,6 +56,11 @@ class _Attempt:
     times: RequestTimes | None = None
     is_finished: bool = False
     finish_reasons: set[str] = field(default_factory=set)
+
+    @property
+    def billed(self) -> Usage:
+        """What was used, or as much of the prompt as is known by its length."""
+        return self.usage or Usage(input_tokens=self.estimated_input_tokens)
 
 
 class Metered:
@@ -101,6 +111,47 @@ class Metered:
     def limit_levels(self) -> tuple[LimitLevel, ...]:
         """What is left of the key's limits, as records."""
         return () if self._account is None else self._account.levels(self._clock.monotonic_s())
+
+    def cost(self) -> Cost | None:
+        """What the call costs as far as it got; None where no costs are kept."""
+        prices = self._accounts.prices
+        if prices is None:
+            return None
+        day = self._day()
+        price = prices.find(self._provider(), self._model or "", day)
+        return price_call(
+            [attempt.billed for attempt in self._attempts],
+            price,
+            day,
+            prices.stale_after_days,
+            is_batch=self._facts.is_background,
+        )
+
+    def cost_receipt(self) -> CostReceipt | None:
+        """The cost for the caller's eyes."""
+        cost = self.cost()
+        if cost is None:
+            return None
+        return CostReceipt(
+            price_state=cost.state,
+            usd=None if cost.nano_usd is None else format_usd(cost.nano_usd),
+            marginal_usd=(
+                None if cost.marginal_nano_usd is None else format_usd(cost.marginal_nano_usd)
+            ),
+            price_id=None if cost.price is None else cost.price.id,
+        )
+
+    def cost_headers(self) -> dict[str, str]:
+        """The cost of a call whose answers are complete; empty before that."""
+        if not self._attempts or not all(attempt.is_finished for attempt in self._attempts):
+            return {}
+        cost = self.cost()
+        if cost is None:
+            return {}
+        headers: dict[str, str] = {"x-headrace-price-state": cost.state}
+        if cost.nano_usd is not None:
+            headers["x-headrace-response-cost"] = format_usd(cost.nano_usd)
+        return headers
 
     def text(self, model: str) -> ModelText:
         """See core.backend.Backend."""
@@ -184,9 +235,17 @@ class Metered:
         """Bring what is held to what was used. Mutates: attempt."""
         held, attempt.held = attempt.held, None
         if self._account is not None and held is not None:
-            usage = attempt.usage or Usage(input_tokens=attempt.estimated_input_tokens)
+            usage = attempt.billed
             now_s = self._clock.monotonic_s()
             self._account.settle(held, usage.input_tokens, usage.output_tokens, now_s)
+
+    def _day(self) -> date:
+        return datetime.fromtimestamp(self._accepted_at_s, UTC).date()
+
+    def _provider(self) -> str:
+        """Whose model serves the call."""
+        names = (info.provider for info in self.models() if info.name == self._model)
+        return next(names, LOCAL)
 
     def _make_row(self, http_status: int | None, error: str | None) -> UsageRow:
         now_s, accepted_at_ms = self._clock.monotonic_s(), int(self._accepted_at_s * 1000)
@@ -195,11 +254,12 @@ class Metered:
         usage = sum(measured, Usage())
         times = [attempt.times for attempt in self._attempts if attempt.times is not None]
         first_s = self._first_output_s
-        return UsageRow(
+        tags = self._facts.tags
+        row = UsageRow(
             row_id=new_row_id(accepted_at_ms),
             request_id=self._facts.request_id,
             accepted_at_ms=accepted_at_ms,
-            day=time.strftime("%Y-%m-%d", time.gmtime(self._accepted_at_s)),
+            day=self._day().isoformat(),
             tenant=self._facts.caller.tenant,
             key_id=self._facts.caller.key_id,
             operation=self._facts.operation,
@@ -221,7 +281,13 @@ class Metered:
             finish_reason=self._finish_reason(),
             error=error,
             http_status=http_status,
+            cache_write_tokens=usage.cache_write_tokens if is_known else None,
+            cache_write_1h_tokens=usage.cache_write_1h_tokens if is_known else None,
+            provider=self._provider() if self._model is not None else None,
+            tags=json.dumps(tags) if tags else None,
         )
+        cost = self.cost()
+        return row if cost is None else _with_cost(row, cost)
 
     def _usage_source(self) -> UsageSource:
         if not self._attempts:
@@ -278,6 +344,22 @@ def estimate_input_tokens(request: GenerateRequest) -> int:
     messages = request.messages or ()
     num_bytes = sum(len((message.content or "").encode("utf-8", "replace")) for message in messages)
     return num_bytes // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * len(messages)
+
+
+def _with_cost(row: UsageRow, cost: Cost) -> UsageRow:
+    rates = cost.rates
+    return row._replace(
+        price_state=cost.state,
+        price_id=None if cost.price is None else cost.price.id,
+        input_rate=rates.input,
+        cached_input_rate=rates.cached_input,
+        cache_write_rate=rates.cache_write,
+        cache_write_1h_rate=rates.cache_write_1h,
+        output_rate=rates.output,
+        reasoning_rate=rates.reasoning,
+        cost_nano_usd=cost.nano_usd,
+        marginal_nano_usd=cost.marginal_nano_usd,
+    )
 
 
 def _name_error(error: BaseException | None) -> str | None:

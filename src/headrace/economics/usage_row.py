@@ -29,6 +29,14 @@ class UsageRow(NamedTuple):
         finish_reason: of every answer of the call, joined by a comma; `abort` for one cut off.
         error: the code or kind of what ended the call; `client_disconnected` when the client left.
         http_status: None when the client left before there was one.
+        cache_write_tokens, cache_write_1h_tokens: of the input, written to a provider's cache.
+        provider: whose model it is; `local` here.
+        tags: of the caller, in order, as a JSON list; None without any.
+        price_state: `priced`, `stale`, `unpriced`, or `none` when nothing was computed.
+        price_id: the price that was charged; its day is in it.
+        input_rate, ...: what was charged for a million tokens of the kind, in nano-dollars.
+        cost_nano_usd: None when it is unpriced, never 0; `marginal_nano_usd` is without the idle
+            time of an own machine.
     """
 
     row_id: str
@@ -54,6 +62,20 @@ class UsageRow(NamedTuple):
     finish_reason: str | None = None
     error: str | None = None
     http_status: int | None = None
+    cache_write_tokens: int | None = 0
+    cache_write_1h_tokens: int | None = 0
+    provider: str | None = None
+    tags: str | None = None
+    price_state: str | None = None
+    price_id: str | None = None
+    input_rate: int | None = None
+    cached_input_rate: int | None = None
+    cache_write_rate: int | None = None
+    cache_write_1h_rate: int | None = None
+    output_rate: int | None = None
+    reasoning_rate: int | None = None
+    cost_nano_usd: int | None = None
+    marginal_nano_usd: int | None = None
 
 
 class Ledger(Protocol):

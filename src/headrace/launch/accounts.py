@@ -17,6 +17,7 @@ from headrace.core.stored_requests import RequestLog
 from headrace.core.stores import KeyRing
 from headrace.core.telemetry import MetricSink
 from headrace.economics.accounts import Accounts
+from headrace.economics.prices import PriceBook
 from headrace.economics.usage_row import Ledger
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class Stored(Protocol):
     def ring(self) -> KeyRing: ...
 
     def open_ledger(self, sink: MetricSink) -> Writer: ...
+
+    def open_prices(self) -> PriceBook: ...
 
     def open_requests(self, sink: MetricSink) -> RequestWriter: ...
 
@@ -117,10 +120,12 @@ class AccountsWatch:
         return is_given or store.requests != "off" or (home / "headrace.db").exists()
 
     def _open_ledger(self) -> None:
-        """Raises: StoreError."""
+        """Raises: StoreError, ConfigError."""
         mode = self._config.store.ledger
         is_wanted = mode == "on" or (mode == "auto" and not self.accounts.keys.is_open)
         if is_wanted and self._ledger is None and self._stored is not None and self._sink:
+            # A call is priced from the first row on.
+            self.accounts.prices = self._stored.open_prices()
             self.accounts.ledger = self._ledger = self._stored.open_ledger(self._sink)
 
     def _follow(self) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
 from headrace.core.telemetry import MetricSink
 from headrace.economics.ledger import UsageLedger
 from headrace.economics.ledger_writer import LedgerWriter
+from headrace.economics.price_files import open_price_book
+from headrace.economics.prices import PriceBook
 from headrace.economics.request_writer import RequestWriter
 from headrace.economics.spill_file import SpillFile
 from headrace.store.database import Database, default_url
@@ -41,6 +45,12 @@ class StoredAccounts:
         writer = LedgerWriter(ledger, spill, sink, store.max_waiting_rows)
         writer.start()
         return writer
+
+    def open_prices(self) -> PriceBook:
+        """The prices of the settings. Raises: ConfigError."""
+        economics = self._config.economics
+        files = [Path(file).expanduser() for file in economics.price_files]
+        return open_price_book(files, economics.stale_after_days)
 
     def open_requests(self, sink: MetricSink) -> RequestWriter:
         """Start keeping calls. Raises: StoreError."""

@@ -71,6 +71,7 @@ from headrace.server.stored_responses import (
     list_input_items,
     retrieve_response,
 )
+from headrace.server.tags import tags_of
 from headrace.server.unserved_routes import UNSERVED
 from headrace.server.vllm_invocations import invoke
 from headrace.server.vllm_tokenizer import detokenize, report_tokenizer, tokenize
@@ -181,6 +182,7 @@ class HeadraceApp:
                 limits = scope[_METER].limit_headers() if _METER in scope else {}
                 levels = scope[_METER].limit_levels() if _METER in scope else ()
                 limits |= dialect.headers(request_id, levels, clock.unix_s())
+                limits |= scope[_METER].cost_headers() if _METER in scope else {}
                 message["headers"] = [*message.get("headers", ()), *fixed, *_encoded(limits)]
             await send(message)
 
@@ -414,13 +416,20 @@ class _Inference:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services = self._services
         headers = Headers(scope=scope)
-        facts = CallFacts(scope[_REQUEST_ID], scope["path"], scope[_CALLER], patience_of(headers))
+        facts = CallFacts(
+            scope[_REQUEST_ID],
+            scope["path"],
+            scope[_CALLER],
+            patience_of(headers),
+            tags=tags_of(headers),
+        )
         meter = Metered(services.backend, facts, services.accounts, services.clock)
         scope[_METER] = meter
         meter.begin()
         services.check_ready(may_wait=True)
         body = await read_json_object(receive, headers, services.config)
         call = Call(body, headers, facts.request_id, facts.caller, meter)
+        call.notes.cost_of = meter.cost_receipt
         call.notes.keeps_tokens = services.accounts.requests is not None
         work = asyncio.create_task(self._run(meter, call, send))
         with services.lifetime.track(work):

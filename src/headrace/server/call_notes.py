@@ -7,13 +7,14 @@ Written by the route that answers the call. Knows no dialect but the names of it
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from headrace.core.output import RequestOutput, RequestTimes
 from headrace.core.receipt import (
     SEED_BITS,
+    CostReceipt,
     ModelBuild,
     Parameter,
     ParameterSource,
@@ -59,6 +60,10 @@ class NotedRequest:
         self.finish_reasons = [None] * num_answers
 
 
+def _unknown_cost() -> CostReceipt | None:
+    return None
+
+
 @dataclass(slots=True)
 class CallNotes:
     """Empty until the route has read the body."""
@@ -67,6 +72,7 @@ class CallNotes:
     requests: list[NotedRequest] = field(default_factory=list)
     has_server_length: bool = False
     keeps_tokens: bool = False
+    cost_of: Callable[[], CostReceipt | None] = _unknown_cost
 
     def begin(
         self,
@@ -103,6 +109,7 @@ class CallNotes:
             parameters=parameters,
             requests=tuple(self._request_receipt(noted) for noted in self.requests),
             model=build,
+            cost=self.cost_of(),
         )
 
     def headers(self, build: ModelBuild | None) -> dict[str, str]:

@@ -1,0 +1,69 @@
+"""The table of usage rows, and how older ones become it.
+
+A column is a field of UsageRow. In: a connection. Out: the table at the newest version. Knows no
+query.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, String, Table, inspect
+from sqlalchemy.engine import Connection
+from sqlalchemy.schema import CreateColumn
+
+USAGE_ROWS = Table(
+    "usage_rows",
+    MetaData(),
+    Column("row_id", String, primary_key=True),
+    Column("request_id", String, nullable=False),
+    Column("accepted_at_ms", BigInteger, nullable=False),
+    Column("day", String(10), nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("key_id", String),
+    Column("operation", String, nullable=False),
+    Column("model", String),
+    Column("usage_source", String, nullable=False),
+    Column("input_tokens", BigInteger),
+    Column("cached_input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("rejected_draft_tokens", BigInteger),
+    Column("estimated_input_tokens", BigInteger, nullable=False),
+    Column("queue_s", Double),
+    Column("prefill_s", Double),
+    Column("decode_s", Double),
+    Column("first_token_s", Double),
+    Column("duration_s", Double),
+    Column("finish_reason", String),
+    Column("error", String),
+    Column("http_status", Integer),
+    Column("cache_write_tokens", BigInteger),
+    Column("cache_write_1h_tokens", BigInteger),
+    Column("provider", String),
+    Column("tags", String),
+    Column("price_state", String),
+    Column("price_id", String),
+    Column("input_rate", BigInteger),
+    Column("cached_input_rate", BigInteger),
+    Column("cache_write_rate", BigInteger),
+    Column("cache_write_1h_rate", BigInteger),
+    Column("output_rate", BigInteger),
+    Column("reasoning_rate", BigInteger),
+    Column("cost_nano_usd", BigInteger),
+    Column("marginal_nano_usd", BigInteger),
+    Index("usage_rows_by_time", "accepted_at_ms"),
+    Index("usage_rows_by_request", "request_id"),
+    sqlite_with_rowid=False,
+)
+
+
+def add_missing_columns(connection: Connection) -> None:
+    """Give a table of an older version the columns that it lacks; its rows have None there."""
+    known = {column["name"] for column in inspect(connection).get_columns(USAGE_ROWS.name)}
+    for column in USAGE_ROWS.columns:
+        if column.name not in known:
+            clause = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {USAGE_ROWS.name} ADD COLUMN {clause}")
+
+
+# One for each version: the table, then what costs need.
+STEPS = (USAGE_ROWS.create, add_missing_columns)
