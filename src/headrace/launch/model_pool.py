@@ -236,7 +236,7 @@ class ModelPool:
         if resident is not None and not resident.is_leaving:
             return resident.take()
         load = self._loads.get(name)
-        if load is None:
+        if load is None or load.task.done():  # a finished one counted who waited then
             load = self._loads[name] = _Load(asyncio.create_task(self._make_resident(name)))
             load.task.add_done_callback(lambda done: self._end_load(name, done))
         load.num_waiting += 1
@@ -250,7 +250,8 @@ class ModelPool:
             raise
 
     def _end_load(self, name: str, task: asyncio.Task[_Resident]) -> None:
-        self._loads.pop(name, None)
+        if name in self._loads and self._loads[name].task is task:
+            del self._loads[name]
         # Also where nobody waits any more.
         if not task.cancelled() and task.exception() is not None:
             logger.error("%s", task.exception())
