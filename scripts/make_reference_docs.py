@@ -97,13 +97,20 @@ def cli_page() -> str:
 
 def metrics_page() -> str:
     """Every metric of /metrics."""
-    rows = [
-        f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels) or '-'} | {metric.help} |"
-        for metric in vars(telemetry).values()
-        if isinstance(metric, telemetry.Metric)
+    rows = []
+    for metric in telemetry.METRICS:
+        labels = (*(("model_name", "engine") if metric.per_model else ()), *metric.labels)
+        old = f" Old name: `{metric.old_name}`." if metric.old_name else ""
+        shown = ", ".join(labels) or "-"
+        rows.append(f"| `{metric.name}` | {metric.kind} | {shown} | {metric.help}{old} |")
+    head = [
+        "# Metrics",
+        "",
+        "`server.old_metric_names` adds the old names, `server.tenant_metrics` what tenants use:",
+        "[../guides/observe.md](../guides/observe.md).",
+        "",
     ]
-    head = ["# Metrics", "", "All carry the labels `model_name` and `engine`.", ""]
-    table = ["| name | kind | more labels | meaning |", "|---|---|---|---|", *rows]
+    table = ["| name | kind | labels | meaning |", "|---|---|---|---|", *rows]
     return "\n".join(head + table) + "\n"
 
 

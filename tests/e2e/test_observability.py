@@ -9,12 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from pages import ROOT
 from programs import eventually
+from prometheus_client.parser import text_string_to_metric_families
 from served_model import ServedModel, serve
 
 from fakes.random_model import write_random_model
 
-SETTINGS = "engine: {max_num_seqs: 1, memory_bytes: 400MiB}\n"
+SETTINGS = """
+engine: {max_num_seqs: 1, memory_bytes: 400MiB}
+server: {tenant_metrics: 10}
+"""
 PROMPT = "the harbour master counts red boats"
 
 
@@ -108,3 +113,26 @@ def test_the_log_is_json_and_has_no_prompt(observed: ServedModel) -> None:
     assert PROMPT not in observed.program.stderr
     assert text not in observed.program.stderr
     assert any(entry["message"].startswith("ready at") for entry in entries(observed))
+
+
+def test_the_reference_names_the_metrics_that_there_are(observed: ServedModel) -> None:
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text()
+    written = re.findall(r"^\| `(\S+)` \| (\w+) \| ([^|]*) \|", page, re.MULTILINE)
+    with observed.client() as client:
+        headers = {"endpoint-load-metrics-format": "text"}
+        reply = client.post("/v1/completions", json=body(observed, 2), headers=headers)
+        client.get("/nowhere/at/all")
+        text = client.get("/metrics").text
+    exposed = dict(re.findall(r"^# TYPE (\S+) (\w+)$", text, re.MULTILINE))
+    assert {name: kind for name, kind, _ in written} == exposed
+    labels = {name: set(names.split(", ")) - {"-"} for name, _, names in written}
+    for family in text_string_to_metric_families(text):
+        name = family.name if family.name in labels else f"{family.name}_total"
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == labels[name], sample
+    assert reply.headers["endpoint-load-metrics"].startswith("TEXT named_metrics.kv_cache_usage")
+    assert observed.metric("http_requests_total") > 0
+    assert 'http_requests_total{handler="none",method="GET",status="4xx"}' in text
+    assert 'handler="/v1/completions",method="POST",status="2xx"' in text
+    tokens = f'headrace:tenant_generation_tokens_total{{model_name="{observed.model}",tenant="def'
+    assert tokens in text

@@ -16,6 +16,7 @@ from fakes.fake_backend import FakeBackend
 from fakes.running_engine import Recorder
 from headrace.core.clock import Clock
 from headrace.core.config import ServerConfig
+from headrace.core.telemetry import Metric
 from headrace.economics.accounts import Accounts
 from headrace.server.app import HeadraceApp, build_app
 from headrace.server.kept_responses import OpenStore
@@ -26,6 +27,9 @@ from headrace.server.services import BuildOf, StorageDoor, unknown_build
 
 class FixedMetrics(Recorder):
     content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def gauge(self, metric: Metric) -> list[float]:
+        return [self.gauges[metric.name]] if metric.name in self.gauges else []
 
     def render(self) -> bytes:
         return b"headrace_up 1\n"

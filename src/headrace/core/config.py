@@ -216,6 +216,9 @@ class ServerConfig:
         header_timeout_s: a connection on which no complete request head came by then is closed.
         write_timeout_s: a client that takes nothing of its answer that long is cut off.
         max_connections: open at a time; None is what the open-file limit leaves.
+        tenant_metrics: tenants that have series of their own in `/metrics`, those seen first; all
+            others are counted as `other`. 0 counts none.
+        old_metric_names: metrics that had another name have that too.
         log_level: detail of the log on stderr.
         log_format: `text` for people, or `json`, an object per line.
     """
@@ -245,6 +248,8 @@ class ServerConfig:
     header_timeout_s: float = 10.0
     write_timeout_s: float = 60.0
     max_connections: int | None = None
+    tenant_metrics: int = 0
+    old_metric_names: bool = False
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
 
@@ -281,6 +286,8 @@ class ServerConfig:
         _check_number("server.header_timeout_s", self.header_timeout_s, 0.1, 3600.0)
         _check_number("server.write_timeout_s", self.write_timeout_s, 0.1, 3600.0)
         _check_integer("server.max_connections", self.max_connections, 1, 2**20, is_optional=True)
+        _check_integer("server.tenant_metrics", self.tenant_metrics, 0, 10_000)
+        _check_boolean("server.old_metric_names", self.old_metric_names)
         _check_choice("server.log_level", self.log_level, get_args(LogLevel))
         _check_choice("server.log_format", self.log_format, get_args(LogFormat))
 

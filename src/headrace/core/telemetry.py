@@ -15,9 +15,10 @@ MetricKind = Literal["gauge", "counter", "histogram"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One row. `labels` come after those every metric has, `model_name` and `engine`.
+    """One row. `labels` come after `model_name` and `engine`, which all have that are `per_model`.
 
     `name` is the exposed one; a counter's ends in `_total`. `buckets` are upper edges without +Inf.
+    `old_name` is the one that elder programs look for; it is exposed too where that is wanted.
     """
 
     name: str
@@ -25,6 +26,8 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    per_model: bool = True
+    old_name: str | None = None
 
 
 class MetricSink(Protocol):
@@ -78,14 +81,29 @@ _REQUEST_S = (
 
 NUM_REQUESTS_RUNNING = Metric("vllm:num_requests_running", "gauge", "Requests in the batch.")
 NUM_REQUESTS_WAITING = Metric("vllm:num_requests_waiting", "gauge", "Requests in the queue.")
+NUM_REQUESTS_WAITING_BY_REASON = Metric(
+    "vllm:num_requests_waiting_by_reason",
+    "gauge",
+    "Requests in the queue: for capacity, or deferred until another one has their prefix.",
+    ("reason",),
+)
 KV_CACHE_USAGE = Metric(
-    "vllm:kv_cache_usage_perc", "gauge", "Share of KV cache blocks in use; 1 is all of them."
+    "vllm:kv_cache_usage_perc",
+    "gauge",
+    "Share of KV cache blocks in use; 1 is all of them.",
+    old_name="vllm:gpu_cache_usage_perc",
 )
 CACHE_CONFIG = Metric(
     "vllm:cache_config_info",
     "gauge",
     "Size of the KV cache, in labels; the value is 1.",
     ("block_size", "num_gpu_blocks"),
+)
+LORA_REQUESTS = Metric(
+    "vllm:lora_requests_info",
+    "gauge",
+    "Adapters, in labels: none is served; the value is 1.",
+    ("max_lora", "running_lora_adapters", "waiting_lora_adapters"),
 )
 PREFIX_CACHE_QUERIES = Metric(
     "vllm:prefix_cache_queries_total", "counter", "Tokens looked up in the prefix cache."
@@ -135,6 +153,7 @@ INTER_TOKEN_LATENCY = Metric(
     "Seconds between tokens of an answer.",
     (),
     _NEXT_TOKEN_S,
+    old_name="vllm:time_per_output_token_seconds",
 )
 E2E_REQUEST_LATENCY = Metric(
     "vllm:e2e_request_latency_seconds",
@@ -206,11 +225,82 @@ REQUESTS_RESUMED = Metric(
     "Unfinished answers that a restarted engine process went on with.",
 )
 
+# Source of names and edges: prometheus-fastapi-instrumentator, which vLLM uses.
+HTTP_REQUESTS = Metric(
+    "http_requests_total",
+    "counter",
+    "HTTP requests that ended, by route, method and kind of status; 'none' had no answer.",
+    ("handler", "method", "status"),
+    per_model=False,
+)
+HTTP_REQUEST_DURATION = Metric(
+    "http_request_duration_seconds",
+    "histogram",
+    "Seconds from the head of a request to the end of its answer.",
+    ("handler", "method"),
+    (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
+    per_model=False,
+)
+HTTP_IN_PROGRESS = Metric(
+    "headrace:http_requests_in_progress",
+    "gauge",
+    "HTTP requests that are being answered, this one too.",
+    per_model=False,
+)
+
+_TENANT = ("tenant", "model_name")
+TENANT_CALLS = Metric(
+    "headrace:tenant_calls_total",
+    "counter",
+    "Calls that ended, by kind of status; 'none' had no answer.",
+    (*_TENANT, "status"),
+    per_model=False,
+)
+TENANT_PROMPT_TOKENS = Metric(
+    "headrace:tenant_prompt_tokens_total",
+    "counter",
+    "Prompt tokens of calls that ended.",
+    _TENANT,
+    per_model=False,
+)
+TENANT_CACHED_TOKENS = Metric(
+    "headrace:tenant_cached_tokens_total",
+    "counter",
+    "Of the prompt tokens, those found in the prefix cache.",
+    _TENANT,
+    per_model=False,
+)
+TENANT_GENERATION_TOKENS = Metric(
+    "headrace:tenant_generation_tokens_total",
+    "counter",
+    "Tokens generated for calls that ended.",
+    _TENANT,
+    per_model=False,
+)
+TENANT_QUEUE_TIME = Metric(
+    "headrace:tenant_queue_time_seconds",
+    "histogram",
+    "Seconds in the queue.",
+    _TENANT,
+    _REQUEST_S,
+    per_model=False,
+)
+TENANT_FIRST_OUTPUT = Metric(
+    "headrace:tenant_time_to_first_token_seconds",
+    "histogram",
+    "Seconds from the call to its first token.",
+    _TENANT,
+    _FIRST_TOKEN_S,
+    per_model=False,
+)
+
 METRICS: tuple[Metric, ...] = (
     NUM_REQUESTS_RUNNING,
     NUM_REQUESTS_WAITING,
+    NUM_REQUESTS_WAITING_BY_REASON,
     KV_CACHE_USAGE,
     CACHE_CONFIG,
+    LORA_REQUESTS,
     PREFIX_CACHE_QUERIES,
     PREFIX_CACHE_HITS,
     NUM_PREEMPTIONS,
@@ -241,4 +331,13 @@ METRICS: tuple[Metric, ...] = (
     REQUESTS_RESUMED,
     REQUESTS_STORED,
     REQUESTS_NOT_STORED,
+    HTTP_REQUESTS,
+    HTTP_REQUEST_DURATION,
+    HTTP_IN_PROGRESS,
+    TENANT_CALLS,
+    TENANT_PROMPT_TOKENS,
+    TENANT_CACHED_TOKENS,
+    TENANT_GENERATION_TOKENS,
+    TENANT_QUEUE_TIME,
+    TENANT_FIRST_OUTPUT,
 )

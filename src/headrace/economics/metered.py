@@ -23,6 +23,7 @@ from headrace.core.request import GenerateRequest
 from headrace.core.stores import Caller
 from headrace.core.usage import Usage
 from headrace.economics.accounts import Accounts
+from headrace.economics.call_watch import CallEnd, tell
 from headrace.economics.cost import Cost, price_call
 from headrace.economics.prices import LOCAL, format_usd
 from headrace.economics.rate_limits import LimitLevel, Reservation
@@ -77,6 +78,7 @@ class Metered:
         self._first_output_s: float | None = None
         self._model: str | None = None
         self._attempts: list[_Attempt] = []
+        self._requests: list[GenerateRequest] = []
         self._error: BaseException | None = None
         self._account = accounts.limits.account(facts.caller, self._begin_s)
         self._has_begun = False
@@ -177,6 +179,7 @@ class Metered:
             self._settle(attempt)
             raise
         self._attempts.append(attempt)
+        self._requests.append(request)
         return _MeteredStream(stream, self, attempt)
 
     def note_output(self, attempt: _Attempt, output: RequestOutput) -> None:
@@ -207,6 +210,7 @@ class Metered:
         row = self._make_row(http_status, error)
         if self._accounts.ledger is not None:
             self._accounts.ledger.append(row)
+        tell(self._accounts.watchers, CallEnd(row, tuple(self._requests)))
         return row
 
     def _reserve(self, request: GenerateRequest, num_input_tokens: int) -> Reservation | None:

@@ -24,6 +24,8 @@ class EngineStats:
         self._newest_token_at_s: dict[str, float] = {}
         labels = {"block_size": str(block_size), "num_gpu_blocks": str(num_blocks)}
         sink.set(telemetry.CACHE_CONFIG, 1, **labels)
+        names = {"running_lora_adapters": "", "waiting_lora_adapters": ""}
+        sink.set(telemetry.LORA_REQUESTS, 1, max_lora="0", **names)
         for reason in ENDS:  # there from the start, so that the first one is an increase
             sink.add(telemetry.ENGINE_RESTARTS, 0, reason=reason)
 
@@ -41,6 +43,9 @@ class EngineStats:
         stats, sink = report.stats, self._sink
         sink.set(telemetry.NUM_REQUESTS_RUNNING, stats.num_running)
         sink.set(telemetry.NUM_REQUESTS_WAITING, stats.num_waiting)
+        deferred, reasons = stats.num_deferred, telemetry.NUM_REQUESTS_WAITING_BY_REASON
+        sink.set(reasons, stats.num_waiting - deferred, reason="capacity")
+        sink.set(reasons, deferred, reason="deferred")
         sink.set(telemetry.KV_CACHE_USAGE, stats.num_used_blocks / max(1, stats.num_blocks))
         sink.add(telemetry.PREFIX_CACHE_QUERIES, stats.num_new_prefix_queries)
         sink.add(telemetry.PREFIX_CACHE_HITS, stats.num_new_prefix_hits)

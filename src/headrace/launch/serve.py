@@ -12,6 +12,7 @@ from headrace.config.machine import detect_machine
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
 from headrace.core.version import headrace_version
+from headrace.economics.tenant_metrics import TenantMetrics
 from headrace.hub.model_store import ModelStore
 from headrace.launch.accounts import AccountsWatch
 from headrace.launch.engine_backend import EngineBackend
@@ -42,14 +43,15 @@ class _Sinks:
 
     def __init__(self, config: Config, first: str) -> None:
         names = config.server.served_model_names
-        self._shown = {first: names[0]} if names else {}
-        self.first = PrometheusMetrics(self._shown.get(first, first))
+        self.shown = {first: names[0]} if names else {}
+        has_old_names = config.server.old_metric_names
+        self.first = PrometheusMetrics(self.shown.get(first, first), has_old_names=has_old_names)
         self._sinks = {first: self.first}
 
     def make(self, name: str) -> PrometheusMetrics:
         """The sink of a model."""
         if name not in self._sinks:
-            self._sinks[name] = self.first.for_model(self._shown.get(name, name))
+            self._sinks[name] = self.first.for_model(self.shown.get(name, name))
         return self._sinks[name]
 
 
@@ -65,6 +67,9 @@ def build(config: Config, models: Sequence[str], starting: StartingEngine | None
     storage = LazyStorage(config)
     builds = ModelBuilds(config.hub.home)
     sinks = _Sinks(config, ModelStore(config.hub).resolve(models[0]).name)
+    if config.server.tenant_metrics:
+        most = config.server.tenant_metrics
+        accounts.watchers += (TenantMetrics(sinks.first, most, sinks.shown),)
     free_bytes = detect_machine().memory_available_bytes
     budget_bytes = config.engine.memory_bytes or int(FREE_SHARE * free_bytes)
 

@@ -24,9 +24,17 @@ class PrometheusMetrics:
     content_type = CONTENT_TYPE_PLAIN_0_0_4
 
     def __init__(
-        self, model_name: str, engine: str = "0", metrics: Sequence[Metric] = METRICS
+        self,
+        model_name: str,
+        engine: str = "0",
+        metrics: Sequence[Metric] = METRICS,
+        has_old_names: bool = False,
     ) -> None:
+        """`has_old_names` writes metrics that have one under their old name too."""
         self._base = (model_name, engine)
+        self._has_old_names = has_old_names
+        # The newest value of each gauge without labels, by name and model.
+        self._gauges: dict[tuple[str, str], float] = {}
         self._registry = CollectorRegistry()
         self._collectors = {metric: self._make(metric) for metric in metrics}
         self._children: dict[tuple[str, ...], _Collector] = {}
@@ -45,6 +53,12 @@ class PrometheusMetrics:
         if not isinstance(child, Gauge):
             raise TypeError(f"{metric.name} is no gauge")
         child.set(value)
+        if not labels:
+            self._gauges[metric.name, self._base[0]] = value
+
+    def gauge(self, metric: Metric) -> list[float]:
+        """The newest value of a gauge without labels, for each model that has one."""
+        return [value for (name, _), value in list(self._gauges.items()) if name == metric.name]
 
     def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
         """Add to a counter."""
@@ -62,8 +76,16 @@ class PrometheusMetrics:
 
     def render(self) -> bytes:
         """Write everything as text, format 0.0.4, without the times at which series began."""
-        lines = generate_latest(self._registry).splitlines(keepends=True)
-        return b"".join(line for line in lines if not _is_creation_time(line))
+        lines = [
+            line
+            for line in generate_latest(self._registry).splitlines(keepends=True)
+            if not _is_creation_time(line)
+        ]
+        if self._has_old_names:
+            lines += [
+                line for metric in self._collectors for line in _under_old_name(metric, lines)
+            ]
+        return b"".join(lines)
 
     def _start_at_zero(self) -> None:
         for metric in self._collectors:
@@ -71,7 +93,7 @@ class PrometheusMetrics:
                 self._child(metric, {})
 
     def _make(self, metric: Metric) -> _Collector:
-        labels = (*_BASE_LABELS, *metric.labels)
+        labels = (*(_BASE_LABELS if metric.per_model else ()), *metric.labels)
         if metric.kind == "gauge":
             return Gauge(metric.name, metric.help, labels, registry=self._registry)
         if metric.kind == "counter":
@@ -88,9 +110,20 @@ class PrometheusMetrics:
         if child is None:
             if len(labels) != len(metric.labels):
                 raise TypeError(f"{metric.name} has the labels {metric.labels}")
-            child = self._collectors[metric].labels(*self._base, *values)
+            child = self._collectors[metric]
+            base = self._base if metric.per_model else ()
+            if base or values:
+                child = child.labels(*base, *values)
             self._children[key] = child
         return child
+
+
+def _under_old_name(metric: Metric, lines: Sequence[bytes]) -> list[bytes]:
+    """The lines of a metric as elder programs expect them; none where it has one name only."""
+    if metric.old_name is None:
+        return []
+    name, old_name = metric.name.encode(), metric.old_name.encode()
+    return [line.replace(name, old_name, 1) for line in lines if name in line.split(b"{", 1)[0]]
 
 
 def _is_creation_time(line: bytes) -> bool:

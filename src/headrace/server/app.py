@@ -41,6 +41,7 @@ from headrace.server.files import (
     retrieve_file,
 )
 from headrace.server.health import report_health, report_load, report_metrics, report_version
+from headrace.server.http_metrics import HttpMetrics, NamedRoute
 from headrace.server.json_body import read_json_object
 from headrace.server.kept_requests import keep_request
 from headrace.server.kept_responses import KeptResponses, OpenStore
@@ -137,6 +138,7 @@ class HeadraceApp:
     def __init__(self, services: Services, lifespan: Lifespan) -> None:
         self.services = services
         self.batch_worker = BatchWorker(services, BATCH_ENDPOINTS)
+        self._http = HttpMetrics(services.metrics, services.clock)
 
         @asynccontextmanager
         async def run_lifespan(_: object) -> AsyncIterator[None]:
@@ -164,8 +166,9 @@ class HeadraceApp:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         clock, status = self.services.clock, 0
-        begin_s = clock.monotonic_s()
+        begin_s = self._http.begin()
         headers = Headers(scope=scope)
+        load_format = headers.get("endpoint-load-metrics-format")
         request_id = header_request_id(headers.get("x-request-id"))
         scope[_REQUEST_ID] = request_id
         dialect = _dialect_of(scope["path"])
@@ -181,6 +184,7 @@ class HeadraceApp:
                 status = message["status"]
                 limits = scope[_METER].limit_headers() if _METER in scope else {}
                 levels = scope[_METER].limit_levels() if _METER in scope else ()
+                limits |= self._http.load_headers(load_format)
                 limits |= dialect.headers(request_id, levels, clock.unix_s())
                 limits |= scope[_METER].cost_headers() if _METER in scope else {}
                 message["headers"] = [*message.get("headers", ()), *fixed, *_encoded(limits)]
@@ -207,7 +211,7 @@ class HeadraceApp:
                 await _send_error(error, request_id, dialect, send_with_headers)
         finally:
             row = _close(scope, status or None)
-            spent_s = clock.monotonic_s() - begin_s
+            spent_s = self._http.end(scope, status or None, begin_s)
             # Probes and scrapers come every few seconds.
             level = logging.INFO if scope["method"] == "POST" or status >= 400 else logging.DEBUG
             ended = f"{status or '-'}{' client left' if scope.get(_CLIENT_LEFT) else ''}"
@@ -334,14 +338,14 @@ def _routes(services: Services) -> list[Route]:
         ("/v1/batches/{id}/cancel", {"POST": batches.cancel}),
     )
     return [
-        *(Route(path, _Report(services, report), methods=["GET"]) for path, report in reports),
-        Route("/ping", _Report(services, report_health), methods=["GET", "POST"]),
-        Route("/v1/models/{name:path}", _OneModel(services), methods=["GET"]),
+        *(NamedRoute(path, _Report(services, report), methods=["GET"]) for path, report in reports),
+        NamedRoute("/ping", _Report(services, report_health), methods=["GET", "POST"]),
+        NamedRoute("/v1/models/{name:path}", _OneModel(services), methods=["GET"]),
         *(
-            Route(path, _Inference(services, make, _dialect_of(path)), methods=["POST"])
+            NamedRoute(path, _Inference(services, make, _dialect_of(path)), methods=["POST"])
             for path, make in inference
         ),
-        *(Route(path, _Resource(services, by), methods=list(by)) for path, by in resources),
+        *(NamedRoute(path, _Resource(services, by), methods=list(by)) for path, by in resources),
     ]
 
 

@@ -104,7 +104,8 @@ class BatchCall:
         record, services = self._record, self._services
         caller = Caller(record.tenant, record.key_id)
         facts = CallFacts(request_id, record.endpoint, caller, is_background=True)
-        accounts = Accounts(ledger=rows, prices=services.accounts.prices)
+        known = services.accounts
+        accounts = Accounts(ledger=rows, prices=known.prices, watchers=known.watchers)
         meter = Metered(services.backend, facts, accounts, services.clock)
         status: int | None = None
         try:

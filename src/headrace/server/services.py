@@ -21,7 +21,7 @@ from headrace.core.errors import CapacityError, ModelNotFound
 from headrace.core.files import FileStore
 from headrace.core.receipt import ModelBuild
 from headrace.core.stores import Caller
-from headrace.core.telemetry import MetricSink
+from headrace.core.telemetry import Metric, MetricSink
 from headrace.economics.accounts import Accounts
 from headrace.economics.metered import Metered
 from headrace.server.call_notes import CallNotes
@@ -67,6 +67,10 @@ class Metrics(MetricSink, Protocol):
 
     @property
     def content_type(self) -> str: ...
+
+    def gauge(self, metric: Metric) -> list[float]:
+        """The newest value of a gauge without labels, for each model that has one."""
+        ...
 
     def render(self) -> bytes: ...
 
