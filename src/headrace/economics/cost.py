@@ -85,9 +85,9 @@ def price_call(
     nano_usd = charge(total, rates)
     if nano_usd is None:
         return UNPRICED
-    marginal = nano_usd
+    marginal: int | None = nano_usd
     if price.marginal is not None:
-        marginal = charge(total, price.marginal.rates_for(longest)) or 0
+        marginal = charge(total, price.marginal.rates_for(longest))
     return Cost(
         state=price.state(day, stale_after_days),
         nano_usd=nano_usd,

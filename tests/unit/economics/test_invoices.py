@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -174,6 +175,10 @@ def test_unpriced_is_no_number_and_nothing_computed_costs_nothing() -> None:
         provider="p", model="m", match=Match("equals", "m"), standard=Schedule(Rates(input=1))
     )
     assert price_call([Usage(output_tokens=1)], only_input, DAY, 365).state == "unpriced"
+    both = Schedule(Rates(input=1, output=1))
+    own = replace(only_input, standard=both, marginal=only_input.standard)
+    assert price_call([Usage(output_tokens=10**6)], own, DAY, 365).nano_usd == 1
+    assert price_call([Usage(output_tokens=10**6)], own, DAY, 365).marginal_nano_usd is None
 
 
 counts = st.integers(0, 10**7)
