@@ -186,6 +186,24 @@ def rms_norm(
     out: NDArray[np.float32],
     add: NDArray[np.float32] | None = None,
 ) -> None: ...
+def layer_norm(
+    ops: CpuOps,
+    h: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    eps: float,
+    out: NDArray[np.float32],
+    add: NDArray[np.float32] | None = None,
+) -> None: ...
+def gelu(ops: CpuOps, x: NDArray[np.float32]) -> None: ...
+def attention_packed(
+    ops: CpuOps,
+    qkv: NDArray[np.float32],
+    query_start: NDArray[np.int32],
+    num_heads: int,
+    scale: float,
+    out: NDArray[np.float32],
+) -> None: ...
 def rope(
     ops: CpuOps,
     qkv: NDArray[np.float32],

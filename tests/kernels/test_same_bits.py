@@ -55,6 +55,22 @@ def call_gated_linear(ops: Ops, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate(both)
 
 
+def call_layer_norm(ops: Ops, rng: np.random.Generator) -> np.ndarray:
+    h, add, weight, bias = (rows(rng, n, 1000) for n in (200, 200, 1, 1))
+    return ops.layer_norm(h, weight[0], bias[0], 1e-12, add=add)
+
+
+def call_gelu(ops: Ops, rng: np.random.Generator) -> np.ndarray:
+    return ops.gelu(rows(rng, 200, 1000, "outliers"))
+
+
+def call_packed_attention(ops: Ops, rng: np.random.Generator) -> np.ndarray:
+    attention, lengths = spec(6, 6, 40), (1, 300, 17, 64)
+    query_start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    qkv = rows(rng, sum(lengths), attention.qkv_width)
+    return values_of(ops.attention_packed(qkv, query_start, attention))
+
+
 def call_attention(ops: Ops, rng: np.random.Generator) -> np.ndarray:
     inputs = attention_inputs(ATTENTION, rng)
     cache = ops.allocate_kv([ATTENTION.spec], inputs.num_blocks, inputs.block_size)
@@ -108,6 +124,9 @@ CALLS = (
     call_rms_norm,
     call_rope,
     call_gated_linear,
+    call_layer_norm,
+    call_gelu,
+    call_packed_attention,
     call_attention,
     call_attention_of_one,
     call_attention_int8,

@@ -1,4 +1,4 @@
-// RMS norm with the residual addition before it.
+// RMS norm with the residual addition before it; layer norm.
 #pragma once
 
 #include "api/work.h"
@@ -10,6 +10,18 @@ struct RmsNormArgs {
   float* h;
   const float* add;
   const float* weight;
+  float eps;
+  int64_t width;
+  float* out;
+};
+
+// out = (x - mean) / sqrt(variance + eps) * weight + bias, with x = h + add where add is not null.
+// Items: rows.
+struct LayerNormArgs {
+  const float* h;
+  const float* add;
+  const float* weight;
+  const float* bias;
   float eps;
   int64_t width;
   float* out;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "api/attention.h"
+#include "api/attention_packed.h"
 #include "api/embed.h"
 #include "api/matmul.h"
 #include "api/norm.h"
@@ -23,6 +24,9 @@ struct OpTable {
   Kernel<StoreKvArgs> store_kv;
   AttentionKernels attention;
   SamplingKernels sampling;
+  Kernel<LayerNormArgs> layer_norm;
+  Kernel<GeluArgs> gelu;
+  AttentionPackedKernels attention_packed;
 };
 
 }  // namespace headrace

@@ -50,6 +50,44 @@ void checked_rms_norm(CpuOps& ops, Out<float, 2> h, In<float, 1> weight, float e
   rms_norm(ops, args, num_rows);
 }
 
+void checked_layer_norm(CpuOps& ops, In<float, 2> h, In<float, 1> weight, In<float, 1> bias,
+                        float eps, Out<float, 2> out, std::optional<In<float, 2>> add) {
+  const auto num_rows = (int64_t)h.shape(0), width = (int64_t)h.shape(1);
+  require((int64_t)weight.shape(0) == width, "weight must be [C]");
+  require((int64_t)bias.shape(0) == width, "bias must be [C]");
+  require(out.shape(0) == h.shape(0) && out.shape(1) == h.shape(1), "out must be [T, C]");
+  require(!add || (add->shape(0) == h.shape(0) && add->shape(1) == h.shape(1)),
+          "add must be [T, C]");
+  const LayerNormArgs args{
+      h.data(), add ? add->data() : nullptr, weight.data(), bias.data(), eps, width, out.data()};
+  Running running(ops);
+  layer_norm(ops, args, num_rows);
+}
+
+void checked_gelu(CpuOps& ops, Out<float, 2> x) {
+  const GeluArgs args{x.data(), (int64_t)x.shape(1)};
+  Running running(ops);
+  gelu(ops, args, (int64_t)x.shape(0));
+}
+
+void checked_attention_packed(CpuOps& ops, In<float, 2> qkv, In<int32_t, 1> query_start,
+                              int32_t num_heads, float scale, Out<float, 2> out) {
+  const auto num_rows = (int64_t)qkv.shape(0), width = (int64_t)out.shape(1);
+  require(num_heads > 0 && width > 0 && width % num_heads == 0, "out must be [T, H*D]");
+  require((int64_t)out.shape(0) == num_rows && (int64_t)qkv.shape(1) == 3 * width,
+          "qkv must be [T, 3*H*D]");
+  require(query_start.shape(0) > 0, "query_start must be [R+1]");
+  const auto num_sequences = (int64_t)query_start.shape(0) - 1;
+  const int32_t* start = query_start.data();
+  require(start[0] == 0 && start[num_sequences] == num_rows, "query_start must go from 0 to T");
+  for (int64_t s = 0; s < num_sequences; s++)
+    require(start[s] <= start[s + 1], "query_start must not fall");
+  const AttentionPackedArgs args{qkv.data(), nullptr,   num_heads, (int32_t)(width / num_heads),
+                                 scale,      out.data()};
+  Running running(ops);
+  attention_packed(ops, args, start, num_sequences);
+}
+
 void checked_rope(CpuOps& ops, Out<float, 2> qkv, In<int32_t, 1> positions, In<float, 2> cosines,
                   In<float, 2> sines, int32_t num_heads, int32_t num_kv_heads, int32_t head_size,
                   std::optional<In<float, 1>> q_norm, std::optional<In<float, 1>> k_norm,
@@ -138,6 +176,11 @@ void bind_forward(nb::module_& m) {
         "out"_a);
   m.def("rms_norm", &checked_rms_norm, "ops"_a, "h"_a, "weight"_a, "eps"_a, "out"_a,
         "add"_a = nb::none());
+  m.def("layer_norm", &checked_layer_norm, "ops"_a, "h"_a, "weight"_a, "bias"_a, "eps"_a, "out"_a,
+        "add"_a = nb::none());
+  m.def("gelu", &checked_gelu, "ops"_a, "x"_a);
+  m.def("attention_packed", &checked_attention_packed, "ops"_a, "qkv"_a, "query_start"_a,
+        "num_heads"_a, "scale"_a, "out"_a);
   m.def("rope", &checked_rope, "ops"_a, "qkv"_a, "positions"_a, "cosines"_a, "sines"_a,
         "num_heads"_a, "num_kv_heads"_a, "head_size"_a, "q_norm"_a = nb::none(),
         "k_norm"_a = nb::none(), "eps"_a = 0.0f);

@@ -1,4 +1,4 @@
-// What gates do, for the ends of linear layers.
+// What gates do, for the ends of linear layers, and the gelu without a gate.
 #pragma once
 
 #include "kernels/exact_math.inl"
@@ -13,3 +13,31 @@ HR_INLINE F32x16 gelu_tanh(F32x16 g) {
 }
 
 HR_INLINE F32x16 activate(Gate gate, F32x16 g) { return gate == kSilu ? silu(g) : gelu_tanh(g); }
+
+// erfc(|z|), absolute error under 2e-7. Source: Abramowitz and Stegun, 7.1.26.
+HR_INLINE F32x16 erfc_of_magnitude(F32x16 z) {
+  const F32x16 magnitude = abs(z);
+  const F32x16 t = div(splat(1.0f), fma(splat(0.3275911f), magnitude, splat(1.0f)));
+  F32x16 y = splat(1.061405429f);
+  y = fma(y, t, splat(-1.453152027f));
+  y = fma(y, t, splat(1.421413741f));
+  y = fma(y, t, splat(-0.284496736f));
+  y = fma(y, t, splat(0.254829592f));
+  return mul(mul(y, t), exp2_neg(mul(mul(magnitude, magnitude), splat(-kLog2E))));
+}
+
+// x * erfc(-x / sqrt 2) / 2: for x >= 0 that is x - x * erfc(x / sqrt 2) / 2.
+HR_INLINE F32x16 gelu_erf(F32x16 x) {
+  const F32x16 tail = mul(mul(x, splat(0.5f)), erfc_of_magnitude(mul(x, splat(0.70710678f))));
+  return select(less(x, zero_f32()), tail, sub(x, tail));
+}
+
+static void gelu(const GeluArgs* args, const Work* work) {
+  const int64_t end = work->end * args->width;
+  int64_t i = work->begin * args->width;
+  for (; i + 16 <= end; i += 16) store(args->x + i, gelu_erf(load(args->x + i)));
+  if (i < end) {
+    const int n = (int)(end - i);
+    store_first(args->x + i, gelu_erf(load_first(args->x + i, n)), n);
+  }
+}

@@ -9,6 +9,8 @@ namespace headrace {
 
 void embed(CpuOps& ops, const EmbedArgs& args, int64_t num_rows);
 void rms_norm(CpuOps& ops, const RmsNormArgs& args, int64_t num_rows);
+void layer_norm(CpuOps& ops, const LayerNormArgs& args, int64_t num_rows);
+void gelu(CpuOps& ops, const GeluArgs& args, int64_t num_rows);
 void rope(CpuOps& ops, const RopeArgs& args, int64_t num_rows);
 void store_kv(CpuOps& ops, const StoreKvArgs& args, int64_t num_rows);
 
@@ -16,5 +18,9 @@ void store_kv(CpuOps& ops, const StoreKvArgs& args, int64_t num_rows);
 AttentionPlan plan_attention(const CpuOps& ops, const AttentionArgs& args, int64_t num_requests);
 // `args` without items and parts, which are the plan's.
 void attention(CpuOps& ops, AttentionArgs args, const AttentionPlan& plan);
+
+// `args` without items; query_start [num_sequences + 1].
+void attention_packed(CpuOps& ops, AttentionPackedArgs args, const int32_t* query_start,
+                      int64_t num_sequences);
 
 }  // namespace headrace

@@ -170,6 +170,16 @@ class Ops(Protocol):
         """rms_norm where no linear follows (Gemma's post norms). Shapes: [T, C] -> Array [T, C]."""
         ...
 
+    def layer_norm(
+        self, h: Array, weight: Array, bias: Array, eps: float, add: Array | None = None
+    ) -> Array:
+        """(x - mean) / sqrt(variance + eps) * weight + bias of x = h, or h + add where given.
+
+        Shapes: h, add [T, C]; weight, bias [C] -> [T, C].
+        Source: arXiv 1607.06450.
+        """
+        ...
+
     def linear(self, x: Act, weight: PackedLinear) -> Array:
         """x @ weight.T + bias. Shapes: Act [T, in], weight [out, in] -> [T, out]."""
         ...
@@ -186,6 +196,13 @@ class Ops(Protocol):
         With `reader`, the linear that alone reads the result, it may have the form which that one
         computes with; the bits of the reader's result are the same.
         Shapes: Act [T, in], weight [2F, in], F a multiple of GATE_UP_INTERLEAVE -> Act [T, F].
+        """
+        ...
+
+    def gelu(self, x: Array) -> Array:
+        """x * (1 + erf(x / sqrt 2)) / 2. Shapes: [T, F] -> [T, F]. Mutates: x, which it returns.
+
+        Source: arXiv 1606.08415.
         """
         ...
 
@@ -227,6 +244,15 @@ class Ops(Protocol):
 
         Shapes: qkv [T, (H+2K)*D] -> Act [T, H*D]. Row t of request r, at absolute position p, sees
         cache positions max(0, p - window + 1) .. p.
+        """
+        ...
+
+    def attention_packed(self, qkv: Array, query_start: Int32, spec: AttentionSpec) -> Act:
+        """Attention without a cache: every row of a sequence sees all rows of it.
+
+        As many KV heads as heads; no window, no soft cap.
+        Shapes: qkv [T, 3*H*D]; query_start [R+1], from 0 to T -> Act [T, H*D].
+        Source: arXiv 1706.03762.
         """
         ...
 

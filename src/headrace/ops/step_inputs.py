@@ -34,6 +34,19 @@ class StepInputs:
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderInputs:
+    """Whole sequences for an encoder, one after the other. All int32, contiguous.
+
+    Shapes: token_ids [T]; position_rows [T], rows of the encoder's table of positions;
+    query_start [R+1].
+    """
+
+    token_ids: Int32
+    position_rows: Int32
+    query_start: Int32
+
+
+@dataclass(frozen=True, slots=True)
 class TokenLists:
     """Ragged lists of token ids with a number each: row s owns [start[s], start[s+1])."""
 

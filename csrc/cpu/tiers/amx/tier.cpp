@@ -21,6 +21,7 @@ namespace {
 #include "tiers/amx/matmul.inl"
 #include "tiers/amx/matmul_bf16.inl"
 
+#include "kernels/attention_packed.inl"
 #include "kernels/embed.inl"
 #include "kernels/norm.inl"
 #include "kernels/rope.inl"
@@ -47,5 +48,8 @@ const headrace::OpTable headrace_ops_amx = {
     headrace::amx::store_kv,
     headrace::amx::kAttentionKernels,
     headrace::amx::kSamplingKernels,
+    headrace::amx::layer_norm,
+    headrace::amx::gelu,
+    headrace::amx::kAttentionPackedKernels,
 };
 }

@@ -17,6 +17,7 @@ namespace {
 #include "tiers/avx2/probe.inl"
 
 #include "kernels/attention_float.inl"
+#include "kernels/attention_packed.inl"
 #include "kernels/embed.inl"
 #include "kernels/norm.inl"
 #include "kernels/rope.inl"
@@ -40,5 +41,8 @@ const headrace::OpTable headrace_ops_avx2 = {
     headrace::avx2::store_kv,
     headrace::avx2::kAttentionKernels,
     headrace::avx2::kSamplingKernels,
+    headrace::avx2::layer_norm,
+    headrace::avx2::gelu,
+    headrace::avx2::kAttentionPackedKernels,
 };
 }

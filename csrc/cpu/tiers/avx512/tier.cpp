@@ -17,6 +17,7 @@ namespace {
 #include "tiers/avx512/quantize.inl"
 
 #include "kernels/attention_float.inl"
+#include "kernels/attention_packed.inl"
 #include "kernels/embed.inl"
 #include "kernels/norm.inl"
 #include "kernels/rope.inl"
@@ -41,5 +42,8 @@ const headrace::OpTable headrace_ops_avx512 = {
     headrace::avx512::store_kv,
     headrace::avx512::kAttentionKernels,
     headrace::avx512::kSamplingKernels,
+    headrace::avx512::layer_norm,
+    headrace::avx512::gelu,
+    headrace::avx512::kAttentionPackedKernels,
 };
 }

@@ -13,6 +13,7 @@ namespace {
 #include "kernels/quantize.inl"
 
 #include "kernels/attention_float.inl"
+#include "kernels/attention_packed.inl"
 #include "kernels/embed.inl"
 #include "kernels/norm.inl"
 #include "kernels/rope.inl"
@@ -36,5 +37,8 @@ const headrace::OpTable headrace_ops_generic = {
     headrace::generic::store_kv,
     headrace::generic::kAttentionKernels,
     headrace::generic::kSamplingKernels,
+    headrace::generic::layer_norm,
+    headrace::generic::gelu,
+    headrace::generic::kAttentionPackedKernels,
 };
 }

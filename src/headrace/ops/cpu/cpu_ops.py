@@ -118,6 +118,11 @@ class CpuOps:
     def norm_array(self, x: Float32, weight: Float32, eps: float) -> Float32:
         return forward.rms_norm(self._kernels, x, weight, eps, None)
 
+    def layer_norm(
+        self, h: Float32, weight: Float32, bias: Float32, eps: float, add: Float32 | None = None
+    ) -> Float32:
+        return forward.layer_norm(self._kernels, h, weight, bias, eps, add)
+
     def linear(self, x: matmul.Act, weight: _cpu.PackedLinear) -> Float32:
         return matmul.linear(self._kernels, x, weight)
 
@@ -129,6 +134,10 @@ class CpuOps:
         reader: _cpu.PackedLinear | None = None,
     ) -> matmul.Act:
         return matmul.gated_linear(self._kernels, x, weight, activation, reader)
+
+    def gelu(self, x: Float32) -> Float32:
+        _cpu.gelu(self._kernels, x)
+        return x
 
     def rope(
         self,
@@ -157,6 +166,9 @@ class CpuOps:
         self, qkv: Float32, layer: _cpu.KVLayer, step: StepInputs, spec: AttentionSpec
     ) -> Float32:
         return forward.attention(self._kernels, qkv, layer, step, spec)
+
+    def attention_packed(self, qkv: Float32, query_start: Int32, spec: AttentionSpec) -> Float32:
+        return forward.attention_packed(self._kernels, qkv, query_start, spec)
 
     def take_rows(self, x: Float32, rows: Int32) -> Float32:
         return x if len(rows) == len(x) else x[rows]

@@ -36,6 +36,20 @@ def rms_norm(
     return out
 
 
+def layer_norm(
+    ops: _cpu.CpuOps,
+    h: Float32,
+    weight: Float32,
+    bias: Float32,
+    eps: float,
+    add: Float32 | None,
+) -> Float32:
+    """Layer norm of h, or of h + add."""
+    out = _cpu.take(ops, *h.shape)
+    _cpu.layer_norm(ops, h, weight, bias, eps, out, add)
+    return out
+
+
 def rope(
     ops: _cpu.CpuOps,
     qkv: Float32,
@@ -105,4 +119,13 @@ def attention(
         spec.soft_cap or 0.0,
         out,
     )
+    return out
+
+
+def attention_packed(
+    ops: _cpu.CpuOps, qkv: Float32, query_start: Int32, spec: AttentionSpec
+) -> Float32:
+    """Bidirectional attention of whole sequences. Shapes: qkv [T, 3*H*D] -> [T, H*D]."""
+    out = _cpu.take(ops, qkv.shape[0], spec.num_heads * spec.head_size)
+    _cpu.attention_packed(ops, qkv, query_start, spec.num_heads, spec.scale, out)
     return out

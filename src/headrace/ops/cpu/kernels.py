@@ -35,7 +35,7 @@ def kernels(isa: str | None) -> tuple[KernelNote, ...]:
     attention, why = ATTENTION_KERNELS[tier]
     shared = {
         family: KernelNote(family, f"C++ {tier}", _SAME_CODE)
-        for family in ("norm", "rope", "store_kv", "activation", "sampling")
+        for family in ("norm", "rope", "store_kv", "attention_packed", "activation", "sampling")
     }
     return (
         *_embed_notes(tier),
@@ -44,6 +44,7 @@ def kernels(isa: str | None) -> tuple[KernelNote, ...]:
         shared["rope"],
         shared["store_kv"],
         KernelNote("attention", f"C++ {tier}: {attention}", why),
+        shared["attention_packed"],
         shared["activation"],
         shared["sampling"],
     )

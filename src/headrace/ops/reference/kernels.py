@@ -11,6 +11,7 @@ _FAMILIES = (
     "rope",
     "store_kv",
     "attention",
+    "attention_packed",
     "activation",
     "sampling",
 )

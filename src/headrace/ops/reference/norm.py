@@ -1,4 +1,4 @@
-"""rms_norm and add, in numpy."""
+"""rms_norm and add, layer_norm, in numpy."""
 
 from __future__ import annotations
 
@@ -23,3 +23,14 @@ def add_rms_norm(h: Floats, weight: Floats, eps: float, add: Floats | None) -> F
     if add is not None:
         h += add
     return rms_norm(h, weight, eps)
+
+
+def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis. Shapes: [..., C].
+
+    Source: arXiv 1607.06450.
+    """
+    centered = x - np.mean(x, axis=-1, keepdims=True)
+    variance = np.mean(np.square(centered), axis=-1, keepdims=True)
+    normed: Floats = centered / np.sqrt(variance + x.dtype.type(eps)) * weight + bias
+    return normed

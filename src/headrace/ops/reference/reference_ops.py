@@ -24,6 +24,7 @@ from headrace.ops.protocol import (
 )
 from headrace.ops.reference import (
     attention,
+    attention_packed,
     embed,
     matmul,
     norm,
@@ -31,7 +32,7 @@ from headrace.ops.reference import (
     sampling,
     store_kv,
 )
-from headrace.ops.reference.activation import ACTIVATIONS
+from headrace.ops.reference.activation import ACTIVATIONS, gelu
 from headrace.ops.reference.matmul import Linear
 from headrace.ops.reference.norm import Floats
 from headrace.ops.reference.rope import RopeTable
@@ -99,6 +100,11 @@ class ReferenceOps:
     def norm_array(self, x: Floats, weight: Floats, eps: float) -> Floats:
         return norm.rms_norm(x, weight, eps)
 
+    def layer_norm(
+        self, h: Floats, weight: Floats, bias: Floats, eps: float, add: Floats | None = None
+    ) -> Floats:
+        return norm.layer_norm(h if add is None else h + add, weight, bias, eps)
+
     def linear(self, x: Floats, weight: Linear) -> Floats:
         return matmul.linear(x, weight)
 
@@ -106,6 +112,9 @@ class ReferenceOps:
         self, x: Floats, weight: Linear, activation: Activation, reader: Linear | None = None
     ) -> Floats:
         return ACTIVATIONS[activation](matmul.linear(x, weight))
+
+    def gelu(self, x: Floats) -> Floats:
+        return gelu(x)
 
     def rope(
         self,
@@ -133,6 +142,9 @@ class ReferenceOps:
         self, qkv: Floats, layer: KVLayer, step: StepInputs, spec: AttentionSpec
     ) -> Floats:
         return attention.attention(qkv, layer, step, spec)
+
+    def attention_packed(self, qkv: Floats, query_start: Int32, spec: AttentionSpec) -> Floats:
+        return attention_packed.attention_packed(qkv, query_start, spec)
 
     def take_rows(self, x: Floats, rows: Int32) -> Floats:
         return x if len(rows) == len(x) else x[rows]
