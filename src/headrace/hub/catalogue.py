@@ -23,6 +23,7 @@ from headrace.hub.model_source import (
     ModelFile,
     PypiParts,
     SourceSpec,
+    is_file_name,
 )
 
 CATALOGUE_FILE = Path(__file__).with_name("catalogue.json")
@@ -118,8 +119,8 @@ def _parse_entry(model: Mapping[str, Any]) -> CatalogueEntry:
 
 def _parse_file(file: Mapping[str, Any]) -> ModelFile:
     name, sha256 = file["name"], file["sha256"]
-    if Path(name).name != name or name.startswith("."):
-        raise ConfigError("catalogue file name", name, "a plain file name")
+    if not is_file_name(name):
+        raise ConfigError("catalogue file name", name, "a plain file name, or folder/name")
     if not _SHA256.fullmatch(sha256):
         raise ConfigError(f"sha256 of {name}", sha256, "64 lower-case hexadecimal digits")
     sources = tuple(_parse_source(source) for source in file["sources"])

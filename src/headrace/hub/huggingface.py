@@ -50,6 +50,11 @@ _FOLDER_NAMES = frozenset(
         "chat_template.jinja",
         "chat_template.json",
         "model.safetensors.index.json",
+        # How sentence-transformers makes a vector.
+        "modules.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "1_Pooling/config.json",
     }
 )
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from headrace.core.errors import DigestMismatch, ModelFileError
+from headrace.hub.model_source import is_file_name
 
 MANIFEST_NAME = "model.json"
 MANIFEST_VERSION = 1
@@ -77,7 +78,7 @@ def _stored_file(tree: Mapping[str, object]) -> StoredFile:
     """Raises: KeyError, TypeError, ValueError for what `write_manifest` does not write."""
     name, sha256 = tree["name"], tree["sha256"]
     size_bytes, mtime_ns = tree["size_bytes"], tree["mtime_ns"]
-    if not isinstance(name, str) or not name or Path(name).name != name:
+    if not isinstance(name, str) or not is_file_name(name):
         raise ValueError(f"a file is named {name!r}")
     if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
         raise ValueError(f"sha256 of {name} is {sha256!r}")

@@ -65,6 +65,15 @@ class ModelFile:
     sources: tuple[SourceSpec, ...]
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a name stays in its model's folder: a plain one, or one in a folder of it."""
+    parts = name.split("/")
+    return len(parts) <= 2 and all(
+        part and not part.startswith(".") and "\\" not in part and "\0" not in part
+        for part in parts
+    )
+
+
 class SourceFailed(HeadraceError):
     """This source did not deliver, and why; the next one may. Never leaves the hub package."""
 

@@ -110,7 +110,7 @@ class Pull:
                     raise SourceFailed("offline: set HEADRACE_OFFLINE=0 to fetch it")
                 source = open_source(spec, self._config)
                 label = source.label
-                partial = self._folder / f".{file.name}.{kind_of(spec)}.partial"
+                partial = self._folder / f".{_flat(file.name)}.{kind_of(spec)}.partial"
                 self._fetch_from(source, file, partial)
                 return label, self._accept(partial, file, target, label)
             except (SourceFailed, ImportError) as error:
@@ -170,6 +170,7 @@ class Pull:
             )
         with partial.open("rb") as fetched:
             os.fsync(fetched.fileno())
+        target.parent.mkdir(exist_ok=True)
         partial.replace(target)
         if file.sha256 is not None:
             self._progress(PullProgress(self._name, file.name, "checked", label, detail=digest))
@@ -178,12 +179,17 @@ class Pull:
     def _check_disk(self, files: tuple[ModelFile, ...]) -> None:
         needed_bytes = 0
         for file in files:
-            partials = list(self._folder.glob(f".{file.name}.*.partial"))
+            partials = list(self._folder.glob(f".{_flat(file.name)}.*.partial"))
             here = [self._folder / file.name, *partials]
             have_bytes = max((path.stat().st_size for path in here if path.is_file()), default=0)
             needed_bytes += max(0, (file.size_bytes or 0) - have_bytes)
         if needed_bytes:
             _check_free(self._folder, needed_bytes)
+
+
+def _flat(name: str) -> str:
+    """A file's name as a part of a plain one."""
+    return name.replace("/", "-")
 
 
 def _check_free(folder: Path, needed_bytes: int) -> None:

