@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from headrace.core.output import RequestOutput
-from headrace.core.request import GenerateRequest
+from headrace.core.request import GenerateRequest, Pooling
+from headrace.core.scores import ProblemType
+
+ModelKind = Literal["generate", "embed", "classify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +18,12 @@ class ModelInfo:
     """A served model. Units: `created` unix seconds, `max_model_len` tokens.
 
     `template_variables` are the names its chat template reads beside messages and tools.
-    `has_reasoning`: its chat template knows marks of reasoning. `vector_size` is the length of its
-    hidden states. `provider` is whose prices hold for it; `local` is this machine.
+    `has_reasoning`: its chat template knows marks of reasoning. `vector_size` is the length of
+    its hidden states. `provider` is whose prices hold for it; `local` is this machine. `kind`:
+    it answers, makes vectors and nothing else, or classifies; `pooling` is what makes its
+    vectors where a request does not say. `prompts` are texts by name that may go before an
+    input, `default_prompt_name` the one that does where a request names none. `labels` and
+    `problem_type` are those of a head.
     """
 
     name: str
@@ -28,6 +35,12 @@ class ModelInfo:
     has_reasoning: bool = False
     vector_size: int = 0
     provider: str = "local"
+    kind: ModelKind = "generate"
+    pooling: Pooling = "last"
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    labels: tuple[str, ...] = ()
+    problem_type: ProblemType | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.message import Message, Tool, ToolChoice
 from headrace.core.structured_outputs import StructuredOutputs
 
-Pooling = Literal["last", "mean"]
+Pooling = Literal["last", "mean", "cls", "classify"]
 
 MAX_LOGPROBS = 20
 MAX_N = 128
@@ -162,7 +162,9 @@ class GenerateRequest:
     with what others leave; set by the server, never by a body. `return_prompt_text`
     asks for `prompt_text` and `prompt_tokens` in the first output. `default_max_tokens` is the
     answer's length where sampling names none; what the context leaves bounds it. `pooling` asks for
-    a vector of the prompt in place of an answer: the last hidden state, or the mean of all.
+    a vector of the prompt in place of an answer: the last hidden state, the mean of all, or, of
+    an encoder, the first one, or the outputs of its head. `second_text`, of an encoder too, makes a
+    pair of the prompt.
 
     `call_id` names the call that it belongs to, for operators.
 
@@ -187,6 +189,7 @@ class GenerateRequest:
     truncate_prompt_tokens: int | None = None
     return_prompt_text: bool = False
     pooling: Pooling | None = None
+    second_text: str | None = None
     default_max_tokens: int | None = None
     tenant: str = "default"
     cache_salt: str = ""

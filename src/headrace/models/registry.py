@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from headrace.core.errors import UnsupportedFormat
+from headrace.models.bert import Bert
 from headrace.models.gemma3 import Gemma3
 from headrace.models.llama import Llama
 from headrace.models.phi3 import Phi3
@@ -21,12 +22,21 @@ MODELS: Mapping[str, type[Llama]] = {
     "phi3": Phi3,
 }
 
+ENCODERS: Mapping[str, type[Bert]] = {
+    "bert": Bert,
+}
+
 
 def model_class(architecture: str) -> type[Llama]:
     """The class for a file's architecture. Raises: UnsupportedFormat that lists the known ones."""
     try:
         return MODELS[architecture]
     except KeyError:
+        if architecture in ENCODERS:
+            raise UnsupportedFormat(
+                f"The architecture {architecture!r} is an encoder: it makes vectors and does not "
+                "answer. Use `headrace embed`, headrace.Embedder, or serve it for /v1/embeddings."
+            ) from None
         known = ", ".join(sorted(MODELS))
         raise UnsupportedFormat(
             f"The architecture {architecture!r} is not supported; known: {known}."

@@ -92,6 +92,8 @@ class Ops(Protocol):
     """What a device offers. Arrays are float32 unless said; all are C-contiguous."""
 
     name: str
+    has_bf16_products: bool
+    """Whether bf16 weights are multiplied as such, several times faster than float32 ones."""
 
     # -- at load -------------------------------------------------------------------------------
 
@@ -204,6 +206,10 @@ class Ops(Protocol):
 
         Source: arXiv 1606.08415.
         """
+        ...
+
+    def tanh(self, x: Array) -> Array:
+        """Mutates: x [R, C], which it returns."""
         ...
 
     def rope(

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 
-from headrace.core.errors import InvalidParameter, ModelFileError, RequestError
+from headrace.core.errors import InvalidParameter, ModelFileError
 from headrace.text.control_text import ControlTexts
 from headrace.text.gguf_tokenizer import build_gguf_tokenizer
 from headrace.text.gguf_vocabulary import read_gguf_vocabulary
+from headrace.text.input_encoder import InputEncoder, check_unicode
 from headrace.text.partial_tokenizer import PartialTokenizer
 from headrace.text.token_bytes import Spelling, spelling_of
 from headrace.text.tokenizer_cache import load_cached, load_parts, store_cached, store_parts
@@ -129,6 +130,11 @@ class Tokenizer:
         backend = views.special_aware if parse_special else views.plain
         return _encode(backend, text, add_special_tokens)
 
+    @property
+    def input_encoder(self) -> InputEncoder:
+        """The same tokenizer for texts and pairs of texts that an encoder reads."""
+        return InputEncoder(self._views_for(()).special_aware)
+
     def encode_pieces(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
         """Token ids of a text given as (text, is a control token) pieces, without BOS or EOS.
 
@@ -199,7 +205,7 @@ class Tokenizer:
             return self._source.views_for(texts)
         except (TypeError, UnicodeEncodeError):
             for text in texts:
-                _check_unicode(text)
+                check_unicode(text)
             raise
 
     def _spell(self, token_id: int) -> bytes:
@@ -243,16 +249,5 @@ def _encode(backend: Backend, text: str, add_special_tokens: bool) -> list[int]:
         (encoding,) = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return list(encoding.ids)
     except TypeError:
-        _check_unicode(text)
+        check_unicode(text)
         raise
-
-
-def _check_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(
-            f"The text has an unpaired surrogate (\\u{ord(text[error.start]):04x}) at character "
-            f"{error.start}; send valid Unicode.",
-            code="invalid_value",
-        ) from error

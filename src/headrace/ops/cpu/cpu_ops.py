@@ -14,6 +14,7 @@ import numpy as np
 from headrace import _cpu
 from headrace.ops.cpu import forward, matmul, sampling, step_plan
 from headrace.ops.cpu.isa import choose_isa
+from headrace.ops.cpu.kernels import BF16_KERNELS
 from headrace.ops.cpu.rope_fill import RopeFill
 from headrace.ops.protocol import (
     Activation,
@@ -39,6 +40,7 @@ class CpuOps:
     def __init__(self, isa: str | None = None, num_threads: int = 1) -> None:
         self._kernels = _cpu.CpuOps(choose_isa(isa), num_threads)
         self.name = f"cpu-{self._kernels.isa}"
+        self.has_bf16_products = self._kernels.isa in BF16_KERNELS
         # The C++ weight holds the list of its parts, which is emptied once nothing reads them.
         self._unpacked: deque[tuple[_cpu.PackedLinear, list[matmul.StoredPart]]] = deque()
         self._filling: list[RopeFill] = []
@@ -138,6 +140,9 @@ class CpuOps:
     def gelu(self, x: Float32) -> Float32:
         _cpu.gelu(self._kernels, x)
         return x
+
+    def tanh(self, x: Float32) -> Float32:
+        return np.tanh(x, out=x)
 
     def rope(
         self,

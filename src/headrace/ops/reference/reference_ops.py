@@ -44,6 +44,8 @@ from headrace.quant.quant_tensor import QuantTensor
 class ReferenceOps:
     """Ops in numpy. `dtype` is float64 or float32; logits and what follows are always float32."""
 
+    has_bf16_products = False
+
     def __init__(self, dtype: DTypeLike = np.float64) -> None:
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.dtype(np.float64), np.dtype(np.float32)):
@@ -115,6 +117,9 @@ class ReferenceOps:
 
     def gelu(self, x: Floats) -> Floats:
         return gelu(x)
+
+    def tanh(self, x: Floats) -> Floats:
+        return np.tanh(x, out=x)
 
     def rope(
         self,

@@ -1,0 +1,79 @@
+"""EncoderConfig: the numbers of an encoder, read from a Hugging Face config.
+
+In: config.json as a mapping. Out: one frozen record. Knows nothing of tensors or devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.core.errors import ModelFileError
+from headrace.core.scores import ProblemType
+from headrace.models.model_config import check_divisible, required
+from headrace.ops.protocol import AttentionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """Units: sizes in elements, `num_positions` in tokens.
+
+    `labels` are the outputs of a classification head, none without one.
+    """
+
+    model_type: str
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+    num_positions: int
+    num_token_types: int
+    layer_norm_eps: float
+    attention: AttentionSpec
+    labels: tuple[str, ...] = ()
+    problem_type: ProblemType | None = None
+
+
+def encoder_attention(config: Mapping[str, Any]) -> AttentionSpec:
+    """As many KV heads as heads, which fill the width. Raises: ModelFileError."""
+    num_heads = required(config, "num_attention_heads", int)
+    width = required(config, "hidden_size", int)
+    check_divisible(num_heads, num_heads)
+    if width % num_heads:
+        raise ModelFileError(f"config.json has {num_heads} heads, which do not divide {width}.")
+    size = width // num_heads
+    return AttentionSpec(num_heads, num_heads, size, scale=size**-0.5)
+
+
+def read_labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of a classification head's outputs, in their order. Raises: ModelFileError."""
+    names = config.get("id2label")
+    if names is None:
+        return tuple(f"LABEL_{index}" for index in range(int(config.get("num_labels", 2))))
+    try:
+        labels = {int(index): str(name) for index, name in names.items()}
+        return tuple(labels[index] for index in range(len(labels)))
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        raise ModelFileError(
+            f"config.json has id2label = {names!r}; it must name outputs 0, 1, 2, ..."
+        ) from error
+
+
+def read_problem_type(config: Mapping[str, Any], num_labels: int) -> ProblemType:
+    """What the outputs mean: a probability each, one in all, or numbers as they are.
+
+    A cross-encoder's own word comes first.
+    Source: transformers, text-classification pipeline; sentence-transformers, CrossEncoder.
+    """
+    nested = config.get("sentence_transformers")
+    own = nested.get("activation_fn") if isinstance(nested, Mapping) else None
+    activation = str(own or config.get("sbert_ce_default_activation_function") or "")
+    if activation.endswith("Identity"):
+        return "regression"
+    if activation.endswith("Sigmoid"):
+        return "multi_label_classification"
+    given = config.get("problem_type")
+    if given in ("single_label_classification", "multi_label_classification", "regression"):
+        return given  # type: ignore[no-any-return]
+    return "multi_label_classification" if num_labels == 1 else "single_label_classification"
