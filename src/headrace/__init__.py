@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the module of types takes longer to load than everything he
 
 _PUBLIC = {
     "LLM": "headrace.llm",
+    "Embedder": "headrace.embedder",
     "Completion": "headrace.llm",
     "Generation": "headrace.llm",
     "SamplingParams": "headrace.core.request",

@@ -9,6 +9,7 @@ from headrace.core.message import ToolCall as ToolCall
 from headrace.core.output import RequestOutput as RequestOutput
 from headrace.core.request import SamplingParams as SamplingParams
 from headrace.core.usage import Usage as Usage
+from headrace.embedder import Embedder as Embedder
 from headrace.launch.backends import open_engine as open_engine
 from headrace.llm import LLM as LLM
 from headrace.llm import Completion as Completion

@@ -9,17 +9,26 @@ import asyncio
 import itertools
 import os
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, TypeVar
 
 from headrace.config.resolve import resolve_config
+from headrace.core.config import Config
 from headrace.core.errors import BackendError, ConfigError, InvalidParameter, RequestError
 from headrace.core.message import Message
 from headrace.core.output import FinishReason, PositionLogprobs, RequestOutput, RequestTimes
-from headrace.core.request import GenerateRequest, SamplingParams
+from headrace.core.request import GenerateRequest, Pooling, SamplingParams
 from headrace.core.usage import Usage
 from headrace.launch.backends import open_engine
 
@@ -64,7 +73,8 @@ class LLM:
 
     `model` is a name of the catalogue, a GGUF file or a Hugging Face folder; a named model is
     pulled when it is not local. `options` are fields of EngineConfig (`num_threads=2`,
-    `memory_bytes=2 * 2**30`, `max_model_len=4096`). Use it in a `with`, or call `close`.
+    `memory_bytes=2 * 2**30`, `max_model_len=4096`); `config` stands for
+    all of them. Use it in a `with`, or call `close`.
 
     Raises: ModelNotFound, ModelSourceError, ModelFileError, OutOfMemory, ConfigError.
     """
@@ -74,12 +84,13 @@ class LLM:
         model: str | os.PathLike[str],
         *,
         progress: Callable[[str, float], None] | None = None,
+        config: Config | None = None,
         **options: object,
     ) -> None:
         if not isinstance(model, str | os.PathLike):
             raise ConfigError("model", model, "a model's name, or the path of a file or folder")
         flags = {f"engine.{name}": value for name, value in options.items()}
-        self.config = resolve_config(flags=flags, environ=os.environ, config_file=None)
+        self.config = config or resolve_config(flags=flags, environ=os.environ, config_file=None)
         self.engine = open_engine(os.fspath(model), self.config, progress=progress, may_pull=True)
         self._ids = itertools.count()
         self._loop = asyncio.new_event_loop()
@@ -115,6 +126,20 @@ class LLM:
         params = as_params(sampling, 1)[0]
         request = self._request(params=params, messages=as_messages(messages))
         return self._wait(lambda: self._run_all([request]))[0]
+
+    def embed(
+        self, prompts: Prompt | Sequence[Prompt], pooling: Pooling = "last"
+    ) -> list[tuple[float, ...]]:
+        """Hidden states of prompts as vectors, not normalized: the last one, or the mean of all.
+
+        Raises: RequestError, CapacityError, BackendError.
+        """
+        params = SamplingParams(max_tokens=1)
+        requests = [
+            self._request(params=params, prompt=prompt, pooling=pooling)
+            for prompt in as_prompts(prompts)
+        ]
+        return self._wait(lambda: self._run_each(requests, self._embed))
 
     def stream(
         self, prompt: Prompt | Chat, sampling: SamplingParams | None = None
@@ -162,6 +187,14 @@ class LLM:
     ) -> None:
         self.close()
 
+    async def _embed(self, request: GenerateRequest) -> tuple[float, ...]:
+        async with self._slots:
+            outputs = [output async for output in await self.engine.generate(request)]
+        vector = outputs[-1].vector
+        if vector is None:
+            raise BackendError("The model gave no vector.")
+        return vector
+
     def _request(self, params: SamplingParams, **prompt: Any) -> GenerateRequest:
         return GenerateRequest(
             request_id=f"llm-{next(self._ids)}",
@@ -171,8 +204,15 @@ class LLM:
         )
 
     async def _run_all(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        return await self._run_each(requests, self._run)
+
+    async def _run_each(
+        self,
+        requests: Sequence[GenerateRequest],
+        run: Callable[[GenerateRequest], Coroutine[Any, Any, T]],
+    ) -> list[T]:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._run(request)) for request in requests]
+            tasks = [group.create_task(run(request)) for request in requests]
         return [task.result() for task in tasks]
 
     async def _run(self, request: GenerateRequest) -> Generation:

@@ -154,7 +154,24 @@ PROMPT = "a string, a list of strings, a list of token ids, or a list of lists o
             "encoding_format is 'int8'; allowed: float or base64.",
             "encoding_format",
         ),
-        ("a", {"pooling": "max"}, "pooling is 'max'; allowed: last or mean.", "pooling"),
+        (
+            "a",
+            {"pooling": "max"},
+            "pooling is 'max'; allowed: last, mean, or cls of an encoder.",
+            "pooling",
+        ),
+        (
+            "a",
+            {"pooling": "cls"},
+            "pooling is 'cls'; allowed: last or mean, of this model.",
+            "pooling",
+        ),
+        (
+            "a",
+            {"truncation_side": "right"},
+            "truncation_side is 'right'; allowed: left, of this model.",
+            "truncation_side",
+        ),
         (
             "a",
             {"truncate_prompt_tokens": -1},

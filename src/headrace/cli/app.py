@@ -31,6 +31,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "run": Command("Answer a prompt.", "headrace.cli.run:run"),
     "chat": Command("Talk with a model.", "headrace.cli.chat:chat"),
+    "embed": Command("Make vectors of texts.", "headrace.cli.embed:embed"),
     "serve": Command(
         "Serve a model over HTTP, with the API of OpenAI.", "headrace.cli.serve:serve"
     ),

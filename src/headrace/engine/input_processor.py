@@ -133,6 +133,7 @@ class InputProcessor:
 
     def _encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
         """Tokenize whichever of prompt and messages is there; also name it."""
+        self._refuse_encoder_wishes(request)
         if (request.prompt is None) == (request.messages is None):
             given = "missing" if request.prompt is None else "given"
             raise RequestError(f"prompt and messages are both {given}; give one of them.", "prompt")
@@ -159,6 +160,14 @@ class InputProcessor:
         if not prompt:
             raise InvalidParameter("prompt", request.prompt, "at least one token")
         return "prompt", prompt
+
+    @staticmethod
+    def _refuse_encoder_wishes(request: GenerateRequest) -> None:
+        """What only an encoder does."""
+        if request.second_text is not None:
+            raise UnsupportedParameter("second_text", "this model reads no pairs of texts.")
+        if request.pooling in ("cls", "classify"):
+            raise InvalidParameter("pooling", request.pooling, "last or mean, of this model")
 
     def _truncate(self, request: GenerateRequest, prompt: tuple[int, ...]) -> tuple[int, ...]:
         """Keep the end of the prompt, only when asked."""

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from headrace.core.activity import ModelActivity
-from headrace.core.backend import Health, ModelInfo, ModelText
+from headrace.core.backend import Backend, Health, ModelInfo, ModelText
 from headrace.core.clock import Clock
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.telemetry import MetricSink
-from headrace.engine.async_engine import AsyncEngine
 from headrace.hub.model_store import LocalModel
 from headrace.text.chat_template import ChatTemplate
 from headrace.text.reasoning import find_reasoning_marks
+from headrace.weights.sentence_config import language_model_sentence
 
 MakeSink = Callable[[str], MetricSink]
+
+
+class RunningEngine(Backend, Protocol):
+    """An engine of one model: AsyncEngine, or EncoderEngine."""
+
+    async def start(self) -> None:
+        """Start the threads."""
+        ...
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait for those that run; False when some are left."""
+        ...
+
+    async def stop(self) -> None:
+        """End what runs."""
+        ...
+
+    async def activity(self) -> list[ModelActivity]:
+        """See core.activity.Inspectable."""
+        ...
 
 
 class EngineBackend:
@@ -24,7 +44,7 @@ class EngineBackend:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        engine: RunningEngine,
         total_bytes: int,
         memory_plan: str,
         environment: Mapping[str, Any],
@@ -75,6 +95,7 @@ def model_info(
     clock: Clock,
 ) -> ModelInfo:
     """What callers are told of a model."""
+    sentence = language_model_sentence(local.path)
     return ModelInfo(
         name=local.name,
         max_model_len=max_model_len,
@@ -84,4 +105,7 @@ def model_info(
         template_variables=template.variables if template else frozenset(),
         has_reasoning=template is not None and find_reasoning_marks(template.source) is not None,
         vector_size=vector_size,
+        pooling=sentence.pooling,
+        prompts=sentence.prompts,
+        default_prompt_name=sentence.default_prompt_name,
     )

@@ -14,6 +14,7 @@ from headrace.engine.engine_process import EngineProcess
 from headrace.engine.messages import StartEngine
 from headrace.engine.supervisor import StartedProcess
 from headrace.hub.model_store import LocalModel, ModelStore
+from headrace.launch.model_kind import is_encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,29 @@ class StartingEngine:
         self.process.close()
 
 
-def start_engine(config: Config, model: str) -> StartingEngine:
-    """Have a process load a model that is on this machine. Raises: ModelNotFound, ConfigError."""
+@dataclass(frozen=True, slots=True)
+class StartingEncoder:
+    """An encoder to be loaded in this process, by whoever opens it."""
+
+    config: Config
+    local: LocalModel
+
+    def close(self) -> None:
+        """Nothing runs yet."""
+
+
+Starting = StartingEngine | StartingEncoder
+
+
+def start_engine(config: Config, model: str) -> Starting:
+    """Have a process load a model that is on this machine; an encoder loads when it is opened.
+
+    Raises: ModelNotFound, ConfigError.
+    """
     begin_s = time.monotonic()
     local = ModelStore(config.hub).resolve(model)
+    if is_encoder(local.path):
+        return StartingEncoder(config, local)
     machine = detect_machine()
     cache_dir = config.hub.home / "tokenizers"
     order = StartEngine(

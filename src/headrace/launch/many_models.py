@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from headrace.config.machine import detect_machine
 from headrace.config.resolve import resolve_engine
@@ -19,15 +20,17 @@ from headrace.core.clock import SystemClock
 from headrace.core.config import Config, EngineConfig
 from headrace.core.errors import ConfigError
 from headrace.core.units import format_bytes
+from headrace.engine.encoder_model import read_encoder
 from headrace.engine.model_text import load_text
 from headrace.engine.started_model import read_config
-from headrace.executor.memory import FREE_SHARE, Capacity, plan_capacity
+from headrace.executor.memory import FREE_SHARE, plan_capacity
 from headrace.hub.model_store import LocalModel, ModelStore
+from headrace.launch.encoder_backend import encoder_info
 from headrace.launch.engine_backend import EngineBackend, model_info
 from headrace.launch.engine_start import start_engine
 from headrace.launch.model_pool import ModelPool, PooledModel
 from headrace.launch.supervised_engine import OpenEngine
-from headrace.models.registry import model_class
+from headrace.models.registry import ENCODERS, model_class
 from headrace.ops.table import make_ops
 from headrace.weights.weight_reader import open_weights
 
@@ -35,14 +38,30 @@ MIN_KV_SHARE = 0.25
 """Of its usual KV cache; a model that would get less is rather loaded in turn."""
 
 
+class MemoryNeed(Protocol):
+    """What a model takes. Units: bytes."""
+
+    @property
+    def total_bytes(self) -> int: ...
+
+    @property
+    def kv_bytes(self) -> int:
+        """The part that may be less."""
+        ...
+
+
 def plan_model(
     local: LocalModel, engine: EngineConfig, budget_bytes: int, cache_dir: Path
-) -> tuple[Capacity, ModelInfo]:
+) -> tuple[MemoryNeed, ModelInfo]:
     """A model that has the budget for itself: its plan, and what callers are told of it.
 
     Raises: OutOfMemory, ConfigError, ModelFileError, UnsupportedFormat.
     """
     with closing(open_weights(local.path)) as reader:
+        if reader.architecture in ENCODERS:
+            # A limit for answers says nothing of an encoder, whose own is rarely that long.
+            facts = read_encoder(reader, replace(engine, max_model_len=None), make_ops("cpu"))
+            return facts.plan, encoder_info(local, facts, SystemClock())
         config = read_config(model_class(reader.architecture), reader)
         free_bytes = int(budget_bytes / FREE_SHARE)
         plan = plan_capacity(config, reader, make_ops("cpu"), engine, free_bytes)
@@ -51,12 +70,12 @@ def plan_model(
     return plan, model_info(local, plan.max_model_len, size, template, SystemClock())
 
 
-def share_memory(plans: Sequence[Capacity], budget_bytes: int) -> list[int]:
+def share_memory(plans: Sequence[MemoryNeed], budget_bytes: int) -> list[int]:
     """Bytes for each model. Those of all are within the budget where all fit at once."""
     fixed = [plan.total_bytes - plan.kv_bytes for plan in plans]
     usual = sum(plan.kv_bytes for plan in plans)
     left = budget_bytes - sum(fixed)
-    share = min(1.0, left / usual)
+    share = min(1.0, left / usual) if usual else 1.0
     if share < MIN_KV_SHARE:
         return [min(plan.total_bytes, budget_bytes) for plan in plans]
     return [rest + int(share * plan.kv_bytes) for rest, plan in zip(fixed, plans, strict=True)]
@@ -85,6 +104,8 @@ def share_models(
     models = []
     for name, (_, info), share in zip(names, planned, shares, strict=True):
         limited = replace(config, engine=replace(config.engine, memory_bytes=share))
+        if info.kind != "generate":
+            limited = replace(limited, engine=replace(limited.engine, max_model_len=None))
 
         def load(name: str = name, limited: Config = limited) -> EngineBackend:
             return open_engine(start_engine(limited, name))

@@ -16,7 +16,7 @@ from headrace.economics.tenant_metrics import TenantMetrics
 from headrace.hub.model_store import ModelStore
 from headrace.launch.accounts import AccountsWatch
 from headrace.launch.engine_backend import EngineBackend
-from headrace.launch.engine_start import StartingEngine, start_engine
+from headrace.launch.engine_start import Starting, StartingEncoder, start_engine
 from headrace.launch.model_builds import ModelBuilds
 from headrace.launch.model_pool import ModelPool, PooledModel
 from headrace.launch.response_door import ResponseDoor
@@ -55,7 +55,7 @@ class _Sinks:
         return self._sinks[name]
 
 
-def build(config: Config, models: Sequence[str], starting: StartingEngine | None = None) -> Served:
+def build(config: Config, models: Sequence[str], starting: Starting | None = None) -> Served:
     """Load the first model and join all to the routes; the app starts and stops the engines.
 
     `starting` is the first model's engine process, where that was started before this was imported.
@@ -73,8 +73,13 @@ def build(config: Config, models: Sequence[str], starting: StartingEngine | None
     free_bytes = detect_machine().memory_available_bytes
     budget_bytes = config.engine.memory_bytes or int(FREE_SHARE * free_bytes)
 
-    def open_engine(starting: StartingEngine) -> EngineBackend:
-        engine = finish_engine(starting, sinks.make)
+    def open_engine(starting: Starting) -> EngineBackend:
+        if isinstance(starting, StartingEncoder):
+            # Readers, numpy and kernels, which the front process of a language model does without.
+            encoders = importlib.import_module("headrace.launch.encoder_backend")
+            engine: EngineBackend = encoders.open_encoder_backend(starting.local, starting.config)
+        else:
+            engine = finish_engine(starting, sinks.make)
         builds.add(starting.local, engine.environment)
         return engine
 
@@ -117,7 +122,7 @@ def build(config: Config, models: Sequence[str], starting: StartingEngine | None
 def _one_model(
     config: Config,
     name: str,
-    starting: StartingEngine,
+    starting: Starting,
     open_engine: OpenEngine,
     budget_bytes: int,
 ) -> tuple[ModelPool, tuple[str, ...]]:

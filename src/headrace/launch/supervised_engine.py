@@ -15,11 +15,11 @@ from headrace.engine.model_text import load_text
 from headrace.engine.stats import EngineStats
 from headrace.engine.supervisor import Supervisor
 from headrace.launch.engine_backend import EngineBackend, MakeSink, model_info
-from headrace.launch.engine_start import StartingEngine
+from headrace.launch.engine_start import Starting, StartingEngine
 from headrace.weights.weight_reader import open_weights
 
-OpenEngine = Callable[[StartingEngine], EngineBackend]
-"""finish_engine, with what its server wants of it."""
+OpenEngine = Callable[[Starting], EngineBackend]
+"""finish_engine or open_encoder_backend, with what its server wants of it."""
 
 
 def finish_engine(

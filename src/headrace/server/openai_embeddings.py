@@ -15,7 +15,7 @@ import msgspec
 
 from headrace.core.backend import ModelInfo
 from headrace.core.errors import BackendError
-from headrace.core.request import GenerateRequest, Pooling, SamplingParams
+from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.usage import Usage
 from headrace.server.error_responses import worded
 from headrace.server.generation_schema import refuse_unsupported, unknown_names, validate
@@ -26,6 +26,8 @@ from headrace.server.openai_embeddings_schema import (
     MAX_INPUTS,
     EmbeddingFields,
     check_dimensions,
+    check_truncation_side,
+    prompt_of,
 )
 from headrace.server.openai_payloads import check_delta, encode, sum_usage
 from headrace.server.output_merge import open_batches
@@ -36,7 +38,6 @@ from headrace.server.services import Call, Services
 # Of one call at a time: enough to fill steps, too few to fill the queue.
 _WINDOW = 64
 _WIRE_NAMES = {"prompt": "input"}
-DEFAULT_POOLING: Pooling = "last"
 
 Vector = tuple[float, ...]
 
@@ -68,6 +69,7 @@ async def create_embeddings(services: Services, call: Call) -> JsonReply:
     fields = validate(EmbeddingFields, call.body)
     model = services.find_model(fields.model)
     check_dimensions(fields, model.vector_size)
+    check_truncation_side(fields, model)
     requests = _make_requests(fields, model)
     data: list[EmbeddingBody] = []
     usages: list[Usage] = []
@@ -87,13 +89,14 @@ async def create_embeddings(services: Services, call: Call) -> JsonReply:
 def _make_requests(fields: EmbeddingFields, model: ModelInfo) -> list[GenerateRequest]:
     inputs = parse_prompts(fields.input, MAX_INPUTS, "input", "")
     answer_id = response_id("embd", None)
+    prefix = prompt_of(fields, model)
     return [
         GenerateRequest(
             request_id=engine_request_id(answer_id, index),
             model=model.name,
-            prompt=text,
+            prompt=prefix + text if isinstance(text, str) else text,
             sampling=SamplingParams(max_tokens=1),
-            pooling=fields.pooling or DEFAULT_POOLING,
+            pooling=fields.pooling or model.pooling,
             add_special_tokens=fields.add_special_tokens is not False,
             truncate_prompt_tokens=fields.truncate_prompt_tokens,
             cache_salt=fields.cache_salt or "",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from headrace.core.backend import ModelInfo
 from headrace.core.errors import InvalidParameter
 from headrace.server.generation_schema import Strict, allowed
 from headrace.server.openai_completions_schema import PROMPT
@@ -22,10 +23,12 @@ class EmbeddingFields(Strict):
     input: Any = Field(description=PROMPT)
     encoding_format: Literal["float", "base64"] | None = allowed("float or base64")
     dimensions: int | None = allowed("a whole number, 1 to the size of the model's vectors")
-    pooling: Literal["last", "mean"] | None = allowed("last or mean")
+    pooling: Literal["last", "mean", "cls"] | None = allowed("last, mean, or cls of an encoder")
+    prompt_name: str | None = allowed("the name of one of the model's prompts")
     normalize: bool | None = allowed("true or false")
     add_special_tokens: bool | None = allowed("true or false")
-    truncate_prompt_tokens: int | None = allowed("a whole number, 1 or more")
+    truncate_prompt_tokens: int | None = allowed("a whole number, 1 or more; -1 of an encoder")
+    truncation_side: Literal["left", "right"] | None = allowed("left; right of an encoder")
     priority: int | None = allowed("a whole number; lower runs earlier")
     cache_salt: str | None = allowed("a string")
     user: str | None = allowed("a string")
@@ -33,16 +36,32 @@ class EmbeddingFields(Strict):
 
 EMBEDDINGS_REFUSED: dict[str, str] = {
     "messages": "a vector is made of a text. Use input.",
-    "truncation_side": "prompts are cut at the left only. Leave it out.",
     "embed_dtype": "numbers are 32-bit floats. Leave it out.",
     "endianness": "numbers are little-endian. Leave it out.",
     "chunked_prefill": "prompts are computed in chunks anyway. Leave it out.",
 }
 EMBEDDINGS_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "truncation_side": ("left",),
     "embed_dtype": ("float32",),
     "endianness": ("little", "native"),
 }
+
+
+def check_truncation_side(fields: EmbeddingFields, model: ModelInfo) -> None:
+    """Each kind of model cuts at one side. Raises: InvalidParameter."""
+    side = "left" if model.kind == "generate" else "right"
+    if fields.truncation_side not in (None, side):
+        raise InvalidParameter("truncation_side", fields.truncation_side, f"{side}, of this model")
+
+
+def prompt_of(fields: EmbeddingFields, model: ModelInfo) -> str:
+    """The text before every input. Raises: InvalidParameter."""
+    name = fields.prompt_name or model.default_prompt_name
+    if name is None:
+        return ""
+    if name not in model.prompts:
+        known = ", ".join(model.prompts) or "nothing: this model has no prompts"
+        raise InvalidParameter("prompt_name", name, known)
+    return model.prompts[name]
 
 
 def check_dimensions(fields: EmbeddingFields, vector_size: int) -> None:

@@ -1,0 +1,83 @@
+"""The texts that `headrace embed` reads: arguments, a file, or stdin; plain lines or JSON.
+
+In: what was typed. Out: texts with their ids, one after the other: a file is never in memory whole.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, TextIO
+
+from headrace.cli.prompt import not_utf8
+from headrace.core.errors import ConfigError
+
+InputFormat = Literal["lines", "jsonl"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputLine:
+    """A text, where it comes from for errors, and its `id` where a JSON object has one."""
+
+    text: str
+    place: str
+    id: Any = None
+
+
+def read_inputs(
+    texts: Sequence[str] | None,
+    file: Path | None,
+    stdin: TextIO | None,
+    input_format: InputFormat,
+    field: str,
+) -> Iterator[InputLine]:
+    """Every text, in order.
+
+    Raises: ConfigError where there is nothing to read; while reading, for a line that is wrong.
+    """
+    if texts:
+        return (InputLine(text, f"text {index + 1}") for index, text in enumerate(texts))
+    if file is not None:
+        try:
+            source: IO[bytes] = file.open("rb")
+        except OSError as error:
+            reason = f"{error.strerror}."
+            raise ConfigError("--file", str(file), "a file that can be read", reason) from None
+        return _read_lines(source, str(file), input_format, field)
+    if stdin is None or stdin.isatty():
+        hint = 'Try: headrace embed "A sentence." or headrace embed < FILE.'
+        raise ConfigError("TEXT", None, "texts, --file, or text on stdin", hint)
+    raw = getattr(stdin, "buffer", None) or io.BytesIO(stdin.read().encode())
+    return _read_lines(raw, "stdin", input_format, field)
+
+
+def _read_lines(
+    source: IO[bytes], name: str, input_format: InputFormat, field: str
+) -> Iterator[InputLine]:
+    with source:
+        for number, raw in enumerate(source, 1):
+            place = f"{name}, line {number}"
+            try:
+                line = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+            except UnicodeDecodeError as error:
+                raise not_utf8(error, f"{place}:") from None
+            if input_format == "lines":
+                yield InputLine(line, place)
+            elif line.strip():
+                yield _from_json(line, place, field)
+
+
+def _from_json(line: str, place: str, field: str) -> InputLine:
+    allowed = f"a JSON string, or an object with the text in {field!r}"
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ConfigError(place, line[:80], allowed) from None
+    if isinstance(value, str):
+        return InputLine(value, place)
+    if isinstance(value, dict) and isinstance(value.get(field), str):
+        return InputLine(value[field], place, value.get("id"))
+    raise ConfigError(place, line[:80], allowed, "--field names another field.")

@@ -1,0 +1,325 @@
+"""EncoderEngine: an encoder as a Backend. What waits when a pass ends goes into the next one.
+
+In: GenerateRequest with `pooling`. Out: streams of one RequestOutput with a vector. One thread runs
+the passes; texts are tokenized in another. No request waits for others to come: passes are as large
+as the load makes them. Bounded by `max_waiting_requests`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock, Thread
+
+from headrace.core.activity import ModelActivity, RequestActivity
+from headrace.core.backend import Health, ModelInfo, ModelText
+from headrace.core.clock import Clock
+from headrace.core.errors import (
+    BackendError,
+    CapacityError,
+    EngineDied,
+    InvalidParameter,
+    ModelNotFound,
+    RequestError,
+)
+from headrace.core.output import RequestOutput, RequestTimes
+from headrace.core.request import GenerateRequest, Pooling
+from headrace.core.usage import Usage
+from headrace.engine.encoder_model import EncoderInput, EncoderModel
+from headrace.engine.encoder_text import EncoderText
+from headrace.executor.encoder_runner import MAX_PASS_TOKENS, EncoderSequence
+
+logger = logging.getLogger(__name__)
+
+_Result = tuple[float, ...]
+_DOES = {
+    "embed": ("makes vectors of texts", "/v1/embeddings"),
+    "classify": ("classifies texts", "/classify, /score or /rerank"),
+}
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    """A request whose vector somebody waits for. Units: seconds of the clock."""
+
+    request: GenerateRequest
+    sequence: EncoderSequence
+    pooling: Pooling
+    future: asyncio.Future[_Result]
+    loop: asyncio.AbstractEventLoop
+    arrived_at_s: float
+    begun_at_s: float = 0.0
+    ended_at_s: float = 0.0
+
+
+class EncoderEngine:
+    """Answers with vectors for one model. `start` before the first request, `stop` at the end."""
+
+    def __init__(
+        self, model: EncoderModel, info: ModelInfo, clock: Clock, *, max_waiting_requests: int
+    ) -> None:
+        self._model, self._info, self._clock = model, info, clock
+        self._max_waiting = max_waiting_requests
+        self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._lock = Lock()
+        self._num_unfinished = 0
+        self._jobs: dict[_Job, None] = {}
+        self._state = "starting"
+        self._detail = ""
+        self._text_pool = ThreadPoolExecutor(1, thread_name_prefix="headrace-text")
+        self._text = EncoderText(model, self._text_pool)
+        self._thread: Thread | None = None
+
+    def models(self) -> Sequence[ModelInfo]:
+        """See core.backend.Backend."""
+        return (self._info,)
+
+    def text(self, model: str) -> ModelText:
+        """See core.backend.Backend."""
+        self._check_model(model)
+        return self._text
+
+    def health(self) -> Health:
+        """See core.backend.Backend."""
+        if self._state in ("ready", "starting", "draining"):
+            return Health(self._state)  # type: ignore[arg-type]
+        return Health("dead", self._detail or "The engine was stopped.")
+
+    async def start(self) -> None:
+        """Start the thread. Calling it twice is harmless."""
+        if self._state != "starting":
+            return
+        self._state = "ready"
+        self._thread = Thread(target=self._run, name="headrace-encoder", daemon=True)
+        self._thread.start()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait for those that run; False when some are left."""
+        if self._state == "ready":
+            self._state = "draining"
+        deadline_s = time.monotonic() + timeout_s
+        while self._num_unfinished and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.01)
+        return not self._num_unfinished
+
+    async def stop(self) -> None:
+        """End what waits with a BackendError, and the thread. Calling it twice is harmless."""
+        self._state = "dead"
+        self._inbox.put(None)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+        self._text_pool.shutdown(wait=False, cancel_futures=True)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
+        """See core.backend.Backend."""
+        arrived_at_s = self._clock.monotonic_s()
+        self._check_model(request.model)
+        pooling = self._check(request)
+        self._take_room()
+        loop = asyncio.get_running_loop()
+        try:
+            sequence = await loop.run_in_executor(self._text_pool, self._tokenize, request)
+            job = _Job(request, sequence, pooling, loop.create_future(), loop, arrived_at_s)
+        except BaseException:
+            self._leave_room([None])
+            raise
+        with self._lock:
+            self._jobs[job] = None
+        self._inbox.put(job)
+        return self._stream(job)
+
+    async def activity(self) -> list[ModelActivity]:
+        """See core.activity.Inspectable."""
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            jobs = list(self._jobs)
+        requests = [_describe(job, now_s) for job in jobs]
+        return [
+            ModelActivity(
+                model=self._info.name,
+                health=self.health(),
+                is_current=True,
+                requests=tuple(
+                    sorted(requests, key=lambda request: request.phase)
+                ),  # running first
+            )
+        ]
+
+    async def _stream(self, job: _Job) -> AsyncGenerator[RequestOutput, None]:
+        vector = await job.future
+        token_ids = tuple(job.sequence.token_ids)
+        yield RequestOutput(
+            request_id=job.request.request_id,
+            deltas=(),
+            usage=Usage(input_tokens=len(token_ids)),
+            is_finished=True,
+            prompt_token_ids=token_ids,
+            times=RequestTimes(
+                queue_s=job.begun_at_s - job.arrived_at_s,
+                prefill_s=job.ended_at_s - job.begun_at_s,
+                decode_s=0.0,
+            ),
+            vector=vector,
+        )
+
+    def _check_model(self, name: str) -> None:
+        if name != self._info.name:
+            raise ModelNotFound(name, (self._info.name,))
+
+    def _check(self, request: GenerateRequest) -> Pooling:
+        """How the request is answered. Raises: RequestError."""
+        info = self._info
+        is_wanted = request.pooling is not None and request.messages is None
+        if not is_wanted or (request.pooling == "classify") != bool(info.labels):
+            what, routes = _DOES[info.kind]
+            raise RequestError(
+                f"{info.name} {what} and does nothing else. Use POST {routes}, or another model.",
+                "model",
+                "model_not_supported",
+            )
+        if request.prompt is None:
+            raise InvalidParameter("prompt", None, "a text or token ids")
+        return request.pooling or info.pooling
+
+    def _tokenize(self, request: GenerateRequest) -> EncoderSequence:
+        given: EncoderInput = request.prompt if request.prompt is not None else ""
+        if request.second_text is not None:
+            if not isinstance(given, str):
+                raise InvalidParameter("prompt", given, "a text, where a second one makes a pair")
+            given = (given, request.second_text)
+        (sequence,) = self._model.tokenize(
+            [given],
+            add_special_tokens=request.add_special_tokens,
+            truncate=request.truncate_prompt_tokens,
+        )
+        return sequence
+
+    def _take_room(self) -> None:
+        """Raises: CapacityError, EngineDied."""
+        if self._state == "dead":
+            raise EngineDied(self._detail or "The engine was stopped.", retryable=True)
+        if self._state != "ready":
+            reason = "is not started" if self._state == "starting" else "is shutting down"
+            raise CapacityError(f"The engine {reason}. Try again later.", is_full=False)
+        with self._lock:
+            if self._num_unfinished >= self._max_waiting:
+                raise CapacityError(
+                    f"{self._num_unfinished} requests wait already. Try again in a moment."
+                )
+            self._num_unfinished += 1
+
+    def _leave_room(self, jobs: Sequence[_Job | None]) -> None:
+        """Requests have ended; None for one that became no job."""
+        with self._lock:
+            self._num_unfinished -= len(jobs)
+            for job in jobs:
+                if job is not None:
+                    self._jobs.pop(job, None)
+
+    def _run(self) -> None:
+        """Body of the thread: passes until the end."""
+        waiting: deque[_Job] = deque()
+        while self._receive(waiting):
+            jobs = _next_jobs(waiting)
+            results: Sequence[_Result | BackendError]
+            try:
+                results = self._answer(jobs)
+            except Exception as failure:
+                logger.exception("A pass of the encoder failed.")
+                results = [BackendError(f"The model failed: {failure}")] * len(jobs)
+            # Places are free before anyone can know that a request has ended and ask again.
+            self._leave_room(jobs)
+            _deliver(jobs, results)
+        self._end(list(waiting))
+
+    def _receive(self, waiting: deque[_Job]) -> bool:
+        """Wait for a job, take all that are there. False at the end. Mutates: waiting."""
+        while not waiting or not self._inbox.empty():
+            job = self._inbox.get()
+            if job is None:
+                return False
+            if job.future.cancelled():
+                self._leave_room([job])
+            else:
+                waiting.append(job)
+        return True
+
+    def _answer(self, jobs: Sequence[_Job]) -> list[_Result]:
+        begun_at_s = self._clock.monotonic_s()
+        for job in jobs:
+            job.begun_at_s = begun_at_s
+        sequences = [job.sequence for job in jobs]
+        if self._info.labels:
+            rows = self._model.runner.outputs(sequences)
+        else:
+            rows = self._model.runner.vectors(sequences, [job.pooling for job in jobs])
+        ended_at_s = self._clock.monotonic_s()
+        for job in jobs:
+            job.ended_at_s = ended_at_s
+        return [tuple(row) for row in rows.tolist()]
+
+    def _end(self, waiting: list[_Job]) -> None:
+        while not self._inbox.empty():
+            job = self._inbox.get()
+            if job is not None:
+                waiting.append(job)
+        ended = BackendError("The engine was stopped.", retryable=True)
+        self._leave_room(waiting)
+        _deliver(waiting, [ended] * len(waiting))
+
+
+def _describe(job: _Job, now_s: float) -> RequestActivity:
+    """A request for operators."""
+    request, is_running = job.request, job.begun_at_s > 0
+    return RequestActivity(
+        request_id=request.request_id,
+        call_id=request.call_id,
+        tenant=request.tenant,
+        phase="running" if is_running else "waiting",
+        waits_for=None if is_running else "step",
+        age_s=now_s - job.arrived_at_s,
+        priority=request.priority,
+        is_background=request.is_background,
+        has_reader=not job.future.done(),
+        num_prompt_tokens=len(job.sequence.token_ids),
+    )
+
+
+def _next_jobs(waiting: deque[_Job]) -> list[_Job]:
+    """The jobs of about one pass, in the order in which they came. Mutates: waiting."""
+    jobs = [waiting.popleft()]
+    num_tokens = len(jobs[0].sequence.token_ids)
+    while waiting:
+        num_tokens += len(waiting[0].sequence.token_ids)
+        if num_tokens > MAX_PASS_TOKENS:
+            break
+        jobs.append(waiting.popleft())
+    return jobs
+
+
+def _deliver(jobs: Sequence[_Job], results: Sequence[_Result | BackendError]) -> None:
+    """Tell who waits, with one call for each event loop. A loop that is gone waits for nothing."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Job, _Result | BackendError]]] = {}
+    for job, result in zip(jobs, results, strict=True):
+        by_loop.setdefault(job.loop, []).append((job, result))
+    for loop, pairs in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, pairs)
+        except RuntimeError:
+            logger.debug("an event loop ended before its vectors")
+
+
+def _resolve(pairs: Sequence[tuple[_Job, _Result | BackendError]]) -> None:
+    for job, result in pairs:
+        if job.future.done():
+            continue
+        if isinstance(result, BackendError):
+            job.future.set_exception(result)
+        else:
+            job.future.set_result(result)

@@ -1,0 +1,107 @@
+"""`headrace embed` as a process, over a real tiny encoder; and the lines that it reads."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fakes.encoders import encoder_folder
+from headrace.cli.embed_lines import InputLine, read_inputs
+from headrace.core.errors import ConfigError
+from headrace.embedder import Embedder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encoder_folder(tmp_path_factory.mktemp("encoder"))
+
+
+def embed(folder: Path, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "headrace",
+            "embed",
+            "-m",
+            str(folder),
+            "--threads",
+            "1",
+            *arguments,
+        ],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_pipe_of_json_to_lines(folder: Path) -> None:
+    given = ['"the cat"', "", '{"id": 7, "text": "rain"}']
+    done = embed(folder, "--input-format", "jsonl", text="\n".join(given))
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    with Embedder(folder, num_threads=1) as embedder:
+        expected = embedder.embed(["the cat", "rain"])
+    assert np.array([row.pop("embedding") for row in rows], np.float32).tobytes() == (
+        expected.tobytes()
+    )
+    assert rows == [{"index": 0}, {"index": 1, "id": 7}]
+    assert "2 texts" in done.stderr
+
+
+def test_a_file_to_an_array(folder: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.txt", tmp_path / "out.npy"
+    source.write_text("the cat\nrain\n\n")
+    arguments = ["--file", str(source), "--format", "npy", "-o", str(target), "--dimensions", "5"]
+    done = embed(folder, *arguments, "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert np.load(target).shape == (3, 5)
+
+
+def test_a_text_that_is_too_long_is_named(folder: Path) -> None:
+    done = embed(folder, text="cat\n" + "rain " * 60)
+    assert done.returncode == 1
+    assert "stdin, line 2" in done.stderr and "--truncate -1" in done.stderr
+
+
+def lines(given: bytes, input_format: str = "lines", field: str = "text") -> list[InputLine]:
+    stdin = io.TextIOWrapper(io.BytesIO(given))
+    return list(read_inputs(None, None, stdin, input_format, field))  # type: ignore[arg-type]
+
+
+def test_lines_are_kept_as_they_are() -> None:
+    assert [line.text for line in lines(b"a\r\n\n  b ")] == ["a", "", "  b "]
+
+
+def test_a_field_and_an_id() -> None:
+    (line,) = lines(b'{"id": "x", "body": "a"}', "jsonl", "body")
+    assert (line.text, line.id, line.place) == ("a", "x", "stdin, line 1")
+
+
+@pytest.mark.parametrize("given", [b"{", b"5", b'{"text": 5}', b'{"other": "a"}', b"[1]"])
+def test_a_wrong_line_is_named(given: bytes) -> None:
+    with pytest.raises(ConfigError, match="stdin, line 2"):
+        lines(b'"fine"\n' + given, "jsonl")
+
+
+def test_bytes_that_are_no_text() -> None:
+    with pytest.raises(ConfigError, match="line 1"):
+        lines(b"\xff\n")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--file"):
+        read_inputs(None, tmp_path / "none", None, "lines", "text")
+
+
+def test_nothing_to_read() -> None:
+    with pytest.raises(ConfigError, match="TEXT"):
+        read_inputs(None, None, None, "lines", "text")

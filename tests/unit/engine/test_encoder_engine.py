@@ -1,0 +1,119 @@
+"""The encoder's engine over a real tiny model: what waits, what is refused, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from fakes.encoders import encoder_folder, open_backend
+from headrace.core.errors import (
+    BackendError,
+    CapacityError,
+    ConfigError,
+    InvalidParameter,
+    ModelNotFound,
+    OutOfMemory,
+)
+from headrace.core.output import RequestOutput
+from headrace.core.request import GenerateRequest
+from headrace.launch.engine_backend import EngineBackend
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encoder_folder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest_asyncio.fixture
+async def backend(folder: Path) -> AsyncIterator[EngineBackend]:
+    backend = open_backend(folder, max_waiting_requests=3)
+    await backend.start()
+    yield backend
+    await backend.stop()
+
+
+def ask(prompt: str | tuple[int, ...] = "the cat", **more: object) -> GenerateRequest:
+    options: dict[str, object] = {"request_id": "r", "model": "tiny", "pooling": "mean", **more}
+    return GenerateRequest(prompt=prompt, **options)  # type: ignore[arg-type]
+
+
+async def answer(backend: EngineBackend, request: GenerateRequest) -> RequestOutput:
+    (output,) = [output async for output in await backend.generate(request)]
+    return output
+
+
+async def test_an_answer(backend: EngineBackend) -> None:
+    output = await answer(backend, ask())
+    assert output.is_finished and output.deltas == ()
+    assert output.vector is not None and len(output.vector) == 64
+    assert output.usage.input_tokens == 4 == len(output.prompt_token_ids or ())
+    assert output.times is not None and output.times.queue_s >= 0 <= output.times.prefill_s
+
+
+async def test_many_at_once_are_those_one_by_one(backend: EngineBackend) -> None:
+    texts = ["cat", "the moon", "rain " * 9]
+    together = await asyncio.gather(*(answer(backend, ask(text)) for text in texts))
+    alone = [await answer(backend, ask(text)) for text in texts]
+    assert [output.vector for output in together] == [output.vector for output in alone]
+
+
+async def test_no_more_wait_than_may(backend: EngineBackend) -> None:
+    results = await asyncio.gather(
+        *(answer(backend, ask()) for _ in range(8)), return_exceptions=True
+    )
+    refused = [result for result in results if isinstance(result, CapacityError)]
+    assert len(refused) == 5
+    assert (await answer(backend, ask())).vector is not None
+    assert await backend.drain(0)
+
+
+async def test_what_is_wrong_is_named_and_takes_no_place(backend: EngineBackend) -> None:
+    for _ in range(4):
+        with pytest.raises(InvalidParameter, match="token ids of this model"):
+            await backend.generate(ask((5, 10**6)))
+    with pytest.raises(ModelNotFound):
+        await backend.generate(ask(model="other"))
+    with pytest.raises(InvalidParameter, match="second one makes a pair"):
+        await backend.generate(ask((5, 6), second_text="cat"))
+    assert (await answer(backend, ask())).vector is not None
+
+
+async def test_what_it_does_is_seen(backend: EngineBackend) -> None:
+    stream = await backend.generate(ask(request_id="seen", call_id="call", tenant="acme"))
+    (model,) = await backend.activity()
+    assert model.model == "tiny" and model.health == backend.health()
+    for request in model.requests:  # none, where the pass has ended already
+        assert (request.request_id, request.call_id, request.tenant) == ("seen", "call", "acme")
+    assert len([output async for output in stream]) == 1
+    assert (await backend.activity())[0].requests == ()
+
+
+async def test_the_end(folder: Path) -> None:
+    backend = open_backend(folder)
+    with pytest.raises(CapacityError, match="not started"):
+        await backend.generate(ask())
+    await backend.start()
+    await backend.stop()
+    await backend.stop()
+    assert backend.health().status == "dead"
+    with pytest.raises(BackendError, match="stopped"):
+        await backend.generate(ask())
+
+
+def test_limits_are_checked_before_loading(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="48"):
+        open_backend(folder, max_model_len=49)
+    with pytest.raises(OutOfMemory):
+        open_backend(folder, memory_bytes=64 * 2**20)
+    assert open_backend(folder).model_info.max_model_len == 40
+    assert open_backend(folder, max_model_len=48).model_info.max_model_len == 48
+
+
+def test_what_callers_are_told(folder: Path) -> None:
+    info = open_backend(folder).model_info
+    assert (info.kind, info.pooling, info.vector_size) == ("embed", "mean", 64)
+    assert dict(info.prompts) == {"query": "the query. "} and not info.has_chat_template
