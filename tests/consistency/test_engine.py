@@ -58,6 +58,14 @@ def crowded(qwen05_path: Path, roomy: LLM) -> Iterator[LLM]:
 
 
 @pytest.fixture(scope="module")
+def drafting(qwen05_path: Path, roomy: LLM) -> Iterator[LLM]:
+    """Guesses for every request, in small steps."""
+    options = {"max_model_len": MAX_MODEL_LEN, "max_num_batched_tokens": 40, "max_num_seqs": 8}
+    with LLM(str(qwen05_path), speculative="prompt-lookup", **options) as llm:
+        yield llm
+
+
+@pytest.fixture(scope="module")
 def params(prompts: list[str]) -> list[SamplingParams]:
     return [SAMPLING[index % len(SAMPLING)] for index in range(len(prompts))]
 
@@ -99,6 +107,26 @@ def test_streamed_and_whole(
             for delta in output.deltas:
                 text[delta.index] += delta.text
         assert text == {each.index: each.text for each in whole.completions}
+
+
+def test_with_guesses_and_without(
+    drafting: LLM, prompts: list[str], params: list[SamplingParams], alone: list[Generation]
+) -> None:
+    """Penalties, seeds, stop strings, log-probabilities of prompt and answer, n, a shared cache."""
+    assert answers(drafting.generate(prompts, params)) == answers(alone)
+
+
+def test_a_text_that_is_copied(roomy: LLM, drafting: LLM) -> None:
+    lines = "\n".join(f"{name} = load({name!r})" for name in ("red", "green", "blue"))
+    prompt = f"# a.py\n{lines}\n\n# b.py, the same as a.py\n"
+    for sampling in (
+        SamplingParams(temperature=0.0, max_tokens=40, logprobs=2),
+        SamplingParams(temperature=0.5, seed=3, max_tokens=40, stop=["blue"]),
+    ):
+        (plain,), (guessed,) = roomy.generate(prompt, sampling), drafting.generate(prompt, sampling)
+        assert answers([guessed]) == answers([plain])
+        assert guessed.usage.accepted_draft_tokens > 5
+        assert plain.usage.accepted_draft_tokens == plain.usage.rejected_draft_tokens == 0
 
 
 def test_answers_of_n_are_different_and_the_first_is_that_of_one(

@@ -71,6 +71,7 @@ class FakeBackend:
     admission: Callable[[GenerateRequest], Any] | None = None
     before_step: Callable[[GenerateRequest, int], Any] | None = None
     num_cached_tokens: int = 0
+    guesses: Usage = field(default_factory=Usage)
     vector: tuple[float, ...] | None = (3.0, 4.0)
     model_text: ModelText = field(default_factory=lambda: FakeText())
     state: Health = field(default_factory=lambda: Health("ready"))
@@ -135,7 +136,12 @@ class FakeBackend:
             output = RequestOutput(
                 request.request_id,
                 tuple(self._delta(request, index, step, piece) for index in range(sampling.n)),
-                Usage(len(prompt_ids), self.num_cached_tokens, (step + 1) * sampling.n),
+                replace(
+                    self.guesses,
+                    input_tokens=len(prompt_ids),
+                    cached_input_tokens=self.num_cached_tokens,
+                    output_tokens=(step + 1) * sampling.n,
+                ),
                 is_finished=is_last,
                 times=RequestTimes(0.001, 0.002, 0.003) if is_last else None,
                 resolved=ResolvedRequest(limit) if is_last else None,

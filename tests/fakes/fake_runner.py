@@ -90,27 +90,36 @@ class FakeRunner:
             self.slots[self._slot(row, position)] = (token_id, position)
 
     def _read(self, row: ScheduledRequest) -> RowOutput:
-        end = row.num_computed_tokens + len(row.token_ids)
+        end = row.num_computed_tokens + len(row.token_ids) - row.num_draft_tokens
         read = [self.slots[self._slot(row, position)] for position in range(end)]
         assert [position for _, position in read] == list(range(end))
         token_ids = [token_id for token_id, _ in read]
         new = self.known[row.request_id]
         if new.pooling is not None:
             return self._pool(row, new, token_ids)
-        num_prompt_rows = row.num_logit_rows - row.is_sampled
-        first = end - row.num_logit_rows
+        num_prompt_rows = row.num_logit_rows - row.num_draft_tokens - row.is_sampled
+        first = end - num_prompt_rows - row.is_sampled
         prompt_logprobs = tuple(
             self._logprob(new.prompt_token_ids[position + 1], token_ids[: position + 1])
             for position in range(first, first + num_prompt_rows)
         )
         if not row.is_sampled:
             return RowOutput(prompt_logprobs=prompt_logprobs)
-        token_id = self._model(token_ids, new)
-        wants_logprobs = new.sampling.logprobs is not None
-        logprobs = (self._logprob(token_id, token_ids),) if wants_logprobs else ()
-        num_output_tokens = end - len(new.prompt_token_ids) + 1
-        is_complete = num_output_tokens == self.complete_at
-        return RowOutput((token_id,), logprobs, prompt_logprobs, is_complete=is_complete)
+        chosen: list[int] = []
+        logprobs: list[TokenLogprobs] = []
+        is_complete = False
+        while not is_complete and len(chosen) <= row.num_draft_tokens:
+            token_id = self._model(token_ids, new)
+            if new.sampling.logprobs is not None:
+                logprobs.append(self._logprob(token_id, token_ids))
+            chosen.append(token_id)
+            is_complete = end + len(chosen) - len(new.prompt_token_ids) == self.complete_at
+            place = len(token_ids)
+            is_last = len(chosen) > row.num_draft_tokens
+            if is_last or self.slots[self._slot(row, place)] != (token_id, place):
+                break
+            token_ids.append(token_id)
+        return RowOutput(tuple(chosen), tuple(logprobs), prompt_logprobs, is_complete=is_complete)
 
     def _pool(self, row: ScheduledRequest, new: NewRequest, token_ids: list[int]) -> RowOutput:
         """A token's state is (token, 1, its position)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from fakes.fake_runner import FakeRunner
 from headrace.cache.kv_cache_manager import KVCacheManager
 from headrace.core.request import SamplingParams
 from headrace.core.step import StepReport, TokenLogprobs
+from headrace.executor.drafting_runner import Runner
 from headrace.sched.request_state import RequestSpec
 from headrace.sched.scheduler import Scheduler
 from headrace.sched.token_budget import SchedulerLimits
@@ -39,6 +41,8 @@ class Answer:
     stop_token_id: int | None = None
     num_cached_tokens: int = 0
     num_preemptions: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
@@ -58,6 +62,7 @@ class Bench:
     policy: str = "fcfs"
     has_prefix_cache: bool = True
     vocab_size: int = 1000
+    drafts: Callable[[Runner], Runner] | None = None
     answers: dict[str, Answer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,6 +78,7 @@ class Bench:
         )
         self.scheduler = Scheduler(limits, self.kv_cache, self.clock, self.policy)
         self.runner = FakeRunner(self.block_size, self.vocab_size)
+        self._driven: Runner = self.drafts(self.runner) if self.drafts else self.runner
 
     def add(self, *specs: RequestSpec) -> None:
         for spec in specs:
@@ -81,8 +87,8 @@ class Bench:
     def step(self) -> StepReport:
         output = self.scheduler.schedule()
         assert output.num_scheduled_tokens <= self.max_num_batched_tokens
-        self.runner.submit(output)
-        report = self.scheduler.update(output, self.runner.collect())
+        self._driven.submit(output)
+        report = self.scheduler.update(output, self._driven.collect())
         self.scheduler.check_integrity()
         for progress in report.progress:
             answer = self.answers.setdefault(progress.request_id, Answer())
@@ -94,6 +100,8 @@ class Bench:
             answer.stop_token_id = progress.stop_token_id
             answer.num_cached_tokens = progress.num_cached_tokens
             answer.num_preemptions = progress.num_preemptions
+            answer.num_draft_tokens = progress.num_draft_tokens
+            answer.num_accepted_tokens = progress.num_accepted_tokens
         return report
 
     def run(self, max_num_steps: int = 10_000) -> dict[str, Answer]:

@@ -463,10 +463,19 @@ BAD_INPUTS = (
         code="unsupported_parameter",
     ),
     chat(
-        {"prediction": {"type": "content", "content": "x"}},
-        "prediction is not supported: predicted outputs are not served yet. Leave it out.",
+        {"prediction": "x"},
+        "prediction is 'x'; allowed: an object with type and content.",
         "prediction",
-        code="unsupported_parameter",
+    ),
+    chat(
+        {"prediction": {"type": "text", "content": "x"}},
+        "prediction.type is 'text'; allowed: content.",
+        "prediction.type",
+    ),
+    chat(
+        {"prediction": {"type": "content", "content": [{"type": "image_url"}]}},
+        "prediction.content[0].type is 'image_url'; allowed: text. This model takes text only.",
+        "prediction.content[0].type",
     ),
     chat(
         {"audio": {"voice": "a"}},

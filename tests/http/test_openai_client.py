@@ -11,6 +11,7 @@ from openai import AsyncOpenAI
 from fakes.fake_backend import FakeBackend
 from fakes.served_app import RunningServer, run_server
 from headrace.core.errors import CapacityError, EngineDied
+from headrace.core.usage import Usage
 
 TEXT = "Hello, wörld 🌊!"
 HI = [{"role": "user", "content": "hi"}]
@@ -49,6 +50,26 @@ def test_usage_has_every_detail() -> None:
         "audio_tokens": 0,
         "text_tokens": 5,
     }
+
+
+def test_a_prediction_and_what_came_of_it() -> None:
+    guesses = Usage(accepted_draft_tokens=3, rejected_draft_tokens=4)
+    parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]
+    with run_server(FakeBackend(guesses=guesses)) as server, server.openai() as client:
+        for prediction in (
+            {"type": "content", "content": "a b"},
+            {"type": "content", "content": parts},
+        ):
+            usage = client.chat.completions.create(
+                model="tiny", messages=HI, prediction=prediction
+            ).usage
+            details = usage.completion_tokens_details
+            assert details.accepted_prediction_tokens == 3
+            assert details.rejected_prediction_tokens == 4
+            assert (usage.completion_tokens, usage.total_tokens) == (5, 7)
+        alone = client.chat.completions.create(model="tiny", messages=HI).usage
+        assert alone.completion_tokens_details.accepted_prediction_tokens == 0
+        assert [each.prediction for each in server.backend.requests] == ["a b", "a b", None]
 
 
 def test_chat_stream_joins_to_the_whole_answer(server: RunningServer) -> None:

@@ -5,13 +5,14 @@ In: requests as token ids, limits, when each arrives. Out: what each request got
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headrace.cache.kv_cache_manager import KVCacheManager
 from headrace.core.clock import SystemClock
 from headrace.core.request import Pooling, SamplingParams
 from headrace.core.step import StepReport, TokenLogprobs
+from headrace.executor.drafting_runner import Runner
 from headrace.executor.model_runner import ModelRunner
 from headrace.models.llama import Llama
 from headrace.ops.protocol import KVCacheDtype
@@ -37,6 +38,7 @@ class Asked:
     pooling: Pooling | None = None
     output: tuple[int, ...] = ()
     num_prompt_logprobs: int = 0
+    predicted: tuple[int, ...] = ()
 
     def spec(self) -> RequestSpec:
         return RequestSpec(
@@ -48,6 +50,7 @@ class Asked:
             pooling=self.pooling,
             output_token_ids=self.output,
             num_prompt_logprobs=self.num_prompt_logprobs,
+            predicted_token_ids=self.predicted,
         )
 
 
@@ -60,6 +63,8 @@ class Answer:
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: str | None = None
     vector: tuple[float, ...] | None = None
+    num_draft_tokens: int = field(default=0, compare=False)
+    num_accepted_tokens: int = field(default=0, compare=False)
     num_cached_tokens: int = field(default=0, compare=False)
     num_preemptions: int = field(default=0, compare=False)
     is_finished: bool = field(default=False, compare=False)
@@ -76,6 +81,7 @@ class Setting:
     has_prefix_cache: bool = True
     kv_cache_dtype: KVCacheDtype = "bf16"
     is_eager: bool = False
+    drafts: Callable[[Runner], Runner] | None = None
 
 
 class EngineDriver:
@@ -90,6 +96,7 @@ class EngineDriver:
             model.config.attention, setting.num_blocks, size, setting.kv_cache_dtype
         )
         self.runner = ModelRunner(model, cache, model.ops, setting.is_eager, rules)
+        self._driven: Runner = setting.drafts(self.runner) if setting.drafts else self.runner
         self.manager = KVCacheManager(setting.num_blocks, size, setting.has_prefix_cache)
         limits = SchedulerLimits(
             max_num_batched_tokens=max(setting.max_num_batched_tokens, 1),
@@ -122,8 +129,8 @@ class EngineDriver:
 
     def _step(self) -> StepReport:
         output = self.scheduler.schedule()
-        self.runner.submit(output)
-        return self.scheduler.update(output, self.runner.collect())
+        self._driven.submit(output)
+        return self.scheduler.update(output, self._driven.collect())
 
     def _take(self, report: StepReport, answers: Mapping[str, Answer]) -> None:
         for progress in report.progress:
@@ -134,5 +141,7 @@ class EngineDriver:
             answer.error = progress.error
             answer.vector = progress.vector or answer.vector
             answer.is_finished = progress.finish_reason is not None
+            answer.num_draft_tokens = progress.num_draft_tokens
+            answer.num_accepted_tokens = progress.num_accepted_tokens
             answer.num_cached_tokens = progress.num_cached_tokens
             answer.num_preemptions = progress.num_preemptions

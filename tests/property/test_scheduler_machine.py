@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from fakes.fake_runner import expected_output
+from fakes.guessing_runner import GuessingRunner
 from fakes.scheduling import Bench, make_spec
 from headrace.sched.request_state import RequestSpec
 
@@ -30,6 +31,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_mixed_background_tokens=st.integers(0, 6),
         policy=st.sampled_from(("fair", "fcfs", "priority")),
         has_prefix_cache=st.booleans(),
+        max_draft_tokens=st.sampled_from((0, 0, 3, 9)),
     )
     def start(
         self,
@@ -40,7 +42,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_mixed_background_tokens: int,
         policy: str,
         has_prefix_cache: bool,
+        max_draft_tokens: int,
     ) -> None:
+        self.specs: dict[str, RequestSpec] = {}
+        self.known: dict[str, tuple[int, ...]] = {}
         self.bench = Bench(
             num_blocks=num_blocks,
             block_size=BLOCK_SIZE,
@@ -50,8 +55,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_mixed_background_tokens=max_mixed_background_tokens,
             policy=policy,
             has_prefix_cache=has_prefix_cache,
+            drafts=lambda runner: GuessingRunner(runner, self.known, 1000, max_draft_tokens),
         )
-        self.specs: dict[str, RequestSpec] = {}
         self.aborted: set[str] = set()
 
     @rule(
@@ -89,6 +94,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             is_background=is_background,
         )
         self.specs[name] = spec
+        self.known[name] = expected_output(prompt, spec.seed, max_tokens, 1000)
         self.bench.add(spec)
         return name
 

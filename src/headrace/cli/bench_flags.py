@@ -66,6 +66,7 @@ class EngineFlags:
     threads: int | None = None
     isa: str | None = None
     kv_cache_dtype: str | None = None
+    speculative: str | None = None
     memory: str | None = None
     config: Path | None = None
 

@@ -18,6 +18,7 @@ from headrace.cli.generation import (
     IsaOption,
     KVCacheDtypeOption,
     MemoryOption,
+    SpeculativeOption,
     ThreadsOption,
 )
 from headrace.cli.settings import ConfigOption
@@ -144,6 +145,7 @@ def latency(
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
+    speculative: SpeculativeOption = None,
     memory: MemoryOption = None,
     as_json: JsonOption = False,
     save_json: SaveJsonOption = None,
@@ -159,7 +161,7 @@ def latency(
         Shape("latency", "128", "64", concurrency=1),
         Asked(num_requests, prompt_tokens, output_tokens, prompts, seed, ignore_eos, timeout, slo),
         ServerFlags(url, api, api_key_env, body),
-        EngineFlags(threads, isa, kv_cache_dtype, memory, config_file),
+        EngineFlags(threads, isa, kv_cache_dtype, speculative, memory, config_file),
         Output(as_json, save_json, save_html),
     )
 
@@ -184,6 +186,7 @@ def throughput(
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
+    speculative: SpeculativeOption = None,
     memory: MemoryOption = None,
     as_json: JsonOption = False,
     save_json: SaveJsonOption = None,
@@ -199,7 +202,7 @@ def throughput(
         Shape("throughput", "128", "64", concurrency=concurrency),
         Asked(num_requests, prompt_tokens, output_tokens, prompts, seed, ignore_eos, timeout, slo),
         ServerFlags(url, api, api_key_env, body),
-        EngineFlags(threads, isa, kv_cache_dtype, memory, config_file),
+        EngineFlags(threads, isa, kv_cache_dtype, speculative, memory, config_file),
         Output(as_json, save_json, save_html),
     )
 

@@ -104,6 +104,7 @@ async def _run_engine(
         "engine.num_threads": flags.threads,
         "engine.isa": flags.isa,
         "engine.kv_cache_dtype": flags.kv_cache_dtype,
+        "engine.speculative": flags.speculative,
         "engine.memory_bytes": flags.memory,
     }
     engine = open_engine(model, load_config(flags.config, settled))

@@ -28,6 +28,7 @@ from headrace.cli.generation import (
     ModelOption,
     NoPullOption,
     SeedOption,
+    SpeculativeOption,
     SystemOption,
     TemperatureOption,
     ThreadsOption,
@@ -112,6 +113,7 @@ def chat(
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
+    speculative: SpeculativeOption = None,
     no_pull: NoPullOption = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Tokens and speed after each answer.")
@@ -131,6 +133,7 @@ def chat(
         "engine.num_threads": threads,
         "engine.isa": isa,
         "engine.kv_cache_dtype": kv_cache_dtype,
+        "engine.speculative": speculative,
     }
     config = load_config(config_file, flags)
     entry = load_catalogue().find(model)

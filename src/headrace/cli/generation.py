@@ -93,6 +93,17 @@ KVCacheDtypeOption = Annotated[
         show_default=False,
     ),
 ]
+SpeculativeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--speculative",
+        metavar="HOW",
+        help="Guess tokens from what the text has had before and compute several in one step, with "
+        "the same answers: prompt-lookup, off, or auto, which does it for requests that bring a "
+        "prediction. Default: auto.",
+        show_default=False,
+    ),
+]
 NoPullOption = Annotated[
     bool, typer.Option("--no-pull", help="Fail when the model is not on this machine.")
 ]

@@ -18,6 +18,7 @@ from headrace.cli.generation import (
     KVCacheDtypeOption,
     MemoryOption,
     NoPullOption,
+    SpeculativeOption,
     ThreadsOption,
     find_model,
 )
@@ -66,6 +67,7 @@ def reproduce(
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
+    speculative: SpeculativeOption = None,
     no_pull: NoPullOption = False,
     database: DatabaseOption = None,
     config_file: ConfigOption = None,
@@ -82,6 +84,7 @@ def reproduce(
         "engine.num_threads": threads,
         "engine.isa": isa,
         "engine.kv_cache_dtype": kv_cache_dtype,
+        "engine.speculative": speculative,
     }
     config = load_config(config_file, flags)
     stored = _find(config, request_id, tenant)

@@ -17,6 +17,7 @@ from headrace.cli.generation import (
     ModelOption,
     NoPullOption,
     SeedOption,
+    SpeculativeOption,
     SystemOption,
     TemperatureOption,
     ThreadsOption,
@@ -59,6 +60,7 @@ def run(
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
+    speculative: SpeculativeOption = None,
     no_pull: NoPullOption = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")
@@ -88,6 +90,7 @@ def run(
         "engine.num_threads": threads,
         "engine.isa": isa,
         "engine.kv_cache_dtype": kv_cache_dtype,
+        "engine.speculative": speculative,
     }
     if quiet:
         flags["server.log_level"] = "error"

@@ -15,6 +15,7 @@ from headrace.cli.generation import (
     KVCacheDtypeOption,
     MemoryOption,
     NoPullOption,
+    SpeculativeOption,
     ThreadsOption,
     find_model,
 )
@@ -131,6 +132,7 @@ def serve(
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
+    speculative: SpeculativeOption = None,
     no_pull: NoPullOption = False,
     config_file: ConfigOption = None,
 ) -> None:
@@ -160,6 +162,7 @@ def serve(
         "engine.num_threads": threads,
         "engine.isa": isa,
         "engine.kv_cache_dtype": kv_cache_dtype,
+        "engine.speculative": speculative,
     }
     config = load_config(config_file, flags, is_server=True)
     models = models or [DEFAULT_MODEL]

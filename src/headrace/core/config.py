@@ -20,6 +20,7 @@ Device = Literal["auto", "cpu", "reference"]
 Isa = Literal["generic", "avx2", "avx512", "amx"]
 KVCacheDtype = Literal["auto", "bf16", "int8"]
 EncoderDtype = Literal["auto", "f32", "bf16"]
+Speculative = Literal["off", "auto", "prompt-lookup"]
 QueuePolicy = Literal["fair", "fcfs", "priority"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -62,6 +63,9 @@ class EngineConfig:
             debugging.
         policy: order of the queue: `fair` shares tokens among tenants and is first come first
             served within one; `fcfs` over all; `priority` by the priority of the request.
+        speculative: guess tokens and compute several in one step, which changes no answer:
+            `prompt-lookup` takes guesses from what the text has had before; `auto` does so for
+            requests that bring a `prediction`; `off` never.
         stall_timeout_s: requests run, no step ends and the engine uses no processor: a server ends
             the engine process after that and starts it again. Long steps may be longer.
         max_restarts: restarts of the engine process in a row, each within a minute of the one
@@ -84,6 +88,7 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     eager: bool = False
     policy: QueuePolicy = "fair"
+    speculative: Speculative = "auto"
     stall_timeout_s: float = 5.0
     max_restarts: int = 5
 
@@ -107,6 +112,7 @@ class EngineConfig:
         _check_boolean("engine.enable_prefix_caching", self.enable_prefix_caching)
         _check_boolean("engine.eager", self.eager)
         _check_choice("engine.policy", self.policy, get_args(QueuePolicy))
+        _check_choice("engine.speculative", self.speculative, get_args(Speculative))
         _check_number("engine.stall_timeout_s", self.stall_timeout_s, 0.5, 3600.0)
         _check_integer("engine.max_restarts", self.max_restarts, 0, 1000)
         if self.max_num_batched_tokens < self.max_num_seqs:

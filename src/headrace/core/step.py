@@ -20,6 +20,7 @@ class NewRequest:
 
     `seed` is resolved (unsigned 64 bit). `bad_words_ids` are token sequences that
     may not be completed. `output_token_ids` were chosen before, by an engine that ended.
+    `predicted_token_ids` are what the caller thinks the answer will be like.
     """
 
     request_id: str
@@ -30,6 +31,7 @@ class NewRequest:
     bad_words_ids: Sequence[Sequence[int]] = ()
     pooling: Pooling | None = None
     output_token_ids: Sequence[int] = ()
+    predicted_token_ids: Sequence[int] = ()
 
 
 class ScheduledRequest(NamedTuple):
@@ -37,6 +39,9 @@ class ScheduledRequest(NamedTuple):
 
     `block_ids` is the whole block table. `num_logit_rows` trailing tokens get logits; when
     `is_sampled`, the last of them chooses the next token. Rows before it feed prompt logprobs.
+
+    The last `num_draft_tokens` of the tokens are guesses: the row before each one chooses the token
+    that it guessed, and the first that is chosen differently ends what counts.
     """
 
     request_id: str
@@ -45,6 +50,7 @@ class ScheduledRequest(NamedTuple):
     block_ids: Sequence[int]
     num_logit_rows: int
     is_sampled: bool
+    num_draft_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,9 @@ class RowOutput(NamedTuple):
     `is_complete`: with its last token the answer has the form that was asked for, and nothing may
     follow; a pooled request is complete with its `vector`. `error` set means that no token can be
     chosen for it, ever: the request ends.
+
+    There is one token more than drafts that were chosen. `draft_token_ids` are guesses of what
+    comes after them, to be computed in the next step if there is room.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -86,6 +95,7 @@ class RowOutput(NamedTuple):
     error: str | None = None
     is_complete: bool = False
     vector: tuple[float, ...] | None = None
+    draft_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +110,8 @@ class RequestProgress(NamedTuple):
     """What a step gave one request, for the output side.
 
     Times are `Clock.monotonic_s`; `finish_reason` set means it is over. `is_complete`: it ended
-    with its form, so the last token is part of the answer and no stop token.
+    with its form, so the last token is part of the answer and no stop token. Draft tokens are
+    counted from its start: those that were computed, and of them those that the answer got.
     """
 
     request_id: str
@@ -116,6 +127,8 @@ class RequestProgress(NamedTuple):
     error: str | None = None
     is_complete: bool = False
     vector: tuple[float, ...] | None = None
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +150,9 @@ class StepStats:
     num_new_preemptions: int = 0
     num_new_prefix_queries: int = 0
     num_new_prefix_hits: int = 0
+    num_new_drafts: int = 0
+    num_new_draft_tokens: int = 0
+    num_new_accepted_tokens: int = 0
     step_s: float = 0.0
 
 

@@ -114,6 +114,17 @@ PREFIX_CACHE_HITS = Metric(
 NUM_PREEMPTIONS = Metric(
     "vllm:num_preemptions_total", "counter", "Requests stopped to free blocks, computed again."
 )
+SPEC_DECODE_DRAFTS = Metric(
+    "vllm:spec_decode_num_drafts_total", "counter", "Guesses of next tokens that were computed."
+)
+SPEC_DECODE_DRAFT_TOKENS = Metric(
+    "vllm:spec_decode_num_draft_tokens_total", "counter", "Tokens of those guesses."
+)
+SPEC_DECODE_ACCEPTED_TOKENS = Metric(
+    "vllm:spec_decode_num_accepted_tokens_total",
+    "counter",
+    "Tokens of those guesses that were right: answers got them without a step of their own.",
+)
 ADMISSION_REJECTIONS = Metric(
     "vllm:admission_rejections_total", "counter", "Requests refused because the queue was full."
 )
@@ -304,6 +315,9 @@ METRICS: tuple[Metric, ...] = (
     PREFIX_CACHE_QUERIES,
     PREFIX_CACHE_HITS,
     NUM_PREEMPTIONS,
+    SPEC_DECODE_DRAFTS,
+    SPEC_DECODE_DRAFT_TOKENS,
+    SPEC_DECODE_ACCEPTED_TOKENS,
     ADMISSION_REJECTIONS,
     PROMPT_TOKENS,
     GENERATION_TOKENS,

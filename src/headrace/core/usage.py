@@ -1,4 +1,4 @@
-"""Token counts of a request. Cached, written and reasoning tokens are subsets, never additions.
+"""Token counts of a request. All but input and output are subsets of these, never additions.
 
 Rejected draft tokens are work that reached no answer: they belong to no total.
 """
@@ -14,6 +14,8 @@ class Usage:
 
     Of input_tokens, cached_input_tokens were read from a cache, cache_write_tokens written to it
     for minutes and cache_write_1h_tokens for an hour; no token is in two of them.
+
+    `accepted_draft_tokens` of the output were guessed before they were chosen.
     """
 
     input_tokens: int = 0
@@ -23,6 +25,7 @@ class Usage:
     rejected_draft_tokens: int = 0
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
+    accepted_draft_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -33,6 +36,7 @@ class Usage:
             self.rejected_draft_tokens + other.rejected_draft_tokens,
             self.cache_write_tokens + other.cache_write_tokens,
             self.cache_write_1h_tokens + other.cache_write_1h_tokens,
+            self.accepted_draft_tokens + other.accepted_draft_tokens,
         )
 
     @property

@@ -6,30 +6,17 @@ channels.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from headrace.cache.kv_cache_manager import KVCacheManager
 from headrace.core.activity import AnswerActivity
 from headrace.core.clock import Clock
 from headrace.core.config import EngineConfig
 from headrace.core.errors import HeadraceError
-from headrace.core.step import ModelRunnerOutput, SchedulerOutput, StepReport
+from headrace.core.step import StepReport
 from headrace.engine.messages import Abort, Submit
+from headrace.executor.drafting_runner import DraftingRunner, Runner
 from headrace.executor.memory import Capacity
 from headrace.sched.scheduler import Scheduler
 from headrace.sched.token_budget import SchedulerLimits
-
-
-class Runner(Protocol):
-    """Executes steps in the order submitted."""
-
-    def submit(self, output: SchedulerOutput) -> None:
-        """Start a step. One without requests only forgets those that finished."""
-        ...
-
-    def collect(self) -> ModelRunnerOutput:
-        """Wait for the oldest step that was submitted."""
-        ...
 
 
 class Engine:
@@ -74,6 +61,9 @@ def make_engine(config: EngineConfig, capacity: Capacity, runner: Runner, clock:
     kv_cache = KVCacheManager(
         capacity.num_blocks, capacity.block_size, config.enable_prefix_caching
     )
+    if config.speculative != "off":
+        is_for_all = config.speculative == "prompt-lookup"
+        runner = DraftingRunner(runner, clock, is_for_all)
     return Engine(Scheduler(limits, kv_cache, clock, config.policy), runner)
 
 

@@ -74,6 +74,7 @@ class InputProcessor:
         eos_token_ids = () if sampling.ignore_eos else tuple(sorted(self._tokenizer.eos_token_ids))
         seed = resolve_seed(sampling.seed)
         unscored = replace(sampling, prompt_logprobs=None)
+        predicted = self._encode_prediction(request)
         specs = tuple(
             RequestSpec(
                 request_id=f"{unique_id or request.request_id}.{index}",
@@ -88,6 +89,7 @@ class InputProcessor:
                 tenant=request.tenant,
                 cache_salt=request.cache_salt,
                 pooling=request.pooling,
+                predicted_token_ids=predicted,
             )
             for index in range(sampling.n)
         )
@@ -216,6 +218,13 @@ class InputProcessor:
                 num_prompt_tokens, self._max_model_len, sampling.max_tokens, param="max_tokens"
             )
         return sampling
+
+    def _encode_prediction(self, request: GenerateRequest) -> tuple[int, ...]:
+        """What may be said, as it is said: as a text inside another. No answer is longer."""
+        if request.prediction is None:
+            return ()
+        token_ids = self._tokenizer.encode_pieces((("", False), (request.prediction, False)))
+        return tuple(token_ids[: self._max_model_len])
 
     def _encode_bad_words(self, sampling: SamplingParams) -> Iterable[tuple[int, ...]]:
         """Spell each word as it is inside a text: with and without a space before it.

@@ -38,6 +38,7 @@ class OpenRequest:
         self._tokenizer = tokenizer
         self._num_cached_tokens = 0
         self._num_preemptions: dict[str, int] = {}
+        self._drafts: dict[str, tuple[int, int]] = {}
         self._queued_at_s: float | None = None
         self._scheduled_at_s: float | None = None
         self._has_output = False
@@ -61,6 +62,9 @@ class OpenRequest:
         if self.answers[progress.request_id].index == 0:
             self._num_cached_tokens = progress.num_cached_tokens
         self._num_preemptions[progress.request_id] = progress.num_preemptions
+        if progress.num_draft_tokens:
+            drafts = progress.num_draft_tokens, progress.num_accepted_tokens
+            self._drafts[progress.request_id] = drafts
         self._vector = progress.vector
         self._queued_at_s = _earlier(self._queued_at_s, progress.queued_at_s)
         self._scheduled_at_s = _earlier(self._scheduled_at_s, progress.scheduled_at_s)
@@ -111,11 +115,18 @@ class OpenRequest:
     @property
     def usage(self) -> Usage:
         """Running total. The prompt counts once, whatever n is."""
+        # A stop string may end an answer before the last token that was accepted.
+        num_accepted_tokens = min(
+            sum(accepted for _, accepted in self._drafts.values()), self.num_output_tokens
+        )
+        num_draft_tokens = sum(drafted for drafted, _ in self._drafts.values())
         return Usage(
             input_tokens=len(self.prepared.prompt_token_ids),
             cached_input_tokens=self._num_cached_tokens,
             output_tokens=self.num_output_tokens,
             reasoning_tokens=sum(a.num_reasoning_tokens for a in self.answers.values()),
+            rejected_draft_tokens=num_draft_tokens - num_accepted_tokens,
+            accepted_draft_tokens=num_accepted_tokens,
         )
 
     @property

@@ -50,6 +50,9 @@ class EngineStats:
         sink.add(telemetry.PREFIX_CACHE_QUERIES, stats.num_new_prefix_queries)
         sink.add(telemetry.PREFIX_CACHE_HITS, stats.num_new_prefix_hits)
         sink.add(telemetry.NUM_PREEMPTIONS, stats.num_new_preemptions)
+        sink.add(telemetry.SPEC_DECODE_DRAFTS, stats.num_new_drafts)
+        sink.add(telemetry.SPEC_DECODE_DRAFT_TOKENS, stats.num_new_draft_tokens)
+        sink.add(telemetry.SPEC_DECODE_ACCEPTED_TOKENS, stats.num_new_accepted_tokens)
         if stats.num_scheduled_tokens:
             sink.observe(telemetry.ITERATION_TOKENS, stats.num_scheduled_tokens)
 

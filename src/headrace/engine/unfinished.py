@@ -162,6 +162,8 @@ def _continued(before: RequestProgress, now: RequestProgress) -> RequestProgress
     """Progress of an answer that another engine had: queued there, perhaps started and cached."""
     now = now._replace(
         num_preemptions=before.num_preemptions + now.num_preemptions,
+        num_draft_tokens=before.num_draft_tokens + now.num_draft_tokens,
+        num_accepted_tokens=before.num_accepted_tokens + now.num_accepted_tokens,
         queued_at_s=before.queued_at_s,
     )
     if before.scheduled_at_s is None:

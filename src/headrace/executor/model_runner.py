@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -37,17 +37,24 @@ NO_CHOICE = (
 )
 
 
+NOT_CHOSEN = -1
+"""In the place of a token id."""
+
 NO_VECTOR = "The model's hidden states are not numbers because its weights are damaged."
 
 
 @dataclass(frozen=True, slots=True)
 class LogitRow:
-    """A wanted row of logits: whose it is, and the prompt token it predicts, or None to sample."""
+    """A wanted row of logits: whose it is, and the prompt token it predicts, or None to sample.
+
+    `draft_token_id` is what a sampled row has to choose for the request's next row to count.
+    """
 
     request_id: str
     sample_row: SampleRow
     position: int
     prompt_token_id: int | None
+    draft_token_id: int | None = None
 
     @property
     def num_top(self) -> int | None:
@@ -57,18 +64,27 @@ class LogitRow:
 
 @dataclass(slots=True)
 class Gathered:
-    """What a step found for one request so far."""
+    """What a step found for one request so far.
+
+    `is_ahead`: its newest token is one that was drafted, so a further row counts; `is_settled`: no
+    further row does.
+    """
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: str | None = None
     is_complete: bool = False
+    is_settled: bool = False
+    is_ahead: bool = False
     vector: tuple[float, ...] | None = None
 
     def to_output(self) -> RowOutput:
-        """The record the scheduler reads; a request that failed gets no token."""
-        if self.error is not None:
+        """The record the scheduler reads; a request that failed gets no token.
+
+        One that failed after a draft was chosen gets that, and fails in the next step.
+        """
+        if self.error is not None and not self.is_ahead:
             return RowOutput(error=self.error)
         return RowOutput(
             tuple(self.token_ids),
@@ -154,10 +170,15 @@ class ModelRunner:
             row = self._rows[request.request_id]
             prompt = row.new.prompt_token_ids
             end = request.num_computed_tokens + len(request.token_ids)
-            for position in range(end - request.num_logit_rows + 1, end + 1):
-                is_last = position == end and request.is_sampled
+            known_end = end - request.num_draft_tokens
+            for position in range(end - request.num_logit_rows + 1, known_end + 1):
+                is_last = position == known_end and request.is_sampled
                 token_id = None if is_last else prompt[position]
                 wanted.append(LogitRow(request.request_id, row, position, token_id))
+            for position in range(known_end, end):
+                draft = request.token_ids[position - request.num_computed_tokens]
+                wanted[-1] = replace(wanted[-1], draft_token_id=draft)
+                wanted.append(LogitRow(request.request_id, row, position + 1, None))
         return wanted
 
     def _pool(
@@ -187,17 +208,26 @@ class ModelRunner:
     ) -> None:
         """Sample the rows that choose a token, then score those whose log-probabilities are asked.
 
-        Log-probabilities are those of the model, before penalties, bias and temperature.
+        A request's rows choose in turn, because each choice says how the next one is made and
+        whether it counts. Log-probabilities are those of the model, before penalties, bias and
+        temperature.
         Mutates: logits [S, V], found.
         """
-        token_ids = np.array([row.prompt_token_id or 0 for row in wanted], dtype=np.int32)
+        token_ids = np.array(
+            [NOT_CHOSEN if row.prompt_token_id is None else row.prompt_token_id for row in wanted],
+            dtype=np.int32,
+        )
         asked = [index for index, row in enumerate(wanted) if row.num_top is not None]
         raw = logits[asked] if asked else None  # a copy: sampling changes logits in place
-        sampled = [index for index, row in enumerate(wanted) if row.prompt_token_id is None]
-        if sampled:
-            self._sample(logits, sampled, wanted, token_ids, found)
+        for turn in take_turns(wanted):
+            sampled = [index for index in turn if not found[wanted[index].request_id].is_settled]
+            if sampled:
+                self._sample(logits, sampled, wanted, token_ids, found)
         if raw is not None:
-            self._score(raw, token_ids[asked], [wanted[index] for index in asked], found)
+            scored = [place for place, index in enumerate(asked) if token_ids[index] != NOT_CHOSEN]
+            rows = [asked[place] for place in scored]
+            raw = raw if len(scored) == len(asked) else np.ascontiguousarray(raw[scored])
+            self._score(raw, token_ids[rows], [wanted[index] for index in rows], found)
 
     def _sample(
         self,
@@ -224,7 +254,10 @@ class ModelRunner:
         for index, token_id in zip(good, chosen.tolist(), strict=True):
             token_ids[sampled[index]] = token_id
             rows[index].sample_row.append(token_id)
-            found[rows[index].request_id].token_ids.append(token_id)
+            gathered = found[rows[index].request_id]
+            gathered.token_ids.append(token_id)
+            gathered.is_ahead = token_id == rows[index].draft_token_id
+            gathered.is_settled = not gathered.is_ahead
         self._follow_rules([rows[index] for index in good], found)
 
     def _follow_rules(self, rows: Sequence[LogitRow], found: Mapping[str, Gathered]) -> None:
@@ -233,7 +266,7 @@ class ModelRunner:
         for row in rows:
             rule = row.sample_row.rule
             if rule is not None and rule.is_complete:
-                found[row.request_id].is_complete = True
+                found[row.request_id].is_complete = found[row.request_id].is_settled = True
             elif rule is not None:
                 going_on.append(rule)
         if going_on and self._rules is not None:
@@ -247,6 +280,8 @@ class ModelRunner:
         self, raw: Array, token_ids: Int32, rows: list[LogitRow], found: Mapping[str, Gathered]
     ) -> None:
         """Log-probabilities of chosen tokens and of the prompt's. Mutates: found."""
+        if not rows:
+            return
         num_top = max(row.num_top or 0 for row in rows)
         try:
             result = self.ops.logprobs(raw, token_ids, num_top)
@@ -269,8 +304,25 @@ def fail_rows(
     bad = frozenset(error.rows)
     for index in bad:
         rule = rows[index].sample_row.rule
-        found[rows[index].request_id].error = (rule and rule.error) or NO_CHOICE
+        gathered = found[rows[index].request_id]
+        gathered.is_settled = True
+        gathered.error = (rule and rule.error) or NO_CHOICE
     return [index for index in range(len(rows)) if index not in bad]
+
+
+def take_turns(wanted: Sequence[LogitRow]) -> list[list[int]]:
+    """The sampled rows: the first of each request, then the second of each, and so on."""
+    turns: list[list[int]] = []
+    num_taken: dict[str, int] = {}
+    for index, row in enumerate(wanted):
+        if row.prompt_token_id is not None:
+            continue
+        turn = num_taken.get(row.request_id, 0)
+        num_taken[row.request_id] = turn + 1
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append(index)
+    return turns
 
 
 def to_record(result: Logprobs, place: int, token_id: int, num_top: int) -> TokenLogprobs:

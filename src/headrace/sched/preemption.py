@@ -26,5 +26,6 @@ def preempt(request: RequestState, kv_cache: KVCacheManager) -> None:
     """
     kv_cache.free(request.block_table)
     request.num_computed_tokens = 0
+    request.draft_token_ids = ()
     request.num_preemptions += 1
     request.status = RequestStatus.WAITING

@@ -29,7 +29,8 @@ class RequestSpec:
     `max_tokens` is resolved. `eos_token_ids` is empty when they are to be ignored.
     `seed` is unsigned 64 bit. `priority`: lower runs earlier. `is_background`: with what is left.
     `output_token_ids` and `num_prompt_logprobs` are what the answer has already, from an engine
-    that ended: it goes on after them as a preempted request does.
+    that ended: it goes on after them as a preempted request does. `predicted_token_ids` are what
+    the caller thinks the answer will be like.
     """
 
     request_id: str
@@ -46,24 +47,31 @@ class RequestSpec:
     pooling: Pooling | None = None
     output_token_ids: tuple[int, ...] = ()
     num_prompt_logprobs: int = 0
+    predicted_token_ids: tuple[int, ...] = ()
 
 
 class RequestState:
     """Progress of a request: `num_computed_tokens` catching up with `token_ids`.
 
-    token_ids    | prompt ................ | output ........ |
+    token_ids    | prompt ................ | output ........ | draft_token_ids
     computed     |----------- num_computed_tokens
     pending                               |------------------|  a step computes some of these
+
+    Draft tokens are guesses of what follows. A request that has caught up but for its last token
+    may compute them with it; those that are then chosen become output.
     """
 
     __slots__ = (
         "block_table",
+        "draft_token_ids",
         "ending_token_ids",
         "is_known_to_runner",
         "max_num_tokens",
         "min_num_tokens",
+        "num_accepted_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_draft_tokens",
         "num_preemptions",
         "num_prompt_logprobs",
         "num_prompt_tokens",
@@ -95,6 +103,8 @@ class RequestState:
         self.max_num_tokens = min(max_num_tokens, self.num_prompt_tokens + spec.max_tokens)
         self.min_num_tokens = self.num_prompt_tokens + spec.sampling.min_tokens
         self.ending_token_ids = frozenset((*spec.eos_token_ids, *spec.sampling.stop_token_ids))
+        self.draft_token_ids: tuple[int, ...] = ()
+        self.num_draft_tokens = self.num_accepted_tokens = 0
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.num_preemptions = 0
@@ -149,4 +159,5 @@ class RequestState:
             bad_words_ids=self.spec.bad_words_ids,
             pooling=self.spec.pooling,
             output_token_ids=self.spec.output_token_ids,
+            predicted_token_ids=self.spec.predicted_token_ids,
         )

@@ -49,6 +49,9 @@ class StepCounters:
     num_preemptions: int = 0
     num_prefix_queries: int = 0
     num_prefix_hits: int = 0
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 class Scheduler:
@@ -128,7 +131,7 @@ class Scheduler:
         )
 
     def schedule(self) -> SchedulerOutput:
-        """Plan a step: decodes, then chunks of running requests, then admissions.
+        """Plan a step: decodes, their drafts, chunks of running requests, then admissions.
 
         Background requests come last in each, and have few tokens while there are others.
         Mutates: blocks, queue and running; progress is made in `update`.
@@ -140,6 +143,7 @@ class Scheduler:
         plan: Plan = []
         self._make_way()
         num_preempted = self._plan_decodes(plan, budget)
+        self._plan_drafts(plan, budget)
         if plan and self.limits.max_mixed_prompt_tokens is not None:
             budget.bound(self.limits.max_mixed_prompt_tokens)
         self._plan_chunks(plan, budget)
@@ -173,10 +177,7 @@ class Scheduler:
                 continue
             if row.is_sampled and not found.token_ids and not found.is_complete:
                 raise RuntimeError(f"The step chose no token for request {row.request_id!r}.")
-            num_computed_tokens = request.num_computed_tokens + len(row.token_ids)
-            request.num_computed_tokens = num_computed_tokens
-            self._kv_cache.register(request.block_table, request.token_ids, num_computed_tokens)
-            gained = self._accept(request, found)
+            gained = self._accept(request, row, found)
             if gained is not None:
                 progress.append(gained)
         return self._report(output, progress)
@@ -215,6 +216,23 @@ class Scheduler:
                 self._preempt(choose_victim(self._running))
                 num_preempted += 1
         return num_preempted
+
+    def _plan_drafts(self, plan: Plan, budget: TokenBudget) -> None:
+        """Let the requests of the plan compute their drafts too, with tokens and blocks to spare.
+
+        Mutates: plan.
+        """
+        for index, (request, num_tokens) in enumerate(plan):
+            # The token after the last draft must fit too.
+            room = request.max_num_tokens - request.num_tokens - 1
+            num_drafts = min(len(request.draft_token_ids), room)
+            is_background = request.spec.is_background
+            if num_drafts < 1 or not budget.has_any(is_background):
+                continue
+            num_slots = request.num_tokens + num_drafts
+            num_spare = self._num_spare_blocks
+            if self._kv_cache.allocate(request.block_table, num_slots, (), num_spare):
+                plan[index] = (request, num_tokens + budget.take(num_drafts, is_background))
 
     def _plan_chunks(self, plan: Plan, budget: TokenBudget) -> None:
         """Go on with requests that are behind. Their blocks were allocated on admission."""
@@ -313,29 +331,41 @@ class Scheduler:
         self._waiting.restore(request)
         self._counters.num_preemptions += 1
 
-    def _accept(self, request: RequestState, found: RowOutput) -> RequestProgress | None:
-        """Append what was found, up to the token that ends the request."""
-        num_new_tokens = 0
-        finish_reason: FinishReason | None = None
-        stop_token_id: int | None = None
-        for token_id in found.token_ids:
-            request.token_ids.append(token_id)
-            num_new_tokens += 1
-            finish_reason, stop_token_id = find_stop(request)
-            if finish_reason is not None:
-                self._end(request)
-                break
+    def _accept(
+        self, request: RequestState, row: ScheduledRequest, found: RowOutput
+    ) -> RequestProgress | None:
+        """Append what was found, up to the token that ends the request.
+
+        Computed are the known tokens and the drafts that were chosen. What the cache holds of the
+        other drafts is written over by the tokens that come in their place.
+        """
+        num_new_tokens, finish_reason, stop_token_id = _append(request, found.token_ids)
+        num_accepted_tokens = max(0, num_new_tokens - 1)
+        num_known_tokens = len(row.token_ids) - row.num_draft_tokens
+        request.num_computed_tokens += num_known_tokens + num_accepted_tokens
+        self._kv_cache.register(request.block_table, request.token_ids, request.num_computed_tokens)
+        if row.num_draft_tokens:
+            self._count_draft(request, row.num_draft_tokens, num_accepted_tokens)
+        request.draft_token_ids = found.draft_token_ids
         # A complete form is an answer that ended by itself, also at the length limit.
         is_complete = found.is_complete and finish_reason != "stop"
-        if is_complete:
-            if finish_reason is None:
-                self._end(request)
-            finish_reason = "stop"
+        finish_reason = "stop" if is_complete else finish_reason
+        if finish_reason is not None:
+            self._end(request)
         request.num_prompt_logprobs += len(found.prompt_logprobs)
         if not num_new_tokens and not found.prompt_logprobs and not is_complete:
             return None
         progress = _to_progress(request, found, num_new_tokens, finish_reason, stop_token_id)
         return progress._replace(is_complete=True) if is_complete else progress
+
+    def _count_draft(
+        self, request: RequestState, num_draft_tokens: int, num_accepted_tokens: int
+    ) -> None:
+        request.num_draft_tokens += num_draft_tokens
+        request.num_accepted_tokens += num_accepted_tokens
+        self._counters.num_drafts += 1
+        self._counters.num_draft_tokens += num_draft_tokens
+        self._counters.num_accepted_tokens += num_accepted_tokens
 
     def _end(self, request: RequestState) -> None:
         if request.status is RequestStatus.RUNNING:
@@ -367,21 +397,39 @@ class Scheduler:
             num_new_preemptions=counters.num_preemptions,
             num_new_prefix_queries=counters.num_prefix_queries,
             num_new_prefix_hits=counters.num_prefix_hits,
+            num_new_drafts=counters.num_drafts,
+            num_new_draft_tokens=counters.num_draft_tokens,
+            num_new_accepted_tokens=counters.num_accepted_tokens,
             step_s=now_s - self._step_started_at_s,
         )
         return StepReport(output.step_id, tuple(progress), stats, ended_at_s=now_s)
 
 
+def _append(
+    request: RequestState, token_ids: Sequence[int]
+) -> tuple[int, FinishReason | None, int | None]:
+    """Append tokens up to the one that ends the request: how many, why it ends, its stop token."""
+    for num_tokens, token_id in enumerate(token_ids, 1):
+        request.token_ids.append(token_id)
+        finish_reason, stop_token_id = find_stop(request)
+        if finish_reason is not None:
+            return num_tokens, finish_reason, stop_token_id
+    return len(token_ids), None, None
+
+
 def _to_scheduled(request: RequestState, num_tokens: int) -> ScheduledRequest:
     start = request.num_computed_tokens
     end = start + num_tokens
+    token_ids = tuple(request.token_ids[start:end])
+    num_draft_tokens = num_tokens - len(token_ids)
     return ScheduledRequest(
         request.spec.request_id,
-        tuple(request.token_ids[start:end]),
+        token_ids + request.draft_token_ids[:num_draft_tokens],
         start,
         tuple(request.block_table.block_ids),
-        request.num_logit_rows(num_tokens),
-        end == len(request.token_ids),
+        request.num_logit_rows(len(token_ids)) + num_draft_tokens,
+        end >= len(request.token_ids),
+        num_draft_tokens,
     )
 
 
@@ -404,6 +452,8 @@ def _to_progress(
         request.queued_at_s,
         request.scheduled_at_s,
         vector=found.vector,
+        num_draft_tokens=request.num_draft_tokens,
+        num_accepted_tokens=request.num_accepted_tokens,
     )
 
 

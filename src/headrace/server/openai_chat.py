@@ -44,6 +44,7 @@ from headrace.server.openai_chat_schema import (
     ChatCompletionFields,
     check_features,
     parse_messages,
+    parse_prediction,
 )
 from headrace.server.openai_payloads import (
     ChatChoice,
@@ -54,6 +55,7 @@ from headrace.server.openai_payloads import (
     ChatLogprobs,
     ChatMessageBody,
     PromptLogprobsBody,
+    UsageBody,
     check_delta,
     encode,
     make_chat_logprobs,
@@ -90,6 +92,9 @@ class ChatCall:
     def prompt_token_ids(self, output: RequestOutput) -> Sequence[int] | UnsetType:
         ids = output.prompt_token_ids
         return ids if self.form.shows_token_ids and ids is not None else UNSET
+
+    def usage(self, usage: Usage) -> UsageBody:
+        return make_usage(usage, is_predicted=self.request.prediction is not None)
 
     def receipt(self) -> Receipt | UnsetType:
         return self.notes.receipt(self.build) if self.form.shows_receipt else UNSET
@@ -130,6 +135,7 @@ def _make_call(
         )
     check_truncation(fields)
     structured_outputs, unknown_in_form = read_form(fields)
+    prediction, unknown_in_prediction = parse_prediction(fields.prediction)
     asked = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
     request = GenerateRequest(
         request_id=engine_request_id(form.id),
@@ -147,6 +153,7 @@ def _make_call(
         truncate_prompt_tokens=fields.truncate_prompt_tokens,
         cache_salt=fields.cache_salt or "",
         priority=fields.priority or 0,
+        prediction=prediction,
     )
     tier = "priority" if fields.service_tier == "fast" else fields.service_tier
     chat = ChatCall(
@@ -162,7 +169,7 @@ def _make_call(
     ignored = [f"chat_template_kwargs.{name}" for name in sorted(unread)]
     ignored += ["store"] if fields.store else []
     unknown = unknown_names(fields, CHAT_REFUSED) + unknown_in_messages + unknown_in_form
-    unknown += asked.unknown
+    unknown += [*asked.unknown, *unknown_in_prediction]
     return chat, unknown + unknown_names(form.options, (), "stream_options.") + ignored
 
 
@@ -251,7 +258,7 @@ async def _complete(services: Services, chat: ChatCall) -> ChatCompletion:
         created=chat.form.created,
         model=chat.form.model,
         choices=[_choice(chat, index, answer) for index, answer in enumerate(answers)],
-        usage=make_usage(usage),
+        usage=chat.usage(usage),
         system_fingerprint=chat.form.fingerprint,
         service_tier=chat.service_tier,
         prompt_token_ids=prompt_ids,
@@ -367,7 +374,7 @@ def _chunk(
         choices=choices,
         system_fingerprint=chat.form.fingerprint,
         service_tier=chat.service_tier,
-        usage=absent if usage is None else make_usage(usage),
+        usage=absent if usage is None else chat.usage(usage),
         prompt_token_ids=prompt_token_ids,
         prompt_logprobs=prompt_logprobs,
     )

@@ -40,6 +40,7 @@ class ChatCompletionFields(GenerationFields):
     tools: list[Any] | None = allowed("a list of tools")
     tool_choice: str | dict[str, Any] | None = allowed("none, auto, required or an object")
     parallel_tool_calls: bool | None = allowed("true or false")
+    prediction: dict[str, Any] | None = allowed("an object with type and content")
     modalities: list[str] | None = allowed('["text"]')
     reasoning_effort: str | None = allowed("a string")
     verbosity: str | None = allowed("a string")
@@ -54,6 +55,11 @@ class ChatCompletionFields(GenerationFields):
 class FunctionFields(Strict):
     name: str = Field(description="the name of the function that was called")
     arguments: str = Field(description="the arguments as JSON text in a string")
+
+
+class PredictionFields(Strict):
+    type: Literal["content"] = Field(description="content")
+    content: str | list[Any] = Field(description="a string or a list of text parts")
 
 
 class ToolCallFields(Strict):
@@ -80,7 +86,6 @@ class MessageFields(Strict):
 _SERVED = ("include_reasoning",)
 CHAT_REFUSED: dict[str, str] = {k: v for k, v in REFUSED.items() if k not in _SERVED} | {
     "thinking_token_budget": "reasoning has no limit of its own. Use max_completion_tokens.",
-    "prediction": "predicted outputs are not served yet. Leave it out.",
     "audio": "this model gives text only. Leave it out.",
     "web_search_options": "there is no web search. Leave it out.",
     "moderation": "there is no moderation. Leave it out.",
@@ -150,6 +155,24 @@ def parse_messages(
         unknown += unknown_names(fields, ("annotations",), prefix)
         parsed.append(_make_message(fields, prefix))
     return tuple(parsed), unknown
+
+
+def parse_prediction(body: Mapping[str, Any] | None) -> tuple[str | None, list[str]]:
+    """The text that the caller expects, and the keys that nobody defines.
+
+    Raises: RequestError naming the field.
+    """
+    if body is None:
+        return None, []
+    fields = validate(PredictionFields, body, "prediction.")
+    unknown = unknown_names(fields, (), "prediction.")
+    if isinstance(fields.content, str):
+        return fields.content, unknown
+    parts = [
+        _read_part(part, f"prediction.content[{index}]")
+        for index, part in enumerate(fields.content)
+    ]
+    return "".join(parts), unknown
 
 
 def _make_message(fields: MessageFields, prefix: str) -> Message:

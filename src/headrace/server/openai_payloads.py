@@ -179,8 +179,12 @@ class Completion(msgspec.Struct, frozen=True):
     receipt: Receipt | UnsetType = UNSET
 
 
-def make_usage(usage: Usage) -> UsageBody:
-    """Word the token counts as OpenAI does."""
+def make_usage(usage: Usage, is_predicted: bool = False) -> UsageBody:
+    """Word the token counts as OpenAI does.
+
+    Guesses are shown to callers who made one. Those that were wrong are in no total: OpenAI bills
+    them, and here they depend on how busy the engine is.
+    """
     return UsageBody(
         prompt_tokens=usage.input_tokens,
         completion_tokens=usage.output_tokens,
@@ -189,7 +193,10 @@ def make_usage(usage: Usage) -> UsageBody:
             cached_tokens=usage.cached_input_tokens, text_tokens=usage.input_tokens
         ),
         completion_tokens_details=CompletionTokensDetails(
-            reasoning_tokens=usage.reasoning_tokens, text_tokens=usage.output_tokens
+            reasoning_tokens=usage.reasoning_tokens,
+            text_tokens=usage.output_tokens,
+            accepted_prediction_tokens=usage.accepted_draft_tokens if is_predicted else 0,
+            rejected_prediction_tokens=usage.rejected_draft_tokens if is_predicted else 0,
         ),
     )
 

@@ -55,6 +55,14 @@ def test_one_spec_per_answer(processor: InputProcessor) -> None:
         assert spec.eos_token_ids == (EOS,)
 
 
+def test_a_prediction_is_a_text_without_control_tokens(processor: InputProcessor) -> None:
+    prepared = processor.prepare(ask("abc", n=2, prediction="x<eos>y"))
+    assert [spec.predicted_token_ids for spec in prepared.specs] == [tuple(b"x<eos>y")] * 2
+    (spec,) = processor.prepare(ask("abc", prediction="x" * 99)).specs
+    assert len(spec.predicted_token_ids) == 40  # no answer is longer
+    assert processor.prepare(ask("abc")).specs[0].predicted_token_ids == ()
+
+
 def test_seeds() -> None:
     assert resolve_seed(3) == 3
     assert resolve_seed(-1) == 2**64 - 1
