@@ -24,6 +24,7 @@ DOORS = {
     "safetensors": ("weights/safetensors.py",),
     "huggingface_hub": ("hub/huggingface.py",),
     "prometheus_client": ("observe",),
+    "opentelemetry": ("observe/otel.py",),
     "sqlalchemy": ("store", "economics"),
     "psycopg": (),
     "yaml": ("config",),

@@ -129,6 +129,14 @@ def serve(
             metavar="FORMAT", help="The log on stderr: text, or json, an object per line."
         ),
     ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="OpenTelemetry receiver, such as http://localhost:4318, for traces and metrics of "
+            "calls. Default: none.",
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
@@ -152,6 +160,7 @@ def serve(
         "server.ssl_keyfile": ssl_keyfile,
         "server.cors_origins": tuple(cors_origin) if cors_origin else None,
         "server.log_format": log_format,
+        "server.otlp_endpoint": otlp_endpoint,
         "store.database_url": database,
         "store.ledger": ledger,
         "engine.memory_bytes": memory,

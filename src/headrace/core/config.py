@@ -32,6 +32,7 @@ DEFAULT_MODEL = "qwen2.5-coder:0.5b"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
 MIN_MEMORY_BYTES = 64 * 1024**2
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+_ENDPOINT = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?(?<!/v1/traces)")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
 
 
@@ -232,6 +233,10 @@ class ServerConfig:
         tenant_metrics: tenants that have series of their own in `/metrics`, those seen first; all
             others are counted as `other`. 0 counts none.
         old_metric_names: metrics that had another name have that too.
+        otlp_endpoint: OpenTelemetry receiver (OTLP over HTTP), such as `http://localhost:4318`:
+            calls are sent there as traces and gen_ai metrics; needs the extra `otel`. None sends
+            nothing.
+        trace_sample_ratio: share of calls that are traced, where their caller does not decide it.
         log_level: detail of the log on stderr.
         log_format: `text` for people, or `json`, an object per line.
     """
@@ -263,6 +268,8 @@ class ServerConfig:
     max_connections: int | None = None
     tenant_metrics: int = 0
     old_metric_names: bool = False
+    otlp_endpoint: str | None = None
+    trace_sample_ratio: float = 1.0
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
 
@@ -301,6 +308,11 @@ class ServerConfig:
         _check_integer("server.max_connections", self.max_connections, 1, 2**20, is_optional=True)
         _check_integer("server.tenant_metrics", self.tenant_metrics, 0, 10_000)
         _check_boolean("server.old_metric_names", self.old_metric_names)
+        endpoint = self.otlp_endpoint
+        if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
+            allowed = "http://HOST:PORT or https://..., without /v1/traces"
+            raise ConfigError("server.otlp_endpoint", endpoint, allowed)
+        _check_number("server.trace_sample_ratio", self.trace_sample_ratio, 0.0, 1.0)
         _check_choice("server.log_level", self.log_level, get_args(LogLevel))
         _check_choice("server.log_format", self.log_format, get_args(LogFormat))
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.message import Message, Tool, ToolChoice
 from headrace.core.structured_outputs import StructuredOutputs
+from headrace.core.tracing import TraceContext
 
 Pooling = Literal["last", "mean", "cls", "classify"]
 
@@ -166,7 +167,8 @@ class GenerateRequest:
     an encoder, the first one, or the outputs of its head. `second_text`, of an encoder too, makes a
     pair of the prompt.
 
-    `call_id` names the call that it belongs to, for operators.
+    `call_id` names the call that it belongs to, for operators; `trace` is that call's span, for
+    backends that ask others.
 
     `prediction` is what the answer may be like: it makes the answer come faster where it is right,
     and never changes it.
@@ -201,6 +203,7 @@ class GenerateRequest:
     patience_s: float | None = None
     is_background: bool = False
     call_id: str = ""
+    trace: TraceContext | None = None
 
 
 _BOOLEANS = tuple(f.name for f in fields(SamplingParams) if f.type == "bool")

@@ -1,6 +1,6 @@
 """What is told of a call that has ended, and to whom: metrics by tenant, traces.
 
-In: the usage row of a call and the requests that were made for it. Out: a CallEnd for each watcher.
+In: the usage row of a call and what became of its prompts. Out: a CallEnd for each watcher.
 A watcher that fails costs nobody an answer.
 """
 
@@ -11,18 +11,37 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from headrace.core.output import RequestTimes
 from headrace.core.request import GenerateRequest
+from headrace.core.tracing import TraceContext
+from headrace.core.usage import Usage
 from headrace.economics.usage_row import UsageRow
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """A prompt of a call. `usage`, `times` and `end_s` (of Unix) are None where it did not end.
+
+    The request holds the prompt: it is not to be shown.
+    """
+
+    request: GenerateRequest
+    usage: Usage | None
+    times: RequestTimes | None
+    end_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class CallEnd:
-    """A call as it ended. Requests hold prompts: they are not to be shown."""
+    """A call as it ended. Units: seconds of Unix."""
 
     row: UsageRow
-    requests: tuple[GenerateRequest, ...]
+    attempts: tuple[AttemptEnd, ...] = ()
+    begin_s: float = 0.0
+    trace: TraceContext | None = None
+    is_stream: bool | None = None
 
 
 class CallWatcher(Protocol):

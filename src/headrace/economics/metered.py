@@ -21,9 +21,10 @@ from headrace.core.output import RequestOutput, RequestTimes
 from headrace.core.receipt import CostReceipt
 from headrace.core.request import GenerateRequest
 from headrace.core.stores import Caller
+from headrace.core.tracing import TraceContext
 from headrace.core.usage import Usage
 from headrace.economics.accounts import Accounts
-from headrace.economics.call_watch import CallEnd, tell
+from headrace.economics.call_watch import AttemptEnd, CallEnd, tell
 from headrace.economics.cost import Cost, price_call
 from headrace.economics.prices import LOCAL, format_usd
 from headrace.economics.rate_limits import LimitLevel, Reservation
@@ -45,16 +46,19 @@ class CallFacts:
     # Served when nothing else is to be done: batches.
     is_background: bool = False
     tags: tuple[str, ...] = ()
+    trace: TraceContext | None = None
 
 
 @dataclass(slots=True)
 class _Attempt:
     """A request that the backend has taken. `usage` is None until an output says it."""
 
+    request: GenerateRequest
     estimated_input_tokens: int
     held: Reservation | None
     usage: Usage | None = None
     times: RequestTimes | None = None
+    end_s: float | None = None
     is_finished: bool = False
     finish_reasons: set[str] = field(default_factory=set)
 
@@ -78,11 +82,12 @@ class Metered:
         self._first_output_s: float | None = None
         self._model: str | None = None
         self._attempts: list[_Attempt] = []
-        self._requests: list[GenerateRequest] = []
         self._error: BaseException | None = None
         self._account = accounts.limits.account(facts.caller, self._begin_s)
         self._has_begun = False
         self.is_detached = False
+        # None until the body was read.
+        self.is_stream: bool | None = None
 
     def models(self) -> Sequence[ModelInfo]:
         """See core.backend.Backend."""
@@ -169,9 +174,10 @@ class Metered:
             patience_s=facts.patience_s,
             is_background=facts.is_background,
             call_id=facts.request_id,
+            trace=facts.trace,
         )
         num_estimated = estimate_input_tokens(request)
-        attempt = _Attempt(num_estimated, self._reserve(request, num_estimated))
+        attempt = _Attempt(request, num_estimated, self._reserve(request, num_estimated))
         try:
             stream = await self._backend.generate(request)
         except BaseException:
@@ -179,7 +185,6 @@ class Metered:
             self._settle(attempt)
             raise
         self._attempts.append(attempt)
-        self._requests.append(request)
         return _MeteredStream(stream, self, attempt)
 
     def note_output(self, attempt: _Attempt, output: RequestOutput) -> None:
@@ -192,6 +197,7 @@ class Metered:
                 attempt.finish_reasons.add(delta.finish_reason)
         if output.is_finished:
             attempt.is_finished, attempt.times = True, output.times
+            attempt.end_s = self._clock.monotonic_s()
             self._settle(attempt)
             if all(other.is_finished for other in self._attempts):
                 self._leave()
@@ -210,8 +216,23 @@ class Metered:
         row = self._make_row(http_status, error)
         if self._accounts.ledger is not None:
             self._accounts.ledger.append(row)
-        tell(self._accounts.watchers, CallEnd(row, tuple(self._requests)))
+        tell(self._accounts.watchers, self._call_end(row))
         return row
+
+    def _call_end(self, row: UsageRow) -> CallEnd:
+        """What watchers are told. Times of Unix are those of the start and the clock's distance."""
+        to_unix_s = self._accepted_at_s - self._begin_s
+        attempts = tuple(
+            AttemptEnd(
+                attempt.request,
+                attempt.usage,
+                attempt.times,
+                None if attempt.end_s is None else attempt.end_s + to_unix_s,
+            )
+            for attempt in self._attempts
+        )
+        trace = self._facts.trace
+        return CallEnd(row, attempts, self._accepted_at_s, trace, self.is_stream)
 
     def _reserve(self, request: GenerateRequest, num_input_tokens: int) -> Reservation | None:
         """Hold what the request may use. Raises: RateLimited."""

@@ -19,11 +19,13 @@ from headrace.launch.engine_backend import EngineBackend
 from headrace.launch.engine_start import Starting, StartingEncoder, start_engine
 from headrace.launch.model_builds import ModelBuilds
 from headrace.launch.model_pool import ModelPool, PooledModel
+from headrace.launch.open_traces import open_traces
 from headrace.launch.response_door import ResponseDoor
 from headrace.launch.storage import LazyStorage
 from headrace.launch.supervised_engine import OpenEngine, finish_engine
 from headrace.observe.prometheus import PrometheusMetrics
 from headrace.server.app import HeadraceApp, build_app
+from headrace.server.call_traces import CallTraces
 
 FREE_SHARE = 0.7
 """Of the free memory, for all models together, unless a limit is set."""
@@ -70,6 +72,10 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
     if config.server.tenant_metrics:
         most = config.server.tenant_metrics
         accounts.watchers += (TenantMetrics(sinks.first, most, sinks.shown),)
+    traces = open_traces(config)
+    if traces is not None:
+        host, port = config.server.host, config.server.port
+        accounts.watchers += (CallTraces(traces, host, port),)
     free_bytes = detect_machine().memory_available_bytes
     budget_bytes = config.engine.memory_bytes or int(FREE_SHARE * free_bytes)
 
@@ -104,6 +110,8 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
             await asyncio.to_thread(watch.close)
             await asyncio.to_thread(door.close)
             await asyncio.to_thread(storage.close)
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
 
     app = build_app(
         pool,

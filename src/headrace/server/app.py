@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from headrace.core.backend import Backend
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import ServerConfig
+from headrace.core.tracing import TraceContext, begin_trace, parse_traceparent
 from headrace.economics.accounts import Accounts
 from headrace.economics.metered import CallFacts, Metered
 from headrace.economics.usage_row import UsageRow
@@ -80,7 +81,7 @@ from headrace.server.vllm_tokenizer import detokenize, report_tokenizer, tokeniz
 _log = logging.getLogger(__name__)
 
 _REQUEST_ID, _CLIENT_LEFT = "headrace.request_id", "headrace.client_left"
-_CALLER, _METER = "headrace.caller", "headrace.meter"
+_CALLER, _METER, _TRACE = "headrace.caller", "headrace.meter", "headrace.trace"
 
 Report = Callable[[Services], JsonReply]
 Inference = Callable[[Services, Call], Awaitable[JsonReply | EventReply]]
@@ -164,6 +165,14 @@ class HeadraceApp:
         else:
             await self._router(scope, receive, send)
 
+    def _trace(self, headers: Headers) -> TraceContext | None:
+        """The span of a call; None where nothing is traced, neither here nor by the caller."""
+        config = self.services.config
+        caller = parse_traceparent(headers.get("traceparent"), headers.get("tracestate"))
+        if caller is None and config.otlp_endpoint is None:
+            return None
+        return begin_trace(caller, config.trace_sample_ratio)
+
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         clock, status = self.services.clock, 0
         begin_s = self._http.begin()
@@ -171,11 +180,14 @@ class HeadraceApp:
         load_format = headers.get("endpoint-load-metrics-format")
         request_id = header_request_id(headers.get("x-request-id"))
         scope[_REQUEST_ID] = request_id
+        trace = scope[_TRACE] = self._trace(headers)
         dialect = _dialect_of(scope["path"])
         fixed = [
             (b"x-request-id", request_id.encode("latin-1")),
             (b"x-content-type-options", b"nosniff"),
         ]
+        if trace is not None:
+            fixed.append((b"traceresponse", trace.traceparent.encode("latin-1")))
         fixed += _encoded(cors_headers(headers, self.services.config))
 
         async def send_with_headers(message: Message) -> None:
@@ -240,6 +252,8 @@ def _fields(scope: Scope, status: int, row: UsageRow | None) -> dict[str, object
         "status": status or None,
         "client_left": bool(scope.get(_CLIENT_LEFT)),
     }
+    if scope[_TRACE] is not None:
+        fields["trace_id"] = scope[_TRACE].trace_id
     caller = scope.get(_CALLER)
     if caller is not None and caller.key_id is not None:
         fields |= {"tenant": caller.tenant, "key_id": caller.key_id}
@@ -426,12 +440,14 @@ class _Inference:
             scope[_CALLER],
             patience_of(headers),
             tags=tags_of(headers),
+            trace=scope[_TRACE],
         )
         meter = Metered(services.backend, facts, services.accounts, services.clock)
         scope[_METER] = meter
         meter.begin()
         services.check_ready(may_wait=True)
         body = await read_json_object(receive, headers, services.config)
+        meter.is_stream = body.get("stream") is True
         call = Call(body, headers, facts.request_id, facts.caller, meter)
         call.notes.cost_of = meter.cost_receipt
         call.notes.keeps_tokens = services.accounts.requests is not None

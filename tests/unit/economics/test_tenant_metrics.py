@@ -10,7 +10,7 @@ from headrace.economics.usage_row import UsageRow
 
 def call(tenant: str, **fields: object) -> CallEnd:
     row = UsageRow("id", "r", 0, "2026-11-22", tenant, model="m", http_status=200)
-    return CallEnd(row._replace(**fields), ())
+    return CallEnd(row._replace(**fields))
 
 
 def test_what_a_tenant_uses() -> None:
