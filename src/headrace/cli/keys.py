@@ -1,4 +1,4 @@
-"""`headrace keys`: make, list and revoke the API keys of a server."""
+"""`headrace keys`: make, list, change and revoke the API keys of a server."""
 
 from __future__ import annotations
 
@@ -60,6 +60,10 @@ def create(
     max_concurrent_requests: Annotated[
         int | None, typer.Option(metavar="N", help="Requests at a time. Default: no limit.")
     ] = None,
+    priority: Annotated[
+        int,
+        typer.Option(metavar="N", help="Whose requests run first: lower ones. Default: 0."),
+    ] = 0,
     database: DatabaseOption = None,
     config_file: ConfigOption = None,
 ) -> None:
@@ -77,7 +81,7 @@ def create(
     with _open_store(database, config_file) as (store, place):
         if store is None:
             raise HeadraceError(f"{place} was removed while the key was being made.")
-        key, secret = store.create(name, tenant, scope or ["inference"], limits)
+        key, secret = store.create(name, tenant, scope or ["inference"], limits, priority)
     scopes = ", ".join(key.scopes)
     typer.echo(f"key {key.name} for tenant {key.tenant} ({scopes}) in {place}", err=True)
     typer.echo("It is not shown again:", err=True)
@@ -117,6 +121,24 @@ def revoke(
     typer.echo(f"key {key.name} ({key.prefix}) is revoked")
 
 
+def change(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name or prefix of a key, as the list shows it.")
+    ],
+    priority: Annotated[
+        int, typer.Option(metavar="N", help="Whose requests run first: lower ones.")
+    ],
+    database: DatabaseOption = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Give a key another priority; servers follow within seconds."""
+    with _open_store(database, config_file, may_create=False) as (store, place):
+        if store is None:
+            raise HeadraceError(f"There is no key: {place} does not exist.")
+        key = store.change(name, priority)
+    typer.echo(f"key {key.name} ({key.prefix}) has priority {key.priority}")
+
+
 def database_url(config: Config) -> str:
     """The database of the settings, else the file in the home folder."""
     return config.store.database_url or default_url(config.hub.home)
@@ -140,7 +162,7 @@ def _open_store(
 
 def _make_table(keys: Sequence[ApiKey]) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True)
-    for title in ("NAME", "PREFIX", "TENANT", "SCOPES", "LIMITS", "CREATED", "STATE"):
+    for title in ("NAME", "PREFIX", "TENANT", "SCOPES", "LIMITS", "PRIORITY", "CREATED", "STATE"):
         table.add_column(title, overflow="fold")
     for key in keys:
         table.add_row(
@@ -149,6 +171,7 @@ def _make_table(keys: Sequence[ApiKey]) -> Table:
             key.tenant,
             ", ".join(key.scopes),
             _show_limits(key.limits),
+            str(key.priority),
             _show_day(key.created_at_s),
             "in use" if key.revoked_at_s is None else f"revoked {_show_day(key.revoked_at_s)}",
         )
@@ -172,5 +195,10 @@ def _group() -> None:
 
 keys = typer.Typer(cls=PlainGroup, rich_markup_mode=None, add_completion=False)
 keys.callback()(_group)
-for _name, _command in (("create", create), ("list", list_), ("revoke", revoke)):
+for _name, _command in (
+    ("create", create),
+    ("list", list_),
+    ("change", change),
+    ("revoke", revoke),
+):
     keys.command(_name, cls=PlainCommand)(_command)

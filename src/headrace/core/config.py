@@ -62,8 +62,9 @@ class EngineConfig:
         enable_prefix_caching: reuse the KV blocks of equal prompt beginnings.
         eager: call a step's ops one by one and do not replay their record: slower, same bits, for
             debugging.
-        policy: order of the queue: `fair` shares tokens among tenants and is first come first
-            served within one; `fcfs` over all; `priority` by the priority of the request.
+        policy: order of the queue: `fair` goes by priority, shares tokens among the tenants of
+            each and is first come first served within one; `fcfs` over all; `priority` by the
+            priority alone.
         speculative: guess tokens and compute several in one step, which changes no answer:
             `prompt-lookup` takes guesses from what the text has had before; `auto` does so for
             requests that bring a `prediction`; `off` never.

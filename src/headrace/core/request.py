@@ -159,7 +159,7 @@ class GenerateRequest:
     """One call of a caller: exactly one of `prompt` (text or token ids) and `messages`.
 
     `tenant` salts the prefix cache and comes from the key, never from the body; `cache_salt` only
-    narrows it. `priority`: lower runs earlier (used by the priority queue). `is_background`: runs
+    narrows it. `priority`: lower runs earlier. `is_background`: runs
     with what others leave; set by the server, never by a body. `return_prompt_text`
     asks for `prompt_text` and `prompt_tokens` in the first output. `default_max_tokens` is the
     answer's length where sampling names none; what the context leaves bounds it. `pooling` asks for

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, get_args
 Scope = Literal["inference", "metrics", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
+MAX_PRIORITY = 1_000_000
 # The tenant of a server without keys.
 DEFAULT_TENANT = "default"
 
@@ -31,13 +32,14 @@ NO_LIMITS = KeyLimits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """A key without its secret. Units: seconds of Unix."""
+    """A key without its secret. Units: seconds of Unix. `priority`: lower runs earlier."""
 
     id: str
     name: str
     tenant: str
     scopes: tuple[Scope, ...]
     limits: KeyLimits = NO_LIMITS
+    priority: int = 0
     created_at_s: float = 0.0
     revoked_at_s: float | None = None
 
@@ -54,6 +56,7 @@ class Caller:
     tenant: str = DEFAULT_TENANT
     key_id: str | None = None
     limits: KeyLimits = NO_LIMITS
+    priority: int = 0
 
 
 ANONYMOUS = Caller()

@@ -17,10 +17,11 @@ from typing import Any
 
 from headrace.core.backend import Backend, Health, ModelInfo, ModelText
 from headrace.core.clock import Clock
+from headrace.core.errors import InvalidParameter
 from headrace.core.output import RequestOutput, RequestTimes
 from headrace.core.receipt import CostReceipt
 from headrace.core.request import GenerateRequest
-from headrace.core.stores import Caller
+from headrace.core.stores import MAX_PRIORITY, Caller
 from headrace.core.tracing import TraceContext
 from headrace.core.usage import Usage
 from headrace.economics.accounts import Accounts
@@ -171,6 +172,7 @@ class Metered:
         request = replace(
             request,
             tenant=facts.caller.tenant,
+            priority=_priority(request, facts.caller),
             patience_s=facts.patience_s,
             is_background=facts.is_background,
             call_id=facts.request_id,
@@ -358,6 +360,21 @@ class _MeteredStream(AsyncGenerator[RequestOutput, None]):
     async def aclose(self) -> None:
         """See AsyncGenerator."""
         await self._stream.aclose()
+
+
+def _priority(request: GenerateRequest, caller: Caller) -> int:
+    """A request may stand behind its key's others, never before them. 0 is the wire's default.
+
+    Raises: InvalidParameter.
+    """
+    # Without a key nobody's place is better than another's.
+    least = -MAX_PRIORITY if caller.key_id is None else caller.priority
+    wanted = request.priority or (0 if caller.key_id is None else caller.priority)
+    if not least <= wanted <= MAX_PRIORITY:
+        whose = "" if caller.key_id is None else f"; {least} is the key's priority"
+        allowed = f"a whole number from {least} to {MAX_PRIORITY}{whose}"
+        raise InvalidParameter("priority", request.priority, allowed)
+    return wanted
 
 
 def estimate_input_tokens(request: GenerateRequest) -> int:

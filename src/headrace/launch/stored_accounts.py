@@ -33,7 +33,7 @@ class StoredAccounts:
         """The keys as they are now. Raises: StoreError."""
         return self._keys.ring()
 
-    def stamp(self) -> tuple[int, int]:
+    def stamp(self) -> tuple[int, ...]:
         """Numbers that change whenever a key does. Raises: StoreError."""
         return self._keys.stamp()
 

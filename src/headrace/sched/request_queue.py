@@ -8,6 +8,7 @@ all others, whatever the policy. Knows nothing of blocks or budgets.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
@@ -52,6 +53,32 @@ class Priority(FirstCome):
         return (spec.priority, arrival)
 
 
+class FairWithin:
+    """Priorities first, and fair shares among the requests of each. Lower values starve higher."""
+
+    def __init__(self) -> None:
+        self._shares: dict[int, FairShare] = {}
+        self._num_open: Counter[int] = Counter()
+
+    def rank(self, spec: RequestSpec, arrival: int) -> Rank:
+        """See RankPolicy."""
+        share = self._shares.setdefault(spec.priority, FairShare())
+        self._num_open[spec.priority] += 1
+        return (spec.priority, *share.rank(spec, arrival))
+
+    def started(self, request: RequestState) -> None:
+        """See RankPolicy."""
+        self._shares[request.spec.priority].started(request)
+
+    def ended(self, request: RequestState) -> None:
+        """See RankPolicy. A priority that nobody has any more is forgotten; 0 is everybody's."""
+        priority = request.spec.priority
+        self._shares[priority].ended(request)
+        self._num_open[priority] -= 1
+        if priority and not self._num_open[priority]:
+            del self._shares[priority], self._num_open[priority]
+
+
 class BackgroundLast:
     """Interactive requests before background ones, and a policy of its own among each of them.
 
@@ -78,7 +105,7 @@ class BackgroundLast:
 
 
 RANK_POLICIES: Mapping[str, Callable[[], RankPolicy]] = {
-    "fair": FairShare,
+    "fair": FairWithin,
     "fcfs": FirstCome,
     "priority": Priority,
 }

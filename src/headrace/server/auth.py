@@ -52,7 +52,7 @@ def admit(path: str, headers: Mapping[str, str], keys: KeyRing, config: ServerCo
             None,
             "insufficient_scope",
         )
-    return Caller(key.tenant, key.id, key.limits)
+    return Caller(key.tenant, key.id, key.limits, key.priority)
 
 
 def _read_secret(headers: Mapping[str, str]) -> str:

@@ -1,17 +1,19 @@
 """KeyStore: API keys in the database.
 
 In: what a person wants of a key. Out: its secret, once, and records without secrets. A key is made
-and revoked, never changed or deleted: usage rows name it.
+and revoked, never deleted: usage rows name it. Of one in use only the priority changes.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
     Integer,
     LargeBinary,
     MetaData,
@@ -19,13 +21,15 @@ from sqlalchemy import (
     String,
     Table,
     func,
+    inspect,
     select,
     update,
 )
+from sqlalchemy.schema import CreateColumn
 
 from headrace.core.clock import Clock
 from headrace.core.errors import ConfigError
-from headrace.core.stores import SCOPES, ApiKey, KeyLimits, Scope
+from headrace.core.stores import MAX_PRIORITY, SCOPES, ApiKey, KeyLimits, Scope
 from headrace.store.database import Database
 from headrace.store.key_ring import StoredKey, StoredKeys, hash_secret, make_secret
 
@@ -52,8 +56,22 @@ _keys = Table(
     Column("max_concurrent_requests", Integer),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("revoked_at_ms", BigInteger),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("num_changes", Integer, nullable=False, server_default="0"),
 )
-_STEPS = (_keys.create,)
+
+
+def _add_missing_columns(connection: Connection) -> None:
+    """Give a table of an older version the columns that it lacks, with their defaults."""
+    known = {column["name"] for column in inspect(connection).get_columns(_keys.name)}
+    for column in _keys.columns:
+        if column.name not in known:
+            clause = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {_keys.name} ADD COLUMN {clause}")
+
+
+# One for each version: the table, then priorities.
+_STEPS = (_keys.create, _add_missing_columns)
 
 
 class KeyStore:
@@ -65,7 +83,12 @@ class KeyStore:
         database.prepare("keys", _STEPS)
 
     def create(
-        self, name: str, tenant: str | None, scopes: Sequence[str], limits: KeyLimits
+        self,
+        name: str,
+        tenant: str | None,
+        scopes: Sequence[str],
+        limits: KeyLimits,
+        priority: int = 0,
     ) -> tuple[ApiKey, str]:
         """Make a key; its secret is returned here and nowhere else. The tenant is the name's.
 
@@ -75,6 +98,7 @@ class KeyStore:
         _check_text("name", name)
         _check_text("--tenant", tenant)
         _check_limits(limits)
+        _check_priority(priority)
         key_id, secret = make_secret()
         created_at_ms = int(self._clock.unix_s() * 1000)
         key = ApiKey(
@@ -83,6 +107,7 @@ class KeyStore:
             tenant=tenant,
             scopes=_read_scopes(scopes),
             limits=limits,
+            priority=priority,
             created_at_s=created_at_ms / 1000,
         )
         row = {
@@ -92,6 +117,7 @@ class KeyStore:
             "tenant": key.tenant,
             "scopes": " ".join(key.scopes),
             "created_at_ms": created_at_ms,
+            "priority": priority,
             **{limit: getattr(limits, limit) for limit in _LIMIT_NAMES},
         }
         with self._database.writing() as connection:
@@ -110,31 +136,49 @@ class KeyStore:
 
         Raises: ConfigError when no key in use has that name; StoreError.
         """
-        in_use = [stored.key for stored in self._read() if stored.key.revoked_at_s is None]
-        for key in in_use:
-            if name in (key.name, key.id, key.prefix):
-                revoked_at_ms = int(self._clock.unix_s() * 1000)
-                with self._database.writing() as connection:
-                    connection.execute(
-                        update(_keys)
-                        .where(_keys.c.id == key.id)
-                        .values(revoked_at_ms=revoked_at_ms)
-                    )
-                return key
-        names = ", ".join(key.name for key in in_use) or "there is none"
-        raise ConfigError("key", name, f"the name or prefix of a key in use: {names}")
+        key = self._find_in_use(name)
+        with self._database.writing() as connection:
+            revoked_at_ms = int(self._clock.unix_s() * 1000)
+            row = update(_keys).where(_keys.c.id == key.id)
+            connection.execute(row.values(revoked_at_ms=revoked_at_ms))
+        return key
+
+    def change(self, name: str, priority: int) -> ApiKey:
+        """Give a key another priority; servers see it within seconds.
+
+        Raises: ConfigError when no key in use has that name; StoreError.
+        """
+        _check_priority(priority)
+        key = self._find_in_use(name)
+        with self._database.writing() as connection:
+            row = update(_keys).where(_keys.c.id == key.id)
+            connection.execute(row.values(priority=priority, num_changes=_keys.c.num_changes + 1))
+        return replace(key, priority=priority)
 
     def ring(self) -> StoredKeys:
         """The keys as they are now. Raises: StoreError."""
         return StoredKeys(self._read())
 
-    def stamp(self) -> tuple[int, int]:
+    def stamp(self) -> tuple[int, ...]:
         """Numbers that change whenever a key does. Raises: StoreError."""
         with self._database.reading() as connection:
-            made, ended = connection.execute(
-                select(func.count(_keys.c.id), func.count(_keys.c.revoked_at_ms))
+            counts = connection.execute(
+                select(
+                    func.count(_keys.c.id),
+                    func.count(_keys.c.revoked_at_ms),
+                    func.coalesce(func.sum(_keys.c.num_changes), 0),
+                )
             ).one()
-        return made, ended
+        return tuple(map(int, counts))
+
+    def _find_in_use(self, name: str) -> ApiKey:
+        """Raises: ConfigError, StoreError."""
+        in_use = [stored.key for stored in self._read() if stored.key.revoked_at_s is None]
+        for key in in_use:
+            if name in (key.name, key.id, key.prefix):
+                return key
+        names = ", ".join(key.name for key in in_use) or "there is none"
+        raise ConfigError("key", name, f"the name or prefix of a key in use: {names}")
 
     def _read(self) -> Sequence[StoredKey]:
         with self._database.reading() as connection:
@@ -150,6 +194,7 @@ def _to_key(row: Row[tuple[object, ...]]) -> StoredKey:
         tenant=row.tenant,
         scopes=tuple(known[name] for name in row.scopes.split() if name in known),
         limits=KeyLimits(**{name: getattr(row, name) for name in _LIMIT_NAMES}),
+        priority=row.priority,
         created_at_s=row.created_at_ms / 1000,
         revoked_at_s=None if row.revoked_at_ms is None else row.revoked_at_ms / 1000,
     )
@@ -168,6 +213,12 @@ def _check_text(field: str, text: str) -> None:
     if not 1 <= len(text) <= MAX_NAME_LENGTH or not text.isprintable() or text != text.strip():
         allowed = f"1 to {MAX_NAME_LENGTH} printable characters, no space at the ends"
         raise ConfigError(field, text[:80], allowed)
+
+
+def _check_priority(priority: int) -> None:
+    if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+        allowed = f"a whole number from {-MAX_PRIORITY} to {MAX_PRIORITY}; lower runs earlier"
+        raise ConfigError("--priority", priority, allowed)
 
 
 def _check_limits(limits: KeyLimits) -> None:

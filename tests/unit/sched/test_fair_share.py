@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from fakes.scheduling import Bench, make_spec
 from headrace.core.step import StepReport
 from headrace.sched import fair_share
 from headrace.sched.fair_share import FairShare
+from headrace.sched.request_queue import FairWithin
 from headrace.sched.request_state import RequestSpec
 
 
@@ -51,6 +53,33 @@ def test_a_flood_delays_another_tenant_by_what_runs_already() -> None:
     assert fair[0] <= 4
     assert fair[-1] < 12
     assert min(places_after_a_flood("fcfs")) >= 48
+
+
+def test_priorities_come_first_and_each_is_fair_within() -> None:
+    runs = bench(max_num_seqs=2)
+    runs.add(*flood("a", 20, 20, 10))
+    runs.step()
+    urgent = flood("u", 6, 20, 10) + flood("v", 3, 20, 10)
+    runs.add(*(replace(spec, priority=-1) for spec in urgent))
+    runs.add(*(replace(spec, priority=4) for spec in flood("z", 2, 20, 10)))
+    runs.add(*flood("b", 3, 20, 10))
+    ends = order_of_ends(runs)
+    # The urgent ones wait for no more than what runs, and a flood among them starves nobody.
+    first = [name for name in ends if name[0] in "uv"]
+    assert max(ends.index(name) for name in first) <= 10
+    assert [name[0] for name in first[:6]].count("v") == 3
+    # Then the others, fair as ever; what may wait comes last.
+    assert max(ends.index(f"b{i}") for i in range(3)) < 9 + 12
+    assert ends[-2:] == ["z0", "z1"]
+
+
+def test_a_priority_that_nobody_has_is_forgotten() -> None:
+    policy = FairWithin()
+    runs = bench()
+    runs.scheduler._ranks._interactive = policy
+    runs.add(*(replace(spec, priority=i) for i, spec in enumerate(flood("a", 9, 5, 2))))
+    runs.run()
+    assert set(policy._shares) <= {0}
 
 
 def test_large_and_small_requests_share_by_tokens() -> None:

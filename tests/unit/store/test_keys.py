@@ -16,6 +16,19 @@ from headrace.store import key_ring
 from headrace.store.database import Database, default_url
 from headrace.store.keys import KeyStore
 
+# As version 1 of the keys made them.
+OLD_TABLES = """
+CREATE TABLE schema_versions (part VARCHAR(32) NOT NULL PRIMARY KEY, version INTEGER NOT NULL);
+INSERT INTO schema_versions VALUES ('keys', 1);
+CREATE TABLE api_keys (
+    id VARCHAR(32) NOT NULL PRIMARY KEY, digest BLOB NOT NULL, name VARCHAR(64) NOT NULL,
+    tenant VARCHAR(64) NOT NULL, scopes VARCHAR(64) NOT NULL, requests_per_minute BIGINT,
+    input_tokens_per_minute BIGINT, output_tokens_per_minute BIGINT,
+    max_concurrent_requests INTEGER, created_at_ms BIGINT NOT NULL, revoked_at_ms BIGINT
+);
+INSERT INTO api_keys VALUES
+    ('0123456789', x'00', 'ci', 'acme', 'inference', NULL, NULL, NULL, NULL, 1000, NULL);
+"""
 LIMITS = KeyLimits(requests_per_minute=3, output_tokens_per_minute=500)
 
 
@@ -38,6 +51,40 @@ def test_a_key_is_found_by_its_secret_as_it_was_made(store: KeyStore) -> None:
 def test_the_tenant_is_the_name_unless_another_is_given(store: KeyStore) -> None:
     key, _ = store.create("ci", None, ["inference"], NO_LIMITS)
     assert key.tenant == "ci"
+
+
+def test_a_priority_is_kept_and_changed_and_the_stamp_tells(store: KeyStore) -> None:
+    key, secret = store.create("ci", None, ["inference"], NO_LIMITS, -3)
+    stamp = store.stamp()
+    assert store.ring().find(secret) == key
+    assert key.priority == -3
+    changed = store.change(key.prefix, 5)
+    assert store.ring().find(secret) == changed
+    assert (changed.priority, changed.id) == (5, key.id)
+    assert store.stamp() != stamp
+    second = store.stamp()
+    store.change("ci", 5)
+    assert store.stamp() != second
+    for wrong in (10**7, -(10**7)):
+        with pytest.raises(ConfigError, match="--priority"):
+            store.change("ci", wrong)
+    with pytest.raises(ConfigError, match="key in use"):
+        store.change("nobody", 1)
+
+
+def test_keys_of_an_older_database_have_the_usual_priority(tmp_path: Path) -> None:
+    path = tmp_path / "headrace.db"
+    with sqlite3.connect(path) as old:
+        old.executescript(OLD_TABLES)
+    old.close()
+    database = Database(default_url(tmp_path))
+    store = KeyStore(database, FakeClock())
+    (key,) = store.list()
+    assert (key.name, key.priority) == ("ci", 0)
+    assert store.change("ci", 2).priority == 2
+    store.create("new", None, ["inference"], NO_LIMITS, 1)
+    assert [key.priority for key in store.list()] == [2, 1]
+    database.close()
 
 
 def test_no_other_text_is_a_key(store: KeyStore) -> None:
