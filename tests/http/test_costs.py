@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import pytest
 from test_disconnect import raw_post, read_until, wait_at
-from test_usage import CHAT, COMPLETIONS
 
 from fakes.fake_backend import FakeBackend
 from fakes.served_app import RunningServer, run_server
@@ -20,6 +19,7 @@ from headrace.economics.accounts import Accounts
 from headrace.economics.price_files import read_price_file
 from headrace.economics.prices import PriceBook
 
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 # 0.36 USD an hour, at work a quarter of the time: 100 nano-dollars a token of the prompt and 2500 a
 # token of the answer; four times that in full. Cached tokens cost nothing.

@@ -38,6 +38,7 @@ COMMANDS: dict[str, Command] = {
     "keys": Command("Make, list and revoke API keys.", "headrace.cli.keys:keys"),
     "usage": Command("Add up what was used, by tenant, model or day.", "headrace.cli.usage:usage"),
     "costs": Command("Add up costs, by tenant, model, tag or day.", "headrace.cli.costs:costs"),
+    "budgets": Command("Set what may be spent, and by whom.", "headrace.cli.budgets:budgets"),
     "prices": Command("What models cost, and where that is from.", "headrace.cli.prices:prices"),
     "reproduce": Command(
         "Run a stored request again and compare the answers.", "headrace.cli.reproduce:reproduce"

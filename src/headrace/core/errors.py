@@ -6,7 +6,8 @@ HeadraceError
 |   |-- InvalidParameter, UnsupportedParameter, InvalidGrammar (param), ModelNotFound
 |   |-- ContextTooLong     num_tokens, max_model_len
 |   |-- NotAuthenticated, NotPermitted
-|   `-- RateLimited        retry_after_s
+|   |-- RateLimited        retry_after_s
+|   `-- BudgetExceeded     budget
 |-- CapacityError          full, draining, waking up: retry_after_s
 |-- ModelFileError         UnsupportedFormat, MissingTensor, DigestMismatch
 |-- ModelSourceError       a model could not be fetched: every source and why
@@ -121,6 +122,14 @@ class RateLimited(RequestError):
     def __init__(self, message: str, retry_after_s: float, can_retry: bool = True) -> None:
         self.retry_after_s, self.can_retry = retry_after_s, can_retry
         super().__init__(message, None, "rate_limit_exceeded")
+
+
+class BudgetExceeded(RequestError):
+    """The money of a budget is used up or held, or the model has no price. `budget` is its id."""
+
+    def __init__(self, message: str, budget: str) -> None:
+        self.budget = budget
+        super().__init__(message, None, "insufficient_quota")
 
 
 class CapacityError(HeadraceError):

@@ -235,6 +235,12 @@ REQUESTS_RESUMED = Metric(
     "counter",
     "Unfinished answers that a restarted engine process went on with.",
 )
+BUDGET_REFUSALS = Metric(
+    "headrace:budget_refusals_total",
+    "counter",
+    "Requests refused for a budget, by its kind: all, tenant, key, model or tag.",
+    ("scope",),
+)
 
 # Source of names and edges: prometheus-fastapi-instrumentator, which vLLM uses.
 HTTP_REQUESTS = Metric(
@@ -354,4 +360,5 @@ METRICS: tuple[Metric, ...] = (
     TENANT_GENERATION_TOKENS,
     TENANT_QUEUE_TIME,
     TENANT_FIRST_OUTPUT,
+    BUDGET_REFUSALS,
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from headrace.core.stored_requests import RequestLog
 from headrace.core.stores import KeyRing, NoKeys
+from headrace.economics.budgets import Budgets
 from headrace.economics.call_watch import CallWatcher
 from headrace.economics.prices import PriceBook
 from headrace.economics.rate_limits import RateLimits
@@ -21,7 +22,8 @@ class Accounts:
     """Each field is replaced as a whole, from any thread. Without a ledger no usage is kept.
 
     `requests` takes calls that are to be run again; None keeps none. Without `prices` nothing is
-    said of costs. `watchers` are told of every call that ended.
+    said of costs; `budgets` needs them and the ledger. `watchers` are told of every call that
+    ended.
     """
 
     keys: KeyRing = field(default_factory=NoKeys)
@@ -30,3 +32,4 @@ class Accounts:
     requests: RequestLog | None = None
     prices: PriceBook | None = None
     watchers: tuple[CallWatcher, ...] = ()
+    budgets: Budgets | None = None

@@ -7,13 +7,16 @@ database and make no writer wait.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import Any, Literal, get_args
 
 from sqlalchemy import case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from headrace.core.budgets import Budget
 from headrace.economics.usage_row import UsageRow
 from headrace.economics.usage_table import STEPS, USAGE_ROWS
 from headrace.store.database import Database
@@ -69,6 +72,25 @@ class UsageLedger:
         values = [row._asdict() for row in rows]
         with self._database.writing() as connection:
             connection.execute(self._insert, values)
+
+    def spent_since(self, budget: Budget, begin: date) -> int:
+        """Nano-dollars of the calls that a budget pays for, accepted since a UTC day.
+
+        Raises: StoreError.
+        """
+        columns = USAGE_ROWS.c
+        query = select(func.coalesce(func.sum(columns.cost_nano_usd), 0))
+        if begin > date.min:
+            begin_s = datetime(begin.year, begin.month, begin.day, tzinfo=UTC).timestamp()
+            query = query.where(columns.accepted_at_ms >= int(begin_s * 1000))
+        owners = {"tenant": columns.tenant, "key": columns.key_id, "model": columns.model}
+        if budget.scope in owners:
+            query = query.where(owners[budget.scope] == budget.name)
+        elif budget.scope == "tag":
+            # A JSON list; no name of a tag has a quote in it.
+            query = query.where(columns.tags.contains(json.dumps(budget.name), autoescape=True))
+        with self._database.reading() as connection:
+            return int(connection.scalar(query) or 0)
 
     def report(
         self, by: Sequence[Dimension], since_ms: int | None = None, until_ms: int | None = None

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from headrace.core.errors import StoreError
@@ -42,13 +42,25 @@ class RowStore(Protocol):
         ...
 
 
+def _tell_nobody(_rows: Sequence[UsageRow]) -> None:
+    pass
+
+
 class LedgerWriter:
-    """A Ledger. `start` it once, `close` it when no more rows come."""
+    """A Ledger. `start` it once, `close` it when no more rows come.
+
+    `written` is told of rows that the store has, from the writer's thread.
+    """
 
     def __init__(
-        self, store: RowStore, spill: SpillFile, sink: MetricSink, max_waiting_rows: int
+        self,
+        store: RowStore,
+        spill: SpillFile,
+        sink: MetricSink,
+        max_waiting_rows: int,
+        written: Callable[[Sequence[UsageRow]], None] = _tell_nobody,
     ) -> None:
-        self._store, self._spill, self._sink = store, spill, sink
+        self._store, self._spill, self._sink, self._written = store, spill, sink, written
         self._max_rows = max_waiting_rows
         self._rows: deque[UsageRow] = deque()
         self._lock = threading.Lock()
@@ -70,6 +82,15 @@ class LedgerWriter:
     def is_failing(self) -> bool:
         """Whether the last attempt to write failed."""
         return self._retry_s > 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the next row would not be lost."""
+        return len(self._rows) < self._max_rows and not self._is_over
+
+    def recover(self) -> None:
+        """Write what waits in files of earlier processes. Call it before `start`."""
+        self._write_waiting()
 
     def start(self) -> None:
         """Start the thread."""
@@ -144,6 +165,7 @@ class LedgerWriter:
 
     def _write(self, batch: Sequence[UsageRow]) -> None:
         self._store.append(batch)
+        self._written(batch)
         self._sink.add(LEDGER_ROWS, len(batch))
 
     def _write_files(self) -> None:

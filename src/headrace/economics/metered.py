@@ -25,8 +25,10 @@ from headrace.core.stores import MAX_PRIORITY, Caller
 from headrace.core.tracing import TraceContext
 from headrace.core.usage import Usage
 from headrace.economics.accounts import Accounts
+from headrace.economics.budgets import BudgetHold, Spender
 from headrace.economics.call_watch import AttemptEnd, CallEnd, tell
 from headrace.economics.cost import Cost, price_call
+from headrace.economics.most_cost import most_it_costs
 from headrace.economics.prices import LOCAL, format_usd
 from headrace.economics.rate_limits import LimitLevel, Reservation
 from headrace.economics.usage_row import UsageRow, UsageSource, new_row_id
@@ -85,6 +87,7 @@ class Metered:
         self._attempts: list[_Attempt] = []
         self._error: BaseException | None = None
         self._account = accounts.limits.account(facts.caller, self._begin_s)
+        self._holds: list[BudgetHold] = []
         self._has_begun = False
         self.is_detached = False
         # None until the body was read.
@@ -161,6 +164,11 @@ class Metered:
             headers["x-headrace-response-cost"] = format_usd(cost.nano_usd)
         return headers
 
+    def budget_headers(self) -> dict[str, str]:
+        """Warnings of budgets that are nearly used up."""
+        warnings = dict.fromkeys(text for hold in self._holds for text in hold.warnings)
+        return {"x-headrace-budget-warning": "; ".join(warnings)} if warnings else {}
+
     def text(self, model: str) -> ModelText:
         """See core.backend.Backend."""
         return self._backend.text(model)
@@ -178,16 +186,12 @@ class Metered:
             call_id=facts.request_id,
             trace=facts.trace,
         )
-        num_estimated = estimate_input_tokens(request)
-        attempt = _Attempt(request, num_estimated, self._reserve(request, num_estimated))
+        hold = await self._hold_money(request)
         try:
-            stream = await self._backend.generate(request)
+            return await self._admit(request)
         except BaseException:
-            attempt.usage = Usage()
-            self._settle(attempt)
+            self._drop(hold)
             raise
-        self._attempts.append(attempt)
-        return _MeteredStream(stream, self, attempt)
 
     def note_output(self, attempt: _Attempt, output: RequestOutput) -> None:
         """Keep what an output says. Mutates: attempt."""
@@ -216,6 +220,8 @@ class Metered:
         self._leave()
         error = "client_disconnected" if has_client_left else _name_error(self._error)
         row = self._make_row(http_status, error)
+        if self._accounts.budgets is not None:
+            self._accounts.budgets.settle(self._holds, row)
         if self._accounts.ledger is not None:
             self._accounts.ledger.append(row)
         tell(self._accounts.watchers, self._call_end(row))
@@ -235,6 +241,45 @@ class Metered:
         )
         trace = self._facts.trace
         return CallEnd(row, attempts, self._accepted_at_s, trace, self.is_stream)
+
+    async def _admit(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
+        """Have the backend take a request, within the key's limits. Raises: see generate."""
+        num_estimated = estimate_input_tokens(request)
+        attempt = _Attempt(request, num_estimated, self._reserve(request, num_estimated))
+        try:
+            stream = await self._backend.generate(request)
+        except BaseException:
+            attempt.usage = Usage()
+            self._settle(attempt)
+            raise
+        self._attempts.append(attempt)
+        return _MeteredStream(stream, self, attempt)
+
+    async def _hold_money(self, request: GenerateRequest) -> BudgetHold | None:
+        """Hold what the request may cost at most.
+
+        Raises: BudgetExceeded, CapacityError, RequestError.
+        """
+        budgets, prices = self._accounts.budgets, self._accounts.prices
+        if budgets is None or prices is None:
+            return None
+        caller, day = self._facts.caller, self._day()
+        spender = Spender(caller.tenant, caller.key_id, request.model, self._facts.tags, day)
+        most: int | None = 0
+        if budgets.limits(spender):
+            price = prices.find(self._provider(), request.model, day)
+            infos = (info for info in self.models() if info.name == request.model)
+            most = await most_it_costs(self._backend, request, price, next(infos, None))
+        hold = budgets.reserve(spender, most)
+        if hold is not None:
+            self._holds.append(hold)
+        return hold
+
+    def _drop(self, hold: BudgetHold | None) -> None:
+        """The request of a hold does not run."""
+        if hold is not None and self._accounts.budgets is not None:
+            self._holds.remove(hold)
+            self._accounts.budgets.release(hold)
 
     def _reserve(self, request: GenerateRequest, num_input_tokens: int) -> Reservation | None:
         """Hold what the request may use. Raises: RateLimited."""

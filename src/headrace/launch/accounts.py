@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
+import time
 from typing import Protocol
 
 from headrace.core.config import Config
@@ -17,12 +18,15 @@ from headrace.core.stored_requests import RequestLog
 from headrace.core.stores import KeyRing
 from headrace.core.telemetry import MetricSink
 from headrace.economics.accounts import Accounts
+from headrace.economics.budgets import Budgets
 from headrace.economics.prices import PriceBook
 from headrace.economics.usage_row import Ledger
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 2.0
+# How long other servers on the database spend unseen: adding up a month takes a while.
+REFRESH_S = 60.0
 # Imports SQLAlchemy, a quarter of a second.
 _STORED = "headrace.launch.stored_accounts:StoredAccounts"
 
@@ -55,8 +59,19 @@ class Stored(Protocol):
     def open_requests(self, sink: MetricSink) -> RequestWriter: ...
 
     def stamp(self) -> object:
-        """A value that changes with the keys."""
+        """A value that changes with the keys and budgets."""
         ...
+
+    @property
+    def budgets(self) -> Budgets | None:
+        """Those of the open ledger."""
+        ...
+
+    def has_budgets(self) -> bool: ...
+
+    def renew_budgets(self) -> None: ...
+
+    def refresh_budgets(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -72,6 +87,8 @@ class AccountsWatch:
         self._requests: RequestWriter | None = None
         self._sink: MetricSink | None = None
         self._stamp: object = None
+        self._has_budgets = False
+        self._refreshed_at_s = time.monotonic()
         self._is_failing = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="headrace-accounts", daemon=True)
@@ -122,11 +139,18 @@ class AccountsWatch:
     def _open_ledger(self) -> None:
         """Raises: StoreError, ConfigError."""
         mode = self._config.store.ledger
-        is_wanted = mode == "on" or (mode == "auto" and not self.accounts.keys.is_open)
+        if mode == "off" and self._has_budgets:
+            allowed = "auto or on while there is a budget"
+            hint = "`headrace budgets list` shows them: what was spent is in the ledger."
+            raise ConfigError("store.ledger", mode, allowed, hint)
+        is_asked = self._has_budgets or not self.accounts.keys.is_open
+        is_wanted = mode == "on" or (mode == "auto" and is_asked)
         if is_wanted and self._ledger is None and self._stored is not None and self._sink:
             # A call is priced from the first row on.
             self.accounts.prices = self._stored.open_prices()
             self.accounts.ledger = self._ledger = self._stored.open_ledger(self._sink)
+            self.accounts.budgets = self._stored.budgets
+            self._refreshed_at_s = time.monotonic()
 
     def _follow(self) -> None:
         """Take over what the database says. Raises: HeadraceError."""
@@ -135,8 +159,14 @@ class AccountsWatch:
             self._stored = getattr(importlib.import_module(module), name)(self._config)
         stamp = self._stored.stamp()
         if stamp != self._stamp:
-            self.accounts.keys, self._stamp = self._stored.ring(), stamp
+            self.accounts.keys = self._stored.ring()
+            self._has_budgets = self._stored.has_budgets()
+            self._stored.renew_budgets()
+            self._stamp = stamp
         self._open_ledger()
+        if time.monotonic() - self._refreshed_at_s > REFRESH_S:
+            self._stored.refresh_budgets()
+            self._refreshed_at_s = time.monotonic()
 
     def _run(self) -> None:
         while not self._closing.wait(self._poll_s):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
 from headrace.core.telemetry import MetricSink
+from headrace.economics.budgets import Budgets
 from headrace.economics.ledger import UsageLedger
 from headrace.economics.ledger_writer import LedgerWriter
 from headrace.economics.price_files import open_price_book
 from headrace.economics.prices import PriceBook
 from headrace.economics.request_writer import RequestWriter
 from headrace.economics.spill_file import SpillFile
+from headrace.store.budgets import BudgetStore
 from headrace.store.database import Database, default_url
 from headrace.store.key_ring import StoredKeys
 from headrace.store.keys import KeyStore
@@ -28,23 +31,44 @@ class StoredAccounts:
         self._database = Database(config.store.database_url or default_url(config.hub.home))
         self._database.create_file()
         self._keys = KeyStore(self._database, SystemClock())
+        self._budget_store = BudgetStore(self._database, SystemClock())
+        self.budgets: Budgets | None = None
 
     def ring(self) -> StoredKeys:
         """The keys as they are now. Raises: StoreError."""
         return self._keys.ring()
 
-    def stamp(self) -> tuple[int, ...]:
-        """Numbers that change whenever a key does. Raises: StoreError."""
-        return self._keys.stamp()
+    def has_budgets(self) -> bool:
+        """Whether one is set. Raises: StoreError."""
+        return bool(self._budget_store.list())
+
+    def stamp(self) -> tuple[object, ...]:
+        """Values that change whenever a key or a budget does. Raises: StoreError."""
+        return self._keys.stamp(), self._budget_store.stamp()
 
     def open_ledger(self, sink: MetricSink) -> LedgerWriter:
-        """Start writing usage. Raises: StoreError."""
+        """Start writing usage, and keep the budgets that it is charged to. Raises: StoreError."""
         store = self._config.store
         spill = SpillFile(self._config.hub.home / "ledger", store.max_spill_bytes)
         ledger = UsageLedger(self._database)
-        writer = LedgerWriter(ledger, spill, sink, store.max_waiting_rows)
+        budgets = Budgets(ledger.spent_since, sink, lambda: writer.has_room)
+        writer = LedgerWriter(ledger, spill, sink, store.max_waiting_rows, budgets.note_written)
+        # What an earlier process could not write is spent too.
+        writer.recover()
+        budgets.replace(self._budget_store.list(), _today())
+        self.budgets = budgets
         writer.start()
         return writer
+
+    def renew_budgets(self) -> None:
+        """Take over what was set and removed. Raises: StoreError."""
+        if self.budgets is not None:
+            self.budgets.replace(self._budget_store.list(), _today())
+
+    def refresh_budgets(self) -> None:
+        """Take over what other servers have spent. Raises: StoreError."""
+        if self.budgets is not None:
+            self.budgets.refresh(_today())
 
     def open_prices(self) -> PriceBook:
         """The prices of the settings. Raises: ConfigError."""
@@ -68,3 +92,7 @@ class StoredAccounts:
     def close(self) -> None:
         """Close the connections."""
         self._database.close()
+
+
+def _today() -> date:
+    return datetime.fromtimestamp(SystemClock().unix_s(), UTC).date()

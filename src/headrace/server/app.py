@@ -198,7 +198,8 @@ class HeadraceApp:
                 levels = scope[_METER].limit_levels() if _METER in scope else ()
                 limits |= self._http.load_headers(load_format)
                 limits |= dialect.headers(request_id, levels, clock.unix_s())
-                limits |= scope[_METER].cost_headers() if _METER in scope else {}
+                if _METER in scope:
+                    limits |= scope[_METER].cost_headers() | scope[_METER].budget_headers()
                 message["headers"] = [*message.get("headers", ()), *fixed, *_encoded(limits)]
             await send(message)
 

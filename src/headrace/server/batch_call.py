@@ -104,8 +104,10 @@ class BatchCall:
         record, services = self._record, self._services
         caller = Caller(record.tenant, record.key_id)
         facts = CallFacts(request_id, record.endpoint, caller, is_background=True)
-        known = services.accounts
-        accounts = Accounts(ledger=rows, prices=known.prices, watchers=known.watchers)
+        shared = services.accounts
+        accounts = Accounts(
+            ledger=rows, prices=shared.prices, watchers=shared.watchers, budgets=shared.budgets
+        )
         meter = Metered(services.backend, facts, accounts, services.clock)
         status: int | None = None
         try:

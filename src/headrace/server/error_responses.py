@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from headrace.core.errors import (
     BackendError,
+    BudgetExceeded,
     CapacityError,
     ContextTooLong,
     EngineDied,
@@ -33,7 +34,9 @@ from headrace.core.errors import (
     StoreError,
 )
 
-ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
+ErrorType = Literal[
+    "invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"
+]
 
 # Clients stop retrying when they are told to wait longer than this.
 MAX_RETRY_AFTER_S = 120.0
@@ -45,6 +48,7 @@ _STATUS_OF: tuple[tuple[type[RequestError], int], ...] = (
     (NotAuthenticated, 401),
     (NotPermitted, 403),
     (RateLimited, 429),
+    (BudgetExceeded, 429),
 )
 
 
@@ -131,6 +135,10 @@ def _describe_request_error(error: RequestError) -> ErrorReply:
         return ErrorReply(
             status, "rate_limit_error", error.message, error.param, error.code, headers
         )
+    if isinstance(error, BudgetExceeded):
+        # OpenAI's clients know it by this type; trying again would not help.
+        headers = {"x-should-retry": "false"}
+        return ErrorReply(status, "insufficient_quota", error.message, None, error.code, headers)
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     return ErrorReply(
         status, "invalid_request_error", error.message, error.param, error.code, headers

@@ -9,6 +9,7 @@ from headrace.core.errors import InvalidParameter
 MAX_TAGS = 16
 MAX_TAG_LENGTH = 64
 
+_UNSAFE = frozenset('"\\')
 # The second is that of LiteLLM's clients.
 _HEADERS = ("x-headrace-tags", "x-litellm-tags")
 
@@ -23,8 +24,13 @@ def tags_of(headers: Mapping[str, str]) -> tuple[str, ...]:
 
 def _read(header: str, text: str) -> tuple[str, ...]:
     tags = sorted({tag.strip() for tag in text.split(",")} - {""})
-    is_short = all(len(tag) <= MAX_TAG_LENGTH and tag.isprintable() for tag in tags)
-    if len(tags) > MAX_TAGS or not is_short:
-        allowed = f"at most {MAX_TAGS} names of at most {MAX_TAG_LENGTH} characters, with commas"
+    are_names = all(
+        len(tag) <= MAX_TAG_LENGTH and tag.isprintable() and not _UNSAFE & set(tag) for tag in tags
+    )
+    if len(tags) > MAX_TAGS or not are_names:
+        allowed = (
+            f"at most {MAX_TAGS} names of at most {MAX_TAG_LENGTH} characters, without quotes and "
+            "backslashes, with commas between"
+        )
         raise InvalidParameter(header, text, allowed)
     return tuple(tags)

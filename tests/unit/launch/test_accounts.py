@@ -6,17 +6,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from fakes.usage import eventually
+from fakes.usage import eventually, make_row
+from headrace.core.budgets import Budget
 from headrace.core.clock import SystemClock
-from headrace.core.config import Config, HubConfig, ServerConfig
-from headrace.core.errors import ConfigError, StoreError
+from headrace.core.config import Config, HubConfig, ServerConfig, StoreConfig
+from headrace.core.errors import BudgetExceeded, ConfigError, StoreError
 from headrace.core.stores import NO_LIMITS
 from headrace.core.telemetry import NoMetrics
+from headrace.economics.budgets import Spender
 from headrace.launch.accounts import AccountsWatch
+from headrace.store.budgets import BudgetStore
 from headrace.store.database import Database, default_url
 from headrace.store.keys import KeyStore
 
@@ -54,6 +58,60 @@ def watching(config: Config) -> Iterator[AccountsWatch]:
         yield watch
     finally:
         watch.close()
+
+
+@contextmanager
+def budgets_in(home: Path) -> Iterator[BudgetStore]:
+    database = Database(default_url(home))
+    database.create_file()
+    yield BudgetStore(database, SystemClock())
+    database.close()
+
+
+MONEY = Budget(scope="tenant", name="acme", period="total", stop_nano_usd=100)
+
+
+def test_budgets_outlive_the_server_with_what_was_spent(tmp_path: Path) -> None:
+    """Without a key too: a budget alone opens the ledger."""
+    today = datetime.now(UTC).date()
+    with budgets_in(tmp_path) as store:
+        store.set(MONEY)
+    with watching(config_of(tmp_path)) as watch:
+        budgets, ledger = watch.accounts.budgets, watch.accounts.ledger
+        assert budgets is not None
+        assert ledger is not None
+        row = make_row(0, cost_nano_usd=70)
+        budgets.settle([], row)
+        ledger.append(row)
+        assert budgets.spent(MONEY.id, today) == 70
+    with watching(config_of(tmp_path)) as watch:
+        assert watch.accounts.budgets is not None
+        assert watch.accounts.budgets.spent(MONEY.id, today) == 70
+
+
+def test_a_budget_that_is_set_while_the_server_runs(tmp_path: Path) -> None:
+    today = datetime.now(UTC).date()
+    spender = Spender("acme", None, "m", (), today)
+    with watching(config_of(tmp_path)) as watch, budgets_in(tmp_path) as store:
+        store.set(MONEY)
+        eventually(lambda: watch.accounts.budgets is not None)
+        budgets = watch.accounts.budgets
+        assert budgets is not None
+        eventually(lambda: budgets.limits(spender))
+        with pytest.raises(BudgetExceeded):
+            budgets.reserve(spender, 101)
+        store.remove(MONEY.id)
+        eventually(lambda: not budgets.limits(spender))
+
+
+def test_a_budget_needs_the_ledger(tmp_path: Path) -> None:
+    with budgets_in(tmp_path) as store:
+        store.set(MONEY)
+    config = Config(hub=HubConfig(home=tmp_path), store=StoreConfig(ledger="off"))
+    watch = AccountsWatch(config)
+    with pytest.raises(ConfigError, match=r"store\.ledger is 'off'"):
+        watch.open()
+    watch.close()
 
 
 def test_a_server_without_keys_pays_nothing_for_them(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""`headrace budgets`: set, seen with what is spent, removed."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from fakes.usage import NOON_MS, make_row, open_database
+from headrace.cli.app import build_app
+from headrace.core.errors import ConfigError
+from headrace.economics.ledger import UsageLedger
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
+    monkeypatch.delenv("HEADRACE_DATABASE", raising=False)
+    monkeypatch.delenv("HEADRACE_CONFIG", raising=False)
+    return tmp_path
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(build_app(words), list(words), catch_exceptions=True)
+
+
+def listed() -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = json.loads(run("budgets", "list", "--json").stdout)
+    return rows
+
+
+def test_from_its_setting_to_its_end(home: Path) -> None:
+    made = run("budgets", "set", "--tenant", "acme", "--period", "total", "--stop", "10.000000001")
+    assert made.exit_code == 0, made.output
+    assert "a warning above 8.00 USD, no more than 10.000000001 USD" in made.stdout
+    database = open_database(home)
+    now = int(time.time() * 1000)
+    UsageLedger(database).append([make_row(now - NOON_MS, cost_nano_usd=123)])
+    database.close()
+    assert listed() == [
+        {
+            "id": "tenant:acme:total",
+            "scope": "tenant",
+            "name": "acme",
+            "period": "total",
+            "stop_nano_usd": 10_000_000_001,
+            "warn_nano_usd": 8_000_000_000,
+            "spent_nano_usd": 123,
+            "ends": None,
+        }
+    ]
+    assert "9.999999878" in run("budgets", "list").stdout
+    changed = run("budgets", "set", "--tenant", "acme", "--period", "total", "--warn", "1")
+    assert changed.exit_code == 0
+    (row,) = listed()
+    assert (row["stop_nano_usd"], row["warn_nano_usd"]) == (None, 10**9)
+    assert run("budgets", "remove", "tenant:acme:total").exit_code == 0
+    assert listed() == []
+
+
+def test_a_key_is_found_by_its_name() -> None:
+    assert isinstance(run("budgets", "set", "--key", "ci", "--stop", "1").exception, ConfigError)
+    secret = run("keys", "create", "ci").stdout.strip()
+    assert run("budgets", "set", "--key", "ci", "--stop", "1").exit_code == 0
+    (row,) = listed()
+    assert secret.startswith(f"hr_{row['name']}_")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--stop", "much"),
+        ("--stop", "-1"),
+        ("--stop", "nan"),
+        ("--stop", "1", "--warn", "2"),
+        ("--stop", "1", "--period", "year"),
+        ("--tenant", "a", "--tag", "b", "--stop", "1"),
+        (),
+    ],
+)
+def test_wrong_words(words: tuple[str, ...]) -> None:
+    assert isinstance(run("budgets", "set", *words).exception, ConfigError)
+
+
+def test_looking_makes_no_database(home: Path) -> None:
+    assert listed() == []
+    assert isinstance(run("budgets", "remove", "all:day").exception, ConfigError)
+    assert not (home / "headrace.db").exists()
