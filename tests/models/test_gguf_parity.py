@@ -48,11 +48,15 @@ CASES = (
     ("qwen2", MIXED),
     ("qwen2-tied", PLAIN),
     ("qwen3", MIXED),
+    ("llama-yarn", PLAIN),
+    ("gemma2", MIXED),
+    ("gemma3-long", PLAIN),
     ("gemma3", PLAIN),
     ("gemma3", MIXED),
     ("phi3", MIXED | {"attn_qkv": "q5_1"}),
     ("phi3-window", PLAIN),
     ("phi3-longrope", PLAIN),
+    ("phi4-mini", PLAIN),
 )
 
 
@@ -75,8 +79,13 @@ def test_formats_with_blocks_of_256(tmp_path: Path) -> None:
 
 
 def check(tiny, formats: Mapping[str, str], path: Path) -> None:
-    if tiny.name == "gemma3":  # the file has no key for it, so the head size decides
-        tiny = replace(tiny, changes={**tiny.changes, "query_pre_attn_scalar": 64})
+    if tiny.name.startswith("gemma"):  # the file has no key for it, so the head size decides
+        head_size = tiny.changes["head_dim"]
+        tiny = replace(tiny, changes={**tiny.changes, "query_pre_attn_scalar": head_size})
+    if tiny.name == "gemma3-long":  # nor for which layers are global: every sixth is
+        kinds = ["sliding_attention"] * 5 + ["full_attention"]
+        changes = {"num_hidden_layers": 6, "layer_types": kinds}
+        tiny = replace(tiny, changes={**tiny.changes, **changes})
     model = build(tiny)
     export(model, path, formats)
     expected = transformers_logits.logits(model, token_ids())

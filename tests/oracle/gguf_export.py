@@ -3,7 +3,7 @@
 In: a tiny transformers model and a format per tensor. Out: the file; and the model's weights
 replaced by what the file holds, so that the model stays the oracle of its quantized self.
 Names come from the gguf package's own table, never from headrace.
-Source: llama.cpp, convert_hf_to_gguf.py: LlamaModel, Gemma3Model, Phi3MiniModel, Qwen2Model.
+Source: llama.cpp, convert_hf_to_gguf.py: TextModel and the class of each architecture.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "gemma2": gguf.MODEL_ARCH.GEMMA2,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
     "phi3": gguf.MODEL_ARCH.PHI3,
 }
+
+GEMMAS = ("gemma2", "gemma3_text")
 
 
 def export(model: PreTrainedModel, path: Path, formats: Mapping[str, str]) -> Path:
@@ -77,6 +80,10 @@ def write_keys(writer: gguf.GGUFWriter, model: PreTrainedModel) -> None:
     parameters = config.rope_parameters
     if config.model_type == "gemma3_text":
         parameters = parameters["full_attention"]
+    if config.model_type == "gemma2":
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    if config.model_type in GEMMAS:
         writer.add_sliding_window(config.sliding_window)
         writer.add_key_length(head_size)
         writer.add_value_length(head_size)
@@ -94,6 +101,10 @@ def write_keys(writer: gguf.GGUFWriter, model: PreTrainedModel) -> None:
     if parameters["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(parameters["factor"])
+    if parameters["rope_type"] == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(parameters["factor"])
+        writer.add_rope_scaling_orig_ctx_len(parameters["original_max_position_embeddings"])
 
 
 def write_tensor(
@@ -114,7 +125,7 @@ def write_tensor(
         is_query = "q_proj" in name
         heads = config.num_attention_heads if is_query else config.num_key_value_heads
         array = permute(array, heads)
-    if model_type == "gemma3_text" and name.endswith("norm.weight"):
+    if model_type in GEMMAS and name.endswith("norm.weight"):
         array = array + np.float32(1)
     if value.ndim == 1 or format_name == "f32":
         writer.add_tensor(file_name, np.ascontiguousarray(array, dtype=np.float32))

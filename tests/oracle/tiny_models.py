@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    Gemma2Config,
     Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
@@ -58,6 +59,24 @@ LLAMA3_ROPE: Mapping[str, Any] = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN_ROPE: Mapping[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN_OWN_ROPE: Mapping[str, Any] = {
+    **YARN_ROPE,
+    "beta_fast": 20.0,
+    "beta_slow": 2.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.7,
+    "truncate": False,
+}
+GEMMA3_LONG_ROPE: Mapping[str, Any] = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +101,12 @@ CASES = (
         LlamaConfig,
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
     ),
+    TinyModel("llama-yarn", LlamaConfig, {"rope_parameters": dict(YARN_ROPE)}),
+    TinyModel(
+        "llama-dynamic-rope",
+        LlamaConfig,
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
+    ),
     TinyModel("llama-one-kv-head", LlamaConfig, {"num_key_value_heads": 1}),
     TinyModel("llama-own-head-size", LlamaConfig, {"head_dim": 64}),
     TinyModel("mistral", MistralConfig, {"sliding_window": None}),
@@ -89,7 +114,24 @@ CASES = (
     TinyModel("qwen2", Qwen2Config),
     TinyModel("qwen2-tied", Qwen2Config, {"tie_word_embeddings": True}),
     TinyModel("qwen2-wide", Qwen2Config, {"hidden_size": 256, "intermediate_size": 256}),
+    TinyModel(
+        "qwen2-windows",
+        Qwen2Config,
+        {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
+    ),
     TinyModel("qwen3", Qwen3Config, {"head_dim": 64}),
+    TinyModel("qwen3-yarn", Qwen3Config, {"rope_parameters": dict(YARN_OWN_ROPE)}),
+    TinyModel(
+        "gemma2",
+        Gemma2Config,
+        {
+            "head_dim": 64,
+            "sliding_window": 24,
+            "query_pre_attn_scalar": 48,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
     TinyModel(
         "gemma3",
         Gemma3TextConfig,
@@ -112,6 +154,17 @@ CASES = (
         },
     ),
     TinyModel(
+        "gemma3-long",
+        Gemma3TextConfig,
+        {
+            "num_hidden_layers": 2,
+            "head_dim": 32,
+            "sliding_window": 40,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_parameters": {name: dict(part) for name, part in GEMMA3_LONG_ROPE.items()},
+        },
+    ),
+    TinyModel(
         "gemma3-small",
         Gemma3TextConfig,
         {
@@ -127,6 +180,21 @@ CASES = (
         "phi3-longrope",
         Phi3Config,
         {"rope_parameters": dict(LONGROPE), "original_max_position_embeddings": 64},
+    ),
+    TinyModel(
+        "phi4-mini",
+        Phi3Config,
+        {
+            "tie_word_embeddings": True,
+            "num_attention_heads": 6,
+            "hidden_size": 192,
+            "original_max_position_embeddings": 256,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.75,
+            },
+        },
     ),
 )
 

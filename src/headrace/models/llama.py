@@ -16,14 +16,17 @@ from headrace.models.model_config import (
     ModelConfig,
     check_activation,
     gguf_attention,
-    gguf_rope,
     huggingface_attention,
-    huggingface_rope,
-    huggingface_rope_settings,
     required,
 )
-from headrace.models.weight_spec import DecoderWeights, LayerSpec, decoder_layer_spec
-from headrace.ops.protocol import Array, KVCache, Ops
+from headrace.models.rope_config import gguf_rope, huggingface_rope, huggingface_rope_settings
+from headrace.models.weight_spec import (
+    DecoderLayer,
+    DecoderWeights,
+    LayerSpec,
+    decoder_layer_spec,
+)
+from headrace.ops.protocol import Act, Activation, Array, KVCache, Ops
 from headrace.ops.step_inputs import Int32, StepInputs
 
 
@@ -45,6 +48,7 @@ class Llama:
     """
 
     model_type = "llama"
+    activation: Activation = "silu"
 
     @classmethod
     def config_from_gguf(cls, metadata: Mapping[str, object]) -> ModelConfig:
@@ -52,15 +56,14 @@ class Llama:
         fields = GGUFFields(metadata)
         spec = gguf_attention(fields)
         num_layers = fields.integer("block_count")
-        max_model_len = fields.integer("context_length")
-        rope = gguf_rope(fields, spec.head_size, max_model_len)
+        rope = gguf_rope(fields, spec.head_size, fields.integer("context_length"))
         return ModelConfig(
             model_type=cls.model_type,
             num_layers=num_layers,
             hidden_size=fields.integer("embedding_length"),
             intermediate_size=fields.integer("feed_forward_length"),
             vocab_size=fields.vocab_size(),
-            max_model_len=max_model_len,
+            max_model_len=rope.max_positions,
             rms_norm_eps=fields.number("attention.layer_norm_rms_epsilon"),
             attention=(spec,) * num_layers,
             ropes=(rope,) * num_layers,
@@ -72,16 +75,16 @@ class Llama:
         check_activation(config, "hidden_act", SILU)
         spec = huggingface_attention(config)
         num_layers = required(config, "num_hidden_layers", int)
-        max_model_len = required(config, "max_position_embeddings", int)
         settings = huggingface_rope_settings(config)
-        rope, long_rope = huggingface_rope(settings, spec.head_size, max_model_len)
+        context = required(config, "max_position_embeddings", int)
+        rope, long_rope = huggingface_rope(settings, spec.head_size, context)
         return ModelConfig(
             model_type=cls.model_type,
             num_layers=num_layers,
             hidden_size=required(config, "hidden_size", int),
             intermediate_size=required(config, "intermediate_size", int),
             vocab_size=required(config, "vocab_size", int),
-            max_model_len=max_model_len,
+            max_model_len=rope.max_positions,
             rms_norm_eps=required(config, "rms_norm_eps", float),
             attention=(replace(spec, window=sliding_window(config)),) * num_layers,
             ropes=(rope,) * num_layers,
@@ -115,9 +118,13 @@ class Llama:
                 x, h = (ops.take_rows(each, step.logit_rows) for each in (x, h))
             y = ops.linear(x, layer.o)  # [T, C]
             x = ops.rms_norm(h, layer.mlp_norm, eps, add=y)
-            gated = ops.gated_linear(x, layer.gate_up, "silu", layer.down)
-            y = ops.linear(gated, layer.down)
+            y = self.feed_forward(x, layer)
         return Hidden(h, y)
+
+    def feed_forward(self, x: Act, layer: DecoderLayer) -> Array:
+        """What a layer computes of each token alone. Shapes: [T, C] -> [T, C]."""
+        gated = self.ops.gated_linear(x, layer.gate_up, self.activation, layer.down)
+        return self.ops.linear(gated, layer.down)
 
     def over(self, ops: Ops) -> Self:
         """The same model over other ops that read its packed weights."""

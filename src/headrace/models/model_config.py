@@ -6,7 +6,6 @@ Knows nothing of tensors or devices.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
@@ -146,117 +145,6 @@ def huggingface_attention(config: Mapping[str, Any]) -> AttentionSpec:
     check_divisible(num_heads, num_kv_heads)
     head_size = int(config.get("head_dim") or required(config, "hidden_size", int) // num_heads)
     return AttentionSpec(num_heads, num_kv_heads, head_size, scale=head_size**-0.5)
-
-
-def gguf_rope(fields: GGUFFields, head_size: int, max_model_len: int) -> RopeParams:
-    """Rotary embedding from metadata; lists of factors are tensors and are read with the weights.
-
-    Raises: UnsupportedFormat for other scalings.
-    """
-    size = fields.integer("rope.dimension_count", head_size)
-    kind = fields.optional("rope.scaling.type")
-    factors = None
-    if kind == "linear":
-        factors = (fields.number("rope.scaling.factor"),) * (size // 2)
-    elif kind not in (None, "none", "longrope"):
-        raise UnsupportedFormat(
-            f"rope scaling {kind!r} of GGUF is not supported; known: none, linear, longrope."
-        )
-    theta = fields.number("rope.freq_base", 10000.0)
-    attention_factor = fields.number("rope.scaling.attn_factor", 1.0)
-    return RopeParams(theta, size, max_model_len, factors, attention_factor)
-
-
-def huggingface_rope_settings(
-    config: Mapping[str, Any], layer_type: str | None = None
-) -> Mapping[str, Any]:
-    """Theta and scaling as one mapping, whether the file has the new or the old spelling."""
-    parameters = config.get("rope_parameters")
-    if isinstance(parameters, Mapping):
-        nested = parameters.get(layer_type) if layer_type else None
-        settings = dict(nested if isinstance(nested, Mapping) else parameters)
-    else:
-        settings = dict(config.get("rope_scaling") or {})
-    for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
-        if settings.get(key) is None and config.get(key) is not None:
-            settings[key] = config[key]
-    return settings
-
-
-def huggingface_rope(
-    settings: Mapping[str, Any], head_size: int, max_model_len: int
-) -> tuple[RopeParams, LongRope | None]:
-    """Rotary embedding of a Hugging Face config: default, linear, llama3, longrope.
-
-    Raises: UnsupportedFormat, ModelFileError. Source: transformers' documented rope parameters.
-    """
-    size = int(head_size * float(settings.get("partial_rotary_factor", 1.0)))
-    theta = float(settings.get("rope_theta", 10000.0))
-    kind = settings.get("rope_type") or settings.get("type") or "default"
-    factors: tuple[float, ...] | None = None
-    attention_factor, long_rope = 1.0, None
-    if kind == "linear":
-        factors = (setting(settings, "factor"),) * (size // 2)
-    elif kind == "llama3":
-        factors = llama3_factors(settings, theta, size)
-    elif kind in ("longrope", "su"):
-        long_rope = read_long_rope(settings)
-        attention_factor = long_attention_factor(settings, max_model_len)
-    elif kind != "default":
-        raise UnsupportedFormat(
-            f"rope_type {kind!r} is not supported; known: default, linear, llama3, longrope."
-        )
-    return RopeParams(theta, size, max_model_len, factors, attention_factor), long_rope
-
-
-def setting(settings: Mapping[str, Any], key: str) -> float:
-    """A number of the rope parameters. Raises: ModelFileError."""
-    value = settings.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ModelFileError(f"config.json has rope {key} = {value!r}; a number is needed.")
-    return float(value)
-
-
-def llama3_factors(settings: Mapping[str, Any], theta: float, size: int) -> tuple[float, ...]:
-    """Divisors of the inverse frequencies: 1 for short waves, `factor` for long, smooth between.
-
-    Source: Llama 3.1 model card, rope scaling.
-    """
-    factor = setting(settings, "factor")
-    low, high = setting(settings, "low_freq_factor"), setting(settings, "high_freq_factor")
-    original = setting(settings, "original_max_position_embeddings")
-    factors = []
-    for i in range(size // 2):
-        wavelength = 2 * math.pi * theta ** (2 * i / size)
-        if wavelength > original / low:
-            factors.append(factor)
-        elif wavelength < original / high:
-            factors.append(1.0)
-        else:
-            smooth = (original / wavelength - low) / (high - low)
-            factors.append(1.0 / ((1 - smooth) / factor + smooth))
-    return tuple(factors)
-
-
-def read_long_rope(settings: Mapping[str, Any]) -> LongRope:
-    """Phi-3's two lists of factors. Raises: ModelFileError."""
-    lists = []
-    for key in ("short_factor", "long_factor"):
-        values = settings.get(key)
-        if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
-            raise ModelFileError(f"config.json has rope {key} = {values!r}; it needs numbers.")
-        lists.append(tuple(float(value) for value in values))
-    original = int(setting(settings, "original_max_position_embeddings"))
-    return LongRope(original, *lists)
-
-
-def long_attention_factor(settings: Mapping[str, Any], max_model_len: int) -> float:
-    """What LongRoPE multiplies cos and sin by: given, or from how far the context is stretched."""
-    if settings.get("attention_factor") is not None:
-        return setting(settings, "attention_factor")
-    original = setting(settings, "original_max_position_embeddings")
-    stretch = settings.get("factor") or max_model_len / original
-    return 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(original))
 
 
 def check_activation(config: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from headrace.core.errors import UnsupportedFormat
 from headrace.models.llama import Llama
 from headrace.models.model_config import ModelConfig
-from headrace.models.qwen2 import refuse_partial_windows
+from headrace.models.qwen2 import with_upper_windows
 
 
 class Qwen3(Llama):
@@ -26,10 +26,10 @@ class Qwen3(Llama):
 
     @classmethod
     def config_from_huggingface(cls, config: Mapping[str, Any]) -> ModelConfig:
-        refuse_partial_windows(config)
         if config.get("attention_bias"):
             raise UnsupportedFormat(
                 "config.json has attention_bias = true, which Qwen 3 files do not use."
             )
         plain = {**config, "sliding_window": None}
-        return replace(super().config_from_huggingface(plain), has_qk_norm=True)
+        base = replace(super().config_from_huggingface(plain), has_qk_norm=True)
+        return with_upper_windows(base, config)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from headrace.core.errors import UnsupportedFormat
 from headrace.models.bert import Bert
+from headrace.models.gemma2 import Gemma2
 from headrace.models.gemma3 import Gemma3
 from headrace.models.llama import Llama
 from headrace.models.phi3 import Phi3
@@ -17,6 +18,7 @@ MODELS: Mapping[str, type[Llama]] = {
     "mistral": Llama,
     "qwen2": Qwen2,
     "qwen3": Qwen3,
+    "gemma2": Gemma2,
     "gemma3": Gemma3,
     "gemma3_text": Gemma3,
     "phi3": Phi3,

@@ -50,7 +50,7 @@ class _Traits:
     is_fused: bool = False
     # Source: llama.cpp, convert_hf_to_gguf.py, LlamaModel.permute: only this family.
     is_permuted_in_gguf: bool = False
-    # Source: transformers, Gemma3RMSNorm: x * (1 + weight); GGUF files have the 1 added.
+    # Source: transformers, Gemma2RMSNorm: x * (1 + weight); GGUF files have the 1 added.
     is_norm_from_one: bool = False
 
 
@@ -59,6 +59,7 @@ ARCHITECTURES: dict[str, _Traits] = {
     "mistral": _Traits(is_permuted_in_gguf=True),
     "qwen2": _Traits(has_bias=True),
     "qwen3": _Traits(has_qk_norm=True),
+    "gemma2": _Traits(has_post_norms=True, is_norm_from_one=True),
     "gemma3": _Traits(has_qk_norm=True, has_post_norms=True, is_norm_from_one=True),
     "phi3": _Traits(is_fused=True),
 }

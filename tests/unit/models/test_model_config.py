@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ PLAIN: dict[str, Any] = {
     "rms_norm_eps": 1e-5,
 }
 GEMMA = PLAIN | {"model_type": "gemma3_text", "head_dim": 64, "sliding_window": 24}
+GEMMA2 = GEMMA | {"model_type": "gemma2"}
+QWEN_WINDOWS = {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 20}
 GGUF: dict[str, Any] = {
     "general.architecture": "llama",
     "llama.vocab_size": 320,
@@ -102,6 +105,65 @@ def test_windows_belong_to_mistral_and_not_to_llama() -> None:
     assert read(model_type="llama", sliding_window=20).attention[0].window is None
 
 
+def test_gemma2_has_windows_in_every_other_layer_and_caps() -> None:
+    config = read(**GEMMA2, query_pre_attn_scalar=144)
+    assert [spec.window for spec in config.attention[:4]] == [24, None, 24, None]
+    assert {spec.soft_cap for spec in config.attention} == {50.0}
+    assert config.attention[0].scale == pytest.approx(1 / 12)
+    assert config.logit_soft_cap == 30.0
+    assert not config.has_qk_norm
+    uncapped = read(**GEMMA2, attn_logit_softcapping=None, final_logit_softcapping=None)
+    assert (uncapped.attention[0].soft_cap, uncapped.logit_soft_cap) == (None, None)
+
+
+def test_the_largest_gemma2_scales_by_its_width_per_head() -> None:
+    numbers = {
+        "block_count": 46,
+        "embedding_length": 4608,
+        "attention.head_count": 32,
+        "attention.head_count_kv": 16,
+        "attention.key_length": 128,
+        "attention.value_length": 128,
+    }
+    metadata = {key.replace("llama.", "gemma2."): value for key, value in GGUF.items()}
+    metadata |= {f"gemma2.{key}": value for key, value in numbers.items()}
+    config = MODELS["gemma2"].config_from_gguf(metadata | {"general.architecture": "gemma2"})
+    assert config.attention[0].scale == pytest.approx(144**-0.5)
+    assert [spec.window for spec in config.attention[:2]] == [4096, None]
+
+
+def test_qwen_windows_begin_at_a_layer_and_only_where_switched_on() -> None:
+    config = read(**QWEN_WINDOWS, max_window_layers=10)
+    assert [spec.window for spec in config.attention] == [None] * 10 + [20, 20]
+    off = read(**QWEN_WINDOWS | {"use_sliding_window": False, "max_window_layers": 10})
+    assert {spec.window for spec in off.attention} == {None}
+
+
+def test_yarn_stretches_the_context() -> None:
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
+    config = read(model_type="qwen2", rope_scaling=scaling)
+    assert config.max_model_len == 1024
+    rope = config.ropes[0]
+    assert rope.attention_factor == pytest.approx(0.1 * math.log(4) + 1)
+    assert rope.factors is not None
+    assert (rope.factors[0], rope.factors[-1]) == (1.0, pytest.approx(4.0))
+    gguf = read_gguf(
+        **{
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 256,
+        }
+    )
+    assert gguf.ropes[0] == rope
+    assert gguf.max_model_len == 1024
+
+
+def test_dynamic_rope_is_plain_up_to_the_length_it_was_made_for() -> None:
+    dynamic = read(rope_scaling={"type": "dynamic", "factor": 2.0})
+    assert dynamic.ropes == read().ropes
+    assert dynamic.max_model_len == 256
+
+
 def test_longrope_lists_and_their_threshold() -> None:
     scaling = {"type": "su", "short_factor": [1.0, 1.1], "long_factor": [2.0, 4.0]}
     config = read(model_type="phi3", rope_scaling=scaling, original_max_position_embeddings=64)
@@ -114,9 +176,10 @@ def test_longrope_lists_and_their_threshold() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "proportional", "factor": 4.0}}, "proportional"),
         ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window"),
+        (GEMMA2 | {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        (GEMMA2 | {"layer_types": ["chunked_attention"] * 12}, "chunked_attention"),
         ({"model_type": "qwen3", "attention_bias": True}, "attention_bias"),
         (GEMMA | {"attn_logit_softcapping": 50.0}, "Gemma"),
         (GEMMA | {"hidden_activation": "silu"}, "hidden_activation"),
@@ -136,6 +199,10 @@ def test_what_the_forward_does_not_compute_is_refused(changes: dict[str, Any], n
         ({"num_key_value_heads": 3}, "3 KV heads"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
         ({"rope_scaling": {"rope_type": "longrope", "short_factor": 1}}, "short_factor"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 0}}, "YaRN"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": "4"}}, "factor"),
+        (QWEN_WINDOWS | {"layer_types": ["full_attention"]}, "layer_types"),
+        (QWEN_WINDOWS | {"max_window_layers": None}, "max_window_layers"),
         (GEMMA | {"layer_types": ["full_attention"]}, "layer_types"),
     ],
 )
@@ -162,7 +229,8 @@ def test_gguf_linear_rope_and_head_size() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "named"),
     [
-        ({"rope.scaling.type": "yarn"}, UnsupportedFormat, "yarn"),
+        ({"rope.scaling.type": "ntk"}, UnsupportedFormat, "ntk"),
+        ({"rope.scaling.type": "yarn"}, ModelFileError, "rope.scaling.factor"),
         ({"attention.value_length": 64}, UnsupportedFormat, "64"),
         ({"attention.head_count_kv": [2, 1]}, ModelFileError, "head_count_kv"),
         ({"attention.head_count": 0}, ModelFileError, "0 query heads"),
