@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pages import ROOT, quoted
 
-from headrace.models.registry import MODELS
+from headrace.models.registry import ENCODERS, MODELS
 from headrace.models.rope_config import SCALINGS
 from headrace.weights.names import ARCHITECTURES
 
@@ -13,6 +13,6 @@ PAGE = ROOT / "docs" / "reference" / "models.md"
 
 def test_every_architecture_and_scaling_is_on_the_page() -> None:
     named = set(quoted(PAGE))
-    assert set(MODELS) - named == set()
+    assert {*MODELS, *ENCODERS} - named == set()
     assert set(ARCHITECTURES) - named == set()
     assert set(SCALINGS) - named - {"default"} == set()

@@ -5,6 +5,7 @@ In and out: as of Llama. Knows nothing of which layers have windows; the config 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -71,7 +72,8 @@ def gguf_scale(config: ModelConfig, layers_of_27b: int) -> float:
     """What multiplies scores. Source: llama.cpp, f_attention_scale."""
     spec = config.attention[0]
     is_27b = config.num_layers == layers_of_27b
-    return float(config.hidden_size / spec.num_heads if is_27b else spec.head_size) ** -0.5
+    width = config.hidden_size / spec.num_heads if is_27b else spec.head_size
+    return 1 / math.sqrt(width)
 
 
 def refuse_bidirectional(text: Mapping[str, Any]) -> None:
