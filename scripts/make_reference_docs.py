@@ -28,6 +28,12 @@ from headrace.server.openai_completions import DEFAULT_MAX_TOKENS
 from headrace.server.openai_completions_schema import COMPLETIONS_REFUSED, CompletionFields
 from headrace.server.openai_embeddings_schema import EMBEDDINGS_REFUSED, EmbeddingFields
 from headrace.server.openai_responses_schema import RESPONSES_REFUSED, ResponsesFields
+from headrace.server.pair_scores_schema import (
+    PAIRS_REFUSED,
+    ClassifyFields,
+    RerankFields,
+    ScoreFields,
+)
 from headrace.server.vllm_tokenizer import TOKENIZE_REFUSED, DetokenizeFields, TokenizeFields
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
@@ -135,6 +141,9 @@ def http_fields_page() -> str:
         ("/v1/chat/completions", ChatCompletionFields, CHAT_REFUSED, "what the context leaves"),
         ("/v1/completions", CompletionFields, COMPLETIONS_REFUSED, f"`{DEFAULT_MAX_TOKENS}`"),
         ("/v1/embeddings", EmbeddingFields, EMBEDDINGS_REFUSED, "-"),
+        ("/v1/score", ScoreFields, PAIRS_REFUSED, "-"),
+        ("/v1/rerank", RerankFields, PAIRS_REFUSED, "-"),
+        ("/classify", ClassifyFields, PAIRS_REFUSED, "-"),
         ("/v1/messages", MessageFields, MESSAGES_REFUSED, "-"),
         ("/tokenize", TokenizeFields, TOKENIZE_REFUSED, "-"),
         ("/detokenize", DetokenizeFields, {}, "-"),

@@ -166,9 +166,6 @@ def test_invocations_answer_as_the_route_would(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("path", "hint"),
     [
-        ("/score", "scores pairs"),
-        ("/v2/rerank", "scores pairs"),
-        ("/classify", "with classes"),
         ("/pooling", "/v1/embeddings"),
         ("/v2/embed", "/v1/embeddings"),
         ("/v1/moderations", "no model for it"),
@@ -179,6 +176,23 @@ def test_routes_without_a_fitting_model(client: httpx.Client, path: str, hint: s
     error = reply.json()["error"]
     assert (reply.status_code, error["type"]) == (404, "invalid_request_error")
     assert error["message"].startswith(f"There is no route '{path}'. ")
+    assert hint in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "hint"),
+    [
+        ("/score", {"text_1": "a", "text_2": "b"}, "scores no pairs"),
+        ("/v2/rerank", {"query": "a", "documents": ["b"]}, "scores no pairs"),
+        ("/classify", {"input": "a"}, "structured output choice"),
+    ],
+)
+def test_routes_for_another_kind_of_model(
+    client: httpx.Client, path: str, body: dict[str, object], hint: str
+) -> None:
+    reply = client.post(path, json={"model": "tiny", **body})
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"]) == (400, "model_not_supported")
     assert hint in error["message"]
 
 

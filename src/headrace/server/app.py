@@ -54,6 +54,7 @@ from headrace.server.openai_embeddings import create_embeddings
 from headrace.server.openai_models import list_models, retrieve_model
 from headrace.server.openai_responses import count_input_tokens, create_response
 from headrace.server.origins import check_host, cors_headers, preflight_headers
+from headrace.server.pair_scores import create_classes, create_ranking, create_scores
 from headrace.server.patience import patience_of
 from headrace.server.replies import BytesReply, EventReply, JsonReply
 from headrace.server.request_ids import header_request_id
@@ -326,6 +327,9 @@ def _routes(services: Services) -> list[Route]:
         ("/v1/chat/completions", create_chat_completion),
         ("/v1/completions", create_completion),
         ("/v1/embeddings", create_embeddings),
+        *((path, create_scores) for path in ("/score", "/v1/score")),
+        *((path, create_ranking) for path in ("/rerank", "/v1/rerank", "/v2/rerank")),
+        ("/classify", create_classes),
         ("/tokenize", tokenize),
         ("/detokenize", detokenize),
         ("/invocations", invoke),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 
@@ -29,7 +29,7 @@ from headrace.server.openai_embeddings_schema import (
     check_truncation_side,
     prompt_of,
 )
-from headrace.server.openai_payloads import check_delta, encode, sum_usage
+from headrace.server.openai_payloads import check_delta, encode
 from headrace.server.output_merge import open_batches
 from headrace.server.replies import JsonReply, warning_headers
 from headrace.server.request_ids import engine_request_id, response_id
@@ -72,15 +72,10 @@ async def create_embeddings(services: Services, call: Call) -> JsonReply:
     check_truncation_side(fields, model)
     requests = _make_requests(fields, model)
     data: list[EmbeddingBody] = []
-    usages: list[Usage] = []
-    for start in range(0, len(requests), _WINDOW):
-        vectors, used = await _embed(services, requests[start : start + _WINDOW])
-        usages += used
-        data += (
-            EmbeddingBody(start + index, word_vector(vector, fields))
-            for index, vector in enumerate(vectors)
-        )
-    num_tokens = sum_usage(usages).input_tokens
+    num_tokens = 0
+    async for vector, usage in each_vector(services, requests, _WIRE_NAMES):
+        data.append(EmbeddingBody(len(data), word_vector(vector, fields)))
+        num_tokens += usage.input_tokens
     body = EmbeddingList(data, fields.model, EmbeddingUsage(num_tokens, num_tokens))
     headers = warning_headers(unknown_names(fields, EMBEDDINGS_REFUSED))
     return JsonReply(encode(body), headers=headers)
@@ -106,13 +101,27 @@ def _make_requests(fields: EmbeddingFields, model: ModelInfo) -> list[GenerateRe
     ]
 
 
-async def _embed(
-    services: Services, requests: Sequence[GenerateRequest]
+async def each_vector(
+    services: Services, requests: Sequence[GenerateRequest], wire_names: Mapping[str, str]
+) -> AsyncIterator[tuple[Vector, Usage]]:
+    """Vector and usage of each request, in their order; a window of them runs at a time.
+
+    `wire_names`: what the caller calls a field of the request. Raises: RequestError, CapacityError,
+    BackendError.
+    """
+    for start in range(0, len(requests), _WINDOW):
+        window = requests[start : start + _WINDOW]
+        for vector, usage in zip(*await _run(services, window, wire_names), strict=True):
+            yield vector, usage
+
+
+async def _run(
+    services: Services, requests: Sequence[GenerateRequest], wire_names: Mapping[str, str]
 ) -> tuple[list[Vector], list[Usage]]:
     """Vectors and usage of some requests, in their order."""
     vectors: dict[int, Vector] = {}
     usages = [Usage()] * len(requests)
-    with worded(_WIRE_NAMES):
+    with worded(wire_names):
         async with open_batches(services.backend, requests, services.config) as batches:
             async for batch in batches:
                 for index, output in batch:
