@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +14,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from headrace.cli.keys import PIPE_COLUMNS
+from headrace.cli.keys import PIPE_COLUMNS, DatabaseOption, database_url
 from headrace.cli.plain_values import PlainCommand, PlainGroup
 from headrace.cli.settings import ConfigOption, load_config
+from headrace.cli.usage import read_period
+from headrace.core.clock import SystemClock
 from headrace.core.errors import ConfigError, HeadraceError
+from headrace.economics.ledger import UsageLedger
+from headrace.economics.machine_price import MachineWork, ServedCall, measure_work
 from headrace.economics.price_files import open_price_book, read_price_file
 from headrace.economics.prices import (
     KINDS,
@@ -27,6 +32,7 @@ from headrace.economics.prices import (
     Schedule,
     format_usd,
 )
+from headrace.store.database import Database
 
 _HEADS = {
     "input": "INPUT",
@@ -138,6 +144,68 @@ def check(
         typer.echo(f"note: {note}", err=True)
 
 
+def measure(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model that runs here.")],
+    usd_per_hour: Annotated[
+        str, typer.Option(metavar="USD", help="What the machine costs per hour, idle or not.")
+    ],
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="DAY", help="First day, UTC: 2026-11-01, or 7d. Default: all."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="DAY", help="Last day, which is included.")
+    ] = None,
+    database: DatabaseOption = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Measure an own machine from the usage ledger and write its entry of a price file.
+
+    The entry goes to stdout: how fast the machine computed, at the load that it had, and the share
+    of the time in which it worked. The time is from the first day given, else from the first call,
+    until the end of the last day, else until now.
+    """
+    try:
+        is_price = Decimal(usd_per_hour).is_finite() and Decimal(usd_per_hour) >= 0
+    except InvalidOperation:
+        is_price = False
+    if not is_price:
+        raise ConfigError("--usd-per-hour", usd_per_hour, "dollars, such as 0.15")
+    since_ms, until_ms = read_period(since, until)
+    config = load_config(config_file, {"store.database_url": database})
+    opened = Database(database_url(config))
+    calls: list[ServedCall] = []
+    if opened.exists():
+        try:
+            calls = UsageLedger(opened).served_calls(model, since_ms, until_ms)
+        finally:
+            opened.close()
+    now_s = SystemClock().unix_s()
+    end_s = now_s if until_ms is None else min(now_s, until_ms / 1000)
+    begin_s = calls[0].accepted_at_s if calls and since_ms is None else (since_ms or 0) / 1000
+    work = measure_work(calls, begin_s, end_s)
+    if work is None:
+        raise HeadraceError(
+            f"The usage ledger has no finished calls of {model} in that time: {opened.shown}."
+        )
+    typer.echo(
+        f"{work.num_calls} calls, {work.busy_s:.0f} s of work in {work.span_s:.0f} s", err=True
+    )
+    typer.echo("\n".join(_machine_lines(model, usd_per_hour, work, datetime.now(UTC).date())))
+
+
+def _machine_lines(model: str, usd_per_hour: str, work: MachineWork, day: date) -> Iterator[str]:
+    yield "machines:"
+    yield f"  - models: [{json.dumps(model)}]"
+    yield f"    usd_per_hour: {usd_per_hour}"
+    yield f"    input_tokens_per_s: {work.input_tokens_per_s:.3f}"
+    yield f"    output_tokens_per_s: {work.output_tokens_per_s:.3f}"
+    yield f"    utilization: {max(work.utilization, 0.0001):.4f}"
+    yield f"    concurrency: {work.concurrency:.2f}"
+    yield f"    measured_on: {day}"
+    yield f"    source: usage ledger, {work.num_calls} calls"
+
+
 def _open(config_file: ConfigOption) -> PriceBook:
     config = load_config(config_file).economics
     files = [Path(file).expanduser() for file in config.price_files]
@@ -239,5 +307,10 @@ def _group() -> None:
 
 prices = typer.Typer(cls=PlainGroup, rich_markup_mode=None, add_completion=False)
 prices.callback()(_group)
-for _name, _command in (("list", list_), ("show", show), ("check", check)):
+for _name, _command in (
+    ("list", list_),
+    ("show", show),
+    ("check", check),
+    ("measure", measure),
+):
     prices.command(_name, cls=PlainCommand)(_command)

@@ -17,6 +17,7 @@ from sqlalchemy import case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from headrace.core.budgets import Budget
+from headrace.economics.machine_price import ServedCall
 from headrace.economics.usage_row import UsageRow
 from headrace.economics.usage_table import STEPS, USAGE_ROWS
 from headrace.store.database import Database
@@ -91,6 +92,27 @@ class UsageLedger:
             query = query.where(columns.tags.contains(json.dumps(budget.name), autoescape=True))
         with self._database.reading() as connection:
             return int(connection.scalar(query) or 0)
+
+    def served_calls(
+        self, model: str, since_ms: int | None = None, until_ms: int | None = None
+    ) -> list[ServedCall]:
+        """Calls that the engine here finished, by when they came. Raises: StoreError."""
+        columns = USAGE_ROWS.c
+        query = select(
+            columns.accepted_at_ms,
+            columns.queue_s,
+            columns.prefill_s,
+            columns.decode_s,
+            columns.input_tokens - columns.cached_input_tokens,
+            columns.output_tokens,
+        ).where(columns.model == model, columns.prefill_s.is_not(None))
+        if since_ms is not None:
+            query = query.where(columns.accepted_at_ms >= since_ms)
+        if until_ms is not None:
+            query = query.where(columns.accepted_at_ms < until_ms)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.order_by(columns.accepted_at_ms)).all()
+        return [ServedCall(row[0] / 1000, *row[1:]) for row in rows]
 
     def report(
         self, by: Sequence[Dimension], since_ms: int | None = None, until_ms: int | None = None

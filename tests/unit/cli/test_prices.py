@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from fakes.usage import make_row, open_database
 from headrace.cli.app import build_app
 from headrace.core.errors import ConfigError, HeadraceError
+from headrace.economics.ledger import UsageLedger
+from headrace.economics.price_files import read_price_file
 
 MACHINE = """
 machines:
@@ -22,6 +25,7 @@ machines:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
     monkeypatch.delenv("HEADRACE_CONFIG", raising=False)
+    monkeypatch.delenv("HEADRACE_DATABASE", raising=False)
     return tmp_path
 
 
@@ -82,6 +86,43 @@ def test_check_shows_what_a_file_would_change(home: Path) -> None:
         checked.stdout
     )
     assert "openai/new-1: unpriced -> input 1.00" in checked.stdout
+
+
+def test_an_own_machine_is_measured_from_the_ledger(home: Path) -> None:
+    """Two calls at once for 10 s, in a day of 86,400; what is printed is a price file."""
+    database = open_database(home)
+    row = {
+        "model": "tiny",
+        "input_tokens": 500,
+        "cached_input_tokens": 100,
+        "output_tokens": 80,
+        "queue_s": 0.0,
+        "prefill_s": 2.0,
+        "decode_s": 8.0,
+    }
+    UsageLedger(database).append(
+        [
+            make_row(0, **row),
+            make_row(0, **row),
+            make_row(1, model="tiny"),
+            make_row(2, **row | {"model": "other"}),
+        ]
+    )
+    database.close()
+    day = ("--since", "2026-11-22", "--until", "2026-11-22")
+    measured = prices("measure", "tiny", "--usd-per-hour", "0.36", *day)
+    assert measured.exit_code == 0, measured.output
+    assert "2 calls, 10 s of work" in measured.stderr
+    file = home / "own.yaml"
+    file.write_text(measured.stdout)
+    (price,) = read_price_file(file).prices
+    machine = price.machine
+    assert machine is not None
+    assert (machine.input_tokens_per_s, machine.output_tokens_per_s) == (400, 20)
+    assert (machine.concurrency, machine.nano_usd_per_hour) == (2, 360_000_000)
+    assert price.model == "tiny"
+    assert isinstance(prices("measure", "c", "--usd-per-hour", "1").exception, HeadraceError)
+    assert isinstance(prices("measure", "tiny", "--usd-per-hour", "x").exception, ConfigError)
 
 
 def test_bad_words(home: Path) -> None:
