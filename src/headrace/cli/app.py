@@ -45,6 +45,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "pull": Command("Fetch a model and check it.", "headrace.cli.pull:pull"),
     "models": Command("List known and local models.", "headrace.cli.models:models"),
+    "quantize": Command(
+        "Write a smaller version of a model as GGUF.", "headrace.cli.quantize:quantize"
+    ),
     "rm": Command("Remove a local model.", "headrace.cli.rm:rm"),
     "env": Command("Show this machine, the settings, and what runs where.", "headrace.cli.env:env"),
     "bench": Command("Measure a model, or a server under load.", "headrace.cli.bench:bench"),

@@ -101,6 +101,10 @@ class GgufReader:
             raise MissingTensor(name, str(self.path))
         return part.tensor(name)
 
+    def raw_metadata(self) -> dict[str, bytes]:
+        """Every key of `metadata`, its value as stored, type code first."""
+        return self._parts[0].raw_values()
+
     def metadata_digest(self) -> str:
         """sha256 of what `metadata` is read from: equal for equal metadata, wherever it lies."""
         return self._parts[0].metadata_digest()

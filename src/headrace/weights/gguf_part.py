@@ -58,7 +58,7 @@ class GgufPart:
         try:
             cursor = GgufCursor(path, self.buffer)
             self.version, num_tensors, num_keys = _read_header(cursor)
-            self.values = _read_keys(cursor, num_keys)
+            self.values, self._key_spans = _read_keys(cursor, num_keys)
             self._keys_stop = cursor.position
             self.alignment = _alignment(path, self.values)
             self.entries = _read_index(cursor, num_tensors, self.alignment)
@@ -72,6 +72,10 @@ class GgufPart:
         entry = self.entries[name]
         data = self._bytes[entry.start : entry.stop].reshape(math.prod(entry.shape[:-1]), -1)
         return QuantTensor(entry.format, entry.shape, data)
+
+    def raw_values(self) -> dict[str, bytes]:
+        """Every key's value as it is stored, its type code first, to be written elsewhere."""
+        return {key: bytes(self._bytes[a:b]) for key, (a, b) in self._key_spans.items()}
 
     def metadata_digest(self) -> str:
         """sha256 of header and key-values as they are stored, in hexadecimal."""
@@ -117,15 +121,21 @@ def _read_header(cursor: GgufCursor) -> tuple[int, int, int]:
     return version, num_tensors, num_keys
 
 
-def _read_keys(cursor: GgufCursor, num_keys: int) -> dict[str, object]:
+def _read_keys(
+    cursor: GgufCursor, num_keys: int
+) -> tuple[dict[str, object], dict[str, tuple[int, int]]]:
+    """Values of the keys, and where each lies."""
     values: dict[str, object] = {}
+    spans: dict[str, tuple[int, int]] = {}
     for index in range(num_keys):
         start = cursor.position
         key = cursor.text(f"metadata key {index}", _MAX_KEY_BYTES)
         if not key or key in values:
             raise cursor.fail(f"metadata key {index}, {key!r}, is empty or a duplicate", start)
+        value_start = cursor.position
         values[key] = cursor.value(f"the value of {key!r}")
-    return values
+        spans[key] = (value_start, cursor.position)
+    return values, spans
 
 
 def _alignment(path: Path, values: dict[str, object]) -> int:

@@ -1,0 +1,230 @@
+"""What a weight format costs in size, likelihood, divergence and speed, beside its source model.
+
+    make bench name=quality/formats
+    python benchmarks/quality/formats.py --model gemma3:270m --variants q4_0:nearest q4_0 q4_0:text
+
+A variant is FORMAT[:METHOD]: `nearest` takes each group's range, `search` (the default) looks for
+scales, `text` searches with the importance that a calibration text gives each column. That text is
+this project's pages and code, none of the measured ones. The oracle is transformers in float32 on
+the dequantized weights of the model itself; the row `source` is headrace on its file, so that what
+the arithmetic costs is seen apart. When the model is quantized already, its weights lie on the grid
+of its own formats: a variant that can hold this grid looks better than on weights never rounded.
+
+Quality: mean NLL, mean and worst KL in nats per token, how often both put the same token first.
+Speed: medians of alternating rounds, all variants in one process. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+
+from floors import RESULTS, environment
+
+from headrace.convert.calibration import calibrate
+from headrace.convert.format_plan import plan_formats
+from headrace.convert.gguf_source import GgufSource
+from headrace.convert.quantize_file import Rounding, quantize_file
+from headrace.models.llama import Llama
+from headrace.ops.protocol import Ops
+from headrace.ops.table import make_ops
+from headrace.quant.scale_search import Floats
+from headrace.text.tokenizer import Tokenizer
+from headrace.weights.gguf import GgufReader
+from headrace.weights.names import sources
+from oracle import quality, transformers_logits
+from oracle.driver import Driver, Piece, load_model
+from oracle.real_models import real_model
+from quality import model_path
+
+ROOT = Path(__file__).parents[2]
+BLOCK_SIZE, STEP_TOKENS = 32, 256
+PREFILL_TOKENS, DECODE_TOKENS = 256, 16
+CALIBRATION = ("docs/concepts/*.md", "src/headrace/sched/*.py", "docs/guides/*.md")
+VARIANTS = ("q8_0", "q6_k", "q5_k", "q4_1", "q4_k", "q4_0:nearest", "q4_0", "q4_0:text")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A file, and what it was made with."""
+
+    name: str
+    path: Path
+    bits_per_weight: float
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="qwen2.5-coder:0.5b", help="name or path of a GGUF file")
+    parser.add_argument("--variants", nargs="+", default=VARIANTS, metavar="FORMAT[:METHOD]")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--max-tokens", type=int, default=512, help="tokens of each text")
+    parser.add_argument("--calibration-tokens", type=int, default=8192)
+    parser.add_argument("--rounds", type=int, default=7, help="of the speed; 0: no speed")
+    parser.add_argument("--folder", type=Path, help="keep the files here, and use those that are")
+    parser.add_argument("--record", action="store_true", help="append to benchmarks/results")
+    return parser.parse_args()
+
+
+def bits_of(path: Path) -> float:
+    reader = GgufReader(path)
+    tensors = [reader.tensor(name) for name in reader.names()]
+    bits = 8 * sum(t.nbytes for t in tensors) / sum(int(np.prod(t.shape)) for t in tensors)
+    del tensors
+    reader.close()
+    return bits
+
+
+def importance_of(path: Path, ops: Ops, max_tokens: int) -> dict[str, Floats]:
+    """What the calibration text says, by GGUF name."""
+    reader = GgufReader(path)
+    pages = [page for pattern in CALIBRATION for page in sorted(ROOT.glob(pattern))]
+    text = "\n\n".join(page.read_text("utf-8") for page in pages)
+    ids = Tokenizer.from_gguf(reader.metadata).encode(text)[:max_tokens]
+    found = calibrate(reader, ids, ops)
+    return found.of_files(sources(reader.architecture, "gguf", found.num_layers, reader.metadata))
+
+
+def make_variant(
+    source: Path, name: str, folder: Path, importance: Mapping[str, Floats], threads: int
+) -> Variant:
+    """Quantize, unless the folder has the file."""
+    format_name, _, method = name.partition(":")
+    path = folder / f"{source.stem}.{name.replace(':', '-')}.gguf"
+    if not path.exists():
+        reader = GgufReader(source)
+        given = GgufSource(reader)
+        rounding = Rounding(
+            plan_formats(given.tensors, format_name),
+            "nearest" if method == "nearest" else "search",
+            importance if method == "text" else {},
+        )
+        started = time.perf_counter()
+        quantize_file(given, rounding, path, threads)
+        reader.close()
+        print(f"{name}: made in {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    return Variant(name, path, bits_of(path))
+
+
+def oracle_logits(
+    path: Path, tokens: Mapping[str, Sequence[int]]
+) -> dict[str, NDArray[np.float32]]:
+    oracle = real_model(path)
+    return {name: transformers_logits.logits(oracle, list(ids)) for name, ids in tokens.items()}
+
+
+def measure_quality(
+    model: Llama,
+    expected: Mapping[str, NDArray[np.float32]],
+    tokens: Mapping[str, Sequence[int]],
+) -> list[dict[str, Any]]:
+    rows = []
+    for text, ids in tokens.items():
+        driver = Driver(model, -(-len(ids) // BLOCK_SIZE), BLOCK_SIZE)
+        found = quality.compare(expected[text], driver.run(ids, [STEP_TOKENS]), ids)
+        rows.append({"text": text, **asdict(found), "nll_change": found.nll_change})
+    return rows
+
+
+def measure_speed(models: Mapping[str, Llama], rounds: int) -> dict[str, dict[str, float]]:
+    """Median tokens/s of a prefill and of decode steps, one model after the other in each round."""
+    rates: dict[str, dict[str, list[float]]] = {
+        name: {"prefill": [], "decode": []} for name in models
+    }
+    for _ in range(rounds):
+        for name, model in models.items():
+            blocks = -(-(PREFILL_TOKENS + DECODE_TOKENS) // BLOCK_SIZE)
+            driver = Driver(model, blocks, BLOCK_SIZE)
+            ids = [10 + i % 200 for i in range(PREFILL_TOKENS)]
+            started = time.perf_counter()
+            driver.step([Piece("a", ids)])
+            middle = time.perf_counter()
+            for i in range(DECODE_TOKENS):
+                driver.step([Piece("a", [10 + i])])
+            ended = time.perf_counter()
+            rates[name]["prefill"].append(PREFILL_TOKENS / (middle - started))
+            rates[name]["decode"].append(DECODE_TOKENS / (ended - middle))
+    return {name: {k: median(v) for k, v in found.items()} for name, found in rates.items()}
+
+
+def mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
+    """Over all tokens of all texts."""
+    return float(np.average([r[key] for r in rows], weights=[r["num_tokens"] for r in rows]))
+
+
+def show(results: Sequence[Mapping[str, Any]]) -> None:
+    print(
+        f"{'variant':14} {'bits':>5} {'MB':>5} {'NLL':>7} {'change':>8} {'KL':>8} {'worst KL':>8} "
+        f"{'same best':>9} {'decode':>7} {'prefill':>7}"
+    )
+    for row in results:
+        texts, speed = row["texts"], row.get("speed", {})
+        change = mean(texts, "nll") / mean(texts, "oracle_nll") - 1
+        print(
+            f"{row['variant']:14} {row['bits_per_weight']:5.2f} {row['num_bytes'] / 1e6:5.0f} "
+            f"{mean(texts, 'nll'):7.4f} {change:+8.2%} {mean(texts, 'kl'):8.5f} "
+            f"{max(r['max_kl'] for r in texts):8.3f} {mean(texts, 'top1_agreement'):9.2%} "
+            f"{speed.get('decode', 0):7.1f} {speed.get('prefill', 0):7.0f}"
+        )
+
+
+def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    source = model_path(args.model)
+    ops = make_ops("cpu", num_threads=args.threads)
+    needs_text = any(name.endswith(":text") for name in args.variants)
+    importance = importance_of(source, ops, args.calibration_tokens) if needs_text else {}
+    variants = [Variant("source", source, bits_of(source))]
+    for name in args.variants:
+        variants.append(make_variant(source, name, folder, importance, args.threads))
+    tokenizer = Tokenizer.from_gguf(GgufReader(source).metadata)
+    tokens = {k: tokenizer.encode(text)[: args.max_tokens] for k, text in quality.texts().items()}
+    torch.set_num_threads(args.threads)
+    expected = oracle_logits(source, tokens)
+    gc.collect()
+    length = max(args.max_tokens, PREFILL_TOKENS + DECODE_TOKENS)
+    models, results = {}, []
+    for variant in variants:
+        model = load_model(variant.path, ops, max_positions=length)
+        row = {"variant": variant.name, "bits_per_weight": variant.bits_per_weight}
+        row["num_bytes"] = variant.path.stat().st_size
+        results.append({**row, "texts": measure_quality(model, expected, tokens)})
+        models[variant.name] = model
+    if args.rounds:
+        speed = measure_speed(models, args.rounds)
+        results = [{**row, "speed": speed[str(row["variant"])]} for row in results]
+    return results
+
+
+def main() -> None:
+    args = arguments()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        results = run(args, folder)
+    show(results)
+    record = {"benchmark": "quality/formats", **environment(), "model": args.model}
+    record["results"] = results
+    if args.record:
+        with (RESULTS / f"{record['date']}-quality-formats.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""`headrace quantize`: write a smaller version of a model as a GGUF file."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from headrace.cli.progress import LINE_EVERY_PERCENT, ensure_model
+from headrace.cli.settings import ConfigOption, load_config
+from headrace.config.machine import detect_machine
+from headrace.convert.calibration import calibrate
+from headrace.convert.format_plan import TARGETS, SourceTensor, check_target, plan_formats
+from headrace.convert.gguf_source import GgufSource
+from headrace.convert.quantize_file import Method, Rounding, Source, Written, quantize_file
+from headrace.core.errors import HeadraceError, InvalidParameter, UnsupportedFormat
+from headrace.core.units import format_bytes
+from headrace.core.version import headrace_version
+from headrace.engine.model_text import load_tokenizer
+from headrace.hub.digests import model_digest
+from headrace.hub.model_store import ModelStore
+from headrace.launch.model_builds import MEMORY_NAME
+from headrace.ops.table import make_ops
+from headrace.quant.scale_search import Floats
+from headrace.weights.gguf import GgufReader
+from headrace.weights.gguf_writer import KeyValue
+from headrace.weights.names import sources
+from headrace.weights.weight_reader import WeightReader, open_weights
+
+LEAST_SOURCE_BITS = 8.0
+"""Weights of fewer bits are rounded a second time only when asked."""
+
+
+class MethodName(StrEnum):
+    """How scales are chosen."""
+
+    NEAREST = "nearest"
+    SEARCH = "search"
+
+
+def quantize(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A name, or the path of a GGUF file."),
+    ],
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help=f"One of {', '.join(TARGETS)}.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The GGUF file to write.")
+    ],
+    method: Annotated[
+        MethodName,
+        typer.Option(
+            help="`search` looks for the scales with the least error, `nearest` takes each "
+            "group's range and is faster."
+        ),
+    ] = MethodName.SEARCH,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A text such as the model will see. It is run first, and weights that meet "
+            "large activations are rounded more carefully.",
+            show_default=False,
+        ),
+    ] = None,
+    is_requantizing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-requantize", help="Also round weights that have fewer than 8 bits already."
+        ),
+    ] = False,
+    is_overwriting: Annotated[
+        bool, typer.Option("--force", "-f", help="Overwrite an existing file.")
+    ] = False,
+    config_file: ConfigOption = None,
+) -> None:
+    """Write a smaller version of a model as a GGUF file, which other engines read too.
+
+    Norms, biases and routers stay as they are; the embedding table and the head take at least
+    q6_k; where rows do not fill the blocks of a format, the next finer one is used. A tensor that
+    is as small as its target stays as it is.
+    """
+    to = to.lower()
+    check_target(to)
+    config = load_config(config_file).hub
+    path = ensure_model(ModelStore(config), model).path
+    _check_output(output, path, is_overwriting)
+    text = _read_text(calibration, method)
+    started = time.monotonic()
+    reader = open_weights(path)
+    try:
+        if not isinstance(reader, GgufReader):
+            raise UnsupportedFormat(f"{path} is a folder. Give a GGUF file.")
+        source = GgufSource(reader)
+        if not is_requantizing:
+            _refuse_few_bits(source.tensors, model)
+        facts: dict[str, KeyValue] = {
+            "version": headrace_version(),
+            "source": path.name,
+            "source_sha256": model_digest(path, config.home / MEMORY_NAME, lambda: None),
+        }
+        importance: dict[str, Floats] = {}
+        if text is not None:
+            importance, facts_of_text = _calibrate(reader, text)
+            facts |= facts_of_text
+        formats = plan_formats(source.tensors, to)
+        rounding = Rounding(formats, _METHODS[method], importance, facts)
+        written = _run(source, rounding, output)
+    finally:
+        reader.close()
+    _report(written, path, time.monotonic() - started)
+
+
+_METHODS: dict[MethodName, Method] = {
+    MethodName.NEAREST: "nearest",
+    MethodName.SEARCH: "search",
+}
+
+
+def _check_output(output: Path, source: Path, is_overwriting: bool) -> None:
+    if output.exists() and source.exists() and output.samefile(source):
+        raise InvalidParameter("--output", str(output), "another file than the model itself")
+    if output.is_dir() or output.suffix != ".gguf":
+        raise InvalidParameter("--output", str(output), "the path of a .gguf file")
+    if output.exists() and not is_overwriting:
+        raise InvalidParameter("--output", str(output), "a file that is not there", "Or --force.")
+    if not output.parent.is_dir():
+        raise InvalidParameter("--output", str(output), "a path in an existing folder")
+
+
+def _refuse_few_bits(tensors: Sequence[SourceTensor], model: str) -> None:
+    few = [t for t in tensors if t.format.bits_per_weight < LEAST_SOURCE_BITS]
+    if few:
+        raise HeadraceError(
+            f"{model} is quantized already: {len(few)} tensors have fewer than 8 bits "
+            f"({few[0].name} is {few[0].format.name}), and rounding them again loses more than "
+            "rounding once. Start from the unquantized model, or give --allow-requantize."
+        )
+
+
+def _read_text(path: Path | None, method: MethodName) -> str | None:
+    if path is None:
+        return None
+    if method is MethodName.NEAREST:
+        raise InvalidParameter("--calibration", str(path), "nothing with --method nearest")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidParameter("--calibration", str(path), "a text file in UTF-8") from error
+
+
+def _calibrate(reader: WeightReader, text: str) -> tuple[dict[str, Floats], dict[str, KeyValue]]:
+    """Importance by GGUF name, and what the new file says of it."""
+    token_ids = load_tokenizer(reader, None).encode(text)
+    typer.echo(f"calibrating on {len(token_ids)} tokens", err=True)
+    ops = make_ops("cpu", num_threads=detect_machine().num_cores)
+    found = calibrate(reader, token_ids, ops)
+    facts: dict[str, KeyValue] = {
+        "calibration_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "calibration_tokens": found.num_tokens,
+    }
+    table = sources(reader.architecture, "gguf", found.num_layers, reader.metadata)
+    return found.of_files(table), facts
+
+
+def _run(source: Source, rounding: Rounding, output: Path) -> Written:
+    """Quantize and show how it goes: a bar on a terminal, a line for every tenth elsewhere."""
+    num_threads = detect_machine().num_cores
+    if not sys.stderr.isatty():
+        return quantize_file(source, rounding, output, num_threads, _Lines().show)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("quantizing")
+
+        def show(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=escape(name))
+
+        return quantize_file(source, rounding, output, num_threads, show)
+
+
+class _Lines:
+    """A line at every tenth."""
+
+    def __init__(self) -> None:
+        self._percent = 0
+
+    def show(self, done: int, total: int, name: str) -> None:
+        percent = 100 * done // total
+        if percent >= self._percent + LINE_EVERY_PERCENT:
+            self._percent = percent
+            typer.echo(f"  {percent} % ({name})", err=True)
+
+
+def _report(written: Written, source: Path, elapsed_s: float) -> None:
+    for name, num_weights in sorted(written.num_weights.items(), key=lambda item: -item[1]):
+        share = num_weights / sum(written.num_weights.values())
+        typer.echo(
+            f"{name:7} {share:6.1%} of the weights, {format_bytes(written.num_bytes[name])}",
+            err=True,
+        )
+    size, before = written.path.stat().st_size, _size_of(source)
+    typer.echo(
+        f"{written.path}: {format_bytes(size)}, {written.bits_per_weight:.2f} bits per weight "
+        f"({size / before:.0%} of {source.name}), in {elapsed_s:.0f} s"
+    )
+
+
+def _size_of(source: Path) -> int:
+    if source.is_dir():
+        return sum(file.stat().st_size for file in source.glob("*.safetensors"))
+    return source.stat().st_size

@@ -1,0 +1,173 @@
+"""Quantizes a model file: a format for each tensor, rounded in pieces by threads, written as GGUF.
+
+In: a source, the plan of formats, perhaps the importance of each tensor's columns. Out: the file
+and a report. In memory at a time: one tensor's blocks and a piece of floats per thread.
+Knows nothing of where the plan or the importance come from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from headrace.convert.format_plan import SourceTensor
+from headrace.core.errors import ModelFileError
+from headrace.quant.format import FORMATS
+from headrace.quant.quant_tensor import QuantTensor
+from headrace.quant.quantize import quantize
+from headrace.quant.scale_search import Floats, search
+from headrace.weights.gguf_writer import GgufWriter, KeyValue, TensorPlan
+
+Method = Literal["nearest", "search"]
+Progress = Callable[[int, int, str], None]
+"""Called with weights done, weights in all, and the tensor that is next."""
+
+_PIECE_WEIGHTS = 1 << 20
+# Source: llama.cpp, include/llama.h, enum llama_ftype; what most of a file's weights are.
+_FILE_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10,
+    "q3_k": 12, "q4_k": 15, "q5_k": 17, "q6_k": 18, "iq4_nl": 25, "bf16": 32,
+}  # fmt: skip
+
+
+class Source(Protocol):
+    """A model that is read tensor by tensor, under GGUF names."""
+
+    @property
+    def tensors(self) -> Sequence[SourceTensor]: ...
+
+    def keys(self) -> Mapping[str, KeyValue]:
+        """Metadata of the new file."""
+        ...
+
+    def tensor(self, name: str) -> QuantTensor: ...
+
+    def release(self) -> None:
+        """Give mapped pages back to the system."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How tensors are rounded.
+
+    Fields:
+        formats: of each tensor, by GGUF name.
+        method: "nearest" covers each group's range, "search" looks for the best scales.
+        importance: by GGUF name, mean square of what each column multiplies; for "search".
+        facts: more metadata of the new file, under headrace.quantize.
+    """
+
+    formats: Mapping[str, str]
+    method: Method = "search"
+    importance: Mapping[str, Floats] = field(default_factory=dict)
+    facts: Mapping[str, KeyValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The new file. `num_weights` and `num_bytes` are of its tensors, by format."""
+
+    path: Path
+    num_weights: Mapping[str, int]
+    num_bytes: Mapping[str, int]
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * sum(self.num_bytes.values()) / sum(self.num_weights.values())
+
+
+def quantize_file(
+    source: Source,
+    rounding: Rounding,
+    path: Path,
+    num_threads: int = 1,
+    progress: Progress | None = None,
+) -> Written:
+    """Write the quantized model. Raises: ModelFileError for weights that cannot be rounded."""
+    plans = [
+        TensorPlan(tensor.name, FORMATS[rounding.formats[tensor.name]], tensor.shape)
+        for tensor in source.tensors
+    ]
+    total = sum(math.prod(plan.shape) for plan in plans)
+    done = 0
+    with (
+        ThreadPoolExecutor(num_threads) as pool,
+        GgufWriter(path, _keys(source, rounding, plans), plans) as writer,
+    ):
+        for plan in plans:
+            if progress is not None:
+                progress(done, total, plan.name)
+            writer.write(_round_tensor(source.tensor(plan.name), plan, rounding, pool))
+            done += math.prod(plan.shape)
+            source.release()
+    return Written(path, _add_up(plans, _weights), _add_up(plans, lambda plan: plan.num_bytes))
+
+
+def _round(x: Floats, format_name: str, method: Method, importance: Floats | None) -> QuantTensor:
+    if method == "nearest":
+        return quantize(x, format_name)
+    return search(x, format_name, importance)
+
+
+def _weights(plan: TensorPlan) -> int:
+    return math.prod(plan.shape)
+
+
+def _add_up(plans: Sequence[TensorPlan], size: Callable[[TensorPlan], int]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for plan in plans:
+        sums[plan.format.name] = sums.get(plan.format.name, 0) + size(plan)
+    return sums
+
+
+def _keys(
+    source: Source, rounding: Rounding, plans: Sequence[TensorPlan]
+) -> Mapping[str, KeyValue]:
+    weights = _add_up(plans, _weights)
+    most = max(weights, key=lambda name: weights[name])
+    ours: dict[str, KeyValue] = {
+        "general.file_type": _FILE_TYPES[most],
+        "general.quantization_version": 2,
+        "headrace.quantize.method": rounding.method,
+    }
+    facts = {f"headrace.quantize.{name}": value for name, value in rounding.facts.items()}
+    return {**source.keys(), **ours, **facts}
+
+
+def _round_tensor(
+    tensor: QuantTensor, plan: TensorPlan, rounding: Rounding, pool: ThreadPoolExecutor
+) -> QuantTensor:
+    if tensor.format == plan.format:
+        return tensor
+    num_rows, width = tensor.num_rows, tensor.shape[-1]
+    flat = QuantTensor(tensor.format, (num_rows, width), tensor.data)
+    step = max(1, _PIECE_WEIGHTS // width)
+    importance = rounding.importance.get(plan.name)
+    round_rows = partial(_round_rows, flat, step, plan.format.name, rounding.method, importance)
+    try:
+        pieces = list(pool.map(round_rows, range(0, num_rows, step)))
+    except ValueError as error:
+        raise ModelFileError(f"{plan.name} cannot be stored as {plan.format.name}: {error}.") from (
+            error
+        )
+    return QuantTensor(plan.format, plan.shape, np.concatenate(pieces))
+
+
+def _round_rows(
+    flat: QuantTensor,
+    step: int,
+    format_name: str,
+    method: Method,
+    importance: Floats | None,
+    start: int,
+) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    rows = flat.rows(start, min(start + step, flat.num_rows))
+    return _round(rows.dequantize(), format_name, method, importance).data

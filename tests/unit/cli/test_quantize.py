@@ -1,0 +1,86 @@
+"""`headrace quantize`: the file it writes runs, and what it refuses before it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from fakes.gguf_file import GgufFile, string_value
+from headrace.cli.app import build_app
+from headrace.core.errors import HeadraceError, InvalidParameter
+from headrace.quant.quantize import quantize as round_weights
+from headrace.weights.gguf import GgufReader
+
+WEIGHTS = np.random.default_rng(0).standard_normal((64, 256), dtype=np.float32)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path / "home"))
+
+
+def quantize(*words: object) -> Result:
+    arguments = ["quantize", *map(str, words)]
+    return CliRunner().invoke(build_app(arguments), arguments, catch_exceptions=True)
+
+
+def model(path: Path, format_name: str) -> Path:
+    file = GgufFile([("general.architecture", string_value("llama"))])
+    path.write_bytes(
+        file.add("blk.0.attn_q.weight", round_weights(WEIGHTS, format_name)).to_bytes()
+    )
+    return path
+
+
+@pytest.mark.parametrize("method", ["search", "nearest"])
+def test_the_file_says_what_it_was_made_from(tmp_path: Path, method: str) -> None:
+    source, out = model(tmp_path / "a.gguf", "f16"), tmp_path / "b.gguf"
+    result = quantize(source, "--to", "Q4_K", "-o", out, "--method", method)
+    assert result.exit_code == 0, result.output
+    assert f"{out}: " in result.stdout
+    assert "4.50 bits per weight" in result.stdout
+    reader = GgufReader(out)
+    assert reader.tensor("blk.0.attn_q.weight").format.name == "q4_k"
+    assert reader.metadata["headrace.quantize.method"] == method
+    assert reader.metadata["headrace.quantize.source"] == "a.gguf"
+    assert len(str(reader.metadata["headrace.quantize.source_sha256"])) == 64
+    reader.close()
+
+
+def test_weights_of_few_bits_are_rounded_again_only_when_asked(tmp_path: Path) -> None:
+    source, out = model(tmp_path / "a.gguf", "q6_k"), tmp_path / "b.gguf"
+    refused = quantize(source, "--to", "q4_k", "-o", out)
+    assert isinstance(refused.exception, HeadraceError)
+    assert "blk.0.attn_q.weight is q6_k" in str(refused.exception)
+    assert "--allow-requantize" in str(refused.exception)
+    assert not out.exists()
+    assert quantize(source, "--to", "q4_k", "-o", out, "--allow-requantize").exit_code == 0
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+    source, out = model(tmp_path / "a.gguf", "f32"), tmp_path / "b.gguf"
+    out.write_bytes(b"mine")
+    for words in (
+        (source, "--to", "q4_0", "-o", out),
+        (source, "--to", "q4_0", "-o", source, "-f"),
+    ):
+        refused = quantize(*words)
+        assert isinstance(refused.exception, InvalidParameter)
+        assert "--output" in str(refused.exception)
+    assert out.read_bytes() == b"mine"
+    assert quantize(source, "--to", "q4_0", "-o", out, "--force").exit_code == 0
+    assert GgufReader(out).tensor("blk.0.attn_q.weight").format.name == "q4_0"
+
+
+@pytest.mark.parametrize("name", ["b.bin", "missing/b.gguf"])
+def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    refused = quantize(model(tmp_path / "a.gguf", "f32"), "--to", "q4_0", "-o", tmp_path / name)
+    assert isinstance(refused.exception, InvalidParameter)
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    refused = quantize(tmp_path / "a.gguf", "--to", "int3", "-o", tmp_path / "b.gguf")
+    assert "to is 'int3'; allowed: q4_0, q4_1, q5_0" in str(refused.exception)
