@@ -10,8 +10,8 @@ import headrace
 ROOT = Path(headrace.__file__).parent
 
 DOORS = {
-    "torch": (),
-    "triton": (),
+    "torch": ("ops/cuda",),
+    "triton": ("ops/cuda",),
     "fastapi": ("server",),
     "starlette": ("server",),
     "pydantic": ("server",),

@@ -212,7 +212,7 @@ BAD_COMMANDS = (
     ),
     usage(
         environ={"HEADRACE_DEVICE": "gpu"},
-        message="HEADRACE_DEVICE is 'gpu'; allowed: one of auto, cpu, reference. Did you mean cpu?",
+        message="HEADRACE_DEVICE is 'gpu'; allowed: one of auto, cpu, cuda, reference. Did you mean cpu?",
     ),
     # the request
     usage("--temperature", "3", message="temperature is 3.0; allowed: 0 to 2."),

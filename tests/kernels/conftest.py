@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 import numpy as np
 import pytest
@@ -20,6 +21,11 @@ else:
 
 ISAS = ("generic", "avx2", "avx512", "amx")
 
+IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""The process is there for the Triton kernels: `make test-cuda-cpu` runs the cases over them."""
+if IS_INTERPRETED:
+    from kernels.host_cuda_ops import HostCudaOps
+
 
 def make_cpu_ops(isa: str, num_threads: int = 2) -> Ops:
     """CpuOps of an instruction set; skips where this machine has no such thing."""
@@ -36,9 +42,11 @@ def cpu_ops(request: pytest.FixtureRequest) -> Ops:
     return make_cpu_ops(request.param)
 
 
-@pytest.fixture(scope="session", params=("reference", *ISAS))
+@pytest.fixture(scope="session", params=("cuda",) if IS_INTERPRETED else ("reference", *ISAS))
 def ops(request: pytest.FixtureRequest) -> Ops:
     """Every implementation that works in float32."""
+    if request.param == "cuda":
+        return HostCudaOps()
     if request.param == "reference":
         return ReferenceOps(np.float32)
     return make_cpu_ops(request.param)

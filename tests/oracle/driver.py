@@ -84,7 +84,7 @@ class Driver:
         inputs = flatten(scheduled, self.block_size)
         hidden = self.model.forward(inputs, self.cache)
         rows = np.arange(len(inputs.logit_rows), dtype=np.int32)
-        result = np.array(self.model.logits(hidden, rows))
+        result = np.array(self.model.ops.to_host(self.model.logits(hidden, rows)))
         starts = inputs.query_start
         return {piece.name: result[starts[i] : starts[i + 1]] for i, piece in enumerate(pieces)}
 

@@ -32,7 +32,7 @@ from headrace.core.units import format_bytes
 from headrace.core.version import headrace_version
 from headrace.hub.model_store import ModelStore
 from headrace.ops.kernel_note import IsaStatus, KernelNote
-from headrace.ops.table import chosen_isa, describe_kernels, isa_tiers
+from headrace.ops.table import chosen_isa, describe_gpu, describe_kernels, isa_tiers
 
 DERIVED = {
     "engine.memory_bytes": "when a model is loaded, from what is free",
@@ -105,11 +105,13 @@ def collect(
     machine = detect_machine()
     engine = resolve_engine(config.engine, machine)
     isas: Sequence[IsaStatus] = ()
+    gpu: str | None = None
     isa: str | None = None
     kernels: Sequence[KernelNote] = ()
     try:
         isas = isa_tiers()
         isa = chosen_isa(engine.isa) if engine.device == "cpu" else None
+        gpu = describe_gpu(engine.device)
         kernels = describe_kernels(engine.device, engine.isa)
     except ConfigError as error:
         problems.append(error.message)
@@ -120,6 +122,7 @@ def collect(
             "python": f"{platform.python_version()} ({sys.executable})",
             "system": platform.platform(),
             "cpu": machine.cpu_model,
+            **({} if gpu is None else {"gpu": gpu}),
         },
         machine=machine,
         device=engine.device,

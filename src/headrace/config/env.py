@@ -41,7 +41,7 @@ VARIABLES: tuple[Variable, ...] = (
         "hub.connect_timeout_s",
         "Seconds after which a download source that does not answer is skipped. Default: 3.",
     ),
-    Variable("HEADRACE_DEVICE", "engine.device", "auto, cpu or reference. Default: auto."),
+    Variable("HEADRACE_DEVICE", "engine.device", "auto, cpu, cuda or reference. Default: auto."),
     Variable(
         "HEADRACE_ISA",
         "engine.isa",

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 from headrace.core.errors import ConfigError
 from headrace.core.units import format_bytes
 
-Device = Literal["auto", "cpu", "reference"]
+Device = Literal["auto", "cpu", "cuda", "reference"]
 Isa = Literal["generic", "avx2", "avx512", "amx"]
 KVCacheDtype = Literal["auto", "bf16", "int8"]
 EncoderDtype = Literal["auto", "f32", "bf16"]
@@ -41,7 +41,8 @@ class EngineConfig:
     """How the engine computes and what it may use.
 
     Fields:
-        device: `cpu` is the C++ extension, `reference` numpy; `auto` takes the best installed.
+        device: `cpu` is the C++ extension, `cuda` an NVIDIA GPU through the extra `cuda`,
+            `reference` numpy; `auto` is `cpu`, or `reference` without the extension.
         isa: highest instruction set that kernels may use; None is the best of this CPU.
         num_threads: threads of the kernels; None is one per physical core this process may use.
         memory_bytes: weights, KV cache and scratch together; None is a share of what is free.

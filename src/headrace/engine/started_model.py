@@ -57,7 +57,9 @@ def start_model(
     if kv_cache_dtype(engine) == "int8":
         config = mark_uneven_keys(config, reader)
     ops = make_ops(engine.device, isa=engine.isa, num_threads=engine.num_threads)
-    capacity = plan_capacity(config, reader, ops, engine, free_bytes)
+    on_device = ops.free_bytes()
+    free = free_bytes if on_device is None else on_device
+    capacity = plan_capacity(config, reader, ops, engine, free)
     weights = load_weights(
         model,
         config,

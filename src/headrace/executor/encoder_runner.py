@@ -44,7 +44,7 @@ class EncoderRunner:
         out = np.empty((len(sequences), self._model.config.hidden_size), np.float32)
         for chosen in passes([len(sequence.token_ids) for sequence in sequences]):
             inputs = self._inputs([sequences[index] for index in chosen])
-            states = self._model.forward(inputs)
+            states = self._model.ops.to_host(self._model.forward(inputs))
             for at, index in enumerate(chosen):
                 begin, end = inputs.query_start[at], inputs.query_start[at + 1]
                 out[index] = pool(states[begin:end], poolings[index])
@@ -56,7 +56,8 @@ class EncoderRunner:
         for chosen in passes([len(sequence.token_ids) for sequence in sequences]):
             inputs = self._inputs([sequences[index] for index in chosen])
             states = self._model.forward(inputs)
-            out[chosen] = self._model.outputs(states, inputs.query_start[:-1])
+            found = self._model.outputs(states, inputs.query_start[:-1])
+            out[chosen] = self._model.ops.to_host(found)
         return out
 
     def _inputs(self, sequences: Sequence[EncoderSequence]) -> EncoderInputs:

@@ -192,7 +192,7 @@ class ModelRunner:
         if not pooled:
             return range(len(wanted))
         states = self.model.states(hidden, np.array(pooled, dtype=np.int32))  # [n, C]
-        for row, state in zip(pooled, states, strict=True):
+        for row, state in zip(pooled, self.ops.to_host(states), strict=True):
             wish = wanted[row]
             is_last = wish.prompt_token_id is None
             vector = self._pooling.add(wish.sample_row.new, state, wish.position, is_last)
@@ -226,7 +226,7 @@ class ModelRunner:
         if raw is not None:
             scored = [place for place, index in enumerate(asked) if token_ids[index] != NOT_CHOSEN]
             rows = [asked[place] for place in scored]
-            raw = raw if len(scored) == len(asked) else np.ascontiguousarray(raw[scored])
+            raw = self.ops.take_rows(raw, np.array(scored, dtype=np.int32))
             self._score(raw, token_ids[rows], [wanted[index] for index in rows], found)
 
     def _sample(
@@ -239,7 +239,7 @@ class ModelRunner:
     ) -> None:
         """Choose a token for the sampled rows. Mutates: logits, token_ids, found, sample rows."""
         rows = [wanted[index] for index in sampled]
-        part = logits if len(sampled) == len(logits) else np.ascontiguousarray(logits[sampled])
+        part = self.ops.take_rows(logits, np.array(sampled, dtype=np.int32))
         inputs = self._inputs(rows)
         self.ops.adjust_logits(part, inputs)
         good = list(range(len(rows)))
@@ -249,7 +249,7 @@ class ModelRunner:
             good = fail_rows(error, rows, found)
             if not good:
                 return
-            part = np.ascontiguousarray(part[good])
+            part = self.ops.take_rows(part, np.array(good, dtype=np.int32))
             chosen = self.ops.sample(part, self._inputs([rows[index] for index in good]))
         for index, token_id in zip(good, chosen.tolist(), strict=True):
             token_ids[sampled[index]] = token_id
@@ -290,7 +290,8 @@ class ModelRunner:
             if not good:
                 return
             token_ids, rows = token_ids[good], [rows[index] for index in good]
-            result = self.ops.logprobs(np.ascontiguousarray(raw[good]), token_ids, num_top)
+            kept = self.ops.take_rows(raw, np.array(good, dtype=np.int32))
+            result = self.ops.logprobs(kept, token_ids, num_top)
         for place, row in enumerate(rows):
             gathered = found[row.request_id]
             records = gathered.logprobs if row.prompt_token_id is None else gathered.prompt_logprobs

@@ -1,8 +1,9 @@
 """Ops: everything a model computes with. One definition, an implementation per device.
 
 Models are written over this protocol and over nothing else; `Array` and `Act` are opaque to them.
-On reference and CPU an Array is a numpy array; an Act is an activation in the form its linear reads
-(float in the reference, int8 groups with scales on CPU), converted at first use.
+An Array is a numpy array on reference and CPU, a tensor in its memory on CUDA; an Act is an
+activation in the form its linear reads (float in the reference, int8 groups with scales on CPU),
+converted at first use.
 
 Shape letters: R requests, T tokens of the flat batch, S rows whose logits are wanted, C width,
 V vocabulary, H query heads, K KV heads, D head size, F feed-forward, N blocks in the KV pool,
@@ -288,6 +289,14 @@ class Ops(Protocol):
         `forward` may not look into the step. None where the device, or an op for these weights,
         has no replay: the caller then goes on call by call.
         """
+        ...
+
+    def free_bytes(self) -> int | None:
+        """What the device has free for weights and cache; None where it uses the machine's."""
+        ...
+
+    def to_host(self, x: Array) -> Float32:
+        """An Array as numpy, for what is computed beside the device. Waits for it."""
         ...
 
     # -- choosing ------------------------------------------------------------------------------

@@ -17,13 +17,17 @@ from headrace.ops.protocol import Ops
 
 IMPLEMENTATIONS: dict[str, str] = {
     "cpu": "headrace.ops.cpu.cpu_ops:make_ops",
+    "cuda": "headrace.ops.cuda.cuda_ops:make_ops",
     "reference": "headrace.ops.reference.reference_ops:make_ops",
 }
+_CUDA = "headrace.ops.cuda"
 _PROBE = "headrace.ops.cpu.roof:probe_roof"
+_GPU = "headrace.ops.cuda.device:describe"
 _ISAS = "headrace.ops.cpu.isa:all_isas"
 _CHOOSE_ISA = "headrace.ops.cpu.isa:choose_isa"
 _KERNELS: dict[str, str] = {
     "cpu": "headrace.ops.cpu.kernels:kernels",
+    "cuda": "headrace.ops.cuda.kernels:kernels",
     "reference": "headrace.ops.reference.kernels:kernels",
 }
 
@@ -66,6 +70,14 @@ def chosen_isa(wanted: str | None) -> str:
     return _load(_CHOOSE_ISA)(wanted)  # type: ignore[no-any-return]
 
 
+def describe_gpu(device: str) -> str | None:
+    """The GPU that kernels run on, as one line; None for a device that uses none.
+
+    Raises: ConfigError with what is missing.
+    """
+    return _load(_GPU)() if device == "cuda" else None
+
+
 def describe_kernels(device: str, isa: str | None = None) -> Sequence[KernelNote]:
     """Which code computes each op family on a device, and why.
 
@@ -82,6 +94,14 @@ def _load(path: str) -> Callable[..., Any]:
     try:
         return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
     except ImportError as error:
+        if module.startswith(_CUDA):
+            raise ConfigError(
+                "engine.device",
+                "cuda",
+                "cpu, reference",
+                f"torch or Triton cannot be loaded ({error}); `pip install headrace[cuda]` "
+                "brings both.",
+            ) from error
         raise ConfigError(
             "device",
             "cpu",

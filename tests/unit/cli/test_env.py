@@ -112,5 +112,5 @@ def test_the_cpu_has_a_name(tmp_path: Path) -> None:
 
 
 def test_unknown_device() -> None:
-    with pytest.raises(ConfigError, match="device is 'gpu'; allowed: cpu, reference"):
+    with pytest.raises(ConfigError, match="device is 'gpu'; allowed: cpu, cuda, reference"):
         describe_kernels("gpu")

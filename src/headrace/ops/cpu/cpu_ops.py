@@ -207,6 +207,12 @@ class CpuOps:
 
         return run
 
+    def free_bytes(self) -> int | None:
+        return None
+
+    def to_host(self, x: Float32) -> Float32:
+        return x
+
     # -- choosing ------------------------------------------------------------------------------
 
     def adjust_logits(self, logits: Float32, inputs: SampleInputs) -> None:

@@ -173,6 +173,12 @@ class ReferenceOps:
     def record(self, forward: Forward) -> Callable[[StepInputs], Sequence[Array]] | None:
         return None
 
+    def free_bytes(self) -> int | None:
+        return None
+
+    def to_host(self, x: Float32) -> Float32:
+        return x
+
     # -- choosing ------------------------------------------------------------------------------
 
     def adjust_logits(self, logits: Float32, inputs: SampleInputs) -> None:

@@ -1,0 +1,40 @@
+"""Which code computes each op family on a GPU, and why. For people; nothing is decided by it."""
+
+from __future__ import annotations
+
+import torch
+
+from headrace.ops.cuda.device import DeviceFacts, open_device
+from headrace.ops.cuda.gemv import MAX_ROWS
+from headrace.ops.kernel_note import KernelNote
+from headrace.quant.format import FORMATS
+
+
+def kernels(isa: str | None) -> tuple[KernelNote, ...]:
+    """A note per family. Raises: ConfigError without a usable GPU."""
+    return notes(open_device(torch.device("cuda")))
+
+
+def notes(found: DeviceFacts) -> tuple[KernelNote, ...]:
+    """What runs on this GPU."""
+    place = f"Triton sm_{found.architecture}"
+    floats = tuple(name for name, row in FORMATS.items() if not row.is_quantized)
+    integers = tuple(name for name, row in FORMATS.items() if row.is_quantized)
+    few, many = f"up to {MAX_ROWS} rows", f"more than {MAX_ROWS} rows"
+    gpu = f"{found.name}, driver {found.driver}"
+    return (
+        KernelNote("embed", f"{place}: dequantize", gpu, integers),
+        KernelNote("embed", "torch index_select", gpu, floats),
+        KernelNote("norm", f"{place}: rms_norm", "one program per row"),
+        KernelNote("matmul", f"{place}: float_gemv", few, floats),
+        KernelNote("matmul", f"{place}: integer_gemv", few, integers),
+        KernelNote("matmul", "cuBLAS", many, floats),
+        KernelNote("matmul", f"{place}: dequantize, then cuBLAS", many, integers),
+        KernelNote("rope", f"{place}: rope", "norms of q and k inside"),
+        KernelNote("store_kv", f"{place}: store_kv", "bf16 or int8"),
+        KernelNote("attention", f"{place}: attention, combine", "split over the cache for decode"),
+        KernelNote("attention_packed", "torch scaled_dot_product_attention", "encoders"),
+        KernelNote("activation", f"{place}: float_gemv, integer_gemv", f"inside them, {few}"),
+        KernelNote("activation", f"{place}: gate", many),
+        KernelNote("sampling", f"{place}: sample, logprobs", "one program per row, nothing sorted"),
+    )

@@ -1,0 +1,147 @@
+"""The paged KV cache on the device, and the writing of keys and values.
+
+One block of one head is contiguous: [N, K, B, D]. Int8 halves have a float32 scale per token and
+head beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from headrace.ops.protocol import AttentionSpec, KVCache, KVCacheDtype
+
+
+@dataclass(frozen=True, slots=True)
+class KVHalf:
+    """Keys or values. Shapes: data [N, K, B, D]; scales [N, K, B], None where data are floats."""
+
+    data: torch.Tensor
+    scales: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayer:
+    """Keys and values of one layer."""
+
+    k: KVHalf
+    v: KVHalf
+
+    @property
+    def num_slots(self) -> int:
+        return self.k.data.shape[0] * self.k.data.shape[2]
+
+    @property
+    def num_bytes(self) -> int:
+        halves = (self.k, self.v)
+        tensors = [t for half in halves for t in (half.data, half.scales) if t is not None]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def kv_bytes_per_block(
+    specs: Sequence[AttentionSpec], block_size: int, dtype: torch.dtype, kv_dtype: KVCacheDtype
+) -> int:
+    """Bytes of one block over all layers."""
+    total = 0
+    for spec in specs:
+        for is_int8 in _is_int8(spec, kv_dtype):
+            head = spec.head_size + 4 if is_int8 else spec.head_size * dtype.itemsize
+            total += spec.num_kv_heads * block_size * head
+    return total
+
+
+def allocate_kv(
+    specs: Sequence[AttentionSpec],
+    num_blocks: int,
+    block_size: int,
+    dtype: torch.dtype,
+    kv_dtype: KVCacheDtype,
+    device: torch.device,
+) -> KVCache:
+    """Zeroed tensors for num_blocks blocks in each layer."""
+    layers = []
+    for spec in specs:
+        shape = (num_blocks, spec.num_kv_heads, block_size, spec.head_size)
+        halves = [_make_half(shape, dtype, int8, device) for int8 in _is_int8(spec, kv_dtype)]
+        layers.append(KVLayer(*halves))
+    num_bytes = kv_bytes_per_block(specs, block_size, dtype, kv_dtype) * num_blocks
+    return KVCache(tuple(layers), num_blocks, block_size, num_bytes)
+
+
+def _is_int8(spec: AttentionSpec, kv_dtype: KVCacheDtype) -> tuple[bool, bool]:
+    """Whether keys are, whether values are."""
+    return kv_dtype == "int8" and not spec.has_uneven_keys, kv_dtype == "int8"
+
+
+def _make_half(
+    shape: tuple[int, ...], dtype: torch.dtype, is_int8: bool, device: torch.device
+) -> KVHalf:
+    if is_int8:
+        scales = torch.zeros(shape[:-1], dtype=torch.float32, device=device)
+        return KVHalf(torch.zeros(shape, dtype=torch.int8, device=device), scales)
+    return KVHalf(torch.zeros(shape, dtype=dtype, device=device), None)
+
+
+@triton.jit
+def _store_head(x, data, scales, slot, is_dim, d, D: tl.constexpr, IS_INT8: tl.constexpr):
+    """Write one head of one token; int8 rounds to the nearest unit, ties to even."""
+    if IS_INT8:
+        size = tl.abs(x)
+        is_damaged = tl.max(((size != size) | (size == float("inf"))).to(tl.int32), axis=0) > 0
+        top = tl.max(tl.where(size == size, size, 0.0), axis=0)
+        factor = tl.where(top > 7.888609052210118e-31, 127.0 / top, 0.0)  # 2^-100
+        # Adding 1.5 * 2^23 leaves no bits after the point: the hardware rounds to even.
+        units = (x * factor + 12582912.0) - 12582912.0
+        units = tl.where(is_damaged, 0.0, units)
+        tl.store(data + slot * D + d, units.to(tl.int8), mask=is_dim)
+        tl.store(scales + slot, tl.where(is_damaged, float("nan"), top / 127.0))
+    else:
+        tl.store(data + slot * D + d, x.to(data.dtype.element_ty), mask=is_dim)
+
+
+@triton.jit
+def store_kv_kernel(
+    qkv, slots, key_shift, k_data, v_data, k_scales, v_scales, num_heads, num_kv_heads,
+    block_size, row_width, D: tl.constexpr, D_PAD: tl.constexpr, HAS_SHIFT: tl.constexpr,
+    K_INT8: tl.constexpr, V_INT8: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    slot = tl.load(slots + token).to(tl.int64)
+    if slot >= 0:
+        d = tl.arange(0, D_PAD)
+        is_dim = d < D
+        where = ((slot // block_size) * num_kv_heads + kv_head) * block_size + slot % block_size
+        key = qkv + token.to(tl.int64) * row_width + (num_heads + kv_head) * D
+        k = tl.load(key + d, mask=is_dim, other=0.0).to(tl.float32)
+        if HAS_SHIFT:
+            k -= tl.load(key_shift + kv_head * D + d, mask=is_dim, other=0.0)
+        v = tl.load(key + num_kv_heads * D + d, mask=is_dim, other=0.0).to(tl.float32)
+        _store_head(k, k_data, k_scales, where, is_dim, d, D, K_INT8)
+        _store_head(v, v_data, v_scales, where, is_dim, d, D, V_INT8)
+
+
+def store_kv(
+    qkv: torch.Tensor,
+    layer: KVLayer,
+    slots: torch.Tensor,
+    spec: AttentionSpec,
+    key_shift: torch.Tensor | None,
+) -> None:
+    """Write the step's keys, less key_shift, and values; slot -1 skips the row. Mutates: layer."""
+    num_tokens = qkv.shape[0]
+    if not num_tokens:
+        return
+    k, v = layer.k, layer.v
+    store_kv_kernel[(num_tokens, spec.num_kv_heads)](
+        qkv, slots, qkv if key_shift is None else key_shift, k.data, v.data,
+        k.data if k.scales is None else k.scales, v.data if v.scales is None else v.scales,
+        spec.num_heads, spec.num_kv_heads, k.data.shape[2], spec.qkv_width,
+        D=spec.head_size, D_PAD=triton.next_power_of_2(spec.head_size),
+        HAS_SHIFT=key_shift is not None, K_INT8=k.scales is not None,
+        V_INT8=v.scales is not None, num_warps=1,
+    )  # fmt: skip

@@ -1,0 +1,101 @@
+"""Tiny models through the engine on interpreted kernels, beside numpy and the C++ kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fakes.fake_graph import FakeGraph
+from headrace.core.request import SamplingParams
+from headrace.ops.cuda.cuda_ops import CudaOps
+from headrace.ops.protocol import Ops
+from headrace.ops.reference.reference_ops import ReferenceOps
+from headrace.ops.table import make_ops
+from oracle.driver import Driver, load_model
+from oracle.engine_driver import Answer, Asked, EngineDriver, Setting
+from oracle.tiny_models import build, case, save, token_ids
+
+FLOAT_ERROR = 3e-5
+"""Logits over their deviation: float32 sums in another order, three layers."""
+CPU_ERROR = 0.03
+"""Log-probabilities against the C++ kernels, which keep keys and values in bfloat16."""
+MODELS = ("qwen2", "qwen3", "gemma3-small", "phi3-longrope")
+"""Biases and key shifts; norms of q and k; windows and post norms; a part of each head turned."""
+
+
+def folder_of(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(build(case(name)), tmp_path_factory.mktemp(name))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_those_of_the_reference(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A prompt in two chunks, then a token alone; blocks shuffled."""
+    folder = folder_of(name, tmp_path_factory)
+    prompt = token_ids(10)
+
+    def logits(ops: Ops) -> np.ndarray:
+        driver = Driver(load_model(folder, ops), num_blocks=4, block_size=16)
+        return driver.run(prompt, [6, 3, 1])
+
+    expected = logits(ReferenceOps(np.float32))
+    error = np.abs(logits(CudaOps("cpu", torch.float32)) - expected).max() / expected.std()
+    assert error < FLOAT_ERROR
+
+
+ASKED = (
+    Asked("greedy", tuple(token_ids(7)), SamplingParams(temperature=0.0, logprobs=2), max_tokens=4),
+    Asked(
+        "drawn",
+        tuple(token_ids(4, seed=8)),
+        SamplingParams(temperature=0.9, top_k=40, top_p=0.95, presence_penalty=0.3, logprobs=0),
+        max_tokens=2,
+    ),
+    Asked("vector", tuple(token_ids(5, seed=9)), SamplingParams(), pooling="mean"),
+)
+
+
+def answers(folder: Path, ops: Ops, **setting: bool) -> dict[str, Answer]:
+    driver = EngineDriver(load_model(folder, ops), Setting(num_blocks=8, **setting))
+    return driver.generate(ASKED, {"drawn": 1})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_of("llama", tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def eager(folder: Path) -> dict[str, Answer]:
+    return answers(folder, CudaOps("cpu", torch.float32), is_eager=True)
+
+
+def test_answers_are_those_of_the_cpu_backend(folder: Path, eager: dict[str, Answer]) -> None:
+    """Scheduler, runner, sampling, log-probabilities and pooling, end to end."""
+    expected = answers(folder, make_ops("cpu", num_threads=1))
+    for name, wanted in expected.items():
+        found = eager[name]
+        assert found.error is None
+        assert found.token_ids == wanted.token_ids
+        for mine, theirs in zip(found.logprobs, wanted.logprobs, strict=True):
+            assert mine.logprob == pytest.approx(theirs.logprob, abs=CPU_ERROR)
+    assert len(expected["greedy"].token_ids) == 4
+    np.testing.assert_allclose(eager["vector"].vector, expected["vector"].vector, atol=0.05)
+
+
+def test_a_replayed_graph_gives_the_bits_of_eager(folder: Path, eager: dict[str, Answer]) -> None:
+    """Decode steps of one and two requests run in two buckets, each captured once."""
+    graphs: list[FakeGraph] = []
+
+    def make_graph() -> FakeGraph:
+        graphs.append(FakeGraph())
+        return graphs[-1]
+
+    found = answers(folder, CudaOps("cpu", torch.float32, make_graph))
+    assert found == eager
+    assert len(graphs) == 2
+    assert [graph.num_replays for graph in graphs] == [1, 1]

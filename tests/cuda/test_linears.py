@@ -1,0 +1,122 @@
+"""Packed weights and the linears over them: every format, few rows and many."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from headrace.ops.cuda.cuda_ops import CudaOps
+from headrace.ops.cuda.gemv import dequantize
+from headrace.ops.cuda.packing import IntegerMatrix, pack_matrix
+from headrace.ops.protocol import Activation
+from headrace.ops.reference.reference_ops import ReferenceOps
+from headrace.quant.format import FORMATS
+from headrace.quant.quant_tensor import QuantTensor
+from kernels.errors import largest_error
+from kernels.matmul_cases import FLOAT_WEIGHT_ERROR, activations, gaussian_weight, random_blocks
+
+QUANTIZED = tuple(name for name, row in FORMATS.items() if row.is_quantized)
+HALF_ERROR = 2e-3
+"""Activations and results in float16, 2^-11 each, sums in float32."""
+
+
+@pytest.fixture(scope="module")
+def ops() -> CudaOps:
+    return CudaOps("cpu", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def exact() -> ReferenceOps:
+    return ReferenceOps(np.float64)
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    return np.random.default_rng(list(request.node.name.encode()))
+
+
+def expected(exact: ReferenceOps, x: np.ndarray, parts: list, biases=None, interleave=False):
+    return exact.linear(x.astype(np.float64), exact.pack_linear(parts, biases, interleave))
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_packing_is_lossless(ops: CudaOps, rng: np.random.Generator, name: str) -> None:
+    """What the kernels read back has the bits of the file's own dequantization."""
+    for rows, width in ((7, 512), (5, 96 if FORMATS[name].block_size == 32 else 256)):
+        tensor = random_blocks(rng, name, (rows, width))
+        packed = pack_matrix(tensor, torch.float32, ops.device)
+        assert isinstance(packed, IntegerMatrix)
+        found = dequantize(packed, torch.float32).numpy()
+        np.testing.assert_array_equal(found, tensor.dequantize())
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_bytes_are_those_of_the_plan(ops: CudaOps, rng: np.random.Generator, name: str) -> None:
+    tensor = random_blocks(rng, name, (16, 512))
+    planned = ops.packed_bytes(tensor)
+    assert ops.pack_linear([tensor]).matrices[0].num_bytes == planned
+    assert planned <= 2 * tensor.nbytes
+
+
+@pytest.mark.parametrize("name", [*QUANTIZED, "f32", "bf16"])
+@pytest.mark.parametrize("num_rows", [1, 3, 9])
+def test_linear(
+    ops: CudaOps, exact: ReferenceOps, rng: np.random.Generator, name: str, num_rows: int
+) -> None:
+    width = 96 if FORMATS[name].block_size <= 32 else 512
+    tensor = gaussian_weight(rng, name, (19, width))
+    bias = QuantTensor.from_array(rng.standard_normal(19).astype(np.float32))
+    x = activations(rng, num_rows, width)
+    y = ops.linear(torch.from_numpy(x), ops.pack_linear([tensor], [bias])).numpy()
+    assert largest_error(y, expected(exact, x, [tensor], [bias])) < FLOAT_WEIGHT_ERROR
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 9])
+def test_fused_parts_of_mixed_formats(
+    ops: CudaOps, exact: ReferenceOps, rng: np.random.Generator, num_rows: int
+) -> None:
+    parts = [gaussian_weight(rng, name, (18, 256)) for name in ("q4_k", "q4_k", "q6_k")]
+    bias = QuantTensor.from_array(rng.standard_normal(18).astype(np.float32))
+    x = activations(rng, num_rows, 256)
+    weight = ops.pack_linear(parts, [bias, None, bias])
+    assert len(weight.matrices) == 2
+    y = ops.linear(torch.from_numpy(x), weight).numpy()
+    assert largest_error(y, expected(exact, x, parts, [bias, None, bias])) < FLOAT_WEIGHT_ERROR
+
+
+@pytest.mark.parametrize("formats", [("q4_k", "q4_k"), ("q8_0", "q4_0"), ("f32", "f32")], ids=str)
+@pytest.mark.parametrize("name", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("num_rows", [2, 9])
+def test_gated_linear(
+    ops: CudaOps,
+    exact: ReferenceOps,
+    rng: np.random.Generator,
+    formats: tuple[str, str],
+    name: Activation,
+    num_rows: int,
+) -> None:
+    parts = [gaussian_weight(rng, each, (48, 256)) for each in formats]
+    biases = [QuantTensor.from_array(rng.standard_normal(48).astype(np.float32)) for _ in parts]
+    x = activations(rng, num_rows, 256)
+    weight = exact.pack_linear(parts, biases, interleave=True)
+    wanted = exact.gated_linear(x.astype(np.float64), weight, name)
+    packed = ops.pack_linear(parts, biases, interleave=True)
+    y = ops.gated_linear(torch.from_numpy(x), packed, name).numpy()
+    assert largest_error(y, wanted) < 2 * FLOAT_WEIGHT_ERROR
+
+
+def test_half_precision(exact: ReferenceOps, rng: np.random.Generator) -> None:
+    ops = CudaOps("cpu", torch.float16)
+    tensor = gaussian_weight(rng, "q4_k", (19, 512))
+    x = activations(rng, 2, 512).astype(np.float16)
+    y = ops.linear(torch.from_numpy(x), ops.pack_linear([tensor])).numpy()
+    assert y.dtype == np.float16
+    wanted = expected(exact, x.astype(np.float32), [tensor])
+    assert largest_error(y.astype(np.float32), wanted) < HALF_ERROR
+
+
+def test_parts_of_different_depth_are_refused(ops: CudaOps, rng: np.random.Generator) -> None:
+    parts = [gaussian_weight(rng, "q8_0", (16, depth)) for depth in (64, 96)]
+    with pytest.raises(ValueError, match=r"different widths: \[64, 96\]"):
+        ops.pack_linear(parts)

@@ -1,0 +1,36 @@
+"""Device cuda on a machine that cannot run it: one sentence that says what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headrace.core.errors import ConfigError
+from headrace.ops.table import describe_gpu, make_ops
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+def test_ops_name_what_is_missing_and_what_to_do() -> None:
+    for ask in (lambda: make_ops("cuda"), lambda: describe_gpu("cuda")):
+        with pytest.raises(ConfigError, match="cuda") as caught:
+            ask()
+        assert caught.value.field == "engine.device"
+        assert "cpu" in caught.value.allowed
+        assert caught.value.hint
+
+
+def test_other_devices_have_no_gpu() -> None:
+    assert describe_gpu("cpu") is None
+
+
+def test_driver_versions_are_read_from_the_kernels_file(tmp_path: Path) -> None:
+    device = pytest.importorskip("headrace.ops.cuda.device", exc_type=ImportError)
+    file = tmp_path / "version"
+    line = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024"
+    file.write_text(line + "\nGCC version:  gcc version 11.4.0\n")
+    assert device.driver_version(file) == "550.54.15"
+    assert device.driver_version(tmp_path / "none") is None
+    assert device.why_unusable(file)
