@@ -39,6 +39,7 @@ from headrace.core.errors import CapacityError, ContextTooLong, EngineDied
 from headrace.core.files import FilePage
 from headrace.core.request import GenerateRequest
 from headrace.core.step import SchedulerOutput
+from headrace.core.stored_requests import StoredRequest
 from headrace.core.stores import NO_LIMITS, KeyLimits
 from headrace.economics.accounts import Accounts
 from headrace.store.keys import KeyStore
@@ -204,6 +205,63 @@ def test_embeddings(tmp_path: Path) -> None:
         output = results(client, batch.output_file_id)
         assert all(request.is_background for request in served.server.backend.requests)
     assert len(output["a"]["response"]["body"]["data"]) == 3
+
+
+def test_responses(tmp_path: Path) -> None:
+    def ask(name: str, **body: Any) -> dict[str, Any]:
+        fields = {"model": "tiny", "input": "hi"} | body
+        return {"custom_id": name, "method": "POST", "url": "/v1/responses", "body": fields}
+
+    with serving(tmp_path) as served:
+        client = served.openai()
+        lines = [ask("a"), ask("b", stream=True), ask("c", background=True), ask("d", input=3)]
+        batch = begin(client, lines, endpoint="/v1/responses")
+        batch = wait_for(client, batch.id)
+        good, bad = results(client, batch.output_file_id), results(client, batch.error_file_id)
+    (body,) = [line["response"]["body"] for line in good.values()]
+    assert (body["object"], body["status"]) == ("response", "completed")
+    assert batch.usage is not None
+    assert batch.usage.output_tokens == body["usage"]["output_tokens"]
+    errors = {name: line["response"]["body"]["error"] for name, line in bad.items()}
+    assert {name: error["param"] for name, error in errors.items()} == {
+        "b": "stream",
+        "c": "background",
+        "d": "input",
+    }
+
+
+def test_lines_are_kept_to_be_run_again(tmp_path: Path) -> None:
+    class Log:
+        def __init__(self) -> None:
+            self.kept: list[StoredRequest] = []
+
+        def append(self, request: StoredRequest) -> None:
+            self.kept.append(request)
+
+    with serving(tmp_path) as served:
+        log = served.server.app.services.accounts.requests = Log()
+        client = served.openai()
+        batch = wait_for(client, begin(client, [chat_line("a", seed=7)]).id)
+        assert results(client, batch.output_file_id)["a"]["response"]["status_code"] == 200
+    (kept,) = log.kept
+    assert kept.request_id.startswith(f"{batch.id}:")
+    assert (kept.tenant, kept.operation, kept.body["seed"]) == ("acme", CHAT, 7)
+    assert [len(answer.token_ids) for answer in kept.answers[0]] == [5]
+
+
+def test_an_ended_batch_is_forgotten_after_its_retention(tmp_path: Path) -> None:
+    clock = FakeClock(1_000_000.0)
+    with serving(tmp_path, clock=clock) as served:
+        client = served.openai()
+        batch = wait_for(client, begin(client, [chat_line("a")]).id)
+        batches = served.door.storage.batches
+        clock.advance(60 * 24 * HOUR_S)
+        assert batches.sweep() == 0
+        clock.advance(2)
+        assert batches.sweep() == 1
+        with pytest.raises(openai.NotFoundError):
+            client.batches.retrieve(batch.id)
+        assert batches.sweep() == 0
 
 
 def test_a_wrong_file_fails_as_a_whole(tmp_path: Path) -> None:

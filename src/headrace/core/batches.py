@@ -113,6 +113,10 @@ class BatchStore(Protocol):
         """Of every tenant, the oldest first."""
         ...
 
+    def sweep(self) -> int:
+        """Forget batches that ended too long ago. Returns how many."""
+        ...
+
     def advance(
         self, batch_id: str, before: Sequence[BatchStatus], after: BatchStatus, **changes: Any
     ) -> bool:

@@ -166,6 +166,9 @@ class StoreConfig:
             is logged and counted.
         response_retention_days: how long answers of `/v1/responses` are kept, with what was asked;
             0 keeps none.
+        max_tenant_responses: answers kept for one tenant; the oldest that have ended make room.
+        batch_retention_days: how long a batch that has ended can be asked for; its files go by
+            their own expiry.
         files_dir: folder of callers' files and batches, one for each database; None is beside the
             SQLite file, or in `hub.home`.
         requests: keep calls so that `headrace reproduce` can run them again: `off`; `redacted`,
@@ -178,6 +181,8 @@ class StoreConfig:
     max_waiting_rows: int = 20_000
     max_spill_bytes: int = 256 * 1024**2
     response_retention_days: int = 30
+    max_tenant_responses: int = 100_000
+    batch_retention_days: int = 60
     files_dir: Path | None = None
     requests: RequestStorage = "off"
     request_retention_days: int = 30
@@ -193,6 +198,8 @@ class StoreConfig:
         _check_bytes("store.max_spill_bytes", self.max_spill_bytes, 1024, 2**40)
         days = self.response_retention_days
         _check_integer("store.response_retention_days", days, 0, 36_500)
+        _check_integer("store.max_tenant_responses", self.max_tenant_responses, 1, 2**31)
+        _check_integer("store.batch_retention_days", self.batch_retention_days, 1, 36_500)
         if self.files_dir is not None and not isinstance(self.files_dir, Path):
             raise ConfigError("store.files_dir", self.files_dir, "a folder path")
         _check_choice("store.requests", self.requests, get_args(RequestStorage))

@@ -15,7 +15,9 @@ class OpenResponses(StoredResponses):
         """Raises: StoreError, ConfigError."""
         database = Database(config.store.database_url or default_url(config.hub.home))
         database.create_file()
-        super().__init__(database, SystemClock(), config.store.response_retention_days)
+        store = config.store
+        days, most = store.response_retention_days, store.max_tenant_responses
+        super().__init__(database, SystemClock(), days, most)
 
     def close(self) -> None:
         """Close the connections."""

@@ -27,4 +27,5 @@ def join_storage(database: Database, config: Config, clock: Clock) -> Storage:
         folder.close()
         database.close()
 
-    return Storage(files, StoredBatches(database, folder, files, clock), close)
+    days = config.store.batch_retention_days
+    return Storage(files, StoredBatches(database, folder, files, clock, days), close)

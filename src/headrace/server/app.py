@@ -94,6 +94,7 @@ BATCH_ENDPOINTS: dict[str, Inference] = {
     "/v1/chat/completions": create_chat_completion,
     "/v1/completions": create_completion,
     "/v1/embeddings": create_embeddings,
+    "/v1/responses": create_response,
 }
 
 

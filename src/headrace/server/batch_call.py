@@ -31,6 +31,7 @@ from headrace.economics.usage_row import UsageRow
 from headrace.server.batch_lines import BatchLine, ResponseBody, count_answers, encode_output
 from headrace.server.call_log import call_fields
 from headrace.server.error_responses import describe_error, is_our_fault
+from headrace.server.kept_requests import keep_request
 from headrace.server.lifetime import stopping_error
 from headrace.server.replies import EventReply, JsonReply
 from headrace.server.services import Call, Services
@@ -115,10 +116,12 @@ class BatchCall:
             services.check_ready()
             check_line(line)
             call = Call(line.body, Headers(), request_id, caller, meter)
+            call.notes.keeps_tokens = services.accounts.requests is not None
             reply = await self._route(self._background(meter), call)
             if not isinstance(reply, JsonReply):
                 raise TypeError(f"{record.endpoint} answered a line of a batch with a stream.")
             status = reply.status
+            keep_request(services, call, record.tenant)
             return reply
         except asyncio.CancelledError:
             meter.note_error(stopping_error())
@@ -144,6 +147,8 @@ def check_line(line: BatchLine) -> None:
     """Refuse what a batch cannot give. Raises: RequestError."""
     if line.body.get("stream"):
         raise UnsupportedParameter("stream", "a batch has no streams. Leave it out.")
+    if line.body.get("background"):
+        raise UnsupportedParameter("background", "a batch runs there already. Leave it out.")
     num_answers = count_answers(line.body)
     if num_answers > MAX_N:
         allowed = f"at most {MAX_N} answers in a line of a batch, over all prompts"

@@ -103,6 +103,7 @@ class BatchWorker:
         now_s = self._services.clock.monotonic_s()
         if now_s >= self._sweep_at_s:
             await asyncio.to_thread(storage.files.sweep)
+            await asyncio.to_thread(storage.batches.sweep)
             self._sweep_at_s = now_s + SWEEP_S
         records = await asyncio.to_thread(storage.batches.unfinished)
         self._services.metrics.set(BATCHES_UNFINISHED, len(records))

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-from sqlalchemy import Row, and_, func, select, update
+from sqlalchemy import Row, and_, delete, func, select, update
 from sqlalchemy.engine import Connection
 
 from headrace.core.batches import UNFINISHED, BatchRecord, BatchStatus, LineError, NewBatch
@@ -33,11 +33,17 @@ class StoredBatches:
     """See core.batches.BatchStore."""
 
     def __init__(
-        self, database: Database, folder: FileFolder, stored_files: StoredFiles, clock: Clock
+        self,
+        database: Database,
+        folder: FileFolder,
+        stored_files: StoredFiles,
+        clock: Clock,
+        retention_days: int,
     ) -> None:
         """The tables are those that `stored_files` has prepared."""
         self._database, self._folder = database, folder
         self._files, self._clock = stored_files, clock
+        self._retention_s = retention_days * 24 * 3600
 
     def create(self, new: NewBatch, max_unfinished: int) -> BatchRecord:
         """See core.batches.BatchStore."""
@@ -89,6 +95,13 @@ class StoredBatches:
         query = select(batches).where(batches.c.status.in_(UNFINISHED)).order_by(batches.c.number)
         with self._database.reading() as connection:
             return [_to_record(row) for row in connection.execute(query)]
+
+    def sweep(self) -> int:
+        """See core.batches.BatchStore."""
+        oldest_s = int(self._clock.unix_s()) - self._retention_s
+        is_over = and_(~batches.c.status.in_(UNFINISHED), batches.c.created_at_s < oldest_s)
+        with self._database.writing() as connection:
+            return connection.execute(delete(batches).where(is_over)).rowcount
 
     def advance(
         self, batch_id: str, before: Sequence[BatchStatus], after: BatchStatus, **changes: Any

@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     ColumnElement,
+    Connection,
     Index,
     LargeBinary,
     MetaData,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     Text,
     and_,
     delete,
+    func,
     literal,
     select,
     update,
@@ -51,7 +53,16 @@ _responses = Table(
     Column("events", LargeBinary),
     Index("responses_by_time", "created_at_ms"),
 )
-_STEPS = (_responses.create,)
+_BY_TENANT = Index("responses_by_tenant", _responses.c.tenant, _responses.c.created_at_ms)
+
+
+def _index_tenants(connection: Connection) -> None:
+    """A table of version 1 lacks it; a new one has it."""
+    _BY_TENANT.create(connection, checkfirst=True)
+
+
+# One for each version: the table, then what counts the responses of a tenant.
+_STEPS = (_responses.create, _index_tenants)
 _WITHOUT_EVENTS = tuple(column for column in _responses.c if column.name != "events")
 _IS_RUNNING = _responses.c.status.in_(sorted(RUNNING))
 
@@ -59,10 +70,17 @@ _IS_RUNNING = _responses.c.status.in_(sorted(RUNNING))
 class StoredResponses:
     """A ResponseStore."""
 
-    def __init__(self, database: Database, clock: Clock, retention_days: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        retention_days: int,
+        max_per_tenant: int = 2**31,
+    ) -> None:
         """Raises: StoreError when the table cannot be made or is of a newer program."""
         self._database, self._clock = database, clock
         self._retention_ms = retention_days * _DAY_MS
+        self._max_per_tenant = max_per_tenant
         database.prepare("responses", _STEPS)
 
     def add(self, response: StoredResponse) -> None:
@@ -79,6 +97,7 @@ class StoredResponses:
             "events": response.events,
         }
         with self._database.writing() as connection:
+            self._make_room(connection, response.tenant)
             connection.execute(_responses.insert().values(row))
 
     def update(
@@ -136,6 +155,20 @@ class StoredResponses:
         """Remove what is too old. Returns how many. Raises: StoreError."""
         with self._database.writing() as connection:
             return connection.execute(delete(_responses).where(~self._is_kept())).rowcount
+
+    def _make_room(self, connection: Connection, tenant: str) -> None:
+        """Remove a tenant's oldest responses that have ended, where it has all it may."""
+        ours = _responses.c.tenant == tenant
+        number = connection.scalar(select(func.count()).select_from(_responses).where(ours)) or 0
+        if number >= self._max_per_tenant:
+            oldest = (
+                select(_responses.c.id)
+                .where(ours, ~_IS_RUNNING)
+                .order_by(_responses.c.created_at_ms)
+                .limit(number - self._max_per_tenant + 1)
+            )
+            ids = connection.scalars(oldest).all()
+            connection.execute(delete(_responses).where(_responses.c.id.in_(ids)))
 
     def _is_of(self, tenant: str) -> ColumnElement[bool]:
         return and_(_responses.c.tenant == tenant, self._is_kept())

@@ -49,6 +49,35 @@ def test_a_response_is_found_as_it_was_kept(store: StoredResponses, clock: FakeC
     assert (store.find("acme", "r2"), store.history("acme", "r2")) == (None, [])
 
 
+def test_the_oldest_of_a_tenant_that_have_ended_make_room(tmp_path: Path, clock: FakeClock) -> None:
+    database = open_database(tmp_path)
+    store = StoredResponses(database, clock, retention_days=2, max_per_tenant=3)
+    store.add(make("running", clock, status="in_progress"))
+    for number in range(4):
+        clock.advance(1)
+        store.add(make(f"r{number}", clock))
+        store.add(make(f"other{number}", clock, tenant="other"))
+    kept = [name for name in ("running", "r0", "r1", "r2", "r3") if store.find("acme", name)]
+    assert kept == ["running", "r2", "r3"]
+    kept = [f"other{n}" for n in range(4) if store.find("other", f"other{n}")]
+    assert kept == ["other1", "other2", "other3"]
+    database.close()
+
+
+def test_a_table_of_version_one_gets_its_index(tmp_path: Path, clock: FakeClock) -> None:
+    database = open_database(tmp_path)
+    StoredResponses(database, clock, retention_days=2).add(make("r1", clock))
+    with database.writing() as connection:
+        connection.exec_driver_sql("DROP INDEX responses_by_tenant")
+        connection.exec_driver_sql("UPDATE schema_versions SET version = 1")
+    store = StoredResponses(database, clock, retention_days=2)
+    assert store.find("acme", "r1") is not None
+    with database.reading() as connection:
+        made = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'index'")
+        assert "responses_by_tenant" in made.scalars().all()
+    database.close()
+
+
 def test_it_is_unknown_to_other_tenants(store: StoredResponses, clock: FakeClock) -> None:
     store.add(make("r1", clock))
     store.add(make("r2", clock, tenant="other", previous_id="r1"))
