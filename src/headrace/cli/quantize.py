@@ -21,6 +21,7 @@ from headrace.config.machine import detect_machine
 from headrace.convert.calibration import calibrate
 from headrace.convert.format_plan import TARGETS, SourceTensor, check_target, plan_formats
 from headrace.convert.gguf_source import GgufSource
+from headrace.convert.mixed_plan import plan_mixed
 from headrace.convert.quantize_file import Method, Rounding, Source, Written, quantize_file
 from headrace.core.errors import HeadraceError, InvalidParameter, UnsupportedFormat
 from headrace.core.units import format_bytes
@@ -52,12 +53,24 @@ def quantize(
         str,
         typer.Argument(metavar="MODEL", help="A name, or the path of a GGUF file."),
     ],
-    to: Annotated[
-        str, typer.Option("--to", metavar="FORMAT", help=f"One of {', '.join(TARGETS)}.")
-    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The GGUF file to write.")
     ],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="FORMAT", help=f"One of {', '.join(TARGETS)}.", show_default=False
+        ),
+    ] = None,
+    bits: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Instead of --to: bits per weight in all. Each tensor gets 4 to 8, more where "
+            "rounding hurts most.",
+            show_default=False,
+        ),
+    ] = None,
     method: Annotated[
         MethodName,
         typer.Option(
@@ -91,8 +104,11 @@ def quantize(
     q6_k; where rows do not fill the blocks of a format, the next finer one is used. A tensor that
     is as small as its target stays as it is.
     """
-    to = to.lower()
-    check_target(to)
+    if (to is None) == (bits is None):
+        raise InvalidParameter("--to", to, "a format, or --bits instead; one of the two")
+    if to is not None:
+        to = to.lower()
+        check_target(to)
     config = load_config(config_file).hub
     path = ensure_model(ModelStore(config), model).path
     _check_output(output, path, is_overwriting)
@@ -114,7 +130,10 @@ def quantize(
         if text is not None:
             importance, facts_of_text = _calibrate(reader, text)
             facts |= facts_of_text
-        formats = plan_formats(source.tensors, to)
+        if to is not None:
+            formats = plan_formats(source.tensors, to)
+        else:
+            formats = plan_mixed(source, bits or 0.0, importance)
         rounding = Rounding(formats, _METHODS[method], importance, facts)
         written = _run(source, rounding, output)
     finally:

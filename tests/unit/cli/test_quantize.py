@@ -84,3 +84,13 @@ def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path: Path, name: 
 def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     refused = quantize(tmp_path / "a.gguf", "--to", "int3", "-o", tmp_path / "b.gguf")
     assert "to is 'int3'; allowed: q4_0, q4_1, q5_0" in str(refused.exception)
+
+
+def test_a_budget_takes_the_place_of_a_format(tmp_path: Path) -> None:
+    source, out = model(tmp_path / "a.gguf", "f16"), tmp_path / "b.gguf"
+    assert quantize(source, "--bits", "5.6", "-o", out).exit_code == 0
+    assert GgufReader(out).tensor("blk.0.attn_q.weight").format.name == "q5_k"
+    for words in ((), ("--bits", "5", "--to", "q4_0")):
+        refused = quantize(source, "-o", tmp_path / "c.gguf", *words)
+        assert "one of the two" in str(refused.exception)
+    assert "at least 4.50" in str(quantize(source, "--bits", "2", "-o", out, "-f").exception)
