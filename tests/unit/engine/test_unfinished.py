@@ -88,6 +88,14 @@ def test_numbers_are_those_of_the_first_engine(engines: Engines) -> None:
     assert third == second._replace(new_token_ids=(3,), finish_reason="stop")
 
 
+def test_guesses_of_both_engines_are_counted(engines: Engines) -> None:
+    engines.submit("a")
+    engines.gain("a", 7, num_draft_tokens=5, num_accepted_tokens=2)
+    engines.die()
+    now = engines.gain("a", 8, num_draft_tokens=3, num_accepted_tokens=3)
+    assert (now.num_draft_tokens, now.num_accepted_tokens) == (8, 5)
+
+
 def test_a_request_nothing_is_known_of_was_queued_when_it_was_sent(engines: Engines) -> None:
     engines.clock.advance(100)
     sent_at_s = engines.clock.monotonic_s()
