@@ -577,6 +577,18 @@ BAD_INPUTS = (
         code="unsupported_parameter",
     ),
     chat(
+        {"grammar": 'root ::= "a"'},
+        'grammar is not supported: it is a field of llama.cpp. Use structured_outputs: {"grammar": ...}.',
+        "grammar",
+        code="unsupported_parameter",
+    ),
+    chat(
+        {"repeat_penalty": 1.1},
+        "repeat_penalty is not supported: it is a field of llama.cpp. Use repetition_penalty.",
+        "repeat_penalty",
+        code="unsupported_parameter",
+    ),
+    chat(
         {"use_beam_search": True},
         "use_beam_search is not supported: there is no beam search. Use n with a temperature.",
         "use_beam_search",

@@ -591,7 +591,8 @@ def test_the_envelope_speaks_anthropic_under_this_path_alone() -> None:
             no_route,
             404,
             "not_found_error",
-            "There is no route '/v1/messages/batches'. GET /v1/models lists the models.",
+            "There is no route '/v1/messages/batches'. POST /v1/files and POST /v1/batches run a "
+            "file of requests.",
         )
         method = client.get(MESSAGES)
         allowed = "This route does not take that method; allowed: POST."

@@ -12,6 +12,7 @@ from bad_inputs import BAD_BODIES, BAD_INPUTS, CHAT, MAX_BODY_BYTES, BadBody, Ba
 from fakes.served_app import RunningServer, run_server
 from headrace.core.backend import Health
 from headrace.core.config import ServerConfig
+from headrace.server.unserved_routes import SERVED_UNDER_V1
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,16 @@ def test_wrong_routes_and_methods(
     assert reply.headers.get("allow") == allow
 
 
+def test_a_wrong_base_address_is_said(client: httpx.Client) -> None:
+    for path in SERVED_UNDER_V1:
+        hint = f"It is /v1{path}: OpenAI's clients need a base address that ends in /v1."
+        assert hint in client.post(path, json={}).json()["error"]["message"]
+        # What the hint names is there.
+        assert client.put(f"/v1{path}").status_code == 405
+    message = client.post("/v1/v1/messages", json={}).json()["error"]["message"]
+    assert message.endswith("one /v1 too many: Anthropic's clients need it without.")
+
+
 def test_a_long_path_is_not_echoed_whole(client: httpx.Client) -> None:
     reply = client.get("/" + "a" * 500)
     shown = "/" + "a" * 116 + "..."
@@ -126,7 +137,7 @@ def test_a_body_that_never_ends_is_refused() -> None:
 @pytest.mark.parametrize("status", ["starting", "stalled", "draining", "dead"])
 def test_not_ready_is_503_with_retry_after(status: str) -> None:
     with run_server() as server, server.client() as client:
-        server.backend.state = Health(status, "because")  # type: ignore[arg-type]
+        server.backend.state = Health(status, "because.")  # type: ignore[arg-type]
         body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
         replies = [client.get("/health"), client.get("/ping"), client.post(CHAT, json=body)]
     for reply in replies:

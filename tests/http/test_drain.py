@@ -70,7 +70,10 @@ def test_running_requests_finish_and_new_ones_are_refused(is_streamed: bool) -> 
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
-def test_what_runs_past_the_limit_is_told_so(is_streamed: bool) -> None:
+def test_what_runs_past_the_limit_is_told_so(
+    is_streamed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "headrace.server.app")
     backend, _ = gated_backend()
     config = ServerConfig(shutdown_timeout_s=0.1)
     with ThreadPoolExecutor() as pool, run_server(backend, config) as server:
@@ -90,6 +93,8 @@ def test_what_runs_past_the_limit_is_told_so(is_streamed: bool) -> None:
     else:
         assert reply.status_code == 503
         assert reply.json()["error"] == STOPPING
+    # Of a stream the status tells nothing.
+    assert ("200 broken off: " in caplog.text) is is_streamed
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])

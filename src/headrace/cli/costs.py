@@ -15,7 +15,7 @@ from rich.table import Table
 
 from headrace.cli.keys import PIPE_COLUMNS, DatabaseOption, database_url
 from headrace.cli.settings import ConfigOption, load_config
-from headrace.cli.usage import read_period
+from headrace.cli.usage import note_no_rows, read_period
 from headrace.core.errors import ConfigError, HeadraceError
 from headrace.economics.cost_report import (
     COST_DIMENSIONS,
@@ -98,6 +98,7 @@ def costs(
         _write_focus(rows)
     else:
         _WRITERS[form](groups, totals)
+    note_no_rows(len(totals))
     _warn(totals, "tag" in groups)
 
 

@@ -30,6 +30,7 @@ _FLAG_NAMES = {
     "engine.num_threads": "--threads",
     "server.served_model_names": "--served-model-name",
     "server.cors_origins": "--cors-origin",
+    "server.idle_unload_s": "--idle-unload",
     "server.log_level": "--quiet",
     "store.database_url": "--database",
 }

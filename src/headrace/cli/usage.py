@@ -83,6 +83,17 @@ def usage(
     finally:
         opened.close()
     _WRITERS[form](groups, totals)
+    note_no_rows(len(totals))
+
+
+def note_no_rows(num_rows: int) -> None:
+    """Say on stderr why a report is empty; what reads stdout sees its form as always."""
+    if not num_rows:
+        typer.echo(
+            "There are no calls in this period. A server keeps a row of each once there is an API "
+            "key (`headrace keys create NAME`), or with --ledger on.",
+            err=True,
+        )
 
 
 def read_period(since: str | None, until: str | None) -> tuple[int | None, int | None]:

@@ -54,7 +54,9 @@ def resolve_config(
         wrong = given.get(error.field)
         if wrong is None or not wrong.source.startswith((env.PREFIX, "-")):
             raise
-        raise ConfigError(wrong.source, wrong.text, error.allowed, error.hint) from None
+        # Of several values only the wrong one is shown, and a path as it was typed.
+        shown = error.value if isinstance(wrong.text, tuple | Path) else wrong.text
+        raise ConfigError(wrong.source, shown, error.allowed, error.hint) from None
 
 
 def gather_settings(

@@ -203,7 +203,7 @@ class Supervisor:
                 started.send(request)
         self._up_since_s, self._reason, self._pause = time.monotonic(), "", None
         self._watch.moved()
-        logger.warning("The engine runs again; %d requests go on.", len(self._requests))
+        logger.warning("The engine runs again; requests that go on: %d.", len(self._requests))
         if self._on_restart is not None:
             self._on_restart(kind, len(self._requests))
         return []

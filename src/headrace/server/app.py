@@ -75,7 +75,7 @@ from headrace.server.stored_responses import (
     retrieve_response,
 )
 from headrace.server.tags import tags_of
-from headrace.server.unserved_routes import UNSERVED
+from headrace.server.unserved_routes import hint_at
 from headrace.server.vllm_invocations import invoke
 from headrace.server.vllm_tokenizer import detokenize, report_tokenizer, tokenize
 
@@ -229,7 +229,7 @@ class HeadraceApp:
             spent_s = self._http.end(scope, status or None, begin_s)
             # Probes and scrapers come every few seconds.
             level = logging.INFO if scope["method"] == "POST" or status >= 400 else logging.DEBUG
-            ended = f"{status or '-'}{' client left' if scope.get(_CLIENT_LEFT) else ''}"
+            ended = _how_it_ended(scope, status, row)
             path = scope["path"]
             if _log.isEnabledFor(level):
                 shown = (scope["method"], path, ended, spent_s, request_id)
@@ -244,6 +244,15 @@ def _close(scope: Scope, status: int | None) -> UsageRow | None:
         return None
     row: UsageRow = meter.close(status, bool(scope.get(_CLIENT_LEFT)))
     return row
+
+
+def _how_it_ended(scope: Scope, status: int, row: UsageRow | None) -> str:
+    """The status; where the answer broke off after it, by whom or why."""
+    if scope.get(_CLIENT_LEFT):
+        return f"{status or '-'} client left"
+    if status == 200 and row is not None and row.error:
+        return f"200 broken off: {row.error}"
+    return str(status or "-")
 
 
 def _fields(scope: Scope, status: int, row: UsageRow | None) -> dict[str, object]:
@@ -310,7 +319,7 @@ def _pairs(fixed: dict[str, str], more: Mapping[str, str]) -> list[tuple[bytes, 
 async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
     path = scope["path"]
     shown = path if len(path) <= 120 else f"{path[:117]}..."
-    hint = UNSERVED.get(path, "GET /v1/models lists the models.")
+    hint = hint_at(path)
     raise HttpRefusal(404, f"There is no route {shown!r}. {hint}")
 
 

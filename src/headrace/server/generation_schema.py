@@ -110,6 +110,11 @@ REFUSED: dict[str, str] = {
     "thinking_token_budget": "reasoning has no limit of its own. Use max_tokens.",
     "include_reasoning": "reasoning is part of a completion's text. Use chat completions.",
     "lora_request": "adapters are not served yet. Leave it out.",
+    "grammar": 'it is a field of llama.cpp. Use structured_outputs: {"grammar": ...}.',
+    "json_schema": 'it is a field of llama.cpp. Use structured_outputs: {"json": ...}.',
+    "n_predict": "it is a field of llama.cpp. Use max_tokens.",
+    "repeat_penalty": "it is a field of llama.cpp. Use repetition_penalty.",
+    "mirostat": "there is no mirostat. Use temperature, top_p or min_p.",
 }
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "use_beam_search": (False,),
@@ -119,6 +124,10 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "include_reasoning": (True,),
     "vllm_xargs": ({},),
     "logprob_token_ids": ([],),
+    "grammar": ("",),
+    "n_predict": (-1,),
+    "repeat_penalty": (1, 1.0),
+    "mirostat": (0,),
 }
 
 # Fields of SamplingParams whose name and meaning on the wire are the same.

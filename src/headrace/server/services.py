@@ -122,7 +122,7 @@ class Services:
         self.lifetime.check_open()
         health = self.backend.health()
         if health.status != "ready" and not (may_wait and health.is_recovering):
-            detail = f": {health.detail}" if health.detail else ""
+            detail = f": {health.detail.rstrip('.')}" if health.detail else ""
             raise CapacityError(
                 f"The server is {health.status}{detail}. Send the request again later.",
                 NOT_READY_RETRY_AFTER_S,

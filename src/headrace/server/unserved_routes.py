@@ -1,4 +1,4 @@
-"""Routes that other servers have and this one does not, and what to do instead."""
+"""Paths without a route: those of other servers, wrong base addresses, and what to do instead."""
 
 from __future__ import annotations
 
@@ -10,4 +10,20 @@ UNSERVED: Mapping[str, str] = {
     "/pooling": f"It needs a model made for it, and none is loaded. {_VECTORS}",
     "/v2/embed": _VECTORS,
     "/v1/moderations": "There is no model for it, and none can be loaded.",
+    "/v1/messages/batches": "POST /v1/files and POST /v1/batches run a file of requests.",
 }
+
+# What a client asks for under /v1; it comes without when its base address lacks it.
+SERVED_UNDER_V1 = (
+    *("/chat/completions", "/completions", "/embeddings", "/messages", "/responses"),
+    *("/models", "/files", "/batches"),
+)
+
+
+def hint_at(path: str) -> str:
+    """What to do about a path that has no route."""
+    if path in SERVED_UNDER_V1:
+        return f"It is /v1{path}: OpenAI's clients need a base address that ends in /v1."
+    if path.startswith("/v1/v1/"):
+        return "The base address has one /v1 too many: Anthropic's clients need it without."
+    return UNSERVED.get(path, "GET /v1/models lists the models.")

@@ -116,6 +116,14 @@ def test_bad_words_are_named(words: tuple[str, ...], field: str) -> None:
     assert error.field == field
 
 
+@pytest.mark.usefixtures("rows")
+def test_an_empty_period_says_what_fills_it() -> None:
+    said = "There are no calls in this period."
+    empty = usage("--since", "2001-01-01", "--until", "2001-01-01")
+    assert said in empty.stderr and said not in empty.stdout
+    assert said not in usage().stderr
+
+
 def test_without_a_database_it_says_what_makes_one(home: Path) -> None:
     error = usage().exception
     assert isinstance(error, HeadraceError)

@@ -55,6 +55,13 @@ def test_errors_name_the_variable_and_the_flag() -> None:
         resolve_config({"engine.thread": 1}, {})
 
 
+def test_of_several_values_the_wrong_one_is_shown() -> None:
+    origins = ("https://app.example.org", "app.example.org")
+    flags = {"server.cors_origins": "--cors-origin"}
+    with pytest.raises(ConfigError, match=r"--cors-origin is 'app\.example\.org'; allowed"):
+        resolve_config({"server.cors_origins": origins}, {}, flag_names=flags)
+
+
 def test_an_empty_variable_is_not_set() -> None:
     assert resolve_config({}, {"HEADRACE_ISA": "", "HEADRACE_CONFIG": " "}).engine.isa is None
 
