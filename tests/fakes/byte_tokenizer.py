@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
@@ -11,12 +13,13 @@ from headrace.text.tokenizer_facts import TokenizerFacts
 BOS, EOS, VOCAB_SIZE = 256, 257, 258
 
 
-def byte_tokenizer() -> Tokenizer:
+def byte_tokenizer(more: Sequence[str] = ()) -> Tokenizer:
+    """`more` are control tokens after the two there are."""
     backend = Backend(models.BPE(vocab=_byte_level_alphabet(), merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(
-        [AddedToken("<bos>", special=True), AddedToken("<eos>", special=True)]
+        [AddedToken(text, special=True) for text in ("<bos>", "<eos>", *more)]
     )
     facts = TokenizerFacts(
         special_tokens={"bos_token": "<bos>", "eos_token": "<eos>"},

@@ -7,6 +7,7 @@ be caught in their middle.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,24 @@ CONFIG = {
 }
 
 
-def write_random_model(folder: Path) -> Path:
-    """Write config, weights and tokenizer. The same weights each time."""
+def write_random_model(
+    folder: Path,
+    num_layers: int = NUM_LAYERS,
+    chat_template: str | None = None,
+    control_tokens: Sequence[str] = (),
+) -> Path:
+    """Write config, weights and tokenizer. The same weights each time.
+
+    `control_tokens` follow <bos> and <eos>.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    tokenizer = byte_tokenizer()._source.views_for(("a",)).special_aware
+    config = CONFIG | {"num_hidden_layers": num_layers}
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer = byte_tokenizer(control_tokens)._source.views_for(("a",)).special_aware
     (folder / "tokenizer.json").write_text(tokenizer.to_str())
     special = {"bos_token": "<bos>", "eos_token": "<eos>", "model_max_length": 4096}
+    if chat_template is not None:
+        special["chat_template"] = chat_template
     (folder / "tokenizer_config.json").write_text(json.dumps(special))
     generator = np.random.default_rng(5)
 
@@ -56,7 +68,7 @@ def write_random_model(folder: Path) -> Path:
         "model.norm.weight": np.ones(WIDTH, dtype=np.float16),
         "lm_head.weight": matrix(VOCAB_SIZE, WIDTH),
     }
-    for layer in range(NUM_LAYERS):
+    for layer in range(num_layers):
         name = f"model.layers.{layer}"
         weights |= {
             f"{name}.self_attn.q_proj.weight": matrix(WIDTH, WIDTH),
