@@ -39,7 +39,7 @@ fix: $(VENV)/.stamp-dev  ## repair what `make check` can repair
 	$(BIN)/python scripts/make_reference_docs.py && $(BIN)/python scripts/make_readme_table.py
 
 models: $(VENV)/.stamp-run  ## fetch the models the tests use
-	$(BIN)/headrace pull qwen2.5-coder:0.5b && $(BIN)/headrace pull qwen2.5-coder:1.5b && $(BIN)/headrace pull gemma3:270m
+	$(BIN)/headrace pull qwen2.5-coder:0.5b && $(BIN)/headrace pull qwen2.5-coder:1.5b && $(BIN)/headrace pull gemma3:270m && $(BIN)/headrace pull all-minilm-l6-v2
 
 test: $(VENV)/.stamp-dev models  ## everything that must pass
 	$(BIN)/python -m pytest $(IN_TWO) -m "not slow and not gpu"

@@ -42,5 +42,10 @@ def qwen15_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    return local_model("all-minilm-l6-v2")
+
+
+@pytest.fixture(scope="session")
 def gemma_path() -> Path:
     return local_model("gemma3:270m")
