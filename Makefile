@@ -9,7 +9,7 @@ export PROMPT
 IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 SOURCES := $(shell find csrc CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help run setup build check fix test test-all test-isa soak models bench bench-peers serve size clean
+.PHONY: help run setup build check fix test test-all test-isa test-cuda-cpu test-cuda-cases soak models bench bench-peers serve size clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,15 @@ test-all: $(VENV)/.stamp-dev models  ## the same, and the slow ones
 test-isa: $(VENV)/.stamp-dev  ## kernel cases on each instruction set here; says which could not run
 	$(BIN)/python scripts/test_isa.py
 
+# Triton's interpreter and its compiler want a process each; whatever torch brings stays as it is.
+CUDA_CASES := not draws and not neighbour and not independent and not 32003 and not bad_logits
+test-cuda-cpu: $(VENV)/.stamp-triton  ## the CUDA kernels without a GPU: interpreted, and compiled
+	PYTHONPATH=$(VENV)/triton $(BIN)/python scripts/compile_cuda_kernels.py --check
+	PYTHONPATH=$(VENV)/triton TRITON_INTERPRET=1 $(BIN)/python -m pytest $(IN_TWO) tests/cuda
+
+test-cuda-cases: $(VENV)/.stamp-triton  ## the kernel cases of all devices, interpreted; ten minutes
+	PYTHONPATH=$(VENV)/triton TRITON_INTERPRET=1 $(BIN)/python -m pytest $(IN_TWO) tests/kernels -k "cuda and $(CUDA_CASES)"
+
 soak: $(VENV)/.stamp-dev models  ## two hours of mixed traffic and aborts: make soak args="--minutes 10"
 	$(BIN)/python benchmarks/engine/soak.py $(args)
 
@@ -71,6 +80,11 @@ $(VENV)/pyvenv.cfg:
 $(VENV)/.stamp-run: $(VENV)/pyvenv.cfg $(SOURCES)
 	@echo "building the C++ kernels (about two minutes)..."
 	$(BIN)/pip install -q -e .
+	touch $@
+
+# 188 MB, 640 MB unpacked. Kept apart: torch from PyPI names another version of it.
+$(VENV)/.stamp-triton: $(VENV)/.stamp-dev
+	$(BIN)/pip install -q --no-deps --upgrade --target $(VENV)/triton triton==3.6.0
 	touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/pyvenv.cfg $(SOURCES)
