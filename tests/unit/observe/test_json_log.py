@@ -41,18 +41,24 @@ def log() -> Iterator[Log]:
 
 def test_an_entry_is_one_line_with_its_fields(log: Log) -> None:
     fields = {"request_id": "r\n1", "status": None, "error": ValueError("x")}
-    log.logger.info('two\nlines "%s" \udc80', "🌊", extra={"fields": fields})
+    log.logger.info('two\nlines "%s"', "🌊", extra={"fields": fields})
     log.logger.debug("not wanted")
     (entry,) = log.entries()
     assert entry.pop("time").endswith("Z")
     assert entry == {
         "level": "info",
         "logger": "headrace.test_json_log",
-        "message": 'two\nlines "🌊" \udc80',
+        "message": 'two\nlines "🌊"',
         "request_id": "r\n1",
         "status": None,
         "error": "x",
     }
+
+
+def test_what_is_no_text_is_written_all_the_same() -> None:
+    record = logging.makeLogRecord({"msg": "a name \udc80", "levelname": "INFO"})
+    entry = json.loads(JsonFormatter().format(record).encode("utf-8"))
+    assert entry["message"] == "a name \udc80"
 
 
 def test_a_traceback_stays_in_its_entry(log: Log) -> None:
