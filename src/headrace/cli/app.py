@@ -33,7 +33,7 @@ COMMANDS: dict[str, Command] = {
     "chat": Command("Talk with a model.", "headrace.cli.chat:chat"),
     "embed": Command("Make vectors of texts.", "headrace.cli.embed:embed"),
     "serve": Command(
-        "Serve a model over HTTP, with the API of OpenAI.", "headrace.cli.serve:serve"
+        "Serve models over HTTP, as OpenAI and Anthropic do.", "headrace.cli.serve:serve"
     ),
     "keys": Command("Make, list and revoke API keys.", "headrace.cli.keys:keys"),
     "usage": Command("Add up what was used, by tenant, model or day.", "headrace.cli.usage:usage"),

@@ -144,7 +144,7 @@ def serve(
     no_pull: NoPullOption = False,
     config_file: ConfigOption = None,
 ) -> None:
-    """Serve models over HTTP, with the API of OpenAI.
+    """Serve models over HTTP, with the APIs of OpenAI and Anthropic.
 
     A model of the catalogue that is not on this machine is fetched first. Ctrl-C or SIGTERM lets
     running requests finish; the second one ends at once.
