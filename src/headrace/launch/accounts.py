@@ -86,6 +86,7 @@ class AccountsWatch:
         self._ledger: Writer | None = None
         self._requests: RequestWriter | None = None
         self._sink: MetricSink | None = None
+        self._prices: PriceBook | None = None
         self._stamp: object = None
         self._has_budgets = False
         self._refreshed_at_s = time.monotonic()
@@ -94,12 +95,15 @@ class AccountsWatch:
         self._thread = threading.Thread(target=self._run, name="headrace-accounts", daemon=True)
 
     def open(self) -> Accounts:
-        """Read the keys.
+        """Read the keys, and the files with prices.
 
         Raises: StoreError, ConfigError: a server whose keys cannot be read does not start open.
         """
         if self._has_database():
             self._follow()
+            if self._stored is not None and self._config.economics.price_files:
+                # A fault in a file of the caller's own is told before a model is loaded.
+                self._prices = self._stored.open_prices()
         if self._config.server.require_key and self.accounts.keys.is_open:
             raise ConfigError(
                 "server.require_key",
@@ -147,7 +151,7 @@ class AccountsWatch:
         is_wanted = mode == "on" or (mode == "auto" and is_asked)
         if is_wanted and self._ledger is None and self._stored is not None and self._sink:
             # A call is priced from the first row on.
-            self.accounts.prices = self._stored.open_prices()
+            self.accounts.prices = self._prices or self._stored.open_prices()
             self.accounts.ledger = self._ledger = self._stored.open_ledger(self._sink)
             self.accounts.budgets = self._stored.budgets
             self._refreshed_at_s = time.monotonic()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from fakes.usage import eventually, make_row
 from headrace.core.budgets import Budget
 from headrace.core.clock import SystemClock
-from headrace.core.config import Config, HubConfig, ServerConfig, StoreConfig
+from headrace.core.config import Config, EconomicsConfig, HubConfig, ServerConfig, StoreConfig
 from headrace.core.errors import BudgetExceeded, ConfigError, StoreError
 from headrace.core.stores import NO_LIMITS
 from headrace.core.telemetry import NoMetrics
@@ -163,3 +164,13 @@ def test_keys_stay_as_they_were_while_the_database_is_gone(tmp_path: Path) -> No
 def test_a_key_can_be_demanded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="headrace keys create"):
         AccountsWatch(config_of(tmp_path, require_key=True)).open()
+
+
+def test_a_file_of_prices_that_is_missing_is_told_before_anything_starts(tmp_path: Path) -> None:
+    prices = EconomicsConfig(price_files=(str(tmp_path / "none.yaml"),))
+    config = replace(config_of(tmp_path), economics=prices)
+    with keys_in(tmp_path):
+        watch = AccountsWatch(config)
+        with pytest.raises(ConfigError, match=r"none\.yaml"):
+            watch.open()
+        watch.close()
