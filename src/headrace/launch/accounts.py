@@ -111,6 +111,13 @@ class AccountsWatch:
                 "false while there is no API key",
                 "`headrace keys create NAME` makes one.",
             )
+        if self._config.store.database_url is not None and self.accounts.keys.is_open:
+            # A mistyped address is a new database, and that one asks nobody for a key.
+            logger.warning(
+                "The database of store.database_url has no API keys: whoever reaches this server "
+                "may use it. `headrace keys create NAME` makes one; --require-key starts no server "
+                "without."
+            )
         return self.accounts
 
     def start(self, sink: MetricSink) -> None:

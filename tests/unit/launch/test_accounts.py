@@ -174,3 +174,23 @@ def test_a_file_of_prices_that_is_missing_is_told_before_anything_starts(tmp_pat
         with pytest.raises(ConfigError, match=r"none\.yaml"):
             watch.open()
         watch.close()
+
+
+def test_a_named_database_without_keys_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def opened(folder: str) -> str:
+        url = f"sqlite:///{tmp_path}/{folder}/keys.db"
+        watch = AccountsWatch(replace(config_of(tmp_path), store=StoreConfig(database_url=url)))
+        caplog.clear()
+        watch.open()
+        watch.close()
+        return caplog.text
+
+    (tmp_path / "known").mkdir()
+    database = Database(f"sqlite:///{tmp_path}/known/keys.db")
+    database.create_file()
+    KeyStore(database, SystemClock()).create("a", "a", ["inference"], NO_LIMITS)
+    database.close()
+    assert opened("known") == ""
+    assert "has no API keys" in opened("mistyped")
