@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
 from starlette.datastructures import Headers, QueryParams
@@ -58,6 +58,7 @@ from headrace.server.pair_scores import create_classes, create_ranking, create_s
 from headrace.server.patience import patience_of
 from headrace.server.replies import BytesReply, EventReply, JsonReply
 from headrace.server.request_ids import header_request_id
+from headrace.server.send_reply import send_bytes, send_json
 from headrace.server.services import (
     BuildOf,
     Call,
@@ -209,7 +210,7 @@ class HeadraceApp:
             services = self.services
             allowed = preflight_headers(scope["method"], headers, services.config)
             if allowed is not None:
-                await _send_json(JsonReply(b"", 204, allowed), send_with_headers)
+                await send_json(JsonReply(b"", 204, allowed), send_with_headers)
                 return
             keys = services.accounts.keys
             check_host(headers, services.config, keys.is_open and not services.config.require_key)
@@ -275,7 +276,7 @@ def _fields(scope: Scope, status: int, row: UsageRow | None) -> dict[str, object
 async def _send_error(error: Exception, request_id: str, dialect: Dialect, send: Send) -> None:
     reply = describe_error(error, request_id)
     body = dialect.error_body(reply, request_id)
-    await _send_json(JsonReply(body, reply.status, reply.headers), send)
+    await send_json(JsonReply(body, reply.status, reply.headers), send)
 
 
 def _dialect_of(path: str) -> Dialect:
@@ -286,34 +287,6 @@ def _dialect_of(path: str) -> Dialect:
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-
-
-async def _send_json(reply: JsonReply, send: Send) -> None:
-    # An answer without content names neither kind nor length (RFC 9110, section 8.6).
-    has_content = reply.status != 204
-    length = {"content-length": str(len(reply.body))}
-    fixed = {"content-type": reply.content_type} | length if has_content else {}
-    headers = _pairs(fixed, reply.headers)
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body, "more_body": False})
-
-
-async def _send_bytes(reply: BytesReply, send: Send) -> None:
-    fixed = {"content-type": reply.content_type, "content-length": str(reply.num_bytes)}
-    await send(
-        {"type": "http.response.start", "status": 200, "headers": _pairs(fixed, reply.headers)}
-    )
-    async with aclosing(reply.chunks):
-        async for data in reply.chunks:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _pairs(fixed: dict[str, str], more: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    return [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in (fixed | dict(more)).items()
-    ]
 
 
 async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
@@ -385,7 +358,7 @@ class _Report:
         self._services, self._report = services, report
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _send_json(self._report(self._services), send)
+        await send_json(self._report(self._services), send)
 
 
 class _OneModel:
@@ -394,7 +367,7 @@ class _OneModel:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path_params"]["name"]
-        await _send_json(retrieve_model(self._services, name), send)
+        await send_json(retrieve_model(self._services, name), send)
 
 
 class _Resource:
@@ -418,7 +391,7 @@ class _Resource:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         reply = await self._by_method[method](services, visit)
         if isinstance(reply, JsonReply):
-            await _send_json(reply, send)
+            await send_json(reply, send)
             return
         work = asyncio.create_task(self._send(reply, visit, send))
         with services.lifetime.track(work):
@@ -428,7 +401,7 @@ class _Resource:
         lifetime = self._services.lifetime
         try:
             if isinstance(reply, BytesReply):
-                await _send_bytes(reply, send)
+                await send_bytes(reply, send)
                 return
             await send_events(
                 *(reply.frames, reply.headers, send, lifetime, visit.request_id),
@@ -479,7 +452,7 @@ class _Inference:
             # Routes see no other backend than the caller's.
             reply = await self._answer(replace(self._services, backend=meter), call)
             if isinstance(reply, JsonReply):
-                await _send_json(reply, send)
+                await send_json(reply, send)
                 return
             failure = await send_events(
                 *(reply.frames, reply.headers, send, lifetime, call.request_id),
