@@ -106,7 +106,14 @@ class Clients:
         self.traffic = Traffic(server.model, seed)
 
     async def warm_up(self) -> None:
-        """What goes wrong counts; times do not."""
+        """What goes wrong counts; times do not.
+
+        First the largest steps there are, so that buffers have their size whatever comes together
+        later: every seat chooses a token, then every position of a prompt is scored.
+        """
+        async with httpx.AsyncClient(base_url=self.server.address, timeout=HANG_S) as http:
+            for ask in (self.traffic.every_seat(MAX_NUM_SEQS), self.traffic.every_position()):
+                self.judge(ask, await self.exchange(http, ask))
         await self.run(lambda: self.found.sent.total() >= WARM_REQUESTS)
         self.found.ttft.clear()
         self.found.output_tokens = 0

@@ -120,6 +120,17 @@ class Traffic:
         prompts = [self.some_words(1, 30) for _ in range(3)]
         return Ask("several prompts", TEXT, self.fields(prompt=prompts))
 
+    def every_seat(self, num_seats: int) -> Ask:
+        """Short prompts that are answered together."""
+        prompts = [self.some_words(1, 5) for _ in range(num_seats)]
+        body = {"prompt": prompts, "max_tokens": 4, "logprobs": 5, "temperature": 1}
+        return Ask("several prompts", TEXT, self.fields(**body))
+
+    def every_position(self) -> Ask:
+        """A long prompt that is scored."""
+        body = {"prompt": self.some_words(150, 150), "max_tokens": 1, "echo": True, "logprobs": 5}
+        return Ask("logprobs", TEXT, self.fields(**body))
+
     def token_ids(self) -> Ask:
         ids = [self.draw.randrange(1000, 100_000) for _ in range(self.draw.randint(1, 150))]
         return Ask("token ids", TEXT, self.fields(prompt=ids))
