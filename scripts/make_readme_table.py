@@ -14,19 +14,22 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 
 
-def newest_record(benchmark: str, call: str) -> dict[str, Any]:
-    """The last line of the newest results file that holds a record of a benchmark."""
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.jsonl"), reverse=True):
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        found = [record for record in records if record["benchmark"] == benchmark]
-        if found:
-            return found[-1] | {"file": path.relative_to(ROOT).as_posix()}
-    sys.exit(f"benchmarks/results has no {benchmark} record; run `{call} args=--record`.")
+def records_of(benchmark: str, call: str) -> list[dict[str, Any]]:
+    """Every record of a benchmark with the file it lies in, newest first."""
+    found = [
+        record | {"file": path.relative_to(ROOT).as_posix()}
+        for path in sorted((ROOT / "benchmarks" / "results").glob("*.jsonl"), reverse=True)
+        for record in reversed([json.loads(line) for line in path.read_text().splitlines()])
+        if record["benchmark"] == benchmark
+    ]
+    if not found:
+        sys.exit(f"benchmarks/results has no {benchmark} record; run `{call} args=--record`.")
+    return found
 
 
 def measured() -> str:
     """headrace beside the machine's limits, and the sentence that says where it comes from."""
-    record = newest_record("engine/floors", "make bench name=engine/floors")
+    record = records_of("engine/floors", "make bench name=engine/floors")[0]
     median, settings, rounds = record["median"], record["settings"], record["rounds"]
     read = sorted(each["roof"]["read_bytes_per_s"] for each in rounds)
     int8 = sorted(each["roof"]["int8_ops_per_s"] for each in rounds)
@@ -63,32 +66,55 @@ def measured() -> str:
 
 
 def peers() -> str:
-    """headrace beside the best peer of each cell, and who was not measured."""
-    record = newest_record("peers/bench_peers", "make bench-peers")
+    """headrace beside the best peer of each cell, each model from its newest record."""
+    newest: dict[str, dict[str, Any]] = {}
+    for record in records_of("peers/bench_peers", "make bench-peers"):
+        for cell in record["cells"]:
+            newest.setdefault(cell["model"], record)
     lines = [
         "| | headrace | best peer measured | times faster (lowest to highest) |",
         "|---|---|---|---|",
     ]
-    for cell in record["cells"]:
-        best = next(each for each in cell["standings"] if each["engine"] == cell["best"])
-        lines.append(
-            f"| {cell['model_name']}, {cell['title']} | {number(best['ours'])} | "
-            f"{number(best['theirs'])} {cell['best']} | {best['ratio']:.2f} "
-            f"({best['lowest']:.2f} to {best['highest']:.2f}) |"
-        )
-    measured_engines = sorted(
-        {name for each in record["engines"].values() for name in each} - {"headrace"}
-    )
-    absent = sorted({name for failures in record["failures"].values() for name in failures})
+    for model in sorted(newest):
+        lines += [peer_row(cell) for cell in newest[model]["cells"] if cell["model"] == model]
+    cpu, threads = newest_machine(newest)
+    files = sorted({record["file"] for record in newest.values()})
     where = (
-        f"{record['cpu']}, {record['settings']['num_threads']} threads, {record['date']}, medians "
-        f"of {record['settings']['rounds']} rounds of pairs. "
-        f"Measured beside it: {', '.join(measured_engines)}; no other peer is in this record. "
-        + (f"Not measured everywhere, the record says why: {', '.join(absent)}. " if absent else "")
-        + f"Record: `{record['file']}`; `make bench-peers` repeats it, "
+        f"{cpu}, {threads} threads, medians of rounds of pairs. "
+        + "".join(measured_beside(model, newest[model]) for model in sorted(newest))
+        + f"Record: {', '.join(f'`{name}`' for name in files)}; `make bench-peers` repeats it, "
         "[docs/guides/peers.md](docs/guides/peers.md) says how."
     )
     return "\n".join([*lines, "", where])
+
+
+def peer_row(cell: dict[str, Any]) -> str:
+    best = next(each for each in cell["standings"] if each["engine"] == cell["best"])
+    return (
+        f"| {cell['model_name']}, {cell['title']} | {number(best['ours'])} | "
+        f"{number(best['theirs'])} {cell['best']} | {best['ratio']:.2f} "
+        f"({best['lowest']:.2f} to {best['highest']:.2f}) |"
+    )
+
+
+def newest_machine(records: dict[str, dict[str, Any]]) -> tuple[str, int]:
+    """The machine of all records, or the end: one table is of one machine."""
+    machines = {(each["cpu"], each["settings"]["num_threads"]) for each in records.values()}
+    if len(machines) > 1:
+        sys.exit(f"The newest records of the peers are of several machines: {sorted(machines)}.")
+    return machines.pop()
+
+
+def measured_beside(model: str, record: dict[str, Any]) -> str:
+    """Who was measured on a model and who was not, when, in how many rounds."""
+    others = sorted(set(record["engines"].get(model, {})) - {"headrace"})
+    absent = sorted(record["failures"].get(model, {}))
+    return (
+        f"Beside the {model} ({record['date']}, {record['settings']['rounds']} rounds): "
+        f"{', '.join(others)}"
+        + (f"; not everywhere, the record says why: {', '.join(absent)}" if absent else "")
+        + ". "
+    )
 
 
 def number(value: float) -> str:

@@ -42,6 +42,28 @@ def test_it_names_the_best_peer_of_each_cell_and_who_was_not_measured(
     assert "old" not in lines and (lines[0], lines[-1]) == ("before", "after")
 
 
+def test_each_model_comes_from_its_newest_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [
+        ("2026-01-01", "decode-0.5b", 40.0),
+        ("2026-01-01", "decode-1.5b", 15.0),
+        ("2026-01-02", "decode-0.5b", 80.0),
+    ]
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    for date, cell, ours in records:
+        model = cell.removeprefix("decode-")
+        found = Findings({"rounds": 1, "num_threads": 2}, facts={model: FACTS})
+        found.pairs = [Pair(cell, "vllm", 0, ours, 10.0, ours / 10.0, ROOF)]
+        with (results / f"{date}-cpu-amx.jsonl").open("a") as file:
+            file.write(json.dumps(found.as_json()) + "\n")
+    table = load_script()
+    monkeypatch.setattr(table, "ROOT", tmp_path)
+    rows = [line for line in table.peers().splitlines() if line.startswith("| qwen")]
+    assert [row.split(" | ")[1] for row in rows] == ["80", "15"]
+
+
 def load_script() -> ModuleType:
     """The script as a module; it lies in no package."""
     path = ROOT / "scripts" / "make_readme_table.py"
