@@ -29,12 +29,12 @@ from typing import Any
 
 import psutil
 
-from headrace.bench.http_exchange import parse_endpoint
 from headrace.bench.http_target import HttpTarget
 from headrace.bench.load import LoadRun
 from headrace.bench.outcome import Outcome
 from headrace.bench.percentile import percentiles
 from headrace.bench.workload import Ask, poisson_arrivals
+from headrace.client.endpoint import parse_endpoint
 from headrace.config.resolve import resolve_config
 from headrace.core.backend import Health, ModelInfo
 from headrace.core.output import CompletionDelta, RequestOutput, RequestTimes

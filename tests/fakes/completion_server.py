@@ -11,7 +11,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,6 +116,8 @@ class CompletionServer:
             return
         finally:
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
 
 @asynccontextmanager
@@ -124,14 +126,12 @@ async def completion_server(
 ) -> AsyncIterator[CompletionServer]:
     """Listen on a free port until the block ends; running exchanges are cut off then."""
     server = CompletionServer(script=script)
-    running: set[asyncio.Task[None]] = set()
+    running: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        running.add(task)
-        task.add_done_callback(running.discard)
-        await server.serve(reader, writer)
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(server.serve(reader, writer))
+        running[task] = writer
+        task.add_done_callback(lambda done: done.cancelled() or running.pop(done))
 
     listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     scheme = "http" if tls is None else "https"
@@ -140,6 +140,12 @@ async def completion_server(
         yield server
     finally:
         listening.close()
-        for task in list(running):
+        left = dict(running)
+        for task in left:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
+        # One that was cancelled before it began has closed nothing.
+        for writer in left.values():
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()

@@ -13,10 +13,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from headrace.bench.event_stream import EventStreamDecoder, EventTooLong
-from headrace.bench.http_exchange import Endpoint, HttpCall, HttpReply, exchange
+from headrace.bench.http_exchange import HttpCall, HttpReply, exchange
 from headrace.bench.outcome import Hearing, RequestFailed
 from headrace.bench.workload import Ask, Prompt
+from headrace.client.endpoint import Endpoint
+from headrace.client.event_stream import EventStreamDecoder, EventTooLong
 from headrace.core.message import Message
 
 Api = Literal["chat", "completions"]

@@ -20,7 +20,6 @@ from rich.text import Text
 
 from headrace.bench.engine_target import EngineTarget, TokenPrompts
 from headrace.bench.html_page import render_page
-from headrace.bench.http_exchange import Endpoint, parse_endpoint
 from headrace.bench.http_target import HttpTarget, list_models
 from headrace.bench.load_report import LoadSettings
 from headrace.bench.load_table import (
@@ -52,6 +51,7 @@ from headrace.cli.bench_progress import load_progress
 from headrace.cli.errors import EXIT_FAILED
 from headrace.cli.models import PIPE_COLUMNS
 from headrace.cli.settings import load_config
+from headrace.client.endpoint import Endpoint, parse_endpoint
 from headrace.config.machine import detect_machine
 from headrace.core.config import DEFAULT_MODEL
 from headrace.core.errors import BackendError, ConfigError

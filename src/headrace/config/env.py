@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.core.config import LogLevel
+from headrace.core.errors import ConfigError
 
 PREFIX = "HEADRACE_"
 CONFIG_FILE = "HEADRACE_CONFIG"
@@ -90,6 +91,21 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
         for variable in VARIABLES
         if variable.setting is not None and environ.get(variable.name, "").strip()
     }
+
+
+def read_secret(variable: str, environ: Mapping[str, str], field: str) -> str:
+    """A key that settings name. `field` is where they name it; the key is in no error.
+
+    Raises: ConfigError when there is none, or one that no header can hold.
+    """
+    text = environ.get(variable, "").strip()
+    if not text:
+        allowed = f"the environment variable {variable} with the key in it"
+        raise ConfigError(field, f"env:{variable}, which is not set", allowed)
+    if not text.isascii() or not text.isprintable() or " " in text:
+        allowed = "a key of printable ASCII characters without spaces"
+        raise ConfigError(field, f"env:{variable}, which holds something else", allowed)
+    return text
 
 
 def config_file(environ: Mapping[str, str]) -> Path | None:

@@ -16,6 +16,9 @@ HeadraceError
 |   `-- FolderError        the folder of files cannot: full, gone, forbidden
 |-- OutOfMemory            the plan does not fit: needed and available bytes
 `-- BackendError           EngineStalled, EngineDied, InvalidLogits (rows); retryable, tokens_sent
+    `-- UpstreamError      another server failed: upstream, status, retry_after_s
+        |-- UpstreamTimeout    it said nothing in time
+        `-- StreamBroken       its answer broke off or cannot be read
 """
 
 from __future__ import annotations
@@ -225,6 +228,37 @@ class EngineStalled(BackendError):
 
 class EngineDied(BackendError):
     """The engine ended, and is not started again."""
+
+
+class UpstreamError(BackendError):
+    """Another server that answers requests refused, failed or cannot be reached.
+
+    `status` is None where none came. `was_asked`: the request may have reached it, so that asking
+    it again may cost twice. Units: seconds.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        upstream: str,
+        status: int | None = None,
+        *,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+        was_asked: bool = False,
+        tokens_sent: int = 0,
+    ) -> None:
+        self.upstream, self.status = upstream, status
+        self.retry_after_s, self.was_asked = retry_after_s, was_asked
+        super().__init__(message, retryable, tokens_sent)
+
+
+class UpstreamTimeout(UpstreamError):
+    """Another server said nothing for too long."""
+
+
+class StreamBroken(UpstreamError):
+    """The answer of another server broke off, or is not what its API says."""
 
 
 class InvalidLogits(BackendError):

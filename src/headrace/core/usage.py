@@ -15,7 +15,8 @@ class Usage:
     Of input_tokens, cached_input_tokens were read from a cache, cache_write_tokens written to it
     for minutes and cache_write_1h_tokens for an hour; no token is in two of them.
 
-    `accepted_draft_tokens` of the output were guessed before they were chosen.
+    `accepted_draft_tokens` of the output were guessed before they were chosen. `is_estimated`: by
+    lengths, where nobody counted.
     """
 
     input_tokens: int = 0
@@ -26,6 +27,7 @@ class Usage:
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
     accepted_draft_tokens: int = 0
+    is_estimated: bool = False
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -37,6 +39,7 @@ class Usage:
             self.cache_write_tokens + other.cache_write_tokens,
             self.cache_write_1h_tokens + other.cache_write_1h_tokens,
             self.accepted_draft_tokens + other.accepted_draft_tokens,
+            self.is_estimated or other.is_estimated,
         )
 
     @property

@@ -32,6 +32,8 @@ from headrace.core.errors import (
     RateLimited,
     RequestError,
     StoreError,
+    UpstreamError,
+    UpstreamTimeout,
 )
 
 ErrorType = Literal[
@@ -104,6 +106,8 @@ def describe_error(error: Exception, request_id: str) -> ErrorReply:
     if isinstance(error, EngineDied | EngineStalled):
         headers = _retry_headers(DEAD_RETRY_AFTER_S)
         return ErrorReply(503, "server_error", error.message, headers=headers)
+    if isinstance(error, UpstreamError):
+        return _describe_upstream(error)
     if isinstance(error, StoreError):
         text = f"What is stored cannot be reached now; the log has more under {request_id}."
         return ErrorReply(503, "server_error", text, headers=_retry_headers(STORE_RETRY_AFTER_S))
@@ -115,8 +119,20 @@ def describe_error(error: Exception, request_id: str) -> ErrorReply:
 def is_our_fault(error: Exception) -> bool:
     """Whether the log should have the traceback."""
     return not isinstance(error, RequestError | CapacityError | HTTPException) and not (
-        isinstance(error, HeadraceError) and isinstance(error, EngineDied | EngineStalled)
+        isinstance(error, HeadraceError)
+        and isinstance(error, EngineDied | EngineStalled | UpstreamError)
     )
+
+
+def _describe_upstream(error: UpstreamError) -> ErrorReply:
+    """A gateway's statuses; one that is busy, or left alone for a while, says when to come back."""
+    headers = {} if error.retry_after_s is None else _retry_headers(error.retry_after_s)
+    if error.status == 429:
+        return ErrorReply(429, "rate_limit_error", error.message, None, "slow_down", headers)
+    status = 504 if isinstance(error, UpstreamTimeout) else 502
+    if headers and error.status is None:
+        status = 503
+    return ErrorReply(status, "server_error", error.message, headers=headers)
 
 
 def _in_json_words(error: InvalidParameter) -> str:

@@ -21,12 +21,12 @@ from fakes.completion_server import (
     text,
 )
 from headrace.bench import http_exchange
-from headrace.bench.http_exchange import parse_endpoint
 from headrace.bench.http_target import HttpTarget, list_models
 from headrace.bench.load import LoadRun
 from headrace.bench.outcome import Outcome, RequestFailed
 from headrace.bench.word_prompts import calibrate
 from headrace.bench.workload import Ask
+from headrace.client.endpoint import parse_endpoint
 from headrace.core.errors import ConfigError
 from headrace.core.message import Message
 

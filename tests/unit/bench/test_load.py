@@ -12,11 +12,11 @@ import pytest
 from fakes.completion_server import Exchange, answer, completion_server
 from fakes.running_engine import running_engine
 from headrace.bench.engine_target import EngineTarget
-from headrace.bench.http_exchange import parse_endpoint
 from headrace.bench.http_target import HttpTarget
 from headrace.bench.load import LoadRun
 from headrace.bench.outcome import Outcome
 from headrace.bench.workload import Ask
+from headrace.client.endpoint import parse_endpoint
 from headrace.core.message import Message
 
 SERVICE_S = 0.05

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.bench import event_stream
-from headrace.bench.event_stream import EventStreamDecoder, EventTooLong
+from headrace.client import event_stream
+from headrace.client.event_stream import EventStreamDecoder, EventTooLong
 
 STREAM = (
     b": a comment\n\ndata: {\"a\": 1}\n\nevent: x\r\ndata:two\r\ndata: lines\r\nid: 7\r\n\r\n"
@@ -18,6 +18,7 @@ STREAM = (
 EVENTS = [b'{"a": 1}', b"two\nlines", "🌊".encode(), b"", b"[DONE]"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12).map(sorted))
 def test_any_cut_gives_the_same_events(cuts: list[int]) -> None:
     decoder = EventStreamDecoder()

@@ -1,0 +1,150 @@
+"""HttpConnection: HTTP/1.1 to one server, one exchange after the other over the same socket.
+
+In: a request as bytes. Out: status and headers, then the body as it comes. h11 does the protocol,
+asyncio the sockets: nothing that the base install has not, and loaded in milliseconds. Knows
+neither retries nor what is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+
+import h11
+
+from headrace.client.endpoint import Endpoint
+
+READ_BYTES = 65536
+MAX_HEAD_BYTES = 65536
+
+
+class ConnectionFailed(Exception):
+    """The exchange cannot go on. `was_asked`: the request may have reached the server.
+
+    `is_stale`: a used connection that the server had closed before it answered a byte.
+    """
+
+    def __init__(self, reason: str, was_asked: bool, is_stale: bool = False) -> None:
+        self.was_asked, self.is_stale = was_asked, is_stale
+        super().__init__(reason)
+
+
+class WaitedTooLong(ConnectionFailed):
+    """Nothing came in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """Status and headers; names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+class HttpConnection:
+    """A socket and h11's state. Belongs to one exchange at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._protocol = _new_protocol()
+        self._num_exchanges = 0
+        self._has_heard = False
+
+    @property
+    def can_be_reused(self) -> bool:
+        """Whether another exchange may follow: both sides keep it open, and nothing is left."""
+        return (
+            self._protocol.our_state is h11.DONE
+            and self._protocol.their_state is h11.DONE
+            and not self._protocol.trailing_data[0]
+            and self.is_open
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the other side has not hung up."""
+        return not self._reader.at_eof() and not self._writer.is_closing()
+
+    async def ask(
+        self, target: str, headers: Mapping[str, str], body: bytes, timeout_s: float
+    ) -> ReplyHead:
+        """Send a POST and wait for the head of its answer. Raises: ConnectionFailed."""
+        if self._num_exchanges:
+            self._protocol.start_next_cycle()
+        self._num_exchanges += 1
+        self._has_heard = False
+        request = h11.Request(method="POST", target=target, headers=list(headers.items()))
+        events: tuple[h11.Event, ...] = (request, h11.Data(data=body), h11.EndOfMessage())
+        data = b"".join(self._protocol.send(event) or b"" for event in events)
+        try:
+            async with asyncio.timeout(timeout_s):
+                # A server that hung up may have answered before; reading finds out.
+                with suppress(OSError):
+                    self._writer.write(data)
+                    await self._writer.drain()
+                event = await self._next_event()
+        except TimeoutError:
+            raise WaitedTooLong(f"no answer began within {timeout_s:g} s", True) from None
+        if not isinstance(event, h11.Response):
+            raise ConnectionFailed("it hung up without an answer", True)
+        found = {name.decode().lower(): value.decode("latin-1") for name, value in event.headers}
+        return ReplyHead(event.status_code, found)
+
+    async def piece(self, timeout_s: float) -> bytes | None:
+        """The next bytes of the body; None at its end. Raises: ConnectionFailed."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                event = await self._next_event()
+        except TimeoutError:
+            raise WaitedTooLong(f"the answer stood still for {timeout_s:g} s", True) from None
+        return bytes(event.data) if isinstance(event, h11.Data) else None
+
+    def close(self) -> None:
+        """Hang up at once: nothing is owed to the other side. Calling it twice is harmless."""
+        self._writer.transport.abort()
+
+    async def _next_event(self) -> h11.Event:
+        while True:
+            try:
+                event = self._protocol.next_event()
+                if event is h11.NEED_DATA:
+                    data = await self._reader.read(READ_BYTES)
+                    self._has_heard = self._has_heard or bool(data)
+                    self._protocol.receive_data(data)
+                    continue
+            except (h11.RemoteProtocolError, OSError) as error:
+                is_stale = self._num_exchanges > 1 and not self._has_heard
+                raise ConnectionFailed(f"the connection broke: {error}", True, is_stale) from None
+            if isinstance(event, h11.InformationalResponse):
+                continue
+            if not isinstance(event, h11.Event):
+                raise ConnectionFailed("it spoke out of turn", True)
+            return event
+
+
+def _new_protocol() -> h11.Connection:
+    return h11.Connection(our_role=h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Certificates this machine trusts; reading them takes longer than an exchange."""
+    return ssl.create_default_context()
+
+
+async def connect(endpoint: Endpoint, timeout_s: float) -> HttpConnection:
+    """Open a connection. Raises: ConnectionFailed."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            tls = await asyncio.to_thread(_trusted) if endpoint.is_tls else None
+            reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=tls)
+    except TimeoutError:
+        raise WaitedTooLong(f"no connection within {timeout_s:g} s", False) from None
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConnectionFailed(f"no connection: {reason}", False) from None
+    return HttpConnection(reader, writer)
