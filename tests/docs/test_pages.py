@@ -14,9 +14,11 @@ import typer
 import yaml
 from pages import PAGES, ROOT, Block, anchors, blocks, links, prose, quoted
 
+from fakes.workload_files import write_workload
 from headrace.cli.app import COMMANDS, build_app
 from headrace.config.load import build_config, convert, flatten
 from headrace.economics.price_files import read_price_file
+from headrace.planner.workload_file import read_workload
 
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 PACKAGE = ROOT / "src" / "headrace"
@@ -175,22 +177,30 @@ def test_make_targets_exist(page: str, target: str) -> None:
     assert re.search(rf"^{target}:", makefile, re.MULTILINE), page
 
 
-def yaml_blocks(is_prices: bool) -> list[Block]:
-    """Price files begin with a section of theirs; every other block is a file of settings."""
-    found = blocks("yaml")
-    return [
-        block for block in found if block.text.startswith(("prices:", "machines:")) is is_prices
-    ]
+# What a block begins with says what reads it; every other block is a file of settings.
+PRICE_FILES, WORKLOADS = ("prices:", "machines:"), ("name:",)
 
 
-@pytest.mark.parametrize("block", yaml_blocks(is_prices=True), ids=lambda block: block.name)
+def yaml_blocks(*beginnings: str) -> list[Block]:
+    """Blocks that begin so; without beginnings, the files of settings."""
+    known = beginnings or (*PRICE_FILES, *WORKLOADS)
+    return [block for block in blocks("yaml") if block.text.startswith(known) is bool(beginnings)]
+
+
+@pytest.mark.parametrize("block", yaml_blocks(*PRICE_FILES), ids=lambda block: block.name)
 def test_price_files_are_taken(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "prices.yaml"
     file.write_text(block.text)
     assert read_price_file(file).prices
 
 
-@pytest.mark.parametrize("block", yaml_blocks(is_prices=False), ids=lambda block: block.name)
+@pytest.mark.parametrize("block", yaml_blocks(*WORKLOADS), ids=lambda block: block.name)
+def test_workloads_are_taken(block: Block, tmp_path: Path) -> None:
+    write_workload(tmp_path).write_text(block.text)
+    assert read_workload(tmp_path / "work.yaml").calls
+
+
+@pytest.mark.parametrize("block", yaml_blocks(), ids=lambda block: block.name)
 def test_settings_files_are_taken(block: Block) -> None:
     settings = flatten(yaml.safe_load(block.text))
     assert settings

@@ -40,6 +40,13 @@ COMMANDS: dict[str, Command] = {
     "costs": Command("Add up costs, by tenant, model, tag or day.", "headrace.cli.costs:costs"),
     "budgets": Command("Set what may be spent, and by whom.", "headrace.cli.budgets:budgets"),
     "prices": Command("What models cost, and where that is from.", "headrace.cli.prices:prices"),
+    "profile": Command(
+        "Ask every tier every task of a workload, for real.", "headrace.cli.profile:profile"
+    ),
+    "plan": Command(
+        "Find the cheapest tiers and moves that hold quality.", "headrace.cli.plan:plan"
+    ),
+    "report": Command("Write a plan as one page with plots.", "headrace.cli.report:report"),
     "reproduce": Command(
         "Run a stored request again and compare the answers.", "headrace.cli.reproduce:reproduce"
     ),

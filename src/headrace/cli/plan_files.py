@@ -1,0 +1,103 @@
+"""What the planning commands share: the workload, its profile, the options that name them.
+
+In: flags. Out: a Workload, a Journal, a PriceBook and a day.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.core.config import Config
+from headrace.core.errors import ConfigError
+from headrace.economics.price_files import open_price_book
+from headrace.economics.prices import PriceBook
+from headrace.planner.journal import Journal
+from headrace.planner.workload import Scenario, Workload
+
+WorkloadArgument = Annotated[
+    Path, typer.Argument(metavar="WORKLOAD", help="YAML file of tasks and tiers.")
+]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        metavar="FILE",
+        help="What was measured. Default: beside WORKLOAD, as .profile.jsonl.",
+        show_default=False,
+    ),
+]
+ScenarioOption = Annotated[
+    list[str] | None,
+    typer.Option("--scenario", metavar="NAME", help="Only this one; may be repeated."),
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target", metavar="SHARE", help="Saving to reach, such as 45%. Default: WORKLOAD's."
+    ),
+]
+PlanDayOption = Annotated[
+    str | None,
+    typer.Option("--day", metavar="DAY", help="Prices of that day, UTC. Default: today."),
+]
+PricesOption = Annotated[
+    list[Path] | None,
+    typer.Option("--prices", metavar="FILE", help="A price file that goes before all others."),
+]
+
+
+def open_journal(workload: Path, profile: Path | None) -> Journal:
+    """The profile of a workload; it may be empty. Raises: ConfigError."""
+    return Journal(profile or workload.with_suffix(".profile.jsonl"))
+
+
+def read_target(workload: Workload, text: str | None) -> Workload:
+    """The workload with another target. Raises: ConfigError."""
+    if text is None:
+        return workload
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ConfigError("--target", text, "a share such as 45% or 0.45")
+    return replace(workload, target_saving=share)
+
+
+def choose_scenarios(workload: Workload, names: list[str] | None) -> tuple[Scenario, ...]:
+    """Those that were named, else all. Raises: ConfigError."""
+    known = {scenario.name: scenario for scenario in workload.scenarios}
+    for name in names or ():
+        if name not in known:
+            raise ConfigError("--scenario", name, f"one of {', '.join(known)}")
+    return tuple(known[name] for name in names or known)
+
+
+def choose(names: str | None, known: tuple[str, ...], flag: str) -> tuple[str, ...]:
+    """A list between commas. Raises: ConfigError."""
+    chosen = known if names is None else tuple(name.strip() for name in names.split(","))
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(flag, name, f"some of {', '.join(known)}")
+    return tuple(dict.fromkeys(chosen))
+
+
+def price_book(config: Config, files: list[Path] | None) -> PriceBook:
+    """Files of the command, of the settings, then what is built in. Raises: ConfigError."""
+    named = [*(files or ()), *map(Path, config.economics.price_files)]
+    return open_price_book([path.expanduser() for path in named], config.economics.stale_after_days)
+
+
+def read_plan_day(text: str | None) -> date:
+    """Raises: ConfigError."""
+    if text is None:
+        return datetime.now(UTC).date()
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError("--day", text, "a day such as 2026-11-22") from None

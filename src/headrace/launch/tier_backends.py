@@ -1,0 +1,58 @@
+"""From a tier of a workload to a Backend that answers, for as long as it is measured.
+
+In: a tier's model, or the name of an encoder, and settings. Out: a started backend, and what
+computes in it for records. Ends what it started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.config.machine import detect_machine
+from headrace.core.backend import Backend
+from headrace.core.config import Config
+from headrace.core.version import headrace_version
+from headrace.hub.model_store import ModelStore
+from headrace.launch.backends import find_model, open_engine
+from headrace.launch.encoder_backend import open_encoder_backend
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTier:
+    """A backend and what it is, for records. `can_step`: its steps can be timed from outside."""
+
+    backend: Backend
+    facts: Mapping[str, Any]
+    can_step: bool
+
+
+@asynccontextmanager
+async def open_local_tier(model: str, config: Config) -> AsyncIterator[OpenTier]:
+    """An engine of this process. Raises: what `open_engine` raises."""
+    engine = open_engine(model, config, may_pull=True)
+    await engine.start()
+    try:
+        machine = detect_machine()
+        facts = {
+            "ops": engine.environment["ops"],
+            "num_threads": engine.environment["num_threads"],
+            "cpu": machine.cpu_model,
+            "headrace": headrace_version(),
+        }
+        yield OpenTier(engine, facts, can_step=True)
+    finally:
+        await engine.stop()
+
+
+@asynccontextmanager
+async def open_scoring_encoder(model: str, config: Config) -> AsyncIterator[Backend]:
+    """An encoder of this process. Raises: what `open_encoder_backend` raises."""
+    encoder = open_encoder_backend(find_model(ModelStore(config.hub), model, True), config)
+    await encoder.start()
+    try:
+        yield encoder
+    finally:
+        await encoder.stop()

@@ -1,0 +1,316 @@
+"""Options: every way to make a call that the workload allows, with its cost and what speaks for it.
+
+In: a scenario, the profile, prices. Out: an Option for each combination of tier and moves; those
+that may not be chosen say why. A Move is a change against today: everything on the baseline tier.
+Asks no model; the choice between options is the optimizer's.
+"""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from headrace.core.usage import Usage
+from headrace.planner.interval import Interval, interval, paired_difference
+from headrace.planner.journal import messages_of
+from headrace.planner.profile import Measured, Profile
+from headrace.planner.tier_price import TierPrice, with_cached_prefix
+from headrace.planner.workload import (
+    Call,
+    Evidence,
+    Floor,
+    LatencyObjective,
+    Scenario,
+    Task,
+    Workload,
+)
+
+MoveKind = Literal["tier", "batch", "prefix_cache", "max_tokens", "merge"]
+# holds: shown by the interval. unproved: it may. fails: it does not. none: there is no floor.
+Verdict = Literal["holds", "unproved", "fails", "unmeasured", "none"]
+
+BATCH_WINDOW_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One change. `tasks` are those that it touches; `to` says to what."""
+
+    kind: MoveKind
+    tasks: tuple[str, ...]
+    to: str
+
+    def __str__(self) -> str:
+        names = " + ".join(self.tasks)
+        words = {
+            "tier": f"{names} to {self.to}",
+            "batch": f"{names} through {self.to}",
+            "prefix_cache": f"{names} with {self.to}",
+            "max_tokens": f"{names} with {self.to}",
+            "merge": f"{names} in one call, {self.to}",
+        }
+        return words[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskQuality:
+    """A task's score under an option. `difference` is to the baseline, on the same samples."""
+
+    score: Interval | None
+    difference: Interval | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLatency:
+    """Of the answers, at the objective's percent. None: not measured. Units: seconds."""
+
+    ttft_s: float | None
+    e2e_s: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A call on a tier with moves. `nano_usd` is a day's, `input_nano_usd` a part; None: unpriced.
+
+    `num_cut` answers reached max_tokens and `num_failed` never came, of `num_samples` each.
+    `why_not` is empty where it may be chosen.
+    """
+
+    call: str
+    tasks: tuple[str, ...]
+    tier: str
+    is_batch: bool
+    has_prefix_cache: bool
+    max_tokens: int
+    nano_usd: int | None
+    input_nano_usd: int | None
+    input_tokens: float
+    output_tokens: float
+    quality: Mapping[str, TaskQuality]
+    latency: Mapping[str, TaskLatency]
+    num_samples: int
+    num_cut: int
+    num_failed: int
+    moves: tuple[Move, ...]
+    why_not: tuple[str, ...]
+
+
+class OptionMaker:
+    """Makes the options of a scenario."""
+
+    def __init__(
+        self, profile: Profile, scenario: Scenario, prices: Mapping[str, TierPrice | None]
+    ) -> None:
+        self._profile, self._scenario, self._prices = profile, scenario, prices
+        self._workload: Workload = profile.workload
+        self._baseline = self._workload.tiers[scenario.baseline]
+
+    def make(self) -> list[Option]:
+        """All of them, those that may not be chosen too."""
+        return [option for call in self._workload.calls for option in self._of_call(call)]
+
+    def baseline(self, task: Task) -> Option:
+        """Today: the task's own call on the baseline tier."""
+        return self._option(task.call, self._scenario.baseline, task.call.max_tokens, False, False)
+
+    def _of_call(self, call: Call) -> Iterator[Option]:
+        tasks = [self._workload.tasks[name] for name in call.outputs]
+        limits = (call.max_tokens, *(() if call.is_merged else tasks[0].shorter))
+        can_wait = all(task.can_wait_s >= BATCH_WINDOW_S for task in tasks)
+        for tier in self._scenario.tiers:
+            price = self._prices[tier]
+            has_batch = can_wait and price is not None and price.has_batch
+            has_cache = price is not None and self._prefix_tokens(call, tier) > 0
+            for limit in limits:
+                for is_batch in (False, True) if has_batch else (False,):
+                    for is_cached in (False, True) if has_cache else (False,):
+                        yield self._option(call, tier, limit, is_batch, is_cached)
+
+    def _option(self, call: Call, tier: str, limit: int, is_batch: bool, is_cached: bool) -> Option:
+        measured = self._profile.find(call, self._workload.tiers[tier], limit)
+        tasks = [self._workload.tasks[name] for name in call.outputs]
+        moves = self._moves(call, tier, limit, is_batch, is_cached)
+        quality = {task.name: self._quality(task, call, tier, measured) for task in tasks}
+        latency = {task.name: _latency(task.latency, measured, is_batch) for task in tasks}
+        usages = self._usages(call, measured)
+        cost = self._cost(usages, call, tier, is_batch, is_cached)
+        inputs = [replace(usage, output_tokens=0, reasoning_tokens=0) for usage in usages]
+        count = max(1, len(usages))
+        return Option(
+            call=call.name,
+            tasks=tuple(call.outputs),
+            tier=tier,
+            is_batch=is_batch,
+            has_prefix_cache=is_cached,
+            max_tokens=limit,
+            nano_usd=cost,
+            input_nano_usd=self._cost(inputs, call, tier, is_batch, is_cached),
+            input_tokens=sum(usage.input_tokens for usage in usages) / count,
+            output_tokens=sum(usage.output_tokens for usage in usages) / count,
+            quality=quality,
+            latency=latency,
+            num_samples=0 if measured is None else len(measured.samples),
+            num_cut=0 if measured is None else measured.num_cut,
+            num_failed=0 if measured is None else measured.num_failed,
+            moves=moves,
+            why_not=tuple(_why_not(cost, quality, latency, measured is not None)),
+        )
+
+    def _usages(self, call: Call, measured: Measured | None) -> Sequence[Usage]:
+        """Measured tokens, else those that the workload declares; none of a merged call."""
+        if measured is not None:
+            return measured.usages
+        declared = self._workload.tasks[call.name].tokens if not call.is_merged else None
+        if declared is None:
+            return ()
+        return (Usage(input_tokens=declared.input, output_tokens=declared.output),)
+
+    def _cost(
+        self, usages: Sequence[Usage], call: Call, tier: str, is_batch: bool, is_cached: bool
+    ) -> int | None:
+        price = self._prices[tier]
+        if price is None or not usages:
+            return None
+        volume = self._workload.tasks[next(iter(call.outputs))].volume_per_day
+        if is_cached:
+            usages = with_cached_prefix(usages, self._prefix_tokens(call, tier), price, volume)
+        return price.day_nano_usd(usages, volume, is_batch)
+
+    def _prefix_tokens(self, call: Call, tier: str) -> int:
+        """Tokens that all prompts of a call begin with, where the tier caches so few; else 0.
+
+        By the share of characters: exact counts need the tier's tokenizer.
+        """
+        measured = self._profile.find(call, self._workload.tiers[tier])
+        if measured is None:
+            return 0
+        texts = [
+            "".join(message.content or "" for message in messages_of(call, sample))
+            for sample in call.samples
+        ]
+        common = len(os.path.commonpath(texts))
+        mean = sum(map(len, texts)) / len(texts)
+        tokens = int(measured.mean_input * common / mean) if mean else 0
+        price = self._prices[tier]
+        least = 0 if price is not None and price.is_own else (
+            self._workload.tiers[tier].cache_floor_tokens)  # fmt: skip
+        return tokens if tokens >= max(1, least) else 0
+
+    def _moves(
+        self, call: Call, tier: str, limit: int, is_batch: bool, is_cached: bool
+    ) -> tuple[Move, ...]:
+        names, price = tuple(call.outputs), self._prices[tier]
+        moves = []
+        if call.is_merged:
+            moves.append(Move("merge", names, call.name))
+        if tier != self._scenario.baseline:
+            moves.append(Move("tier", names, tier))
+        if is_batch:
+            is_own = price is not None and price.is_own
+            moves.append(Move("batch", names, "off-peak hours" if is_own else "the batch API"))
+        if is_cached:
+            moves.append(Move("prefix_cache", names, "their common beginning cached"))
+        if limit != call.max_tokens:
+            moves.append(Move("max_tokens", names, f"max_tokens {limit}"))
+        return tuple(moves)
+
+    def _quality(self, task: Task, call: Call, tier: str, measured: Measured | None) -> TaskQuality:
+        if measured is None or task.name not in measured.rows:
+            return TaskQuality(None, None, "unmeasured")
+        workload, metric = self._workload, self._profile.metrics[task.name]
+        rows = measured.rows[task.name]
+        score = interval(rows, metric.combine, workload.confidence)
+        today = self._profile.find(task.call, self._baseline)
+        difference = None
+        if today is not None and task.name in today.rows:
+            pairs = _same_samples(measured, today)
+            if pairs is not None:
+                a, b = rows[pairs[0]], today.rows[task.name][pairs[1]]
+                difference = paired_difference(a, b, metric.combine, workload.confidence)
+        is_today = measured is today
+        verdict = judge_floor(task.floor, score, difference, is_today, workload.evidence)
+        return TaskQuality(score, difference, verdict)
+
+
+def judge_floor(
+    floor: Floor,
+    score: Interval,
+    difference: Interval | None,
+    is_today: bool,
+    evidence: Evidence,
+) -> Verdict:
+    """Whether a floor is held. What runs today is never worse than itself."""
+    found: list[Verdict] = []
+    if floor.least is not None:
+        found.append(_compare(score, floor.least, evidence))
+    if floor.within is not None and not is_today:
+        found.append(
+            "unmeasured" if difference is None else _compare(difference, -floor.within, evidence)
+        )
+    order: tuple[Verdict, ...] = ("fails", "unmeasured", "unproved", "holds")
+    return next((verdict for verdict in order if verdict in found), _held(floor))
+
+
+def _held(floor: Floor) -> Verdict:
+    return "none" if floor.least is None and floor.within is None else "holds"
+
+
+def _compare(found: Interval, least: float, evidence: Evidence) -> Verdict:
+    if evidence == "mean":
+        return "holds" if found.mean >= least else "fails"
+    if found.low >= least:
+        return "holds"
+    return "fails" if found.high < least else "unproved"
+
+
+def _same_samples(a: Measured, b: Measured) -> tuple[list[int], list[int]] | None:
+    """Places of the samples that both have; None where there are none."""
+    place = {name: index for index, name in enumerate(b.samples)}
+    pairs = [(index, place[name]) for index, name in enumerate(a.samples) if name in place]
+    return ([i for i, _ in pairs], [j for _, j in pairs]) if pairs else None
+
+
+def _latency(
+    objective: LatencyObjective | None, measured: Measured | None, is_batch: bool
+) -> TaskLatency:
+    if measured is None:
+        return TaskLatency(None, None, "none" if objective is None or is_batch else "unmeasured")
+    percent = 95.0 if objective is None else objective.percent
+    ttft_s = float(np.percentile(measured.ttft_s, percent))
+    e2e_s = float(np.percentile(measured.e2e_s, percent))
+    if objective is None or is_batch:
+        return TaskLatency(ttft_s, e2e_s, "none")
+    is_held = (objective.ttft_s is None or ttft_s <= objective.ttft_s) and (
+        objective.e2e_s is None or e2e_s <= objective.e2e_s
+    )
+    return TaskLatency(ttft_s, e2e_s, "holds" if is_held else "fails")
+
+
+def _why_not(
+    cost: int | None,
+    quality: Mapping[str, TaskQuality],
+    latency: Mapping[str, TaskLatency],
+    is_measured: bool,
+) -> Iterator[str]:
+    if not is_measured:
+        yield "not measured"
+        return
+    if cost is None:
+        yield "unpriced"
+    words = {
+        "unproved": "is not shown to hold its floor",
+        "fails": "is below its floor",
+        "unmeasured": "has no score yet",
+    }
+    for task, found in quality.items():
+        if found.verdict in words:
+            yield f"{task} {words[found.verdict]}"
+    for task, times in latency.items():
+        if times.verdict == "fails":
+            yield f"{task} is too slow"

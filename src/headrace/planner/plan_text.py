@@ -1,0 +1,296 @@
+"""A plan in words and rows: what the terminal and the HTML page both show.
+
+In: a WorkloadPlan and its profile. Out: sentences, and tables of texts. Every number is computed
+elsewhere; here it is only written. Knows no terminal and no HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+from headrace.core.units import format_seconds
+from headrace.economics.prices import format_usd
+from headrace.planner.bounds import Bound
+from headrace.planner.interval import Interval
+from headrace.planner.optimizer import Assignment
+from headrace.planner.options import Option, TaskLatency, TaskQuality, Verdict
+from headrace.planner.plan import MoveEffect, WorkloadPlan
+from headrace.planner.profile import Profile
+from headrace.planner.workload import Floor, Task, Tier, Workload
+
+Row = tuple[str, ...]
+
+BOUND_HEADINGS = ("task", "calls a day", "tokens a call", "USD a day", "share", "at any price")
+QUALITY_HEADINGS = ("task", "call", "tier", "samples", "score", "to baseline", "floor", "held",
+                    "p latency", "cut", "failed", "USD per 1000")  # fmt: skip
+MOVE_HEADINGS = ("move", "at most", "saves here", "risk")
+_HELD: dict[Verdict, str] = {
+    "holds": "yes",
+    "unproved": "not shown",
+    "fails": "no",
+    "unmeasured": "not measured",
+    "none": "-",
+}
+
+
+def bound_rows(plan: WorkloadPlan, workload: Workload) -> Iterator[Row]:
+    """What each task costs today, which is what moving it away saves at most."""
+    today = {option.call: option for option in plan.today}
+    for bound in plan.bounds:
+        option = today[bound.task]
+        yield (
+            bound.task,
+            f"{workload.tasks[bound.task].volume_per_day:,}",
+            f"{option.input_tokens:.0f} + {option.output_tokens:.0f}",
+            dollars(option.nano_usd),
+            percent(bound.at_price),
+            f"{percent(bound.low)} to {percent(bound.high)}",
+        )
+
+
+def quality_rows(plan: WorkloadPlan, workload: Workload) -> Iterator[Row]:
+    """How every call did on every tier, without moves that change no answer."""
+    for option in plan.options:
+        if option.is_batch or option.has_prefix_cache:
+            continue
+        for name in option.tasks:
+            task = workload.tasks[name]
+            quality = option.quality[name]
+            shown = option.call if option.max_tokens == workload.call(option.call).max_tokens else (
+                f"{option.call}, {option.max_tokens} tokens")  # fmt: skip
+            yield (
+                name,
+                shown,
+                option.tier,
+                str(option.num_samples),
+                interval_text(quality.score),
+                "baseline" if _is_today(option, plan) else interval_text(quality.difference, True),
+                floor_text(task.floor),
+                _HELD[quality.verdict],
+                latency_text(task, option.latency[name]),
+                str(option.num_cut),
+                str(option.num_failed),
+                per_thousand(option, task),
+            )
+
+
+def move_rows(plan: WorkloadPlan) -> Iterator[Row]:
+    """Each move alone."""
+    for effect in sorted(plan.effects, key=lambda effect: effect.most or Fraction(0), reverse=True):
+        yield (str(effect.move), percent(effect.most), percent(effect.saving), risk(effect))
+
+
+def risk(effect: MoveEffect) -> str:
+    """What a move may harm, as it was measured."""
+    option = effect.option
+    if option.why_not:
+        return "; ".join(option.why_not)
+    kind = effect.move.kind
+    if kind == "batch":
+        return "answers within a day, not at once; the same model"
+    if kind == "prefix_cache":
+        return "the same answers; costs more where calls are rarer than the cache's life"
+    worst = min((found.difference.low for found in option.quality.values() if found.difference),
+                default=None)  # fmt: skip
+    return "no floor is set" if worst is None else f"at worst {worst:+.3f} against the baseline"
+
+
+def conclusions(plan: WorkloadPlan, workload: Workload) -> Iterator[str]:
+    """What follows, in sentences."""
+    if plan.today_nano_usd is None:
+        yield (
+            "What it costs today is not known, so nothing can be saved: "
+            + "; ".join(sorted(set(plan.broken_today)))
+            + "."
+        )
+        return
+    yield (
+        f"Today, all on {plan.scenario.baseline}: {dollars(plan.today_nano_usd)} USD a day, at "
+        f"prices of {plan.day}."
+    )
+    yield from _single_moves(plan)
+    yield from _broken(plan)
+    if plan.cheapest is None:
+        yield _no_set(plan)
+    else:
+        chosen = assignment_text(plan, plan.cheapest)
+        yield f"The cheapest that holds every floor and objective: {chosen}."
+    if plan.target is not None:
+        yield from _target(plan)
+
+
+def _single_moves(plan: WorkloadPlan) -> Iterator[str]:
+    """The bounds of moving a task, by what was measured and by what was declared."""
+    is_measured = any(option.num_samples for option in plan.today)
+    if plan.declared:
+        yield from map(_declared_sentence, plan.declared)
+    if is_measured or not plan.declared:
+        how = "By the tokens that were measured" if is_measured else "Here"
+        for bound in plan.bounds:
+            yield (
+                f"{how}, moving {bound.task} alone saves at most {percent(bound.at_price)}, and "
+                f"from {percent(bound.low)} to {percent(bound.high)} under any linear price."
+            )
+
+
+def _declared_sentence(bound: Bound) -> str:
+    return (
+        f"By the sizes that the workload declares, moving {bound.task} alone saves at most "
+        f"{percent(bound.low)} to {percent(bound.high)} under any linear price"
+        + ("" if bound.at_price is None else f" and {percent(bound.at_price)} at this one")
+        + ", even if the other tier were free."
+    )
+
+
+def _broken(plan: WorkloadPlan) -> Iterator[str]:
+    if plan.broken_today:
+        reasons = "; ".join(dict.fromkeys(plan.broken_today))
+        yield f"As it runs today it does not hold what is asked of it: {reasons}."
+
+
+def _no_set(plan: WorkloadPlan) -> str:
+    held = {task for option in plan.options if not option.why_not for task in option.tasks}
+    lost = [task for option in plan.today for task in option.tasks if task not in held]
+    why = f" No option holds for {', '.join(lost)}." if lost else ""
+    return f"No set of moves holds every floor and objective with these tiers.{why}"
+
+
+def _target(plan: WorkloadPlan) -> Iterator[str]:
+    goal = f"{plan.target:.0%}"
+    if plan.smallest is not None:
+        yield (
+            f"The smallest set of moves that saves {goal} with every floor held: "
+            f"{assignment_text(plan, plan.smallest)}."
+        )
+        return
+    best = "" if plan.cheapest is None else (
+        f" The most that holds every floor is {percent(plan.saving(plan.cheapest))}.")  # fmt: skip
+    yield f"No set of moves saves {goal} with every floor held.{best}"
+    if plan.unbound_smallest is not None:
+        breaks = dict.fromkeys(
+            reason for option in plan.unbound_smallest.options for reason in option.why_not
+        )
+        yield (
+            f"Without floors the smallest set for {goal} would be "
+            f"{assignment_text(plan, plan.unbound_smallest)}; against it: {'; '.join(breaks)}."
+        )
+    else:
+        yield f"Nor does any without floors: {goal} is out of reach at these prices."
+
+
+def assignment_text(plan: WorkloadPlan, assignment: Assignment) -> str:
+    """The moves of an assignment and what they save."""
+    moves = [str(move) for option in assignment.options for move in option.moves]
+    words = "; ".join(moves) if moves else "nothing changes"
+    return (
+        f"{words} ({dollars(assignment.nano_usd)} USD a day, saves "
+        f"{percent(plan.saving(assignment))})"
+    )
+
+
+def assumptions(plan: WorkloadPlan, profile: Profile) -> Iterator[str]:
+    """All that the numbers rest on."""
+    workload = profile.workload
+    for name in plan.scenario.tiers:
+        yield _tier_text(workload.tiers[name], plan, profile)
+    how = "the lower end of its interval" if workload.evidence == "bound" else "its mean"
+    yield (
+        f"A floor is held when {how} is at least the floor; intervals hold "
+        f"{workload.confidence:.1%} (bootstrap over samples)."
+    )
+    yield "Every call was measured with a cold prefix cache and temperature 0."
+    if workload.note:
+        yield workload.note
+
+
+def _tier_text(tier: Tier, plan: WorkloadPlan, profile: Profile) -> str:
+    found, parts = plan.prices[tier.name], []
+    if tier.stands_in is not None:
+        parts.append(
+            f"what if: tokens, times and quality are those measured on {tier.stands_in}, which "
+            f"says nothing about {tier.model}; the price alone is its own"
+        )
+    elif tier.url is None:
+        facts = profile.journal.facts.get(tier.name, {})
+        parts.append(f"{tier.model} on this engine" + "".join(
+            f", {key} {value}" for key, value in facts.items()))  # fmt: skip
+    else:
+        parts.append(f"{tier.model} at {tier.url}")
+    if found is None:
+        parts.append("no price" if tier.usd_per_hour is None else "not measured, so no price")
+        return f"{tier.name}: {'; '.join(parts)}."
+    machine, rates = found.price.machine, found.price.standard.rates
+    if machine is not None:
+        parts.append(
+            f"own machine at {format_usd(machine.nano_usd_per_hour)} USD an hour (assumed), "
+            f"{machine.input_tokens_per_s:.0f} input and {machine.output_tokens_per_s:.1f} output "
+            f"tokens/s measured, at work {machine.utilization:.0%} of the time (assumed)"
+        )
+    state = found.price.state(plan.day, found.stale_after_days)
+    checked = f", last checked {found.price.checked}" if found.price.checked else ""
+    parts.append(
+        f"{_rate(rates.input)} USD in, {_rate(rates.output)} USD out per million tokens "
+        f"({found.price.id}, {state}{checked})"
+    )
+    return f"{tier.name}: {'; '.join(parts)}."
+
+
+def _rate(nano_usd: int | None) -> str:
+    return "?" if nano_usd is None else f"{nano_usd / 1e9:.4g}"
+
+
+def _is_today(option: Option, plan: WorkloadPlan) -> bool:
+    return option.tier == plan.scenario.baseline and not option.moves
+
+
+def percent(share: Fraction | None) -> str:
+    """A share with a digit after the point."""
+    return "?" if share is None else f"{float(share):.1%}"
+
+
+def dollars(nano_usd: int | None) -> str:
+    """Two digits, or as many as it takes to see something."""
+    if nano_usd is None:
+        return "unpriced"
+    usd = nano_usd / 1e9
+    return f"{usd:,.2f}" if usd >= 1 or not usd else f"{usd:.3g}"
+
+
+def interval_text(found: Interval | None, is_signed: bool = False) -> str:
+    """A mean and its interval."""
+    if found is None:
+        return "-"
+    form = "+.3f" if is_signed else ".3f"
+    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"
+
+
+def floor_text(floor: Floor) -> str:
+    """What must hold."""
+    parts = []
+    if floor.least is not None:
+        parts.append(f"at least {floor.least:g}")
+    if floor.within is not None:
+        parts.append(f"within {floor.within:g} of the baseline")
+    return ", ".join(parts) or "-"
+
+
+def latency_text(task: Task, found: TaskLatency) -> str:
+    """End to end at the objective's percent, beside the limit."""
+    at = 95.0 if task.latency is None else task.latency.percent
+    if found.e2e_s is None or found.ttft_s is None:
+        return "-"
+    text = f"p{at:g} {format_seconds(found.ttft_s)} first, {format_seconds(found.e2e_s)} all"
+    return text if found.verdict in ("holds", "none") else f"{text} (too slow)"
+
+
+def per_thousand(option: Option, task: Task) -> str:
+    """What a thousand such calls cost."""
+    if option.nano_usd is None:
+        return "unpriced"
+    return dollars(option.nano_usd * 1000 // task.volume_per_day)
+
+
+def quality_text(found: TaskQuality) -> str:
+    """The score of a chosen option and whether its floor is held."""
+    return f"{interval_text(found.score)} ({_HELD[found.verdict]})"

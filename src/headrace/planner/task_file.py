@@ -1,0 +1,235 @@
+"""Tasks of a workload file: prompts, data, metrics, floors, objectives, merged calls.
+
+In: maps of decoded YAML and the folder that paths start from. Out: Tasks and Calls whose templates
+and references fit every line of their data. Raises: ConfigError.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from headrace.core.errors import ConfigError, RequestError
+from headrace.core.structured_outputs import StructuredOutputs
+from headrace.planner.entry import Entry
+from headrace.planner.prompt_template import MissingField, PromptTemplate, look_up
+from headrace.planner.sample_file import read_samples, read_text
+from headrace.planner.workload import (
+    ArrivalKind,
+    Arrivals,
+    Call,
+    FieldMatch,
+    Floor,
+    LatencyObjective,
+    Metric,
+    MetricKind,
+    Sample,
+    Task,
+    TokenCounts,
+)
+
+_TASK = (
+    *("data", "prompt", "system", "max_tokens", "json_schema", "choices", "metric", "floor"),
+    *("latency", "volume_per_day", "arrivals", "can_wait_s", "shorter", "tokens"),
+)
+_MERGED = ("prompt", "system", "max_tokens", "json_schema", "outputs")
+_METRIC = ("kind", "reference", "answer_field", "labels", "fields", "model", "question")
+_QUESTION = "Which answer is more faithful, complete and well written?"
+MAX_TOKENS = 1_000_000
+
+
+@dataclass(slots=True)
+class TaskReader:
+    """Reads tasks; a data file that several tasks name is read once."""
+
+    folder: Path
+    _data: dict[Path, tuple[Sample, ...]] = field(default_factory=dict)
+
+    def read_task(self, name: str, tree: Any) -> Task:
+        """One task."""
+        entry = Entry(tree, f"tasks.{name}", _TASK)
+        samples = self._samples(entry)
+        metric = _read_metric(entry)
+        _check_paths(entry.place("metric.reference"), [metric.reference], samples)
+        call = Call(
+            name=name,
+            outputs={name: ""},
+            prompt=_template(entry, "prompt", samples),
+            system=_template(entry, "system", samples) if "system" in entry else None,
+            max_tokens=entry.whole("max_tokens", 1, MAX_TOKENS),
+            samples=samples,
+            form=_read_form(entry),
+        )
+        return Task(
+            name=name,
+            volume_per_day=entry.whole("volume_per_day", 1, 10**10),
+            metric=metric,
+            call=call,
+            floor=_read_floor(entry),
+            latency=_read_latency(entry),
+            arrivals=self._arrivals(entry),
+            can_wait_s=float(entry.number("can_wait_s", 0, 10**7, 0)),
+            shorter=_read_shorter(entry, call.max_tokens),
+            tokens=_read_tokens(entry),
+        )
+
+    def read_merged(self, name: str, tree: Any, tasks: Mapping[str, Task]) -> Call:
+        """One prompt for several tasks, whose answer is an object with a field for each."""
+        entry = Entry(tree, f"merged.{name}", _MERGED)
+        outputs = entry.parts("outputs")
+        for task, path in outputs.items():
+            if task not in tasks or not isinstance(path, str) or not path:
+                allowed = f"tasks ({', '.join(tasks)}) with a field of the answer each"
+                raise ConfigError(entry.place("outputs"), {task: path}, allowed)
+        merged = [tasks[task] for task in outputs]
+        if len(merged) < 2:
+            raise entry.refuse("outputs", "at least two tasks")
+        if len({(task.volume_per_day, id(task.call.samples)) for task in merged}) > 1:
+            raise entry.refuse("outputs", "tasks with the same data and volume_per_day")
+        samples = merged[0].call.samples
+        return Call(
+            name=name,
+            outputs=dict(outputs),
+            prompt=_template(entry, "prompt", samples),
+            system=_template(entry, "system", samples) if "system" in entry else None,
+            max_tokens=entry.whole("max_tokens", 1, MAX_TOKENS),
+            samples=samples,
+            form=_read_form(entry),
+        )
+
+    def _samples(self, entry: Entry) -> tuple[Sample, ...]:
+        path = (self.folder / entry.text("data")).resolve()
+        if path not in self._data:
+            self._data[path] = read_samples(path, entry.place("data"))
+        return self._data[path]
+
+    def _arrivals(self, entry: Entry) -> Arrivals:
+        if "arrivals" not in entry:
+            return Arrivals()
+        part = Entry(entry.value("arrivals"), entry.place("arrivals"), ("kind", "cv", "file"))
+        kind: ArrivalKind = part.choice("kind", get_args(ArrivalKind))  # type: ignore[assignment]
+        cv = float(part.number("cv", 0.05, 20, 1))
+        if kind != "gamma" and "cv" in part:
+            raise part.refuse("cv", "nothing here", "It belongs to kind: gamma.")
+        if kind != "recorded":
+            return Arrivals(kind, cv)
+        return Arrivals(kind, recorded_s=_read_recorded(part, self.folder))
+
+
+def _template(entry: Entry, key: str, samples: tuple[Sample, ...]) -> PromptTemplate:
+    template = PromptTemplate(entry.text(key), entry.place(key))
+    _check_paths(entry.place(key), template.paths, samples)
+    return template
+
+
+def _check_paths(where: str, paths: Any, samples: tuple[Sample, ...]) -> None:
+    for path in paths:
+        for sample in samples:
+            try:
+                look_up(sample.fields, path)
+            except MissingField:
+                known = ", ".join(sample.fields)
+                hint = f"Line {sample.id!r} of its data lacks it."
+                raise ConfigError(where, path, f"fields of the data: {known}", hint) from None
+
+
+def _read_form(entry: Entry) -> StructuredOutputs | None:
+    schema, choices = entry.value("json_schema"), entry.value("choices")
+    if schema is not None and choices is not None:
+        raise entry.refuse("choices", "json_schema or choices, not both")
+    if schema is None and choices is None:
+        return None
+    try:
+        if schema is not None:
+            # Decimals of the file are numbers of JSON.
+            plain = json.loads(json.dumps(schema, default=float))
+            return StructuredOutputs(json=plain, disable_any_whitespace=True)
+        return StructuredOutputs(choice=choices)
+    except RequestError as error:
+        key = "choices" if schema is None else "json_schema"
+        raise ConfigError(entry.place(key), "given", "a form of answers", error.message) from None
+
+
+def _read_metric(entry: Entry) -> Metric:
+    tree = entry.value("metric")
+    part = Entry({"kind": tree} if isinstance(tree, str) else tree, entry.place("metric"), _METRIC)
+    kind: MetricKind = part.choice("kind", get_args(MetricKind))  # type: ignore[assignment]
+    fields = part.parts("fields", is_needed=kind == "json_fields")
+    for name, match in fields.items():
+        if match not in get_args(FieldMatch):
+            allowed = ", ".join(get_args(FieldMatch))
+            raise ConfigError(f"{part.where}.fields.{name}", match, allowed)
+    needs_labels, needs_model = kind == "label_f1", kind in ("similarity", "judge")
+    for key, belongs in (
+        ("labels", needs_labels),
+        ("fields", kind == "json_fields"),
+        ("model", needs_model),
+        ("question", kind == "judge"),
+    ):
+        if key in part and not belongs:
+            raise part.refuse(key, "nothing here", f"kind {kind} has no {key}.")
+    labels = part.texts("labels")
+    if needs_labels and len(labels) < 2:
+        raise part.refuse("labels", "at least two labels")
+    return Metric(
+        kind=kind,
+        reference=part.text("reference"),
+        answer_field=part.text("answer_field", ""),
+        labels=labels,
+        fields=dict(fields),
+        model=part.text("model") if needs_model else "",
+        question=part.text("question", _QUESTION) if kind == "judge" else "",
+    )
+
+
+def _read_floor(entry: Entry) -> Floor:
+    tree = entry.value("floor")
+    if tree is None:
+        return Floor()
+    if not isinstance(tree, Mapping):
+        return Floor(least=float(entry.number("floor", 0, 1)))
+    part = Entry(tree, entry.place("floor"), ("least", "within"))
+    return Floor(part.optional("least", 0, 1), part.optional("within", 0, 1))
+
+
+def _read_latency(entry: Entry) -> LatencyObjective | None:
+    if "latency" not in entry:
+        return None
+    part = Entry(entry.value("latency"), entry.place("latency"), ("ttft_s", "e2e_s", "percent"))
+    return LatencyObjective(
+        part.optional("ttft_s", 0.001, 10**6),
+        part.optional("e2e_s", 0.001, 10**6),
+        float(part.number("percent", 1, 99.9, 95)),
+    )
+
+
+def _read_shorter(entry: Entry, max_tokens: int) -> tuple[int, ...]:
+    shorter = entry.value("shorter") or []
+    is_list = isinstance(shorter, list)
+    if not is_list or not all(type(n) is int and 1 <= n < max_tokens for n in shorter):
+        raise entry.refuse("shorter", f"a list of whole numbers below max_tokens ({max_tokens})")
+    return tuple(sorted(set(shorter), reverse=True))
+
+
+def _read_tokens(entry: Entry) -> TokenCounts | None:
+    if "tokens" not in entry:
+        return None
+    part = Entry(entry.value("tokens"), entry.place("tokens"), ("input", "output"))
+    return TokenCounts(part.whole("input", 0, 10**7), part.whole("output", 0, 10**7))
+
+
+def _read_recorded(part: Entry, folder: Path) -> tuple[float, ...]:
+    """A moment a line, in seconds; they need not begin at 0 and must not go back."""
+    where, path = part.place("file"), folder / part.text("file")
+    try:
+        found = [float(line) for line in read_text(path, where).split() if line]
+    except ValueError as error:
+        raise ConfigError(where, str(path), "a moment in seconds a line", f"{error}.") from None
+    is_sorted = all(a <= b for a, b in itertools.pairwise(found))
+    if len(found) < 2 or not is_sorted or found[-1] <= found[0] or found[-1] == float("inf"):
+        raise ConfigError(where, str(path), "at least two moments in ascending order")
+    return tuple(moment - found[0] for moment in found)

@@ -1,0 +1,196 @@
+"""The records of a workload: tasks, the tiers that may do them, what must hold.
+
+In: values that `workload_file` has read and checked. Out: frozen records for profiler, plan and
+report. A Call is what is really sent to a model: one task's prompt, or a prompt that answers
+several tasks at once. Knows nothing of files, backends or prices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal
+
+from headrace.core.structured_outputs import StructuredOutputs
+from headrace.planner.prompt_template import PromptTemplate
+
+MetricKind = Literal[
+    "exact", "label_f1", "json_fields", "rouge_l", "contains", "similarity", "judge"
+]
+FieldMatch = Literal["exact", "overlap", "set", "present"]
+ApiKind = Literal["openai", "anthropic"]
+ArrivalKind = Literal["poisson", "gamma", "recorded"]
+# bound: the lower end of the interval holds the floor. mean: the estimate alone does.
+Evidence = Literal["bound", "mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A line of a task's data."""
+
+    id: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """How an answer is scored, 0 to 1.
+
+    Fields:
+        kind: what is compared with the reference.
+        reference: dotted path of a sample's field; "" where none is needed.
+        answer_field: dotted path within an answer that is JSON; "" is the whole text.
+        labels: those of label_f1; an answer that is none of them is wrong.
+        fields: of json_fields, how each one is compared.
+        model: the encoder of similarity; the tier that judges.
+        question: what a judge is asked to prefer.
+    """
+
+    kind: MetricKind
+    reference: str = ""
+    answer_field: str = ""
+    labels: tuple[str, ...] = ()
+    fields: Mapping[str, FieldMatch] = field(default_factory=dict)
+    model: str = ""
+    question: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """`least`: the score itself. `within`: at most so much below the baseline. None: no floor."""
+
+    least: float | None = None
+    within: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyObjective:
+    """`percent` of the answers come within the limits. Units: seconds; None is no limit."""
+
+    ttft_s: float | None = None
+    e2e_s: float | None = None
+    percent: float = 95.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """How a day's calls come. `cv`: of gamma gaps, 1 is Poisson. Units: seconds."""
+
+    kind: ArrivalKind = "poisson"
+    cv: float = 1.0
+    recorded_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of a call as a workload declares them."""
+
+    input: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A prompt and whose answer it is. `outputs`: task -> dotted path in the answer, "" for all."""
+
+    name: str
+    outputs: Mapping[str, str]
+    prompt: PromptTemplate
+    system: PromptTemplate | None
+    max_tokens: int
+    samples: tuple[Sample, ...]
+    form: StructuredOutputs | None = None
+
+    @property
+    def is_merged(self) -> bool:
+        return len(self.outputs) > 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A kind of work. `can_wait_s`: 0 is now. `shorter`: smaller max_tokens to try."""
+
+    name: str
+    volume_per_day: int
+    metric: Metric
+    call: Call
+    floor: Floor = Floor()
+    latency: LatencyObjective | None = None
+    arrivals: Arrivals = Arrivals()
+    can_wait_s: float = 0.0
+    shorter: tuple[int, ...] = ()
+    tokens: TokenCounts | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """Where calls can run.
+
+    Fields:
+        model: its name here, or at `url`.
+        url: an API elsewhere, `api_kind` which one; None is the engine of this machine.
+        api_key: `env:NAME`, the environment variable with its key.
+        refuses: request fields that it does not take.
+        provider, price_model: whose price holds, in the price book.
+        usd_per_hour, utilization: of an own machine, whose price follows from measured speed.
+        off_peak_utilization: the share of busy time that work which can wait brings it to.
+        stands_in: the tier whose measured tokens, times and quality are taken for this one's.
+        cache_floor_tokens: shortest prefix that its provider caches.
+    """
+
+    name: str
+    model: str
+    url: str | None = None
+    api_kind: ApiKind = "openai"
+    api_key: str | None = None
+    refuses: tuple[str, ...] = ()
+    provider: str = "local"
+    price_model: str = ""
+    usd_per_hour: Decimal | None = None
+    utilization: Decimal = Decimal(1)
+    off_peak_utilization: Decimal | None = None
+    stands_in: str | None = None
+    cache_floor_tokens: int = 1024
+
+    @property
+    def is_local(self) -> bool:
+        return self.url is None and self.stands_in is None
+
+    @property
+    def measured_on(self) -> str:
+        """The tier whose measurements are used for this one."""
+        return self.stands_in or self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A question: everything on `baseline` today, `tiers` to choose from."""
+
+    name: str
+    baseline: str
+    tiers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """All of it. `digest` is the file's; `target_saving` a share of the baseline's cost."""
+
+    name: str
+    note: str
+    tasks: Mapping[str, Task]
+    merged: tuple[Call, ...]
+    tiers: Mapping[str, Tier]
+    scenarios: tuple[Scenario, ...]
+    target_saving: float | None
+    evidence: Evidence
+    confidence: float
+    digest: str
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """Every prompt that is worth measuring."""
+        return (*(task.call for task in self.tasks.values()), *self.merged)
+
+    def call(self, name: str) -> Call:
+        return next(call for call in self.calls if call.name == name)

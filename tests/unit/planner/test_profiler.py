@@ -1,0 +1,141 @@
+"""Profiling: what is asked, written, gone on with; and what a journal makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fakes.fake_backend import FakeBackend
+from fakes.workload_files import workload_tree, write_workload
+from headrace.core.errors import BackendError, CapacityError, ConfigError
+from headrace.core.request import GenerateRequest
+from headrace.planner.journal import Answer, Journal
+from headrace.planner.profile import Profile, cut_answer
+from headrace.planner.profiler import MAX_FAILURES_IN_A_ROW, Profiler, chosen_samples, missing
+from headrace.planner.workload import Workload
+from headrace.planner.workload_file import read_workload
+
+
+@pytest.fixture
+def workload(tmp_path: Path) -> Workload:
+    return read_workload(write_workload(tmp_path))
+
+
+async def ask_all(
+    workload: Workload, journal: Journal, tier: str, backend: FakeBackend, limit: int | None = None
+) -> list[Answer]:
+    heard: list[Answer] = []
+    chosen = workload.tiers[tier]
+    asks = missing(workload.calls, chosen, journal, limit)
+    await Profiler(chosen, backend, journal, heard.append, concurrency=2).run(asks)
+    return heard
+
+
+async def test_every_sample_is_asked_once_and_measured(tmp_path: Path, workload: Workload) -> None:
+    journal = Journal(tmp_path / "p.jsonl")
+    backend = FakeBackend(pieces=("About ", "sport", "."))
+    heard = await ask_all(workload, journal, "large", backend)
+    assert len(heard) == 16
+    assert len({request.cache_salt for request in backend.requests}) == 17  # and the warm-up
+    label = next(answer for answer in heard if answer.call == "label")
+    assert label.text == "About sport."
+    assert (label.prefill_s, label.decode_s) == (0.002, 0.003)
+    assert label.marks == ((1, 6), (2, 11), (3, 12))
+    assert 0 < label.ttft_s <= label.e2e_s
+    assert await ask_all(workload, journal, "large", backend) == []
+
+
+async def test_a_run_goes_on_where_it_was_cut(tmp_path: Path, workload: Workload) -> None:
+    path = tmp_path / "p.jsonl"
+    backend = FakeBackend()
+    await ask_all(workload, Journal(path), "large", backend, limit=2)
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-30])  # killed while it wrote
+    again = Journal(path)
+    assert len(missing(workload.calls, workload.tiers["large"], again, 2)) == 1
+    heard = await ask_all(workload, again, "large", backend, limit=3)
+    assert len(heard) == 3
+    third = Journal(path)
+    assert missing(workload.calls, workload.tiers["large"], third, 3) == ()
+    # A larger limit keeps the smaller one's samples.
+    call = workload.calls[0]
+    assert chosen_samples(call, 3)[:2] == chosen_samples(call, 2)
+
+
+async def test_a_changed_prompt_is_asked_anew(tmp_path: Path, workload: Workload) -> None:
+    journal = Journal(tmp_path / "p.jsonl")
+    await ask_all(workload, journal, "large", FakeBackend())
+    tree = workload_tree()
+    tree["tasks"]["label"]["prompt"] = "Another prompt: {text}"
+    changed = read_workload(write_workload(tmp_path, tree))
+    left = missing(changed.calls, changed.tiers["large"], journal, None)
+    assert {ask.call.name for ask in left} == {"label"}
+
+
+async def test_failures_are_written_asked_again_and_end_a_dead_tier(
+    tmp_path: Path, workload: Workload
+) -> None:
+    journal = Journal(tmp_path / "p.jsonl")
+    num_asked = 0
+
+    async def fail(request: GenerateRequest) -> None:
+        nonlocal num_asked
+        num_asked += 1
+        if num_asked == 2:
+            raise CapacityError("full")
+
+    heard = await ask_all(workload, journal, "large", FakeBackend(admission=fail))
+    assert [answer.error for answer in heard if answer.error] == ["CapacityError: full"]
+    assert len(missing(workload.calls, workload.tiers["large"], journal, None)) == 1
+
+    async def die(request: GenerateRequest) -> None:
+        if request.sampling.max_tokens in (8,) or request.sampling.structured_outputs:
+            raise BackendError("gone")
+
+    with pytest.raises(BackendError, match=f"failed {MAX_FAILURES_IN_A_ROW} requests in a row"):
+        await ask_all(workload, journal, "small", FakeBackend(admission=die))
+
+
+async def test_a_failed_answer_scores_nothing(tmp_path: Path, workload: Workload) -> None:
+    journal = Journal(tmp_path / "p.jsonl")
+
+    async def fail(request: GenerateRequest) -> None:
+        content = request.messages[-1].content or "" if request.messages else ""
+        if "number 3" in content:
+            raise CapacityError("full")
+
+    await ask_all(workload, journal, "large", FakeBackend(pieces=("sport",), admission=fail))
+    found = Profile(workload, journal).find(workload.call("label"), workload.tiers["large"])
+    assert found is not None
+    assert (found.num_failed, len(found.samples), len(found.usages)) == (1, 8, 7)
+    assert found.rows["label"].sum(axis=0).tolist() == [4, 7, 4, 0, 0, 4]
+
+
+def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "x"}\n')
+    with pytest.raises(ConfigError, match="--profile"):
+        Journal(path)
+
+
+async def test_a_smaller_limit_is_the_beginning_of_the_longer_answer(
+    tmp_path: Path, workload: Workload
+) -> None:
+    journal = Journal(tmp_path / "p.jsonl")
+    pieces = tuple(f"word{number} " for number in range(6))
+    heard = await ask_all(workload, journal, "large", FakeBackend(pieces=pieces))
+    whole = next(answer for answer in heard if answer.call == "summarize")
+    cut = cut_answer(whole, 2)
+    assert cut is not None
+    assert (cut.text, cut.usage.output_tokens, cut.finish_reason) == (
+        "word0 word1 ",
+        2,
+        "length",
+    )
+    asked = await ask_all(
+        workload, Journal(tmp_path / "q.jsonl"), "large", FakeBackend(pieces=pieces[:2])
+    )
+    assert next(a for a in asked if a.call == "summarize").text == cut.text
+    assert whole.ttft_s <= cut.e2e_s < whole.e2e_s
+    assert cut_answer(whole, 6) is whole

@@ -1,0 +1,124 @@
+"""Metrics and their intervals, beside values worked out by hand or by another way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.planner.interval import interval, paired_difference
+from headrace.planner.overlap import rouge_l, set_f1, word_f1, words
+from headrace.planner.quality import ExactMatch, JsonFields, LabelF1, RougeL
+from headrace.planner.workload import Metric, Sample
+
+SAMPLE = Sample("1", {"label": "Money", "seo": {"title": "A b c d", "tags": ["x", "y z"]}})
+
+
+def test_rouge_l_of_the_paper() -> None:
+    """Lin 2004, section 3: S1 and S2 against R, with beta 1."""
+    reference = "police killed the gunman"
+    assert rouge_l("police kill the gunman", reference) == 0.75
+    assert rouge_l("the gunman kill police", reference) == 0.5
+    assert rouge_l("", "") == 1.0
+    assert rouge_l("x", "") == 0.0
+
+
+@given(
+    st.lists(st.sampled_from("abcd"), max_size=12), st.lists(st.sampled_from("abcd"), max_size=70)
+)
+def test_the_bit_vector_finds_the_longest_common_subsequence(a: list[str], b: list[str]) -> None:
+    table = np.zeros((len(a) + 1, len(b) + 1), int)
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            table[i + 1, j + 1] = (
+                table[i, j] + 1 if x == y else max(table[i, j + 1], table[i + 1, j])
+            )
+    expected = 2 * table[-1, -1] / (len(a) + len(b)) if a or b else 1.0
+    assert rouge_l(" ".join(a), " ".join(b)) == pytest.approx(expected)
+
+
+def test_words_and_sets() -> None:
+    assert words("Über-Größe: 3,5!") == ["über", "grösse", "3", "5"]
+    assert words("東京 Tokyo") == ["東", "京", "tokyo"]
+    assert word_f1("a b b", "b a c") == pytest.approx(2 * 2 / 6)
+    assert set_f1(["New York", "x"], ["new  york"]) == pytest.approx(2 / 3)
+
+
+def test_exact_match_reads_a_field() -> None:
+    metric = ExactMatch(Metric(kind="exact", reference="label", answer_field="topic"))
+    assert metric.score(SAMPLE, '```json\n{"topic": "money."}\n```') == 1.0
+    assert metric.score(SAMPLE, '{"other": 1}') == 0.0
+    assert metric.score(SAMPLE, "money") == 0.0
+
+
+def test_json_fields() -> None:
+    metric = JsonFields(
+        Metric(
+            kind="json_fields",
+            reference="seo",
+            fields={"title": "overlap", "tags": "set", "slug": "present"},
+        )
+    )
+    answer = '{"title": "a b", "tags": ["X", "q"], "slug": "s"}'
+    assert metric.score(SAMPLE, answer) == pytest.approx((2 * 2 / 6 + 2 * 1 / 4 + 1) / 3)
+    assert metric.score(SAMPLE, "no json") == 0.0
+    assert metric.score(SAMPLE, "[1]") == 0.0
+    assert metric.score(SAMPLE, "[" * 100_000) == 0.0
+
+
+def test_macro_f1_is_that_of_its_definition() -> None:
+    labels = ("a", "b", "c", "never")
+    metric = LabelF1(Metric(kind="label_f1", reference="label", labels=labels))
+    pairs = [("a", "a"), ("a", "b"), ("b", "b"), ("b", "b"), ("c", "a"), ("c", "nonsense")]
+    rows = np.array([metric.row(Sample("s", {"label": true}), said) for true, said in pairs])
+    # a: 1 hit of 2 said, 2 true; b: 2 hits of 3 said, 2 true; c: none of 2.
+    expected = (2 * 1 / 4 + 2 * 2 / 5 + 0) / 3
+    assert metric.combine(rows.sum(axis=0)) == pytest.approx(expected)
+    assert metric.row(Sample("s", {"label": "a"}), "nonsense") == metric.failed(
+        Sample("s", {"label": "a"})
+    )
+
+
+def _rows(values: list[float]) -> np.ndarray:
+    return np.array([(value, 1.0) for value in values])
+
+
+MEAN = RougeL(Metric(kind="rouge_l")).combine
+
+
+def test_the_interval_of_a_mean_is_about_that_of_the_normal_distribution() -> None:
+    values = np.random.default_rng(1).normal(0.5, 0.1, 400)
+    found = interval(_rows(values.tolist()), MEAN, 0.95)
+    half = 1.96 * values.std() / 20
+    assert found.mean == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half, abs=0.15 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.15 * half)
+    assert found == interval(_rows(values.tolist()), MEAN, 0.95)
+
+
+def test_intervals_hold_as_often_as_they_say() -> None:
+    source = np.random.default_rng(2)
+    held = 0
+    for _ in range(200):
+        found = interval(_rows(source.binomial(1, 0.7, 60).astype(float).tolist()), MEAN, 0.9)
+        held += found.low <= 0.7 <= found.high
+    assert 0.83 <= held / 200 <= 0.97
+
+
+def test_equal_samples_are_no_certainty() -> None:
+    found = interval(_rows([1.0] * 20), MEAN, 0.95)
+    assert (found.mean, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(1 - np.log(40) / 20)
+    assert interval(_rows([1.0]), MEAN, 0.95).low == 0.0
+
+
+def test_pairs_are_surer_than_two_intervals() -> None:
+    hard = np.random.default_rng(3).uniform(0, 1, 50)
+    a, b = _rows((hard * 0.9).tolist()), _rows(hard.tolist())
+    paired = paired_difference(a, b, MEAN, 0.95)
+    assert paired.mean == pytest.approx(-0.1 * hard.mean())
+    one = interval(a, MEAN, 0.95)
+    assert paired.high - paired.low < (one.high - one.low) / 4
+    same = paired_difference(b, b, MEAN, 0.95)
+    assert same.mean == 0 and same.low < 0 < same.high

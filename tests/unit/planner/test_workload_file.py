@@ -1,0 +1,109 @@
+"""Workload files: what is read, and what errors say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes.workload_files import workload_tree, write_workload
+from headrace.core.errors import ConfigError
+from headrace.planner.workload_file import read_workload
+
+
+def test_a_workload_is_read_whole(tmp_path: Path) -> None:
+    workload = read_workload(write_workload(tmp_path))
+    assert [call.name for call in workload.calls] == ["label", "summarize"]
+    task = workload.tasks["summarize"]
+    assert (task.floor.least, task.floor.within) == (0.5, None)
+    assert task.call.prompt.render(task.call.samples[0].fields) == (
+        "Summarize: Article number 0 is about"
+    )
+    assert task.call.samples is workload.tasks["label"].call.samples
+    assert workload.scenarios[0].tiers == ("large", "small")
+    assert workload.tiers["small"].provider == "openai"
+
+
+def test_merged_calls_stand_in_and_scenarios(tmp_path: Path) -> None:
+    tree = workload_tree()
+    del tree["baseline"]
+    tree["tiers"]["what-if"] = {"stands_in": "small", "price": "openai/gpt-5-nano"}
+    tree["scenarios"] = {"api": {"baseline": "large", "tiers": ["what-if"]}}
+    tree["merged"] = {
+        "both": {
+            "prompt": "{text}",
+            "max_tokens": 20,
+            "outputs": {"label": "label", "summarize": "summary"},
+        }
+    }
+    workload = read_workload(write_workload(tmp_path, tree))
+    assert workload.calls[-1].is_merged
+    assert workload.scenarios[0].tiers == ("large", "what-if")
+    assert workload.tiers["what-if"].measured_on == "small"
+
+
+def _without(tree: dict[str, Any], path: str) -> None:
+    *parts, last = path.split(".")
+    for part in parts:
+        tree = tree[part]
+    del tree[last]
+
+
+def _with(tree: dict[str, Any], path: str, value: Any) -> None:
+    *parts, last = path.split(".")
+    for part in parts:
+        tree = tree[part]
+    tree[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("tasks.label.metric.kind", "bleu", "label_f1"),
+        ("tasks.label.promt", "x", "prompt"),
+        ("tasks.label.prompt", "{nothing}", "fields of the data: id, text"),
+        ("tasks.label.prompt", "{text", "{{ and }} are braces"),
+        ("tasks.label.metric.reference", "labels", "lacks it"),
+        ("tasks.label.max_tokens", 0, "1 to"),
+        ("tasks.label.volume_per_day", True, "whole number"),
+        ("tasks.label.floor", 1.5, "0 to 1"),
+        ("tasks.label.data", "gone.jsonl", "No such file"),
+        ("tasks.summarize.shorter", [8], "below max_tokens (8)"),
+        ("tasks.summarize.arrivals", {"kind": "poisson", "cv": 2}, "kind: gamma"),
+        ("tasks.summarize.metric.labels", ["a", "b"], "has no labels"),
+        ("tiers.small.url", "ftp://x", "http"),
+        ("tiers.small.price", "gpt-5-mini", "provider/model"),
+        ("tiers.small.stands_in", "large", "without model"),
+        ("tiers.small.api_key", "env:X", "together with url"),
+        ("baseline", "medium", "large, small"),
+        ("target_saving", 2, "0 to 1"),
+        ("tasks.label.json_schema", {"type": "object"}, "not both"),
+    ],
+)
+def test_errors_name_the_key_and_what_is_allowed(
+    tmp_path: Path, path: str, value: Any, words: str
+) -> None:
+    tree = workload_tree()
+    _with(tree, path, value)
+    with pytest.raises(ConfigError) as caught:
+        read_workload(write_workload(tmp_path, tree))
+    message = caught.value.message
+    assert words in message
+    assert path.split(".")[-1] in message
+
+
+@pytest.mark.parametrize("path", ["tiers", "tasks", "baseline", "tasks.label.prompt"])
+def test_what_must_be_there(tmp_path: Path, path: str) -> None:
+    tree = workload_tree()
+    _without(tree, path)
+    with pytest.raises(ConfigError, match=path.rsplit(".", maxsplit=1)[-1]):
+        read_workload(write_workload(tmp_path, tree))
+
+
+def test_a_broken_line_of_data_is_named(tmp_path: Path) -> None:
+    path = write_workload(tmp_path)
+    with (tmp_path / "data.jsonl").open("a") as file:
+        file.write("{broken\n")
+    with pytest.raises(ConfigError, match=r"data\.jsonl:9"):
+        read_workload(path)
