@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psutil
 import pytest
 from pages import ROOT
 from programs import eventually
@@ -93,11 +95,14 @@ def entry_of(server: ServedModel, request_id: str) -> dict[str, Any]:
 def test_the_log_is_json_and_has_no_prompt(observed: ServedModel) -> None:
     with observed.client() as client:
         headers = {"x-request-id": "logged"}
-        reply = client.post("/v1/completions", json=body(observed, 3), headers=headers)
+        mistyped = body(observed, 3) | {"temprature": 0.5}
+        reply = client.post("/v1/completions", json=mistyped, headers=headers)
         text = reply.json()["choices"][0]["text"]
         client.post("/v1/completions", json={"prompt": PROMPT}, headers={"x-request-id": "bad"})
     entry = entry_of(observed, "logged")
     assert entry["level"] == "info"
+    assert entry["ignored_fields"] == ["temprature"]
+    assert " 200 (ignored: temprature) " in entry["message"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry["time"])
     known = {name: entry[name] for name in ("method", "path", "status", "client_left", "tenant")}
     assert known == {
@@ -113,6 +118,14 @@ def test_the_log_is_json_and_has_no_prompt(observed: ServedModel) -> None:
     assert PROMPT not in observed.program.stderr
     assert text not in observed.program.stderr
     assert any(entry["message"].startswith("ready at") for entry in entries(observed))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes have no such names")
+def test_processes_are_told_apart_by_their_names(observed: ServedModel) -> None:
+    server = psutil.Process(observed.program.process.pid)
+    (engine,) = server.children()
+    assert (server.name(), engine.name()) == ("headrace-serve", "headrace-engine")
+    assert any(word.startswith("# headrace engine: '") for word in engine.cmdline())
 
 
 def test_the_reference_names_the_metrics_that_there_are(observed: ServedModel) -> None:

@@ -49,6 +49,7 @@ class FakeBackend:
         reworded: what a delta becomes on its way out: (delta, step index) -> delta.
         admission: awaited before a request is admitted; raise or wait in it.
         before_step: awaited before each step: (request, step index).
+        resolved_max_tokens: what receipts say of the length, in place of the one asked for.
         vector: what pooled requests get.
         closed: ids of the requests whose stream was closed before its end.
     """
@@ -71,6 +72,7 @@ class FakeBackend:
     admission: Callable[[GenerateRequest], Any] | None = None
     before_step: Callable[[GenerateRequest, int], Any] | None = None
     num_cached_tokens: int = 0
+    resolved_max_tokens: int | None = None
     guesses: Usage = field(default_factory=Usage)
     vector: tuple[float, ...] | None = (3.0, 4.0)
     model_text: ModelText = field(default_factory=lambda: FakeText())
@@ -144,7 +146,7 @@ class FakeBackend:
                 ),
                 is_finished=is_last,
                 times=RequestTimes(0.001, 0.002, 0.003) if is_last else None,
-                resolved=ResolvedRequest(limit) if is_last else None,
+                resolved=ResolvedRequest(self.resolved_max_tokens or limit) if is_last else None,
             )
             yield self._with_prompt(output, request, prompt_ids) if step == 0 else output
 

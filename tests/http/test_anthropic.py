@@ -102,6 +102,48 @@ def test_a_whole_message(served: RunningServer) -> None:
     assert request.add_generation_prompt
 
 
+MODELS = {"anthropic-version": "2023-06-01"}
+
+
+def test_models_in_anthropics_form(served: RunningServer) -> None:
+    with official(served) as client:
+        (model,) = client.models.list()
+        assert client.models.retrieve("tiny") == model
+        with pytest.raises(anthropic.NotFoundError, match="gone"):
+            client.models.retrieve("gone")
+    assert (model.id, model.type, model.display_name) == ("tiny", "model", "org/tiny")
+    assert (model.max_input_tokens, model.max_tokens, model.lifecycle) == (1000, 1000, "active")
+    assert model.created_at == datetime.fromtimestamp(1_700_000_000, UTC)
+
+
+def test_pages_of_models() -> None:
+    names = ("a", "b/c", "d", "e")
+    config = ServerConfig(port=0, served_model_names=names)
+    with run_server(config=config) as server, official(server) as client:
+        first = client.models.list(limit=3)
+        assert [model.id for model in first.data] == ["a", "b/c", "d"]
+        assert [model.id for model in first] == list(names)
+        before = client.models.list(before_id="d", limit=1)
+        assert ([model.id for model in before.data], before.has_more) == (["b/c"], True)
+        assert [model.id for model in before] == ["b/c", "a"]
+        assert client.models.retrieve("b/c").id == "b/c"
+        with pytest.raises(anthropic.BadRequestError, match="after_id"):
+            client.models.list(after_id="x")
+        with pytest.raises(anthropic.BadRequestError, match="limit"):
+            client.models.list(limit=0)
+
+
+def test_models_in_whose_words(client: httpx.Client) -> None:
+    for path in ("/v1/models/gone", "/v1/models/gone/deeper"):
+        assert client.get(path).json()["error"]["code"] == "model_not_found"
+        reply = client.get(path, headers=MODELS)
+        assert (reply.status_code, reply.json()["error"]["type"]) == (404, "not_found_error")
+    assert client.get("/v1/models").json()["object"] == "list"
+    unknown = client.get("/v1/models?page=2", headers=MODELS)
+    assert (unknown.status_code, unknown.headers["x-headrace-warnings"]) == (200, "page")
+    assert client.get("/v1/models", headers={"anthropic-version": "1999"}).status_code == 400
+
+
 def test_cached_tokens_are_not_input_tokens() -> None:
     with run_server(FakeBackend(num_cached_tokens=1)) as server, official(server) as client:
         usage = client.messages.create(**ASK).usage

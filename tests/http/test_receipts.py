@@ -18,7 +18,14 @@ from headrace.core.receipt import ModelBuild
 from headrace.server.app import build_app
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+RESPONSES, ANTHROPIC = "/v1/responses", "/v1/messages"
 MESSAGES = [{"role": "user", "content": "hi"}]
+CONTENT: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": MESSAGES},
+    COMPLETIONS: {"prompt": "hi"},
+    RESPONSES: {"input": "hi", "store": False},
+    ANTHROPIC: {"messages": MESSAGES, "max_tokens": 100},
+}
 BUILD = ModelBuild("tiny.gguf", "ab" * 32, "9.9", "cpu-generic", "bf16")
 
 
@@ -35,8 +42,7 @@ def client(server: RunningServer) -> Iterator[httpx.Client]:
 
 
 def post(client: httpx.Client, path: str, **body: Any) -> httpx.Response:
-    content = {"messages": MESSAGES} if path == CHAT else {"prompt": "hi"}
-    answer = client.post(path, json={"model": "tiny"} | content | body)
+    answer = client.post(path, json={"model": "tiny"} | CONTENT[path] | body)
     assert answer.status_code == 200, answer.text
     return answer
 
@@ -118,6 +124,77 @@ def test_a_stream_ends_with_the_receipt_of_the_whole_answer(
     assert last["choices"] == []
     assert last.get("usage") == (whole["usage"] if has_usage else None)
     assert not any("receipt" in chunk for chunk in others)
+
+
+OTHER_NAMES: dict[str, dict[str, Any]] = {
+    RESPONSES: {
+        "max_output_tokens": 2,
+        "include": ["message.output_text.logprobs"],
+        "text": {"format": {"type": "json_object"}},
+        "stop": ["x"],
+    },
+    ANTHROPIC: {
+        "max_tokens": 2,
+        "stop_sequences": ["x"],
+        "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}},
+    },
+}
+
+
+def last_event(answer: httpx.Response, kind: str) -> dict[str, Any]:
+    """The event of that type. Of responses it has the whole response."""
+    lines = [line for line in answer.text.splitlines() if line.startswith("data: {")]
+    (event,) = [event for line in lines if (event := json.loads(line[6:]))["type"] == kind]
+    whole: dict[str, Any] = event.get("response", event)
+    return whole
+
+
+@pytest.mark.parametrize("path", [RESPONSES, ANTHROPIC])
+def test_receipts_of_the_other_apis(client: httpx.Client, path: str) -> None:
+    body = OTHER_NAMES[path] | {"temperature": 0.5, "seed": 4}
+    plain = post(client, path, **body)
+    whole = post(client, path, receipt=True, return_token_ids=True, **body)
+    streamed = post(client, path, receipt=True, return_token_ids=True, stream=True, **body)
+    kind = "response.incomplete" if path == RESPONSES else "message_delta"
+    last = last_event(streamed, kind)
+    ours = ("receipt", "token_ids", "prompt_token_ids")
+    assert not any(name in plain.json() for name in ours)
+    assert [whole.json()[name] for name in ours] == [last[name] for name in ours]
+    assert streamed.text.count('"receipt"') == streamed.text.count('"token_ids"') == 1
+    assert whole.json()["token_ids"] == [1000, 1001]
+    assert whole.json()["prompt_token_ids"] == [104, 105]
+    receipt = whole.json()["receipt"]
+    asked = {name for name, entry in receipt["parameters"].items() if entry["source"] != "api"}
+    more = {"logprobs"} if path == RESPONSES else set()
+    assert asked == {"temperature", "stop", "structured_outputs"} | more
+    assert receipt["parameters"]["stop"]["value"] == ["x"]
+    (entry,) = receipt["requests"]
+    assert entry["seed"] == {"value": 4, "source": "request"}
+    assert entry["max_tokens"] == {"value": 2, "source": "request"}
+    assert (entry["input_tokens"], entry["cached_tokens"], entry["output_tokens"]) == (2, 1, 2)
+    assert receipt["model"]["sha256"] == "ab" * 32
+    for answer in (plain, whole, streamed):
+        assert answer.headers["x-headrace-seed"] == "4"
+        assert answer.headers["x-headrace-engine"] == "9.9 cpu-generic kv-bf16"
+        assert answer.headers["x-headrace-model-sha256"] == "ab" * 32
+
+
+@pytest.mark.parametrize("path", [RESPONSES, ANTHROPIC])
+def test_other_apis_draw_a_seed_and_say_so(
+    server: RunningServer, client: httpx.Client, path: str
+) -> None:
+    answer = post(client, path, receipt=True)
+    seed = answer.json()["receipt"]["requests"][0]["seed"]
+    assert seed["source"] == "drawn"
+    assert answer.headers["x-headrace-seed"] == str(seed["value"])
+    assert server.backend.requests[-1].sampling.seed == seed["value"]
+
+
+def test_an_upper_bound_that_the_context_lowers() -> None:
+    backend = FakeBackend(resolved_max_tokens=7)
+    with run_server(backend) as server, server.client() as client:
+        receipt = post(client, ANTHROPIC, receipt=True).json()["receipt"]
+    assert receipt["requests"][0]["max_tokens"] == {"value": 7, "source": "context"}
 
 
 def test_lengths_nobody_asked_for() -> None:

@@ -18,6 +18,7 @@ from fakes.usage import eventually, open_database
 from headrace.cli.app import build_app
 from headrace.cli.errors import run_guarded
 from headrace.core.clock import SystemClock
+from headrace.core.errors import HeadraceError
 from headrace.core.receipt import ModelBuild
 from headrace.core.stored_requests import StoredAnswer, StoredRequest
 from headrace.core.telemetry import NoMetrics
@@ -26,9 +27,18 @@ from headrace.economics.request_writer import RequestWriter
 from headrace.launch.reproduction import bodies
 from headrace.store.database import Database
 from headrace.store.requests import RequestStore
+from headrace.store.responses import StoredResponses
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+RESPONSES, ANTHROPIC = "/v1/responses", "/v1/messages"
+HI = [{"role": "user", "content": "hi"}]
+BODY: dict[str, Any] = {"model": "tiny", "messages": HI}
+BODIES: dict[str, dict[str, Any]] = {
+    CHAT: BODY,
+    COMPLETIONS: {"model": "tiny", "prompt": "hi", "max_tokens": 9},
+    RESPONSES: {"model": "tiny", "input": "hi", "store": False},
+    ANTHROPIC: {"model": "tiny", "messages": HI, "max_tokens": 9},
+}
 TOKENS = tuple(range(1000, 1005))
 BUILD = ModelBuild("tiny.gguf", "ab" * 32, "9.9", "cpu-generic", "bf16")
 EXIT_DIFFERENT = 3
@@ -46,7 +56,7 @@ class Kept:
     client: Any
 
     def post(self, name: str, path: str = CHAT, **body: Any) -> Any:
-        return self.client.post(path, json=BODY | body, headers={"X-Request-Id": name})
+        return self.client.post(path, json=BODIES[path] | body, headers={"X-Request-Id": name})
 
     def find(self, name: str) -> StoredRequest:
         eventually(lambda: bool(self.store.find(name)))
@@ -71,7 +81,10 @@ def keeping(folder: Path, redacts: bool = False) -> Iterator[Kept]:
     builds = [BUILD]
     with (
         run_server(
-            backend, accounts=Accounts(requests=writer), build_of=lambda _: builds[0]
+            backend,
+            accounts=Accounts(requests=writer),
+            open_responses=lambda: StoredResponses(database, SystemClock(), 30),
+            build_of=lambda _: builds[0],
         ) as server,
         server.client() as client,
     ):
@@ -86,15 +99,57 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
         yield running
 
 
-def test_streamed_and_whole_calls_are_kept_alike(kept: Kept) -> None:
-    kept.post("whole", seed=4)
-    kept.post("streamed", seed=4, stream=True)
+@pytest.mark.parametrize("path", BODIES)
+def test_streamed_and_whole_calls_are_kept_alike(kept: Kept, path: str) -> None:
+    kept.post("whole", path, seed=4)
+    kept.post("streamed", path, seed=4, stream=True)
     whole, streamed = kept.find("whole"), kept.find("streamed")
     assert whole.answers == streamed.answers == ((StoredAnswer(TOKENS, "stop"),),)
     assert whole.receipt == streamed.receipt
-    assert whole.body == BODY | {"seed": 4}
-    assert (whole.tenant, whole.operation, whole.model) == ("default", CHAT, "tiny")
+    assert whole.body == BODIES[path] | {"seed": 4}
+    assert (whole.tenant, whole.operation, whole.model) == ("default", path, "tiny")
     assert whole.receipt["model"]["sha256"] == "ab" * 32
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_calls_of_every_api_are_run_again(kept: Kept, path: str) -> None:
+    kept.post("asked", path, stream=True, temperature=0.5)
+    drawn = kept.backend.requests[-1]
+    kept.find("asked")
+    assert kept.reproduce("asked") == (0, ["bit-identical: all 5 tokens of 1 answer"])
+    again = kept.backend.requests[-1]
+    assert again.request_id != drawn.request_id
+    assert again.sampling == replace(drawn.sampling, return_token_ids=True)
+    kept.backend.finish_reason = "length"
+    assert kept.reproduce("asked")[0] == EXIT_DIFFERENT
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_how_an_answer_ended_is_compared_in_every_api(kept: Kept, path: str) -> None:
+    lengths = {CHAT: "max_tokens", RESPONSES: "max_output_tokens"}
+    kept.post("cut", path, **{lengths.get(path, "max_tokens"): 2})
+    assert kept.find("cut").answers == ((StoredAnswer(TOKENS[:2], "length"),),)
+    assert kept.reproduce("cut") == (0, ["bit-identical: all 2 tokens of 1 answer"])
+
+
+def test_a_response_in_the_background_is_kept_when_it_ends(kept: Kept) -> None:
+    kept.post("later", RESPONSES, background=True, store=True)
+    found = kept.find("later")
+    assert found.answers == ((StoredAnswer(TOKENS, "stop"),),)
+    assert kept.reproduce("later") == (0, ["bit-identical: all 5 tokens of 1 answer"])
+
+
+def test_a_response_that_goes_on_is_run_again_with_what_came_before(kept: Kept) -> None:
+    first = kept.post("first", RESPONSES, store=True).json()
+    kept.post("second", RESPONSES, previous_response_id=first["id"])
+    kept.find("second")
+    prompts = kept.backend.requests[-1].messages
+    assert len(prompts or ()) == 3
+    assert kept.reproduce("second")[0] == 0
+    assert kept.backend.requests[-1].messages == prompts
+    kept.client.delete(f"{RESPONSES}/{first['id']}")
+    with pytest.raises(HeadraceError, match="which is not stored"):
+        kept.reproduce("second")
 
 
 def test_every_prompt_and_answer_is_kept(kept: Kept) -> None:

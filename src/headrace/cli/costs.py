@@ -17,6 +17,7 @@ from headrace.cli.keys import PIPE_COLUMNS, DatabaseOption, database_url
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.cli.usage import note_no_rows, read_period
 from headrace.core.errors import ConfigError, HeadraceError
+from headrace.core.stores import key_prefix
 from headrace.economics.cost_report import (
     COST_DIMENSIONS,
     CostDimension,
@@ -124,7 +125,10 @@ def _read_dimensions(names: Sequence[str]) -> list[CostDimension]:
 
 def _as_row(groups: Sequence[CostDimension], total: CostTotal) -> dict[str, Any]:
     values = asdict(total)
-    return dict(zip(groups, values.pop("group"), strict=True)) | values
+    row = dict(zip(groups, values.pop("group"), strict=True)) | values
+    if row.get("key") is not None:
+        row["key"] = key_prefix(row["key"])
+    return row
 
 
 def _write_json(groups: Sequence[CostDimension], totals: Sequence[CostTotal]) -> None:

@@ -129,12 +129,12 @@ async def _repeat_here(
         return await repeat(stored, _unreachable)
     find_model(config, model, may_pull=may_pull)
     engine = open_engine(model, config)
-    send, name = local_sender(engine, model, config, stored.operation)
-    await engine.start()
-    try:
-        return await repeat(stored, send, name)
-    finally:
-        await engine.stop()
+    with local_sender(engine, model, config, stored) as (send, name):
+        await engine.start()
+        try:
+            return await repeat(stored, send, name)
+        finally:
+            await engine.stop()
 
 
 async def _unreachable(_: Mapping[str, Any]) -> Mapping[str, Any]:

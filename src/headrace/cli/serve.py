@@ -21,6 +21,7 @@ from headrace.cli.generation import (
 )
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_MODEL, Config
+from headrace.core.process_name import SERVER, name_process
 from headrace.launch.engine_start import start_engine
 from headrace.server.listener import listen
 from headrace.server.tls import load_certificate
@@ -173,6 +174,7 @@ def serve(
         "engine.kv_cache_dtype": kv_cache_dtype,
         "engine.speculative": speculative,
     }
+    name_process(SERVER)
     config = load_config(config_file, flags, is_server=True)
     models = models or [DEFAULT_MODEL]
     certificate = load_certificate(config.server)

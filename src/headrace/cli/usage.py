@@ -18,6 +18,7 @@ from rich.table import Table
 from headrace.cli.keys import PIPE_COLUMNS, DatabaseOption, database_url
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.errors import ConfigError, HeadraceError
+from headrace.core.stores import key_prefix
 from headrace.economics.ledger import DIMENSIONS, Dimension, UsageLedger, UsageTotal
 from headrace.store.database import Database
 
@@ -131,7 +132,10 @@ def _to_ms(day: date) -> int:
 
 def _as_row(groups: Sequence[Dimension], total: UsageTotal) -> dict[str, Any]:
     values = asdict(total)
-    return dict(zip(groups, values.pop("group"), strict=True)) | values
+    row = dict(zip(groups, values.pop("group"), strict=True)) | values
+    if row.get("key") is not None:
+        row["key"] = key_prefix(row["key"])
+    return row
 
 
 def _write_json(groups: Sequence[Dimension], totals: Sequence[UsageTotal]) -> None:

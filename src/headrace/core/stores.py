@@ -46,7 +46,12 @@ class ApiKey:
     @property
     def prefix(self) -> str:
         """The beginning of the secret, all of it that is ever shown again."""
-        return f"hr_{self.id}"
+        return key_prefix(self.id)
+
+
+def key_prefix(key_id: str) -> str:
+    """How people are shown a key: its secret begins so."""
+    return f"hr_{key_id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -22,10 +23,18 @@ from headrace.core.errors import CapacityError, EngineDied
 from headrace.engine.channel import ThreadChannel
 from headrace.engine.error_record import to_error
 from headrace.engine.frames import FrameSocket
-from headrace.engine.messages import EngineNotStarted, EngineReady, LogLine, Stop, ToProcess
+from headrace.engine.messages import (
+    EngineNotStarted,
+    EngineReady,
+    LogLine,
+    StartEngine,
+    Stop,
+    ToProcess,
+)
 
-# Modules are found where this process finds them, and nowhere else.
-_CODE = """
+# Modules are found where this process finds them, and nowhere else. The comment is for whoever
+# lists processes.
+_CODE = """# headrace engine: {model}
 import sys
 sys.path[:] = sys.argv[3].splitlines()
 from headrace.engine.worker import main
@@ -37,14 +46,15 @@ MAX_WAITING_MESSAGES = 2**20
 
 
 class EngineProcess:
-    """A child process. Any thread may send; one receives. `close` it."""
+    """A child process, told to load a model. Any thread may send; one receives. `close` it."""
 
-    def __init__(self) -> None:
+    def __init__(self, order: StartEngine) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
             folders = "\n".join(folder or os.getcwd() for folder in sys.path)
-            command = [sys.executable, "-P", "-c", _CODE, str(number), str(os.getpid()), folders]
+            code = _CODE.format(model=ascii(Path(order.path).name))
+            command = [sys.executable, "-P", "-c", code, str(number), str(os.getpid()), folders]
             environ = {"OPENBLAS_NUM_THREADS": "1"} | dict(os.environ)
             self._process = subprocess.Popen(  # noqa: S603  (our own code, no shell)
                 command, stdin=subprocess.DEVNULL, pass_fds=(number,), env=environ
@@ -54,6 +64,7 @@ class EngineProcess:
         # A process that reads nothing must not hold up those who send to it.
         self._sender = Thread(target=self._send_waiting, name="headrace-send", daemon=True)
         self._sender.start()
+        self.send(order)
 
     @property
     def id(self) -> int:
@@ -83,7 +94,7 @@ class EngineProcess:
     def wait_ready(
         self, timeout_s: float | None = None, stopping: Event | None = None
     ) -> EngineReady:
-        """Wait until the model of the StartEngine that was sent runs.
+        """Wait until the model runs.
 
         Raises: the error for which it does not; EngineDied when it ends, time is up or `stopping`.
         """

@@ -224,8 +224,7 @@ class Supervisor:
         self._num_fruitless += 1
         process = None
         try:
-            process = EngineProcess()
-            process.send(self._order)
+            process = EngineProcess(self._order)
             process.wait_ready(self._start_timeout_s, self._stopping)
         except (HeadraceError, OSError) as error:
             if process is not None:

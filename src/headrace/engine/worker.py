@@ -24,6 +24,7 @@ from typing import Any
 
 from headrace.core.clock import SystemClock
 from headrace.core.errors import HeadraceError
+from headrace.core.process_name import ENGINE, name_process
 from headrace.engine.channel import ThreadChannel
 from headrace.engine.error_record import to_record
 from headrace.engine.frames import FrameSocket
@@ -55,6 +56,7 @@ logger = logging.getLogger(__name__)
 def main(file_descriptor: int, parent_id: int) -> None:
     """Serve the process at the other end of a socket, and end."""
     _end_with_parent(parent_id)
+    name_process(ENGINE)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()

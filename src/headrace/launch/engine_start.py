@@ -73,6 +73,4 @@ def start_engine(config: Config, model: str) -> Starting:
         cache_dir=str(cache_dir),
         log_level=logging.getLogger().getEffectiveLevel(),
     )
-    process = EngineProcess()
-    process.send(order)
-    return StartingEngine(process, order, local, cache_dir, begin_s)
+    return StartingEngine(EngineProcess(order), order, local, cache_dir, begin_s)

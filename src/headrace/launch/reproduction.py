@@ -8,7 +8,8 @@ differ.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +17,41 @@ from headrace.core.clock import SystemClock
 from headrace.core.config import Config
 from headrace.core.errors import HeadraceError, RequestError
 from headrace.core.stored_requests import StoredAnswer, StoredRequest
-from headrace.core.stores import ANONYMOUS
+from headrace.core.stores import Caller
 from headrace.core.version import headrace_version
 from headrace.economics.metered import CallFacts, Metered
 from headrace.hub.model_store import ModelStore
 from headrace.launch.local_engine import LocalEngine
 from headrace.launch.model_builds import ModelBuilds
+from headrace.launch.response_door import ResponseDoor
 from headrace.observe.prometheus import PrometheusMetrics
+from headrace.server.anthropic_messages import create_message
+from headrace.server.kept_responses import KeptResponses
 from headrace.server.openai_chat import create_chat_completion
 from headrace.server.openai_completions import create_completion
-from headrace.server.replies import JsonReply
+from headrace.server.openai_responses import create_response
+from headrace.server.replies import EventReply, JsonReply
 from headrace.server.services import Call, Services
 
+Route = Callable[[Services, Call], Awaitable[JsonReply | EventReply]]
 # A body, and the answer to it as JSON.
 Send = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
-ROUTES = {"/v1/chat/completions": create_chat_completion, "/v1/completions": create_completion}
+ROUTES: Mapping[str, Route] = {
+    "/v1/chat/completions": create_chat_completion,
+    "/v1/completions": create_completion,
+    "/v1/messages": create_message,
+    "/v1/responses": create_response,
+}
+# How it is answered, not what; a repetition is whole, at once, and kept by nobody.
+_LEFT_OUT = frozenset({"stream", "stream_options", "request_id", "background", "store"})
+_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "tool_use": "tool_calls",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+}
 _MODEL_FACTS = ("sha256", "version", "kernels", "kv_cache_dtype")
 _REQUEST_FACTS = ("truncated_tokens", "input_tokens")
 _UNKNOWN = object()
@@ -62,8 +82,7 @@ async def repeat(stored: StoredRequest, send: Send, model: str | None = None) ->
     for number, body in enumerate(bodies(stored, model)):
         try:
             reply = await send(body)
-            receipt = reply["receipt"]
-            answers = [_answer(choice) for choice in reply["choices"]]
+            receipt, answers = reply["receipt"], _read_answers(reply)
         except (KeyError, TypeError, ValueError):
             raise HeadraceError(
                 "The server gave no receipt or no token ids: it is no headrace server, or an older "
@@ -94,9 +113,9 @@ def bodies(stored: StoredRequest, model: str | None = None) -> list[dict[str, An
         )
     if stored.operation not in ROUTES:
         raise HeadraceError(f"Requests to {stored.operation} cannot be run again.")
-    left_out = ("stream", "stream_options", "request_id")
-    shared = {name: value for name, value in stored.body.items() if name not in left_out}
+    shared = {name: value for name, value in stored.body.items() if name not in _LEFT_OUT}
     shared |= {"receipt": True, "return_token_ids": True}
+    shared |= {"store": False} if stored.operation == "/v1/responses" else {}
     shared |= {} if model is None else {"model": model}
     seeds = [entry["seed"]["value"] for entry in stored.receipt["requests"]]
     if "prompt" not in shared:
@@ -109,11 +128,12 @@ def bodies(stored: StoredRequest, model: str | None = None) -> list[dict[str, An
     ]
 
 
+@contextmanager
 def local_sender(
-    engine: LocalEngine, model: str, config: Config, operation: str
-) -> tuple[Send, str]:
-    """Answer bodies with an engine of this process, which must run; also its name of the model."""
-    builds = ModelBuilds(config.hub.home)
+    engine: LocalEngine, model: str, config: Config, stored: StoredRequest
+) -> Iterator[tuple[Send, str]]:
+    """Answers bodies with an engine of this process, which must run; also its name of the model."""
+    builds, door = ModelBuilds(config.hub.home), ResponseDoor(config)
     builds.add(ModelStore(config.hub).resolve(model), engine.environment)
     name = engine.models()[0].name
     services = Services(
@@ -122,25 +142,41 @@ def local_sender(
         PrometheusMetrics(name),
         headrace_version(),
         SystemClock(),
+        kept=KeptResponses(door.open),
         build_of=builds.find,
     )
+    # What a response goes on from is its tenant's.
+    facts = CallFacts("reproduce", stored.operation, Caller(stored.tenant))
 
     async def send(body: Mapping[str, Any]) -> Mapping[str, Any]:
         builds.wait()
-        facts = CallFacts("reproduce", operation, ANONYMOUS)
         meter = Metered(engine, facts, services.accounts, services.clock)
         call = Call(dict(body), {}, facts.request_id, facts.caller, meter)
-        reply = await ROUTES[operation](services, call)
+        reply = await ROUTES[stored.operation](services, call)
         if not isinstance(reply, JsonReply):
             raise RequestError("The stored request asked for a stream.")
         answer: Mapping[str, Any] = json.loads(reply.body)
         return answer
 
-    return send, name
+    try:
+        yield send, name
+    finally:
+        door.close()
 
 
-def _answer(choice: Mapping[str, Any]) -> StoredAnswer:
-    return StoredAnswer(tuple(choice["token_ids"]), choice["finish_reason"])
+def _read_answers(reply: Mapping[str, Any]) -> list[StoredAnswer]:
+    """Tokens and ends of the answers of any route. Raises: KeyError where they are missing."""
+    if "choices" in reply:
+        return [_answer(choice, choice["finish_reason"]) for choice in reply["choices"]]
+    if "stop_reason" in reply:
+        return [_answer(reply, _REASONS[reply["stop_reason"]])]
+    has_calls = any(item["type"] == "function_call" for item in reply["output"])
+    whole = "tool_calls" if has_calls else "stop"
+    return [_answer(reply, "length" if reply["status"] == "incomplete" else whole)]
+
+
+def _answer(part: Mapping[str, Any], finish_reason: str | None) -> StoredAnswer:
+    return StoredAnswer(tuple(part["token_ids"]), finish_reason)
 
 
 def _compare_answers(

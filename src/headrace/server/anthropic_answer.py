@@ -6,7 +6,7 @@ block ends where another begins: reasoning, text, then each call. Knows neither 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,12 +46,16 @@ _SERVICE_TIER = "standard"
 
 @dataclass(frozen=True, slots=True)
 class AnswerWords:
-    """What an answer says of itself. Of hidden thinking nothing is shown; omitted has no text."""
+    """What an answer says of itself. Of hidden thinking nothing is shown; omitted has no text.
+
+    `members` gives what it carries beside that, once it has ended.
+    """
 
     id: str
     model: str
     max_tokens: int
     thinking: Shown = "hidden"
+    members: Callable[[], Mapping[str, Any]] = dict
 
 
 @dataclass(slots=True)
@@ -88,7 +92,8 @@ class MessageAnswer:
         """The events after the last output. Raises: BackendError when nothing ended the answer."""
         reason, stop = self.stop()
         yield from self._close()
-        yield MessageDelta(StopDelta(reason, stop), make_usage(self.usage))
+        members = self.words.members()
+        yield MessageDelta(StopDelta(reason, stop), make_usage(self.usage), **members)
         yield MessageStop()
 
     def body(self) -> MessageBody:
@@ -96,7 +101,8 @@ class MessageAnswer:
         reason, stop = self.stop()
         content = [self._whole(block, "".join(texts)) for block, texts in self._blocks]
         usage = self._whole_usage()
-        return MessageBody(self.words.id, self.words.model, content, usage, reason, stop)
+        words = self.words
+        return MessageBody(words.id, words.model, content, usage, reason, stop, **words.members())
 
     def stop(self) -> tuple[StopReason, str | None]:
         """Why the answer ended, and the stop sequence that did it."""

@@ -1,17 +1,22 @@
-"""Errors and headers in Anthropic's words, for every path under /v1/messages.
+"""Errors and headers in Anthropic's words: under /v1/messages, and of models where one asks so.
 
 Source: Anthropic's API reference, "Errors" and "Rate limits"; types of the `anthropic` client 2.12.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
+from headrace.core.errors import InvalidParameter
 from headrace.economics.rate_limits import LimitLevel
 from headrace.server.error_responses import ErrorReply
+
+VERSION_HEADER = "anthropic-version"
+# Answers are the same in both. The later one takes no temperature, top_p and top_k; here it does.
+_VERSIONS = ("2023-06-01", "2026-10-21")
 
 _TYPE_OF = {
     401: "authentication_error",
@@ -58,6 +63,13 @@ class AnthropicDialect:
                 "+00:00", "Z"
             )
         return headers
+
+
+def check_version(headers: Mapping[str, str]) -> None:
+    """Raises: InvalidParameter for a version of the API that nobody knows."""
+    given = headers.get(VERSION_HEADER)
+    if given is not None and given not in _VERSIONS:
+        raise InvalidParameter(f"The header {VERSION_HEADER}", given, " or ".join(_VERSIONS))
 
 
 ANTHROPIC = AnthropicDialect()

@@ -17,6 +17,7 @@ from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.server.anthropic_answer import AnswerWords, MessageAnswer
 from headrace.server.anthropic_blocks import Conversation, parse_conversation
+from headrace.server.anthropic_dialect import check_version
 from headrace.server.anthropic_payloads import Event, MessageBody, Ping, TokenCount
 from headrace.server.anthropic_schema import (
     MESSAGES_NEUTRAL,
@@ -32,6 +33,7 @@ from headrace.server.anthropic_schema import (
     read_thinking,
 )
 from headrace.server.anthropic_tools import read_tools, tool_wire_names
+from headrace.server.call_notes import CallNotes, with_seed
 from headrace.server.error_responses import worded
 from headrace.server.generation_schema import refuse_unsupported, validate
 from headrace.server.openai_payloads import encode
@@ -42,9 +44,6 @@ from headrace.server.services import Call, Services
 from headrace.server.sse import HEARTBEAT, named_frame
 from headrace.server.tool_schema import ToolsAsked
 
-# Answers are the same in both. The later one takes no temperature, top_p and top_k; here it does.
-_VERSIONS = ("2023-06-01", "2026-10-21")
-
 
 @dataclass(frozen=True, slots=True)
 class MessageCall:
@@ -53,6 +52,7 @@ class MessageCall:
     request: GenerateRequest
     words: AnswerWords
     wire_names: Mapping[str, str]
+    notes: CallNotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +81,24 @@ async def create_message(services: Services, call: Call) -> JsonReply | EventRep
     model = services.find_model(fields.model)
     prompt = _read_prompt(fields, model)
     _check_form(fields, prompt)
-    words = AnswerWords(message_id(), fields.model, fields.max_tokens, prompt.thinking.shown)
-    sampling = make_sampling(fields, prompt.form)
+    words = AnswerWords(
+        message_id(),
+        fields.model,
+        fields.max_tokens,
+        prompt.thinking.shown,
+        lambda: call.notes.members(
+            services.build_of(model.name), bool(fields.receipt), bool(fields.return_token_ids)
+        ),
+    )
+    sampling = with_seed(make_sampling(fields, prompt.form))
     # An upper bound in this API: what the context leaves may be less.
     request = replace(
         _make_request(words.id, model, prompt, sampling), default_max_tokens=fields.max_tokens
     )
-    message = MessageCall(request, words, prompt.wire_names)
-    headers = warning_headers(prompt.ignored)
+    message = MessageCall(request, words, prompt.wire_names, call.notes)
+    call.notes.begin("/v1/messages", call.body, [request], has_server_length=False)
+    call.notes.keeps_tokens |= bool(fields.return_token_ids)
+    headers = warning_headers(prompt.ignored) | call.notes.headers(services.build_of(model.name))
     if fields.stream:
         return EventReply(_stream(services, message), headers)
     return JsonReply(encode(await _complete(services, message)), headers=headers)
@@ -111,9 +121,7 @@ async def count_message_tokens(services: Services, call: Call) -> JsonReply:
 
 
 def _check_call(call: Call) -> None:
-    given = call.headers.get("anthropic-version")
-    if given is not None and given not in _VERSIONS:
-        raise InvalidParameter("The header anthropic-version", given, " or ".join(_VERSIONS))
+    check_version(call.headers)
     refuse_unsupported(call.body, MESSAGES_REFUSED, MESSAGES_NEUTRAL)
 
 
@@ -178,6 +186,7 @@ async def _complete(services: Services, message: MessageCall) -> MessageBody:
     async with _open_batches(services, message) as batches:
         async for batch in batches:
             for _, output in batch:
+                message.notes.note(0, output)
                 for _event in answer.add(output):
                     pass
     return answer.body()
@@ -188,6 +197,8 @@ async def _stream(services: Services, message: MessageCall) -> AsyncGenerator[by
     sent_at_s = clock.monotonic_s()
     async with _open_batches(services, message) as batches:
         async for batch in batches:
+            for _, output in batch:
+                message.notes.note(0, output)
             frames = [_frame(event) for _, output in batch for event in answer.add(output)]
             now_s = clock.monotonic_s()
             # Hidden thinking gives outputs that say nothing.

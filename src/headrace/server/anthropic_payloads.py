@@ -5,11 +5,13 @@ In: records of `core`. Out: structs that encode to the wire form.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from headrace.core.receipt import Receipt
 from headrace.core.usage import Usage
 
 StopReason = Literal[
@@ -60,6 +62,8 @@ ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock
 
 
 class MessageBody(msgspec.Struct, frozen=True):
+    """The last three are ours, and there where the body asks for them."""
+
     id: str
     model: str
     content: list[ContentBlock]
@@ -69,6 +73,9 @@ class MessageBody(msgspec.Struct, frozen=True):
     type: str = "message"
     role: str = "assistant"
     stop_details: None = None
+    receipt: Receipt | UnsetType = UNSET
+    prompt_token_ids: Sequence[int] | UnsetType = UNSET
+    token_ids: Sequence[int] | UnsetType = UNSET
 
 
 class MessageStart(msgspec.Struct, frozen=True):
@@ -126,6 +133,9 @@ class MessageDelta(msgspec.Struct, frozen=True):
     delta: StopDelta
     usage: MessageUsage
     type: str = "message_delta"
+    receipt: Receipt | UnsetType = UNSET
+    prompt_token_ids: Sequence[int] | UnsetType = UNSET
+    token_ids: Sequence[int] | UnsetType = UNSET
 
 
 class MessageStop(msgspec.Struct, frozen=True):

@@ -56,6 +56,10 @@ class MessageFields(PromptFields):
     stream: bool | None = allowed("true or false")
     metadata: dict[str, Any] | None = allowed("an object with user_id")
     service_tier: Literal["auto", "standard_only"] | None = allowed("auto or standard_only")
+    # Ours, with the names of the other routes.
+    seed: int | None = allowed("a signed 64-bit integer")
+    receipt: bool | None = allowed("true or false")
+    return_token_ids: bool | None = allowed("true or false")
 
 
 class ThinkingFields(Strict):
@@ -228,10 +232,11 @@ def make_sampling(fields: MessageFields, form: StructuredOutputs | None) -> Samp
             "stop_sequences",
             "invalid_value",
         )
-    given = {"temperature": fields.temperature, "top_p": fields.top_p, "top_k": fields.top_k}
+    names = ("temperature", "top_p", "top_k", "seed", "return_token_ids")
+    given = {name: getattr(fields, name) for name in names}
     with worded(WIRE_NAMES):
         return SamplingParams(
             stop=stops,
             structured_outputs=form,
-            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+            **{name: value for name, value in given.items() if value is not None},
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ from headrace.core.tracing import TraceContext, begin_trace, parse_traceparent
 from headrace.economics.accounts import Accounts
 from headrace.economics.metered import CallFacts, Metered
 from headrace.economics.usage_row import UsageRow
-from headrace.server.anthropic_dialect import ANTHROPIC
+from headrace.server.anthropic_dialect import ANTHROPIC, VERSION_HEADER
 from headrace.server.anthropic_messages import count_message_tokens, create_message
 from headrace.server.auth import admit
 from headrace.server.batch_worker import BatchWorker
@@ -56,7 +56,7 @@ from headrace.server.openai_responses import count_input_tokens, create_response
 from headrace.server.origins import check_host, cors_headers, preflight_headers
 from headrace.server.pair_scores import create_classes, create_ranking, create_scores
 from headrace.server.patience import patience_of
-from headrace.server.replies import BytesReply, EventReply, JsonReply
+from headrace.server.replies import WARNINGS, BytesReply, EventReply, JsonReply
 from headrace.server.request_ids import header_request_id
 from headrace.server.send_reply import send_bytes, send_json
 from headrace.server.services import (
@@ -84,6 +84,7 @@ _log = logging.getLogger(__name__)
 
 _REQUEST_ID, _CLIENT_LEFT = "headrace.request_id", "headrace.client_left"
 _CALLER, _METER, _TRACE = "headrace.caller", "headrace.meter", "headrace.trace"
+_IGNORED = "headrace.ignored"
 
 Report = Callable[[Services], JsonReply]
 Inference = Callable[[Services, Call], Awaitable[JsonReply | EventReply]]
@@ -184,7 +185,7 @@ class HeadraceApp:
         request_id = header_request_id(headers.get("x-request-id"))
         scope[_REQUEST_ID] = request_id
         trace = scope[_TRACE] = self._trace(headers)
-        dialect = _dialect_of(scope["path"])
+        dialect = _dialect_of(scope["path"], headers)
         fixed = [
             (b"x-request-id", request_id.encode("latin-1")),
             (b"x-content-type-options", b"nosniff"),
@@ -197,6 +198,7 @@ class HeadraceApp:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                scope[_IGNORED] = _ignored_names(message)
                 limits = scope[_METER].limit_headers() if _METER in scope else {}
                 levels = scope[_METER].limit_levels() if _METER in scope else ()
                 limits |= self._http.load_headers(load_format)
@@ -248,12 +250,20 @@ def _close(scope: Scope, status: int | None) -> UsageRow | None:
 
 
 def _how_it_ended(scope: Scope, status: int, row: UsageRow | None) -> str:
-    """The status; where the answer broke off after it, by whom or why."""
+    """The status; where the answer broke off after it, by whom or why; what had no effect."""
+    ignored = scope.get(_IGNORED)
+    note = f" (ignored: {ignored})" if ignored else ""
     if scope.get(_CLIENT_LEFT):
-        return f"{status or '-'} client left"
+        return f"{status or '-'} client left{note}"
     if status == 200 and row is not None and row.error:
-        return f"200 broken off: {row.error}"
-    return str(status or "-")
+        return f"200 broken off: {row.error}{note}"
+    return f"{status or '-'}{note}"
+
+
+def _ignored_names(start: Message) -> str:
+    """Fields that had no effect, as the head of an answer names them."""
+    values = (value for name, value in start.get("headers", ()) if name == WARNINGS.encode())
+    return str(next(values, b""), "latin-1")
 
 
 def _fields(scope: Scope, status: int, row: UsageRow | None) -> dict[str, object]:
@@ -265,6 +275,8 @@ def _fields(scope: Scope, status: int, row: UsageRow | None) -> dict[str, object
         "status": status or None,
         "client_left": bool(scope.get(_CLIENT_LEFT)),
     }
+    if scope.get(_IGNORED):
+        fields["ignored_fields"] = scope[_IGNORED].split(",")
     if scope[_TRACE] is not None:
         fields["trace_id"] = scope[_TRACE].trace_id
     caller = scope.get(_CALLER)
@@ -279,9 +291,11 @@ async def _send_error(error: Exception, request_id: str, dialect: Dialect, send:
     await send_json(JsonReply(body, reply.status, reply.headers), send)
 
 
-def _dialect_of(path: str) -> Dialect:
+def _dialect_of(path: str, headers: Container[str] = ()) -> Dialect:
     """Whose words errors and headers of a path use, whether or not there is such a route."""
-    is_anthropic = path == "/v1/messages" or path.startswith("/v1/messages/")
+    is_anthropic = f"{path}/".startswith("/v1/messages/") or (
+        VERSION_HEADER in headers and f"{path}/".startswith("/v1/models/")
+    )
     return ANTHROPIC if is_anthropic else OPENAI
 
 
@@ -303,7 +317,6 @@ def _routes(services: Services) -> list[Route]:
         ("/version", report_version),
         ("/load", report_load),
         ("/metrics", report_metrics),
-        ("/v1/models", list_models),
         ("/tokenizer_info", report_tokenizer),
     )
     inference: tuple[tuple[str, Inference], ...] = (
@@ -331,6 +344,8 @@ def _routes(services: Services) -> list[Route]:
         ("/wake_up", {"POST": wake_up}),
         ("/is_sleeping", {"GET": is_sleeping}),
         ("/debug/requests", {"GET": report_requests}),
+        ("/v1/models", {"GET": list_models}),
+        ("/v1/models/{name:path}", {"GET": retrieve_model}),
         ("/v1/models/{name:path}/reload", {"POST": reload_model}),
         ("/v1/files", {"GET": list_files, "POST": create_file}),
         ("/v1/files/{id}", {"GET": retrieve_file, "DELETE": delete_file}),
@@ -342,7 +357,6 @@ def _routes(services: Services) -> list[Route]:
     return [
         *(NamedRoute(path, _Report(services, report), methods=["GET"]) for path, report in reports),
         NamedRoute("/ping", _Report(services, report_health), methods=["GET", "POST"]),
-        NamedRoute("/v1/models/{name:path}", _OneModel(services), methods=["GET"]),
         *(
             NamedRoute(path, _Inference(services, make, _dialect_of(path)), methods=["POST"])
             for path, make in inference
@@ -359,15 +373,6 @@ class _Report:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_json(self._report(self._services), send)
-
-
-class _OneModel:
-    def __init__(self, services: Services) -> None:
-        self._services = services
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = scope["path_params"]["name"]
-        await send_json(retrieve_model(self._services, name), send)
 
 
 class _Resource:
@@ -437,14 +442,14 @@ class _Inference:
         body = await read_json_object(receive, headers, services.config)
         meter.is_stream = body.get("stream") is True
         call = Call(body, headers, facts.request_id, facts.caller, meter)
-        call.notes.cost_of = meter.cost_receipt
         call.notes.keeps_tokens = services.accounts.requests is not None
         work = asyncio.create_task(self._run(meter, call, send))
         with services.lifetime.track(work):
             try:
                 scope[_CLIENT_LEFT] = not await _run_until_left(work, receive)
             finally:
-                keep_request(services, call, facts.caller.tenant)
+                if not meter.is_detached:
+                    keep_request(services, call)
 
     async def _run(self, meter: Metered, call: Call, send: Send) -> None:
         lifetime = self._services.lifetime

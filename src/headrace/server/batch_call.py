@@ -33,7 +33,7 @@ from headrace.server.call_log import call_fields
 from headrace.server.error_responses import describe_error, is_our_fault
 from headrace.server.kept_requests import keep_request
 from headrace.server.lifetime import stopping_error
-from headrace.server.replies import EventReply, JsonReply
+from headrace.server.replies import WARNINGS, EventReply, JsonReply
 from headrace.server.services import Call, Services
 
 Route = Callable[[Services, Call], Awaitable[JsonReply | EventReply]]
@@ -121,7 +121,7 @@ class BatchCall:
             if not isinstance(reply, JsonReply):
                 raise TypeError(f"{record.endpoint} answered a line of a batch with a stream.")
             status = reply.status
-            keep_request(services, call, record.tenant)
+            keep_request(services, call)
             return reply
         except asyncio.CancelledError:
             meter.note_error(stopping_error())
@@ -163,7 +163,7 @@ def _is_passing(error: Exception) -> bool:
 
 
 def _make_outcome(line: BatchLine, request_id: str, reply: JsonReply, rows: _Rows) -> Outcome:
-    names = reply.headers.get("x-headrace-warnings", "")
+    names = reply.headers.get(WARNINGS, "")
     warnings = tuple(names.split(",")) if names else ()
     response = ResponseBody(reply.status, request_id, msgspec.Raw(reply.body), warnings)
     return _outcome(line, reply.status >= 400, encode_output(line.custom_id, response), rows)

@@ -28,12 +28,17 @@ from headrace.core.usage import Usage
 
 # Where a field of the body has another name.
 _WIRE_NAMES: dict[str, tuple[str, ...]] = {
-    "max_tokens": ("max_tokens", "max_completion_tokens"),
+    "max_tokens": ("max_tokens", "max_completion_tokens", "max_output_tokens"),
     "logprobs": ("logprobs", "top_logprobs"),
-    "structured_outputs": ("structured_outputs", "response_format"),
+    "stop": ("stop", "stop_sequences"),
+    "structured_outputs": (
+        *("structured_outputs", "response_format"),
+        *("text.format", "output_config.format"),
+    ),
 }
 # Each prompt has its own, and `return_token_ids` changes no answer.
 _NOT_SHARED = frozenset({"seed", "max_tokens", "return_token_ids"})
+_DEFAULTS = SamplingParams()
 
 
 def with_seed(sampling: SamplingParams) -> SamplingParams:
@@ -51,6 +56,7 @@ class NotedRequest:
     usage: Usage | None = None
     times: RequestTimes | None = None
     resolved: ResolvedRequest | None = None
+    prompt_token_ids: Sequence[int] | None = None
     token_ids: list[list[int]] = field(default_factory=list)
     finish_reasons: list[str | None] = field(default_factory=list)
 
@@ -66,8 +72,9 @@ def _unknown_cost() -> CostReceipt | None:
 
 @dataclass(slots=True)
 class CallNotes:
-    """Empty until the route has read the body."""
+    """Empty until the route has read the body. `operation` is the route, by its own path."""
 
+    operation: str = ""
     body: Mapping[str, Any] = field(default_factory=dict)
     requests: list[NotedRequest] = field(default_factory=list)
     has_server_length: bool = False
@@ -76,12 +83,13 @@ class CallNotes:
 
     def begin(
         self,
+        operation: str,
         body: Mapping[str, Any],
         requests: Sequence[GenerateRequest],
         has_server_length: bool,
     ) -> None:
         """`has_server_length`: the length of answers that name none is a setting."""
-        self.body, self.has_server_length = body, has_server_length
+        self.operation, self.body, self.has_server_length = operation, body, has_server_length
         self.requests = [NotedRequest(request) for request in requests]
 
     def note(self, index: int, output: RequestOutput) -> None:
@@ -90,6 +98,7 @@ class CallNotes:
         noted.usage = output.usage
         noted.times = output.times or noted.times
         noted.resolved = output.resolved or noted.resolved
+        noted.prompt_token_ids = output.prompt_token_ids or noted.prompt_token_ids
         if self.keeps_tokens:
             for delta in output.deltas:
                 noted.token_ids[delta.index].extend(delta.token_ids)
@@ -99,9 +108,7 @@ class CallNotes:
         """The receipt as far as it is known."""
         shared = self.requests[0].request.sampling
         parameters = {
-            entry.name: Parameter(
-                _shown(getattr(shared, entry.name)), "request" if self._names(entry.name) else "api"
-            )
+            entry.name: self._parameter(entry.name, getattr(shared, entry.name))
             for entry in fields(SamplingParams)
             if entry.name not in _NOT_SHARED
         }
@@ -111,6 +118,18 @@ class CallNotes:
             model=build,
             cost=self.cost_of(),
         )
+
+    def members(
+        self, build: ModelBuild | None, shows_receipt: bool, shows_token_ids: bool
+    ) -> dict[str, Any]:
+        """What the answer to one prompt carries beside itself, where its body asks for it."""
+        members: dict[str, Any] = {"receipt": self.receipt(build)} if shows_receipt else {}
+        if shows_token_ids:
+            (noted,) = self.requests
+            members["token_ids"] = noted.token_ids[0]
+            if noted.prompt_token_ids is not None:
+                members["prompt_token_ids"] = noted.prompt_token_ids
+        return members
 
     def headers(self, build: ModelBuild | None) -> dict[str, str]:
         """What is known before the first byte."""
@@ -143,14 +162,29 @@ class CallNotes:
     def _max_tokens(self, noted: NotedRequest) -> Parameter:
         value = noted.resolved.max_tokens if noted.resolved else noted.request.sampling.max_tokens
         if self._names("max_tokens"):
-            return Parameter(value, "request")
+            # Where it is an upper bound the context may have left less.
+            asked = noted.request.sampling.max_tokens or noted.request.default_max_tokens
+            return Parameter(value, "request" if value in (asked, None) else "context")
         if value is not None and value == noted.request.default_max_tokens:
             return Parameter(value, "server" if self.has_server_length else "api")
         return Parameter(value, "context")
 
+    def _parameter(self, name: str, value: object) -> Parameter:
+        """Whatever is not the API's default was asked for, under whichever name."""
+        is_asked = self._names(name) or value != getattr(_DEFAULTS, name)
+        return Parameter(_shown(value), "request" if is_asked else "api")
+
     def _names(self, name: str) -> bool:
         wire_names = _WIRE_NAMES.get(name, (name,))
-        return any(self.body.get(wire_name) is not None for wire_name in wire_names)
+        return any(_find(self.body, wire_name) is not None for wire_name in wire_names)
+
+
+def _find(body: Mapping[str, Any], path: str) -> object:
+    """The value of a field, whose name may lead into objects."""
+    value: object = body
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def _shown(value: object) -> object:

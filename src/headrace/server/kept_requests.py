@@ -11,24 +11,20 @@ import msgspec
 from headrace.core.stored_requests import StoredAnswer, StoredRequest
 from headrace.server.services import Call, Services
 
-# Some routes pass these two on.
-_CHAT, _COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
-
-def keep_request(services: Services, call: Call, tenant: str) -> None:
+def keep_request(services: Services, call: Call) -> None:
     """Pass a call on to be stored; one that no output ever came of is not."""
     log, notes = services.accounts.requests, call.notes
     if log is None or not any(noted.usage for noted in notes.requests):
         return
     length = call.headers.get("content-length", "")
-    request = notes.requests[0].request
-    model = request.model
+    model = notes.requests[0].request.model
     log.append(
         StoredRequest(
             request_id=call.request_id,
-            tenant=tenant,
+            tenant=call.caller.tenant,
             created_at_s=services.clock.unix_s(),
-            operation=_COMPLETIONS if request.messages is None else _CHAT,
+            operation=notes.operation,
             model=model,
             body=notes.body,
             answers=tuple(

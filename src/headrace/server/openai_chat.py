@@ -116,7 +116,7 @@ async def create_chat_completion(services: Services, call: Call) -> JsonReply | 
     check_features(fields, model.template_variables)
     chat, unknown = _make_call(services, model, fields, call.notes)
     has_server_length = services.config.default_max_tokens is not None
-    call.notes.begin(call.body, [chat.request], has_server_length)
+    call.notes.begin("/v1/chat/completions", call.body, [chat.request], has_server_length)
     headers = warning_headers(unknown) | call.notes.headers(chat.build)
     if fields.stream:
         return EventReply(_stream(services, chat), headers)

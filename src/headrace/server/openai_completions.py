@@ -90,7 +90,7 @@ async def create_completion(services: Services, call: Call) -> JsonReply | Event
     model = services.find_model(fields.model)
     completion, unknown = _make_call(services, model, fields, call.notes)
     has_server_length = services.config.default_max_tokens is not None
-    call.notes.begin(call.body, completion.requests, has_server_length)
+    call.notes.begin("/v1/completions", call.body, completion.requests, has_server_length)
     headers = warning_headers(unknown) | call.notes.headers(completion.build)
     if fields.stream:
         return EventReply(_stream(services, completion), headers)

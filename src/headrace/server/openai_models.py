@@ -1,12 +1,17 @@
-"""GET /v1/models and /v1/models/{id}: what is served, under the names clients may use."""
+"""GET /v1/models and /v1/models/{id}: what is served, under the names clients may use.
+
+Both are OpenAI's and Anthropic's: a header says whose form is wanted.
+"""
 
 from __future__ import annotations
 
 import msgspec
 
 from headrace.core.backend import ModelInfo
+from headrace.server import anthropic_models
+from headrace.server.anthropic_dialect import VERSION_HEADER
 from headrace.server.replies import JsonReply
-from headrace.server.services import Services
+from headrace.server.services import Services, Visit
 
 
 class ModelBody(msgspec.Struct, frozen=True):
@@ -20,17 +25,25 @@ class ModelBody(msgspec.Struct, frozen=True):
     permission: tuple[()] = ()
 
 
-def list_models(services: Services) -> JsonReply:
-    """All served names."""
+async def list_models(services: Services, visit: Visit) -> JsonReply:
+    """All served names.
+
+    Raises: InvalidParameter.
+    """
+    if VERSION_HEADER in visit.headers:
+        return anthropic_models.list_models(services, visit)
     models = [_describe(name, info) for name, info in services.models().items()]
     return JsonReply(msgspec.json.encode({"object": "list", "data": models}))
 
 
-def retrieve_model(services: Services, name: str) -> JsonReply:
+async def retrieve_model(services: Services, visit: Visit) -> JsonReply:
     """One served name.
 
-    Raises: ModelNotFound.
+    Raises: ModelNotFound, InvalidParameter.
     """
+    if VERSION_HEADER in visit.headers:
+        return anthropic_models.retrieve_model(services, visit)
+    name = visit.path["name"]
     return JsonReply(msgspec.json.encode(_describe(name, services.find_model(name))))
 
 

@@ -8,7 +8,7 @@ templates, tokens or scheduling.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from headrace.core.errors import (
 )
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.responses import RUNNING, ResponseStatus, StoredResponse
+from headrace.server.call_notes import CallNotes, with_seed
 from headrace.server.error_responses import ErrorReply, describe_error, worded
 from headrace.server.generation_schema import (
     check_truncation,
@@ -33,6 +34,7 @@ from headrace.server.generation_schema import (
     unknown_names,
     validate,
 )
+from headrace.server.kept_requests import keep_request
 from headrace.server.openai_payloads import encode
 from headrace.server.openai_responses_schema import (
     ENCRYPTED_REASONING,
@@ -78,6 +80,7 @@ class ResponseCall:
     tenant: str
     request_id: str
     wire_names: Mapping[str, str]
+    notes: CallNotes
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -91,6 +94,10 @@ async def create_response(services: Services, call: Call) -> JsonReply | EventRe
     model = services.find_model(fields.model)
     check_features(fields)
     response = await _make_call(services, call, model, fields)
+    has_server_length = services.config.default_max_tokens is not None
+    call.notes.begin("/v1/responses", call.body, [response.request], has_server_length)
+    call.notes.keeps_tokens |= bool(fields.return_token_ids)
+    response.headers.update(call.notes.headers(services.build_of(model.name)))
     events = _answer(services, response)
     if fields.background:
         return await _start(services, call, response, events, bool(fields.stream))
@@ -133,12 +140,14 @@ async def _make_call(
     text, verbosity, unknown_in_text = read_text(fields, model.template_variables)
     reasoning, unknown_in_reasoning = read_reasoning(fields, model.template_variables)
     names = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs", **text.wire_names}
-    sampling = make_sampling(
-        fields,
-        names,
-        max_tokens=fields.max_output_tokens,
-        logprobs=num_logprobs(fields),
-        structured_outputs=text.structured_outputs,
+    sampling = with_seed(
+        make_sampling(
+            fields,
+            names,
+            max_tokens=fields.max_output_tokens,
+            logprobs=num_logprobs(fields),
+            structured_outputs=text.structured_outputs,
+        )
     )
     asked = read_response_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
     history = await read_history(services, call.caller.tenant, fields.previous_response_id)
@@ -177,22 +186,28 @@ async def _make_call(
     ]
     return ResponseCall(
         request=request,
-        writer=ResponseWriter(body, _what_is_shown(fields), services.clock),
+        writer=ResponseWriter(body, _what_is_shown(services, call, fields), services.clock),
         instructions=fields.instructions,
         turns=Turns((*history, *items)),
         new_items=items,
         tenant=call.caller.tenant,
         request_id=call.request_id,
         wire_names=names,
+        notes=call.notes,
         headers=warning_headers(unknown),
     )
 
 
-def _what_is_shown(fields: ResponsesFields) -> Shown:
+def _what_is_shown(services: Services, call: Call, fields: ResponsesFields) -> Shown:
+    def members() -> Mapping[str, Any]:
+        build = services.build_of(services.find_model(fields.model).name)
+        return call.notes.members(build, bool(fields.receipt), bool(fields.return_token_ids))
+
     return Shown(
         num_logprobs(fields),
         fields.include_reasoning is not False,
         ENCRYPTED_REASONING in (fields.include or ()),
+        members,
     )
 
 
@@ -279,6 +294,8 @@ async def _answer(services: Services, response: ResponseCall) -> AsyncGenerator[
     async with _admitted(services, response) as batches:
         yield writer.begin()
         async for batch in batches:
+            for _, output in batch:
+                response.notes.note(0, output)
             events = [event for _, output in batch for event in writer.add(output)]
             if events or not batch:
                 yield events
@@ -383,6 +400,7 @@ async def _start(
     writer = response.writer
     run = Run(response.tenant, response.request_id, writer, call.meter, services.kept, is_streamed)
     call.meter.be_patient()
+    events = _kept_when_over(services, call, events)
     try:
         run.add(await anext(events))
         begun = _to_store(response, writer.body, writer.status)
@@ -396,3 +414,15 @@ async def _start(
         reader = Reader(run, 0, services.config.heartbeat_s)
         return EventReply(reader.frames(), response.headers, reader.last_words)
     return JsonReply(encode(writer.body), headers=response.headers)
+
+
+async def _kept_when_over(
+    services: Services, call: Call, events: AsyncGenerator[Events, None]
+) -> AsyncGenerator[Events, None]:
+    """The events; after the last one, whatever ended them, the call is kept to be run again."""
+    try:
+        async with aclosing(events):
+            async for new in events:
+                yield new
+    finally:
+        keep_request(services, call)

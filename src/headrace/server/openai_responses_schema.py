@@ -87,7 +87,6 @@ RESPONSES_REFUSED: dict[str, str] = {k: v for k, v in REFUSED.items() if k not i
     "logprobs": f'send include: ["{LOGPROBS}"] and top_logprobs.',
     "n": "a response has one answer. Send the request again for another.",
     "prompt_logprobs": "a response has none. Use /v1/chat/completions.",
-    "return_token_ids": "a response has none. Use /v1/chat/completions.",
     "return_tokens_as_token_ids": "a response has none. Use /v1/chat/completions.",
     "request_id": "ids of responses are made by the server. Send the header X-Request-Id.",
     "reasoning_effort": "this route knows it as reasoning.effort.",
@@ -104,7 +103,6 @@ RESPONSES_REFUSED: dict[str, str] = {k: v for k, v in REFUSED.items() if k not i
 RESPONSES_NEUTRAL = NEUTRAL | {
     "n": (1,),
     "modalities": (["text"],),
-    "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
 }
 

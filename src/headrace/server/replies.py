@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from headrace.server.error_responses import ErrorReply
 
+WARNINGS = "x-headrace-warnings"
+
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\-\[\]]")
 _MAX_WARNINGS = 32
 _MAX_NAME_LENGTH = 64
@@ -50,4 +52,4 @@ def warning_headers(names: Sequence[str]) -> dict[str, str]:
     if not names:
         return {}
     shown = [_UNSAFE.sub("?", name)[:_MAX_NAME_LENGTH] for name in names[:_MAX_WARNINGS]]
-    return {"x-headrace-warnings": ",".join(shown)}
+    return {WARNINGS: ",".join(shown)}

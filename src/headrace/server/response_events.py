@@ -8,9 +8,9 @@ clients and stores.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -48,11 +48,13 @@ class Shown:
         num_logprobs: alternatives of each token; None shows no log-probabilities.
         reasoning: whether it shows any.
         sealed_reasoning: the same also as one opaque word.
+        members: what the whole response carries beside its answer, once that has ended.
     """
 
     num_logprobs: int | None = None
     reasoning: bool = True
     sealed_reasoning: bool = False
+    members: Callable[[], Mapping[str, Any]] = dict
 
 
 class ResponseWriter:
@@ -110,18 +112,15 @@ class ResponseWriter:
         if self._open is None and not self._closed:
             # An answer without anything is an empty message.
             events += self._open_message() + self._add_text("")
-        events += self._close("incomplete" if is_cut else "completed")
-        if is_cut:
-            cut = IncompleteDetails("max_output_tokens")
-            self.body = msgspec.structs.replace(
-                self._with_output("incomplete"), status="incomplete", incomplete_details=cut
-            )
-        else:
-            self.body = msgspec.structs.replace(
-                self._with_output("completed"),
-                status="completed",
-                completed_at=int(self._clock.unix_s()),
-            )
+        status: Literal["completed", "incomplete"] = "incomplete" if is_cut else "completed"
+        events += self._close(status)
+        self.body = msgspec.structs.replace(
+            self._with_output(status),
+            status=status,
+            incomplete_details=IncompleteDetails("max_output_tokens") if is_cut else None,
+            completed_at=None if is_cut else int(self._clock.unix_s()),
+            **self._shown.members(),
+        )
         return events
 
     def final(self) -> Events:

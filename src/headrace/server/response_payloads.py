@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from headrace.core.receipt import Receipt
 from headrace.core.responses import ResponseStatus
 from headrace.core.usage import Usage
 from headrace.server.openai_payloads import ChatLogprob
@@ -87,7 +88,10 @@ class IncompleteDetails(msgspec.Struct, frozen=True):
 
 
 class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The response object: the 31 keys that Open Responses asks for, and `user`."""
+    """The response object: the 31 keys that Open Responses asks for, and `user`.
+
+    The last three are there where the body asks for them, once the answer has ended.
+    """
 
     id: str
     object: Literal["response"] = "response"
@@ -121,6 +125,9 @@ class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
     safety_identifier: str | None
     prompt_cache_key: str | None
     user: str | None
+    receipt: Receipt | UnsetType = UNSET
+    prompt_token_ids: Sequence[int] | UnsetType = UNSET
+    token_ids: Sequence[int] | UnsetType = UNSET
 
 
 class LifeEvent(msgspec.Struct, frozen=True):

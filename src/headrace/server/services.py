@@ -151,6 +151,9 @@ class Call:
     meter: Metered
     notes: CallNotes = field(default_factory=CallNotes)
 
+    def __post_init__(self) -> None:
+        self.notes.cost_of = self.meter.cost_receipt
+
 
 @dataclass(frozen=True, slots=True)
 class Visit:

@@ -65,6 +65,13 @@ def test_by_tenant() -> None:
     assert "1 calls have no price" in shown.stderr
 
 
+def test_keys_are_named_as_their_list_names_them(home: Path) -> None:
+    database = open_database(home)
+    UsageLedger(database).append([make_row(0, key_id="1f2e")])
+    database.close()
+    assert "hr_1f2e" in costs("--by", "key").stdout
+
+
 @pytest.mark.usefixtures("rows")
 def test_json_and_csv_are_exact() -> None:
     rows = json.loads(costs("--by", "model", "--by", "tag", "--format", "json").stdout)

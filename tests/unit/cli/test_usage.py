@@ -75,6 +75,16 @@ def test_json_and_csv_say_the_same() -> None:
     }
 
 
+def test_keys_are_named_as_their_list_names_them(home: Path) -> None:
+    database = open_database(home)
+    UsageLedger(database).append([make_row(0, key_id="1f2e"), make_row(1, key_id=None)])
+    database.close()
+    shown = [row["key"] for row in json.loads(usage("--by", "key", "--format", "json").stdout)]
+    assert sorted(map(str, shown)) == ["None", "hr_1f2e"]
+    assert "hr_1f2e" in usage("--by", "key").stdout
+    assert "hr_1f2e" in usage("--by", "key", "--format", "csv").stdout
+
+
 def float_or(text: str) -> bool:
     try:
         return float(text) != 0
