@@ -43,9 +43,10 @@ from headrace.core.usage import Usage
 from headrace.core.version import headrace_version
 from headrace.launch.accounts import AccountsWatch
 from headrace.observe.prometheus import PrometheusMetrics
-from headrace.server.app import build_app
+from headrace.server.app import HeadraceApp
 from headrace.server.listener import listen
 from headrace.server.run import DrainingServer, address_of
+from headrace.server.services import Services
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
 from floors import RESULTS, environment
@@ -98,14 +99,10 @@ def serve() -> None:
         yield
         await asyncio.to_thread(watch.close)
 
-    app = build_app(
-        ScriptedBackend(),
-        config.server,
-        metrics,
-        headrace_version(),
-        lifespan=follow_accounts,
-        accounts=accounts,
+    services = Services(
+        ScriptedBackend(), config.server, metrics, headrace_version(), accounts=accounts
     )
+    app = HeadraceApp(services, follow_accounts)
     listener = listen("127.0.0.1", 0)
     server = DrainingServer(app, listener, lambda: print(address_of(listener), flush=True))
     asyncio.run(server.serve_requests())

@@ -14,15 +14,15 @@ from openai import OpenAI
 
 from fakes.fake_backend import FakeBackend
 from fakes.running_engine import Recorder
-from headrace.core.clock import Clock
+from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import ServerConfig
 from headrace.core.telemetry import Metric
 from headrace.economics.accounts import Accounts
-from headrace.server.app import HeadraceApp, build_app
-from headrace.server.kept_responses import OpenStore
+from headrace.server.app import HeadraceApp
+from headrace.server.kept_responses import KeptResponses, OpenStore
 from headrace.server.listener import listen
 from headrace.server.run import DrainingServer, address_of
-from headrace.server.services import BuildOf, StorageDoor, unknown_build
+from headrace.server.services import BuildOf, Services, StorageDoor, unknown_build
 
 
 class FixedMetrics(Recorder):
@@ -75,16 +75,18 @@ def run_server(
 ) -> Iterator[RunningServer]:
     backend = backend or FakeBackend()
     metrics = FixedMetrics()
-    app = build_app(
-        backend,
-        config or ServerConfig(port=0),
-        metrics,
-        "9.9",
-        clock=clock,
-        accounts=accounts,
-        open_responses=open_responses,
-        storage=storage,
-        build_of=build_of,
+    app = HeadraceApp(
+        Services(
+            backend,
+            config or ServerConfig(port=0),
+            metrics,
+            "9.9",
+            clock or SystemClock(),
+            accounts or Accounts(),
+            kept=KeptResponses(open_responses),
+            storage=storage,
+            build_of=build_of,
+        )
     )
     listener = listen("127.0.0.1", 0)
     ready = threading.Event()

@@ -15,7 +15,8 @@ from fakes.served_app import FixedMetrics
 from headrace.core.config import ServerConfig
 from headrace.core.stores import ApiKey, Scope
 from headrace.economics.accounts import Accounts
-from headrace.server.app import HeadraceApp, build_app
+from headrace.server.app import HeadraceApp
+from headrace.server.services import Services
 from headrace.store.key_ring import StoredKey, StoredKeys, hash_secret
 
 PATH = "/debug/requests"
@@ -64,5 +65,5 @@ async def test_only_an_admin_may(scope: Scope, may: bool) -> None:
 
 
 async def test_a_backend_that_does_not_say() -> None:
-    app = build_app(FakeBackend(), ServerConfig(), FixedMetrics(), "9")
+    app = HeadraceApp(Services(FakeBackend(), ServerConfig(), FixedMetrics(), "9"))
     assert (await call(app, "GET", PATH)).status == 404

@@ -17,7 +17,8 @@ from headrace.core.config import ServerConfig
 from headrace.core.step import RequestProgress, StepReport, StepStats
 from headrace.core.stores import ApiKey
 from headrace.economics.accounts import Accounts
-from headrace.server.app import HeadraceApp, build_app
+from headrace.server.app import HeadraceApp
+from headrace.server.services import Services
 from headrace.store.key_ring import StoredKey, StoredKeys, hash_secret
 
 COMPLETIONS = "/v1/completions"
@@ -31,7 +32,10 @@ def two_tenants() -> Accounts:
 
 
 def app_of(running: Running, accounts: Accounts | None = None) -> HeadraceApp:
-    return build_app(running.backend, ServerConfig(), FixedMetrics(), "9", accounts=accounts)
+    services = Services(
+        running.backend, ServerConfig(), FixedMetrics(), "9", accounts=accounts or Accounts()
+    )
+    return HeadraceApp(services)
 
 
 def body_of(**fields: object) -> bytes:

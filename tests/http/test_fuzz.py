@@ -35,7 +35,9 @@ from headrace.core.request import GenerateRequest
 from headrace.engine.input_processor import InputProcessor
 from headrace.engine.tokenizer_text import TokenizerText
 from headrace.sampling.logits_rule import LogitsRules
-from headrace.server.app import HeadraceApp, build_app
+from headrace.server.app import HeadraceApp
+from headrace.server.kept_responses import KeptResponses
+from headrace.server.services import Services
 from headrace.store.responses import StoredResponses
 from headrace.text.chat_template import ChatTemplate
 
@@ -81,7 +83,9 @@ def routes_of(app: HeadraceApp) -> list[tuple[str, str]]:
     ]
 
 
-ROUTES = routes_of(build_app(None, CONFIG, FixedMetrics(), "9"))  # type: ignore[arg-type]
+ROUTES = routes_of(
+    HeadraceApp(Services(None, CONFIG, FixedMetrics(), "9"))  # type: ignore[arg-type]
+)
 WITH_BODY = [pair for pair in ROUTES if pair[0] in ("POST", "PUT", "PATCH")]
 WITHOUT_BODY = [pair for pair in ROUTES if pair not in WITH_BODY]
 
@@ -107,8 +111,9 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
         open_storage(folder) as door,
     ):
         backend.model_text = TokenizerText(byte_tokenizer(), prompts, threads)
-        app = build_app(
-            *(backend, CONFIG, FixedMetrics(), "9"), open_responses=lambda: store, storage=door
+        kept = KeptResponses(lambda: store)
+        app = HeadraceApp(
+            Services(*(backend, CONFIG, FixedMetrics(), "9"), kept=kept, storage=door)
         )
         yield Fuzzed(AsgiClient(app, runner), field_names())
         runner.run(app.services.runs.end(app.services.lifetime))
@@ -199,7 +204,8 @@ def test_the_engine_keeps_nothing_of_any_body() -> None:
         stack = AsyncExitStack()
         opened = running_engine(max_model_len=48, check_form=rules.check)
         running = runner.run(stack.enter_async_context(opened))
-        client = AsgiClient(build_app(running.backend, CONFIG, FixedMetrics(), "9"), runner)
+        app = HeadraceApp(Services(running.backend, CONFIG, FixedMetrics(), "9"))
+        client = AsgiClient(app, runner)
 
         @settings(QUICK, max_examples=150)
         @given(data=st.binary(max_size=48))

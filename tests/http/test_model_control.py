@@ -16,7 +16,8 @@ from headrace.core.config import ServerConfig
 from headrace.core.stores import ApiKey, Scope
 from headrace.economics.accounts import Accounts
 from headrace.launch.model_pool import ModelPool
-from headrace.server.app import HeadraceApp, build_app
+from headrace.server.app import HeadraceApp
+from headrace.server.services import Services
 from headrace.store.key_ring import StoredKey, StoredKeys, hash_secret
 
 BODY = b'{"model": "b", "prompt": "hi"}'
@@ -34,7 +35,9 @@ async def serving(accounts: Accounts | None = None) -> AsyncIterator[tuple[Headr
     """Two models that do not fit together."""
     files = Files({"a": 60, "b": 60})
     pool = ModelPool(files.models(), BUDGET, FakeClock())
-    app = build_app(pool, ServerConfig(), FixedMetrics(), "9", accounts=accounts)
+    app = HeadraceApp(
+        Services(pool, ServerConfig(), FixedMetrics(), "9", accounts=accounts or Accounts())
+    )
     await pool.start()
     try:
         yield app, files

@@ -15,7 +15,8 @@ from fakes.running_engine import MODEL, ask, collect, running_engine
 from fakes.served_app import FixedMetrics, RunningServer, run_server
 from headrace.core.config import ServerConfig
 from headrace.core.receipt import ModelBuild
-from headrace.server.app import build_app
+from headrace.server.app import HeadraceApp
+from headrace.server.services import Services
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 RESPONSES, ANTHROPIC = "/v1/responses", "/v1/messages"
@@ -277,7 +278,7 @@ def test_what_the_real_engine_resolves() -> None:
 def test_the_real_engine_behind_the_route() -> None:
     async def run() -> dict[str, Any]:
         async with running_engine() as running:
-            app = build_app(running.backend, ServerConfig(), FixedMetrics(), "9.9")
+            app = HeadraceApp(Services(running.backend, ServerConfig(), FixedMetrics(), "9.9"))
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
                 body = {"model": MODEL, "prompt": "0123456789", "receipt": True, "max_tokens": 3}

@@ -26,7 +26,8 @@ from headrace.economics.ledger import UsageLedger
 from headrace.economics.price_files import read_price_file
 from headrace.economics.prices import PriceBook
 from headrace.economics.usage_row import UsageRow
-from headrace.server.app import build_app
+from headrace.server.app import HeadraceApp
+from headrace.server.services import Services
 
 TODAY = date(2026, 11, 22)
 TENANTS, MODELS, TAGS = ("a", "b"), ("m", "n"), ((), ("x",), ("x", "y"))
@@ -223,7 +224,8 @@ def priced_app(folder: Path, stop_nano_usd: int) -> Iterator[Served]:
     accounts = Accounts(
         ledger=kept, prices=PriceBook([read_price_file(file).prices]), budgets=budgets
     )
-    app = build_app(FakeBackend(), ServerConfig(), FixedMetrics(), "9.9", accounts=accounts)
+    services = Services(FakeBackend(), ServerConfig(), FixedMetrics(), "9.9", accounts=accounts)
+    app = HeadraceApp(services)
     transport = httpx.ASGITransport(app=app)
     client = httpx.AsyncClient(transport=transport, base_url="http://x", timeout=60)
 

@@ -21,6 +21,7 @@ from headrace.economics.accounts import Accounts
 from headrace.economics.budgets import Budgets
 from headrace.economics.prices import PriceBook
 from headrace.economics.usage_row import Ledger
+from headrace.launch.late_part import has_database
 
 logger = logging.getLogger(__name__)
 
@@ -143,9 +144,8 @@ class AccountsWatch:
             self._stored.close()
 
     def _has_database(self) -> bool:
-        store, home = self._config.store, self._config.hub.home
-        is_given = store.database_url is not None or store.ledger == "on"
-        return is_given or store.requests != "off" or (home / "headrace.db").exists()
+        store = self._config.store
+        return store.ledger == "on" or store.requests != "off" or has_database(self._config)
 
     def _open_ledger(self) -> None:
         """Raises: StoreError, ConfigError."""

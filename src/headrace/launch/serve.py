@@ -17,15 +17,17 @@ from headrace.hub.model_store import ModelStore
 from headrace.launch.accounts import AccountsWatch
 from headrace.launch.engine_backend import EngineBackend
 from headrace.launch.engine_start import Starting, StartingEncoder, start_engine
+from headrace.launch.late_part import LatePart
 from headrace.launch.model_builds import ModelBuilds
 from headrace.launch.model_pool import ModelPool, PooledModel
 from headrace.launch.open_traces import open_traces
 from headrace.launch.response_door import ResponseDoor
-from headrace.launch.storage import LazyStorage
 from headrace.launch.supervised_engine import OpenEngine, finish_engine
 from headrace.observe.prometheus import PrometheusMetrics
-from headrace.server.app import HeadraceApp, build_app
+from headrace.server.app import HeadraceApp
 from headrace.server.call_traces import CallTraces
+from headrace.server.kept_responses import KeptResponses
+from headrace.server.services import Services, Storage
 
 FREE_SHARE = 0.7
 """Of the free memory, for all models together, unless a limit is set."""
@@ -66,7 +68,7 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
     watch = AccountsWatch(config)
     accounts = watch.open()
     door = ResponseDoor(config)
-    storage = LazyStorage(config)
+    storage: LatePart[Storage] = LatePart(config, "headrace.launch.stored_files:open_stored_files")
     builds = ModelBuilds(config.hub.home)
     sinks = _Sinks(config, ModelStore(config.hub).resolve(models[0]).name)
     if config.server.tenant_metrics:
@@ -113,18 +115,17 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
             if traces is not None:
                 await asyncio.to_thread(traces.close)
 
-    app = build_app(
+    services = Services(
         pool,
         config.server,
         sinks.first,
         headrace_version(),
-        lifespan=run_engines,
         accounts=accounts,
-        open_responses=door.open if door.is_wanted else None,
+        kept=KeptResponses(door.open if door.is_wanted else None),
         storage=storage,
         build_of=builds.find,
     )
-    return Served(app, pool, plans)
+    return Served(HeadraceApp(services, run_engines), pool, plans)
 
 
 def _one_model(

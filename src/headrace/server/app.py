@@ -1,6 +1,6 @@
 """The ASGI app: routes, and the envelope around each of them.
 
-In: a Backend and settings. Out: an ASGI app. The envelope lets callers in, gives every answer a
+In: Services. Out: an ASGI app. The envelope lets callers in, gives every answer a
 request id, turns every exception into an error body, and stops a request whose client has gone.
 Knows no dialect.
 """
@@ -18,11 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
-from headrace.core.backend import Backend
-from headrace.core.clock import Clock, SystemClock
-from headrace.core.config import ServerConfig
 from headrace.core.tracing import TraceContext, begin_trace, parse_traceparent
-from headrace.economics.accounts import Accounts
 from headrace.economics.metered import CallFacts, Metered
 from headrace.economics.usage_row import UsageRow
 from headrace.server.anthropic_dialect import ANTHROPIC, VERSION_HEADER
@@ -45,7 +41,6 @@ from headrace.server.health import report_health, report_load, report_metrics, r
 from headrace.server.http_metrics import HttpMetrics, NamedRoute
 from headrace.server.json_body import read_json_object
 from headrace.server.kept_requests import keep_request
-from headrace.server.kept_responses import KeptResponses, OpenStore
 from headrace.server.lifetime import stopping_error
 from headrace.server.model_control import is_sleeping, reload_model, sleep, wake_up
 from headrace.server.openai_chat import create_chat_completion
@@ -59,15 +54,7 @@ from headrace.server.patience import patience_of
 from headrace.server.replies import WARNINGS, BytesReply, EventReply, JsonReply
 from headrace.server.request_ids import header_request_id
 from headrace.server.send_reply import send_bytes, send_json
-from headrace.server.services import (
-    BuildOf,
-    Call,
-    Metrics,
-    Services,
-    StorageDoor,
-    Visit,
-    unknown_build,
-)
+from headrace.server.services import Call, Services, Visit
 from headrace.server.sse import send_events
 from headrace.server.stored_responses import (
     cancel_response,
@@ -100,47 +87,18 @@ BATCH_ENDPOINTS: dict[str, Inference] = {
 }
 
 
-def build_app(  # noqa: PLR0913 - what an application is made of
-    backend: Backend,
-    config: ServerConfig,
-    metrics: Metrics,
-    version: str,
-    *,
-    clock: Clock | None = None,
-    lifespan: Lifespan | None = None,
-    accounts: Accounts | None = None,
-    open_responses: OpenStore | None = None,
-    storage: StorageDoor | None = None,
-    build_of: BuildOf = unknown_build,
-) -> HeadraceApp:
-    """Join a backend to the routes. `lifespan` surrounds the time in which requests are taken.
-
-    `open_responses` gives the store of responses, in any thread; without it none is kept. Without
-    `storage` no files are kept and no batches run.
-    """
-    services = Services(
-        backend,
-        config,
-        metrics,
-        version,
-        clock or SystemClock(),
-        accounts or Accounts(),
-        kept=KeptResponses(open_responses),
-        storage=storage,
-        build_of=build_of,
-    )
-    return HeadraceApp(services, lifespan or _no_lifespan)
-
-
 @asynccontextmanager
 async def _no_lifespan() -> AsyncIterator[None]:
     yield
 
 
 class HeadraceApp:
-    """The envelope: request ids, errors, timing. `services.lifetime` drains it."""
+    """The envelope: request ids, errors, timing. `services.lifetime` drains it.
 
-    def __init__(self, services: Services, lifespan: Lifespan) -> None:
+    `lifespan` surrounds the time in which requests are taken.
+    """
+
+    def __init__(self, services: Services, lifespan: Lifespan = _no_lifespan) -> None:
         self.services = services
         self.batch_worker = BatchWorker(services, BATCH_ENDPOINTS)
         self._http = HttpMetrics(services.metrics, services.clock)

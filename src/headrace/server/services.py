@@ -1,6 +1,6 @@
 """What every route is given: the backend, its models under their served names, limits, clock.
 
-In: the arguments of `build_app`. Out: one frozen record; routes receive it as an argument.
+In: whatever the composition root joins. Out: one frozen record; routes receive it as an argument.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from starlette.types import Receive
 
 from headrace.core.backend import Backend, ModelInfo
 from headrace.core.batches import BatchStore
-from headrace.core.clock import Clock
+from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import ServerConfig
 from headrace.core.errors import CapacityError, ModelNotFound
 from headrace.core.files import FileStore
@@ -82,11 +82,13 @@ def unknown_build(_model: str) -> ModelBuild | None:
 
 @dataclass(frozen=True, slots=True)
 class Services:
+    """What an application is made of; without `storage` no files are kept and no batches run."""
+
     backend: Backend
     config: ServerConfig
     metrics: Metrics
     version: str
-    clock: Clock
+    clock: Clock = field(default_factory=SystemClock)
     accounts: Accounts = field(default_factory=Accounts)
     lifetime: Lifetime = field(default_factory=Lifetime)
     kept: KeptResponses = field(default_factory=KeptResponses)
