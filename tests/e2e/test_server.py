@@ -50,6 +50,22 @@ def test_completions_whole_and_streamed(served: ServedModel) -> None:
     assert whole.choices[0].finish_reason == "length"
 
 
+def test_a_middle_is_filled(served: ServedModel) -> None:
+    before, after = "def add(a, b):\n    return ", "\n\nprint(add(1, 2))\n"
+    ask = {"model": served.model, "temperature": 0, "max_tokens": 12}
+    with served.openai() as client:
+        whole = client.completions.create(prompt=before, suffix=after, **ask)
+        stream = client.completions.create(prompt=before, suffix=after, stream=True, **ask)
+        streamed = "".join(chunk.choices[0].text for chunk in stream)
+        # As the model's card writes it.
+        by_hand = client.completions.create(
+            prompt=f"<|fim_prefix|>{before}<|fim_suffix|>{after}<|fim_middle|>", **ask
+        )
+    assert whole.choices[0].text == streamed == by_hand.choices[0].text
+    assert whole.choices[0].text.strip() == "a + b"
+    assert whole.usage.prompt_tokens == by_hand.usage.prompt_tokens
+
+
 async def test_the_async_client(served: ServedModel) -> None:
     async with served.async_openai() as client:
         whole = await client.chat.completions.create(

@@ -691,11 +691,16 @@ BAD_INPUTS = (
     text({"logprobs": 21}, "logprobs is 21; allowed: 0 to 20.", "logprobs"),
     text({"logprobs": True}, "logprobs is true; allowed: a whole number from 0 to 20.", "logprobs"),
     text({"logprobs": 21, "echo": True}, "logprobs is 21; allowed: 0 to 20.", "logprobs"),
+    text({"suffix": 1}, "suffix is 1; allowed: a string: what stands after the answer.", "suffix"),
     text(
-        {"suffix": "x"},
-        "suffix is not supported: filling in the middle is not served yet. Leave it out.",
-        "suffix",
-        code="unsupported_parameter",
+        {"suffix": "x", "echo": True},
+        "echo is true; allowed: false together with suffix.",
+        "echo",
+    ),
+    text(
+        {"suffix": "x", "prompt": [1, 2]},
+        "prompt is [1, 2]; allowed: a text, together with suffix.",
+        "prompt",
     ),
     text(
         {"best_of": 3},

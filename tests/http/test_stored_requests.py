@@ -56,7 +56,9 @@ class Kept:
     client: Any
 
     def post(self, name: str, path: str = CHAT, **body: Any) -> Any:
-        return self.client.post(path, json=BODIES[path] | body, headers={"X-Request-Id": name})
+        return self.client.post(
+            path, json=BODIES.get(path, BODY) | body, headers={"X-Request-Id": name}
+        )
 
     def find(self, name: str) -> StoredRequest:
         eventually(lambda: bool(self.store.find(name)))

@@ -20,13 +20,15 @@ def detect_machine(root: Path = Path("/")) -> Machine:
     Source: cgroup v2 `memory.max`, `memory.current` and `cpu.max` (kernel admin guide); proc(5).
     """
     cpus = _usable_cpus()
-    num_cpus = min(len(cpus), _cgroup_cpus(root) or len(cpus))
+    quotas = [quota for folder in _cgroups(root) if (quota := _cgroup_cpus(folder))]
+    num_cpus = min(len(cpus), *quotas) if quotas else len(cpus)
     num_cores = min(_physical_cores(root, cpus), num_cpus)
     total_bytes, available_bytes = _memory(root)
-    limit_bytes, used_bytes = _cgroup_memory(root)
-    if limit_bytes is not None and limit_bytes < total_bytes:
-        total_bytes = limit_bytes
-        available_bytes = min(available_bytes, max(0, limit_bytes - used_bytes))
+    for folder in _cgroups(root):
+        limit_bytes, used_bytes = _cgroup_memory(folder)
+        if limit_bytes is not None:
+            total_bytes = min(total_bytes, limit_bytes)
+            available_bytes = min(available_bytes, max(0, limit_bytes - used_bytes))
     return Machine(
         num_cores=num_cores,
         num_cpus=num_cpus,
@@ -60,9 +62,24 @@ def _physical_cores(root: Path, cpus: Set[int]) -> int:
     return max(1, len(cores))
 
 
-def _cgroup_cpus(root: Path) -> int | None:
-    """Read the quota of the container in whole CPUs, at least one; None without a quota."""
-    words = (_read(root / "sys/fs/cgroup/cpu.max") or "").split()
+def _cgroups(root: Path) -> list[Path]:
+    """The control group of this process and those around it: each one's limits hold.
+
+    A container sees its own as the outermost one, a service of systemd the whole tree.
+    """
+    top = root / "sys/fs/cgroup"
+    lines = (_read(root / "proc/self/cgroup") or "").splitlines()
+    path = next((line[3:] for line in lines if line.startswith("0::/")), "/")
+    names = [name for name in path.split("/") if name]
+    # A group outside of what is mounted here.
+    if ".." in names:
+        return [top]
+    return [top.joinpath(*names[:depth]) for depth in range(len(names) + 1)]
+
+
+def _cgroup_cpus(folder: Path) -> int | None:
+    """Read the quota of a control group in whole CPUs, at least one; None without a quota."""
+    words = (_read(folder / "cpu.max") or "").split()
     if len(words) != 2 or not all(word.isdigit() for word in words) or int(words[1]) == 0:
         return None
     return max(1, int(words[0]) // int(words[1]))
@@ -84,14 +101,14 @@ def _memory(root: Path) -> tuple[int, int]:
     return total_bytes, total_bytes // 2
 
 
-def _cgroup_memory(root: Path) -> tuple[int | None, int]:
-    """Read limit and use of the container. File pages that can be dropped do not count as used."""
-    limit = _read(root / "sys/fs/cgroup/memory.max") or ""
-    current = _read(root / "sys/fs/cgroup/memory.current") or ""
+def _cgroup_memory(folder: Path) -> tuple[int | None, int]:
+    """Read limit and use of a group. File pages that can be dropped do not count as used."""
+    limit = _read(folder / "memory.max") or ""
+    current = _read(folder / "memory.current") or ""
     if not limit.isdigit() or not current.isdigit():
         return None, 0
     inactive_bytes = 0
-    for line in (_read(root / "sys/fs/cgroup/memory.stat") or "").splitlines():
+    for line in (_read(folder / "memory.stat") or "").splitlines():
         name, _, number = line.partition(" ")
         if name == "inactive_file" and number.isdigit():
             inactive_bytes = int(number)

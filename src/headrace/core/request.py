@@ -170,6 +170,8 @@ class GenerateRequest:
     `call_id` names the call that it belongs to, for operators; `trace` is that call's span, for
     backends that ask others.
 
+    `suffix` is what stands after the answer: the model fills in the middle.
+
     `prediction` is what the answer may be like: it makes the answer come faster where it is right,
     and never changes it.
 
@@ -195,6 +197,7 @@ class GenerateRequest:
     return_prompt_text: bool = False
     pooling: Pooling | None = None
     second_text: str | None = None
+    suffix: str | None = None
     prediction: str | None = None
     default_max_tokens: int | None = None
     tenant: str = "default"

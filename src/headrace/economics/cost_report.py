@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import ColumnElement, Select, case, func, select
 
 from headrace.economics.prices import KINDS
-from headrace.economics.usage_table import USAGE_ROWS
+from headrace.economics.usage_table import USAGE_ROWS, in_order
 from headrace.store.database import Database
 
 CostDimension = Literal["tenant", "key", "model", "tag", "day"]
@@ -89,7 +89,7 @@ def add_up(
         _sum(_c.cost_nano_usd),
         _sum(_c.marginal_nano_usd),
     )
-    query = _between(query, since_ms, until_ms).group_by(*groups).order_by(*groups)
+    query = _between(query, since_ms, until_ms).group_by(*groups).order_by(*in_order(groups))
     with database.reading() as connection:
         totals = [_to_total(len(groups), row) for row in connection.execute(query)]
     return _by_tag(totals, by.index("tag")) if "tag" in by else totals
@@ -115,7 +115,7 @@ def lines(
         _sum(_c.output_tokens) - _sum(_c.reasoning_tokens),
         _sum(_c.reasoning_tokens),
     ).where(_c.price_id.is_not(None))
-    query = _between(query, since_ms, until_ms).group_by(*groups).order_by(*groups)
+    query = _between(query, since_ms, until_ms).group_by(*groups).order_by(*in_order(groups))
     with database.reading() as connection:
         return [line for row in connection.execute(query) for line in _to_lines(row)]
 

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from headrace.core.budgets import Budget
 from headrace.economics.machine_price import ServedCall
 from headrace.economics.usage_row import UsageRow
-from headrace.economics.usage_table import STEPS, USAGE_ROWS
+from headrace.economics.usage_table import STEPS, USAGE_ROWS, in_order
 from headrace.store.database import Database
 
 Dimension = Literal["tenant", "key", "model", "day"]
@@ -129,7 +129,7 @@ class UsageLedger:
             query = query.where(USAGE_ROWS.c.accepted_at_ms >= since_ms)
         if until_ms is not None:
             query = query.where(USAGE_ROWS.c.accepted_at_ms < until_ms)
-        query = query.group_by(*groups).order_by(*groups)
+        query = query.group_by(*groups).order_by(*in_order(groups))
         with self._database.reading() as connection:
             return [_to_total(len(groups), row) for row in connection.execute(query)]
 

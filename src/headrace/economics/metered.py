@@ -427,7 +427,7 @@ def estimate_input_tokens(request: GenerateRequest) -> int:
     if isinstance(request.prompt, tuple):
         return len(request.prompt)
     if request.prompt is not None:
-        text = request.prompt + (request.second_text or "")
+        text = request.prompt + (request.second_text or "") + (request.suffix or "")
         return len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN + 1
     messages = request.messages or ()
     num_bytes = sum(len((message.content or "").encode("utf-8", "replace")) for message in messages)

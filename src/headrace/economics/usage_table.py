@@ -6,9 +6,22 @@ query.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, String, Table, inspect
-from sqlalchemy.engine import Connection
-from sqlalchemy.schema import CreateColumn
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+)
+
+from headrace.store.database import add_missing_columns
 
 USAGE_ROWS = Table(
     "usage_rows",
@@ -55,15 +68,10 @@ USAGE_ROWS = Table(
     sqlite_with_rowid=False,
 )
 
-
-def add_missing_columns(connection: Connection) -> None:
-    """Give a table of an older version the columns that it lacks; its rows have None there."""
-    known = {column["name"] for column in inspect(connection).get_columns(USAGE_ROWS.name)}
-    for column in USAGE_ROWS.columns:
-        if column.name not in known:
-            clause = CreateColumn(column).compile(dialect=connection.dialect)
-            connection.exec_driver_sql(f"ALTER TABLE {USAGE_ROWS.name} ADD COLUMN {clause}")
-
-
 # One for each version: the table, then what costs need.
-STEPS = (USAGE_ROWS.create, add_missing_columns)
+STEPS = (USAGE_ROWS.create, add_missing_columns(USAGE_ROWS))
+
+
+def in_order(columns: Sequence[ColumnElement[Any]]) -> list[ColumnElement[Any]]:
+    """What to order by: what is unknown comes first, in PostgreSQL too."""
+    return [column.nulls_first() for column in columns]

@@ -23,6 +23,7 @@ from headrace.engine.seeds import derive_seed, resolve_seed
 from headrace.sched.request_state import RequestSpec
 from headrace.text.answer_parts import TEXT_ALONE, AnswerFormat
 from headrace.text.chat_template import ChatTemplate, encode_chat
+from headrace.text.infilling import infill_end_ids, infill_pieces
 from headrace.text.tokenizer import Tokenizer
 
 
@@ -71,7 +72,7 @@ class InputProcessor:
         sampling = self._limit(request, len(prompt), param)
         sampling = self._hold_to_form(request, sampling, answer_format)
         bad_words_ids = tuple(self._encode_bad_words(sampling))
-        eos_token_ids = () if sampling.ignore_eos else tuple(sorted(self._tokenizer.eos_token_ids))
+        eos_token_ids = () if sampling.ignore_eos else self._end_token_ids(request)
         seed = resolve_seed(sampling.seed)
         unscored = replace(sampling, prompt_logprobs=None)
         predicted = self._encode_prediction(request)
@@ -151,6 +152,8 @@ class InputProcessor:
                     kwargs=request.chat_template_kwargs,
                 )
             )
+        if request.suffix is not None:
+            return "prompt", self._encode_around(request, request.suffix)
         if isinstance(request.prompt, str):
             # A bare prompt is the whole input and may name control tokens, as for code infilling.
             prompt: Iterable[int] = self._tokenizer.encode(
@@ -162,6 +165,27 @@ class InputProcessor:
         if not prompt:
             raise InvalidParameter("prompt", request.prompt, "at least one token")
         return "prompt", prompt
+
+    def _encode_around(self, request: GenerateRequest, after: str) -> tuple[int, ...]:
+        """Ask for what stands between the prompt and another text; neither has control tokens."""
+        if not isinstance(request.prompt, str):
+            raise InvalidParameter("suffix", after, "none where the prompt is not a text")
+        if request.truncate_prompt_tokens is not None:
+            cut = request.truncate_prompt_tokens
+            raise InvalidParameter("truncate_prompt_tokens", cut, "none together with suffix")
+        pieces = infill_pieces(request.prompt, after, self._tokenizer.id_of)
+        if pieces is None:
+            reason = "this model has no tokens for filling in the middle. Leave it out."
+            raise UnsupportedParameter("suffix", reason)
+        adds_bos = request.add_special_tokens and self._tokenizer.adds_bos
+        begin = (self._tokenizer.bos_token_id or 0,) if adds_bos else ()
+        return (*begin, *self._tokenizer.encode_pieces(pieces))
+
+    def _end_token_ids(self, request: GenerateRequest) -> tuple[int, ...]:
+        ends = self._tokenizer.eos_token_ids
+        if request.suffix is not None:
+            ends |= infill_end_ids(self._tokenizer.id_of)
+        return tuple(sorted(ends))
 
     @staticmethod
     def _refuse_encoder_wishes(request: GenerateRequest) -> None:

@@ -36,7 +36,7 @@ from headrace.server.openai_completions_schema import (
     CompletionFields,
     Prompt,
     check_best_of,
-    parse_prompts,
+    read_prompts,
 )
 from headrace.server.openai_payloads import (
     Completion,
@@ -101,7 +101,7 @@ def _make_call(
     services: Services, model: ModelInfo, fields: CompletionFields, notes: CallNotes
 ) -> tuple[CompletionCall, list[str]]:
     form = make_form(services, fields, "cmpl")
-    prompts = parse_prompts(fields.prompt, services.config.max_prompts)
+    prompts = read_prompts(fields, services.config.max_prompts)
     check_best_of(fields)
     check_truncation(fields)
     structured_outputs, unknown_in_form = read_form(fields)
@@ -115,6 +115,7 @@ def _make_call(
             add_special_tokens=fields.add_special_tokens is not False,
             truncate_prompt_tokens=fields.truncate_prompt_tokens,
             return_prompt_text=bool(fields.echo),
+            suffix=fields.suffix or None,
             default_max_tokens=services.config.default_max_tokens or DEFAULT_MAX_TOKENS,
             cache_salt=fields.cache_salt or "",
             priority=fields.priority or 0,

@@ -15,10 +15,8 @@ from headrace.server.generation_schema import NEUTRAL, REFUSED, GenerationFields
 PROMPT = "a string, a list of strings, a list of token ids, or a list of lists of token ids"
 _MAX_TOKEN_ID = 2**31 - 1
 
-COMPLETIONS_REFUSED: dict[str, str] = REFUSED | {
-    "suffix": "filling in the middle is not served yet. Leave it out.",
-}
-COMPLETIONS_NEUTRAL = NEUTRAL | {"suffix": ("",)}
+COMPLETIONS_REFUSED: dict[str, str] = REFUSED
+COMPLETIONS_NEUTRAL = NEUTRAL
 
 Prompt = str | tuple[int, ...]
 
@@ -26,6 +24,7 @@ Prompt = str | tuple[int, ...]
 class CompletionFields(GenerationFields):
     prompt: Any = Field(description=PROMPT)
     logprobs: int | None = allowed("a whole number from 0 to 20")
+    suffix: str | None = allowed("a string: what stands after the answer")
     echo: bool | None = allowed("true or false")
     best_of: int | None = allowed("a whole number equal to n")
 
@@ -40,6 +39,22 @@ def check_best_of(fields: CompletionFields) -> None:
             "best_of", "answers are not ranked. Leave it out and choose among n answers."
         )
     raise InvalidParameter("best_of", fields.best_of, f"at least n ({num_answers})")
+
+
+def read_prompts(fields: CompletionFields, max_prompts: int) -> list[Prompt]:
+    """The prompts of a body; before a suffix there may be nothing.
+
+    Raises: RequestError.
+    """
+    if not fields.suffix:
+        return parse_prompts(fields.prompt, max_prompts)
+    if fields.echo:
+        raise InvalidParameter("echo", True, "false together with suffix")
+    is_empty = fields.prompt == ""
+    prompts: list[Prompt] = [""] if is_empty else parse_prompts(fields.prompt, max_prompts)
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        raise InvalidParameter("prompt", fields.prompt, "a text, together with suffix")
+    return prompts
 
 
 def parse_prompts(

@@ -12,9 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, event, select
+from sqlalchemy import (
+    Column,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+    inspect,
+    select,
+)
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.schema import CreateColumn
 
 from headrace.core.errors import ConfigError, StoreError
 
@@ -135,6 +146,19 @@ class Database:
         if self._inode not in (None, inode):
             self.engine.dispose()
         self._inode = inode
+
+
+def add_missing_columns(table: Table) -> Step:
+    """A step that gives a table of an older version the columns it lacks, with their defaults."""
+
+    def add(connection: Connection) -> None:
+        known = {column["name"] for column in inspect(connection).get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                clause = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {clause}")
+
+    return add
 
 
 def default_url(home: Path) -> str:

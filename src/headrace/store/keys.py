@@ -13,7 +13,6 @@ from dataclasses import replace
 from sqlalchemy import (
     BigInteger,
     Column,
-    Connection,
     Integer,
     LargeBinary,
     MetaData,
@@ -21,16 +20,14 @@ from sqlalchemy import (
     String,
     Table,
     func,
-    inspect,
     select,
     update,
 )
-from sqlalchemy.schema import CreateColumn
 
 from headrace.core.clock import Clock
 from headrace.core.errors import ConfigError
 from headrace.core.stores import MAX_PRIORITY, SCOPES, ApiKey, KeyLimits, Scope
-from headrace.store.database import Database
+from headrace.store.database import Database, add_missing_columns
 from headrace.store.key_ring import StoredKey, StoredKeys, hash_secret, make_secret
 
 MAX_NAME_LENGTH = 64
@@ -60,18 +57,8 @@ _keys = Table(
     Column("num_changes", Integer, nullable=False, server_default="0"),
 )
 
-
-def _add_missing_columns(connection: Connection) -> None:
-    """Give a table of an older version the columns that it lacks, with their defaults."""
-    known = {column["name"] for column in inspect(connection).get_columns(_keys.name)}
-    for column in _keys.columns:
-        if column.name not in known:
-            clause = CreateColumn(column).compile(dialect=connection.dialect)
-            connection.exec_driver_sql(f"ALTER TABLE {_keys.name} ADD COLUMN {clause}")
-
-
 # One for each version: the table, then priorities.
-_STEPS = (_keys.create, _add_missing_columns)
+_STEPS = (_keys.create, add_missing_columns(_keys))
 
 
 class KeyStore:

@@ -148,6 +148,43 @@ def test_a_container_limits_memory_and_cpus(tmp_path: Path) -> None:
     assert (machine.num_cpus, machine.num_cores) == (1, 1)
 
 
+@pytest.mark.parametrize("limited", ["", "system.slice/", "system.slice/headrace.service/"])
+def test_a_service_is_limited_by_every_group_around_it(tmp_path: Path, limited: str) -> None:
+    """Of systemd's MemoryMax and CPUQuota nothing is seen at the top of the tree."""
+    group = f"sys/fs/cgroup/{limited}"
+    root = fake_root(
+        tmp_path,
+        {
+            "proc/meminfo": "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n",
+            "proc/self/cgroup": "1:name=systemd:/other\n0::/system.slice/headrace.service\n",
+            "sys/fs/cgroup/system.slice/headrace.service/memory.max": "max\n",
+            "sys/fs/cgroup/system.slice/headrace.service/memory.current": "4096\n",
+            "sys/fs/cgroup/system.slice/memory.max": "8589934592\n",
+            "sys/fs/cgroup/system.slice/memory.current": "0\n",
+            f"{group}memory.max": "4294967296\n",
+            f"{group}memory.current": "1073741824\n",
+            f"{group}cpu.max": "100000 100000\n",
+        },
+    )
+    machine = detect_machine(root)
+    assert machine.memory_total_bytes == 4 * 2**30
+    assert machine.memory_available_bytes == 3 * 2**30
+    assert machine.num_cpus == 1
+
+
+def test_a_group_outside_of_the_mounted_ones(tmp_path: Path) -> None:
+    root = fake_root(
+        tmp_path,
+        {
+            "proc/meminfo": "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n",
+            "proc/self/cgroup": "0::/../other\n",
+            "sys/fs/cgroup/memory.max": "4294967296\n",
+            "sys/fs/cgroup/memory.current": "0\n",
+        },
+    )
+    assert detect_machine(root).memory_total_bytes == 4 * 2**30
+
+
 def test_no_limit_is_no_limit(tmp_path: Path) -> None:
     root = fake_root(
         tmp_path,

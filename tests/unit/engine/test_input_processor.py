@@ -55,6 +55,36 @@ def test_one_spec_per_answer(processor: InputProcessor) -> None:
         assert spec.eos_token_ids == (EOS,)
 
 
+MARKS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>")
+
+
+def test_the_middle_is_asked_for_with_the_marks_of_the_model() -> None:
+    before, after, middle, file_end = range(VOCAB_SIZE, VOCAB_SIZE + 4)
+    processor = InputProcessor(byte_tokenizer(MARKS), None, max_model_len=40)
+    prepared = processor.prepare(ask("a<eos>", suffix="b<|fim_middle|>"))
+    typed = b"b<|fim_middle|>"
+    assert prepared.prompt_token_ids == (before, *b"a<eos>", after, *typed, middle)
+    assert prepared.specs[0].eos_token_ids == (EOS, file_end)
+    assert processor.prepare(ask("", suffix="b")).prompt_token_ids == (before, after, 98, middle)
+    assert processor.prepare(ask("a")).specs[0].eos_token_ids == (EOS,)
+    assert processor.prepare(ask("a", suffix="b", ignore_eos=True)).specs[0].eos_token_ids == ()
+
+
+def test_a_middle_that_cannot_be_filled(processor: InputProcessor) -> None:
+    with pytest.raises(UnsupportedParameter, match="no tokens for filling in the middle"):
+        processor.prepare(ask("a", suffix="b"))
+    filling = InputProcessor(byte_tokenizer(MARKS), None, max_model_len=40)
+    for wrong, param in (
+        (ask((1, 2), suffix="b"), "suffix"),
+        (ask("a", suffix="b", truncate_prompt_tokens=3), "truncate_prompt_tokens"),
+    ):
+        with pytest.raises(InvalidParameter) as caught:
+            filling.prepare(wrong)
+        assert caught.value.param == param
+    with pytest.raises(ContextTooLong):
+        filling.prepare(ask("a", suffix="b" * 40))
+
+
 def test_a_prediction_is_a_text_without_control_tokens(processor: InputProcessor) -> None:
     prepared = processor.prepare(ask("abc", n=2, prediction="x<eos>y"))
     assert [spec.predicted_token_ids for spec in prepared.specs] == [tuple(b"x<eos>y")] * 2

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,25 @@ from fakes.fake_clock import FakeClock
 from fakes.postgres import Postgres, running_postgres
 from fakes.stored_cases import CASES, Case, run_case
 from fakes.usage import Ledger, eventually, make_row, open_database
+from headrace.core.budgets import Budget
 from headrace.core.errors import ConfigError, StoreError
 from headrace.core.responses import StoredResponse
 from headrace.core.stored_requests import StoredAnswer, StoredRequest
 from headrace.core.stores import KeyLimits
+from headrace.economics.cost_report import COST_DIMENSIONS, add_up, lines
 from headrace.economics.ledger import DIMENSIONS, UsageLedger
+from headrace.economics.usage_table import USAGE_ROWS
+from headrace.store.budgets import BudgetStore
 from headrace.store.database import Database
 from headrace.store.keys import KeyStore
 from headrace.store.requests import RequestStore
 from headrace.store.responses import StoredResponses
 
+COST_COLUMNS = (
+    *("cache_write_tokens", "cache_write_1h_tokens", "provider", "tags", "price_state", "price_id"),
+    *("input_rate", "cached_input_rate", "cache_write_rate", "cache_write_1h_rate", "output_rate"),
+    *("reasoning_rate", "cost_nano_usd", "marginal_nano_usd"),
+)
 LIMITS = KeyLimits(output_tokens_per_minute=10**12, max_concurrent_requests=3)
 
 
@@ -109,14 +119,23 @@ def test_stored_requests(database: Database) -> None:
     assert (store.sweep(), store.sweep()) == (2, 0)
 
 
-def test_usage_adds_up_as_in_sqlite(database: Database, tmp_path: Path) -> None:
+def test_usage_and_costs_add_up_as_in_sqlite(database: Database, tmp_path: Path) -> None:
     source = random.Random(6)
     rows = [
         make_row(
             source.randrange(3) * 86_400_000 + number,
             tenant=source.choice("ab"),
-            key_id=source.choice(["k1", "k2"]),
-            model=source.choice("mn"),
+            key_id=source.choice([None, "k1", "k2"]),
+            model=source.choice([None, "m", "n"]),
+            provider="local",
+            tags=source.choice([None, '["nightly"]', '["a", "b%"]']),
+            price_state=source.choice(["priced", "unpriced", "stale"]),
+            price_id=source.choice([None, "p"]),
+            input_rate=10**9,
+            output_rate=2 * 10**9,
+            cost_nano_usd=source.choice([None, source.randrange(2**50)]),
+            marginal_nano_usd=source.choice([None, source.randrange(2**40)]),
+            prefill_s=source.choice([None, 0.5]),
             input_tokens=source.choice([None, source.randrange(2**40)]),
             queue_s=source.choice([None, 0.25]),
             error=source.choice([None, "EngineDied"]),
@@ -130,9 +149,59 @@ def test_usage_adds_up_as_in_sqlite(database: Database, tmp_path: Path) -> None:
         ledger.append(rows[:50])
     for by in DIMENSIONS:
         assert ledgers[0].report([by]) == ledgers[1].report([by])
+    for cost_by in COST_DIMENSIONS:
+        assert add_up(database, [cost_by, "day"]) == add_up(sqlite, [cost_by, "day"])
+    assert lines(database) == lines(sqlite) != []
+    assert ledgers[0].served_calls("m") == ledgers[1].served_calls("m") != []
+    owners = (("tenant", "a"), ("key", "k1"), ("model", "m"), ("tag", "b%"), ("all", ""))
+    second_day = datetime.fromtimestamp(rows[150].accepted_at_ms / 1000, UTC).date()
+    for scope, name in owners:
+        for begin in (date.min, second_day):
+            budget = Budget(scope=scope, name=name, period="month", stop_nano_usd=1)
+            spent = [ledger.spent_since(budget, begin) for ledger in ledgers]
+            assert spent[0] == spent[1] > 0
     middle_ms = sorted(row.accepted_at_ms for row in rows)[150]
     assert ledgers[0].report(["day"], middle_ms) == ledgers[1].report(["day"], middle_ms)
     sqlite.close()
+
+
+def test_budgets(database: Database) -> None:
+    clock = FakeClock(1_000_000.0)
+    store = BudgetStore(database, clock)
+    empty = store.stamp()
+    budget = Budget(scope="tenant", name="acme", period="month", stop_nano_usd=10**18)
+    store.set(budget)
+    assert store.list() == [replace(budget, changed_at_s=1_000_000.0)]
+    clock.advance(1)
+    made = store.stamp()
+    store.set(replace(budget, warn_nano_usd=5))
+    assert len({empty, made, store.stamp()}) == 3
+    store.remove(budget.id)
+    assert (store.list(), store.stamp()) == ([], empty)
+
+
+def test_tables_of_an_older_program_become_the_newest(database: Database) -> None:
+    """A program of the version before that still runs goes on, and cannot be started again."""
+    KeyStore(database, FakeClock()).create("ci", "acme", ["inference"], LIMITS)
+    UsageLedger(database).append([make_row(1)])
+    older = {"api_keys": ("priority", "num_changes"), "usage_rows": tuple(COST_COLUMNS)}
+    with database.writing() as connection:
+        for table, columns in older.items():
+            for column in columns:
+                connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        connection.execute(text("UPDATE schema_versions SET version = 1"))
+    store, ledger = KeyStore(database, FakeClock()), UsageLedger(database)
+    assert [key.priority for key in store.list()] == [0]
+    assert store.change("ci", 3).priority == 3
+    old = {k: value for k, value in make_row(2)._asdict().items() if k not in COST_COLUMNS}
+    with database.writing() as connection:
+        connection.execute(USAGE_ROWS.insert().values(old))
+    ledger.append([make_row(3, cost_nano_usd=7)])
+    (total,) = add_up(database, ["tenant"])
+    assert (total.requests, total.unpriced, total.cost_nano_usd) == (3, 2, 7)
+    for part in ("keys", "usage"):
+        with pytest.raises(StoreError, match="made by a newer headrace"):
+            database.prepare(part, [lambda _: None])
 
 
 def test_servers_that_start_together_make_the_tables_once(
