@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from programs import Result, eventually, headrace
 from served_model import ServedModel, serve
 
-CHAT, TEXT = "chat-of-a-test", "text-of-a-test"
+CHAT, TEXT, RESPONSE = "chat-of-a-test", "text-of-a-test", "response-of-a-test"
 MESSAGES = [{"role": "user", "content": "Invent a name for a river and say why."}]
 PROMPTS = ["def add(a, b):", "The quick brown"]
 
@@ -39,6 +40,19 @@ def ask_text(server: ServedModel) -> None:
     assert len({choice.text for choice in answer.choices}) == 4
 
 
+def ask_responses(server: ServedModel) -> None:
+    """The second goes on from the first, which is in the same database."""
+    with server.openai() as client:
+        first = client.responses.create(model=server.model, input="Name a river.")
+        client.responses.create(
+            model=server.model,
+            input="And another one?",
+            previous_response_id=first.id,
+            max_output_tokens=12,
+            extra_headers={"X-Request-Id": RESPONSE},
+        )
+
+
 def test_requests_are_reproduced_after_a_restart(qwen05_path: Path, tmp_path: Path) -> None:
     store = {
         "HEADRACE_DATABASE": f"sqlite:///{tmp_path / 'calls.db'}",
@@ -51,8 +65,9 @@ def test_requests_are_reproduced_after_a_restart(qwen05_path: Path, tmp_path: Pa
     with serve(qwen05_path, tmp_path, "--default-max-tokens", "24", **store) as server:
         ask_chat(server)
         ask_text(server)
+        ask_responses(server)
         name = "headrace:requests_stored_total"
-        eventually(lambda: server.metric(name) == 2, "two requests are stored")
+        eventually(lambda: server.metric(name) == 4, "four requests are stored")
 
     settings = tmp_path / "settings.yaml"
     settings.write_text("server:\n  default_max_tokens: 6\n")
@@ -60,6 +75,10 @@ def test_requests_are_reproduced_after_a_restart(qwen05_path: Path, tmp_path: Pa
     text = reproduce(TEXT, *options)
     assert text.code == 0, text.stderr
     assert text.stdout == "bit-identical: all 48 tokens of 4 answers\n"
+
+    response = reproduce(RESPONSE, *options)
+    assert response.code == 0, response.stderr
+    assert re.fullmatch(r"bit-identical: all \d+ tokens of 1 answer\n", response.stdout)
 
     chat = reproduce(CHAT, *options)
     assert chat.code == 3, chat.stderr

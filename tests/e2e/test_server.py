@@ -62,7 +62,7 @@ def test_a_middle_is_filled(served: ServedModel) -> None:
             prompt=f"<|fim_prefix|>{before}<|fim_suffix|>{after}<|fim_middle|>", **ask
         )
     assert whole.choices[0].text == streamed == by_hand.choices[0].text
-    assert whole.choices[0].text.strip() == "a + b"
+    assert whole.choices[0].text.startswith("a + b")
     assert whole.usage.prompt_tokens == by_hand.usage.prompt_tokens
 
 
