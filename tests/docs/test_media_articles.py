@@ -112,10 +112,12 @@ def test_the_page_counts_the_articles() -> None:
         languages = Counter(article["language"] for article in own)
         found = [len(own), *(lengths[key] for key in WORDS), *(languages[key] for key in FREQUENT)]
         assert counts == found, name
+    assert rows["all"][1:4] == [len(ARTICLES) // 3] * 3
 
 
 def test_the_hard_cases_are_labelled_as_the_page_says() -> None:
     labels = {article["id"]: article["category"] for article in ARTICLES}
+    assert set(re.findall(r"mc-\d{3}", PAGE)) <= set(labels)
     rows = table("article | could be")
     assert [row[0] for row in rows] == sorted({row[0] for row in rows})
     for name, tempting, label, _ in rows:
