@@ -22,6 +22,13 @@ from headrace.config.env import VARIABLES
 from headrace.config.load import SECTIONS
 from headrace.core import errors, telemetry
 from headrace.core.request import SamplingParams
+from headrace.core.routing_config import (
+    RoutingConfig,
+    RuleConfig,
+    TierBackendConfig,
+    TierConfig,
+)
+from headrace.core.upstreams import UpstreamConfig
 from headrace.server.anthropic_schema import MESSAGES_REFUSED, MessageFields
 from headrace.server.openai_chat_schema import CHAT_REFUSED, ChatCompletionFields
 from headrace.server.openai_completions import DEFAULT_MAX_TOKENS
@@ -37,6 +44,21 @@ from headrace.server.pair_scores_schema import (
 from headrace.server.vllm_tokenizer import TOKENIZE_REFUSED, DetokenizeFields, TokenizeFields
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
+ROUTING: tuple[tuple[str, type[Any]], ...] = (
+    ("upstreams.NAME", UpstreamConfig),
+    ("tiers.NAME", TierConfig),
+    ("tiers.NAME.backends[]", TierBackendConfig),
+    ("routing", RoutingConfig),
+    ("routing.rules[]", RuleConfig),
+)
+# The map's key, what tiers name, and sections of their own.
+NOT_GIVEN = {
+    ("upstreams.NAME", "name"),
+    ("upstreams.NAME", "models"),
+    ("tiers.NAME", "name"),
+    ("routing", "upstreams"),
+    ("routing", "tiers"),
+}
 NOTE = "<!-- Written by scripts/make_reference_docs.py; `make fix` renews it. -->\n\n"
 
 
@@ -53,6 +75,19 @@ def config_page() -> str:
         texts = field_texts(inspect.getdoc(kind) or "")
         for field in fields(kind):
             lines.append(f"| `{field.name}` | {default_of(field)} | {texts[field.name]} |")
+    lines += [
+        "",
+        "## Tiers",
+        "",
+        "What [../guides/route.md](../guides/route.md) is about. A map has",
+    ]
+    lines += ["names of your own as its keys; `-` is to be given."]
+    for title, entry in ROUTING:
+        lines += ["", f"### {title}", "", "| setting | default | meaning |", "|---|---|---|"]
+        texts = field_texts(inspect.getdoc(entry) or "")
+        for field in fields(entry):
+            if (title, field.name) not in NOT_GIVEN:
+                lines.append(f"| `{field.name}` | {default_of(field)} | {texts[field.name]} |")
     return "\n".join(lines) + "\n"
 
 
@@ -70,6 +105,8 @@ def default_of(field: Field[Any]) -> str:
     """A default as the manual shows it."""
     if field.default_factory is not MISSING or field.default is None:
         return "derived"
+    if field.default is MISSING:
+        return "-"
     return f"`{list(field.default) if isinstance(field.default, tuple) else field.default}`"
 
 

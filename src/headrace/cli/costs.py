@@ -49,7 +49,7 @@ def costs(
         list[str] | None,
         typer.Option(
             metavar="WHAT",
-            help="tenant, key, model, tag or day; may be repeated. Default: tenant.",
+            help="tenant, key, model, tag, tier, task or day; may be repeated. Default: tenant.",
         ),
     ] = None,
     since: Annotated[

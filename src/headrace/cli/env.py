@@ -158,7 +158,8 @@ def show_settings(
         "engine.kv_cache_dtype": (engine.kv_cache_dtype, "derived: as exact as the kernels"),
     }
     shown = []
-    for section in fields(config):
+    # Tiers are no settings of one value each.
+    for section in (entry for entry in fields(config) if entry.name != "routing"):
         record = getattr(config, section.name)
         for field in fields(record):
             name, value = f"{section.name}.{field.name}", getattr(record, field.name)

@@ -21,7 +21,9 @@ from headrace.cli.generation import (
 )
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_MODEL, Config
+from headrace.core.errors import ModelNotFound
 from headrace.core.process_name import SERVER, name_process
+from headrace.hub.model_store import ModelStore
 from headrace.launch.engine_start import start_engine
 from headrace.server.listener import listen
 from headrace.server.tls import load_certificate
@@ -176,7 +178,7 @@ def serve(
     }
     name_process(SERVER)
     config = load_config(config_file, flags, is_server=True)
-    models = models or [DEFAULT_MODEL]
+    models = _models_of(config, models or [])
     certificate = load_certificate(config.server)
     # The address is taken before anything slow, so that a port in use is known at once.
     listener = listen(config.server.host, config.server.port)
@@ -198,6 +200,25 @@ def serve(
         address = serving.address_of(listener, has_tls=certificate is not None)
         ready = f"ready at {address}/v1 (Ctrl-C stops)"
         asyncio.run(serving.serve_app(app, listener, lambda: _say(config, ready), certificate))
+
+
+def _models_of(config: Config, given: list[str]) -> list[str]:
+    """The models to run here: those that were named, and those that tiers have here.
+
+    Raises: ModelNotFound.
+    """
+    if config.routing is None:
+        return given or [DEFAULT_MODEL]
+    names = given + [name for name in config.routing.local_models if name not in given]
+    # A file may go by its path and by its name.
+    store = ModelStore(config.hub)
+    known: dict[str, str] = {}
+    for name in names:
+        try:
+            known.setdefault(store.resolve(name).name, name)
+        except ModelNotFound:
+            known.setdefault(name, name)
+    return list(known.values())
 
 
 def _say(config: Config, text: str) -> None:

@@ -1,4 +1,4 @@
-"""`headrace usage`: what was used, added up by tenant, key, model or day."""
+"""`headrace usage`: what was used, added up by tenant, key, model, tier, task or day."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def usage(
         list[str] | None,
         typer.Option(
             metavar="WHAT",
-            help="tenant, key, model or day; may be repeated. Default: tenant.",
+            help="tenant, key, model, tier, task or day; may be repeated. Default: tenant.",
         ),
     ] = None,
     since: Annotated[

@@ -174,9 +174,11 @@ class Upstream:
                 f"The upstream {config.name} has {most} requests in progress, as many as may be."
             ) from None
         except WaitedTooLong as error:
-            raise self._words.timeout(str(error), was_asked=error.was_asked) from None
+            raise self._words.timeout(f"failed: {error}", was_asked=error.was_asked) from None
         except ConnectionFailed as error:
-            raise self._words.error(str(error), retryable=True, was_asked=error.was_asked) from None
+            raise self._words.error(
+                f"failed: {error}", retryable=True, was_asked=error.was_asked
+            ) from None
         try:
             await self._check(exchange)
         except BaseException:
@@ -210,13 +212,13 @@ class Upstream:
                         yield output
             yield reader.end()
         except WaitedTooLong as error:
-            raise self._words.timeout(str(error), was_asked=True) from None
+            raise self._words.timeout(f"failed: {error}", was_asked=True) from None
         except ErrorEvent as error:
             raise self._words.error(
                 f"ended its stream with an error: {error}", retryable=error.is_busy, was_asked=True
             ) from None
         except (ConnectionFailed, Malformed, EventTooLong) as error:
-            raise self._words.broken(str(error)) from None
+            raise self._words.broken(f"failed: {error}") from None
         # So that the connection can be used again.
         await exchange.text(1024, DRAIN_S)
 

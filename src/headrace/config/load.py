@@ -40,6 +40,8 @@ SECTIONS: dict[str, _Section] = {
     "store": StoreConfig,
     "economics": EconomicsConfig,
 }
+# Of names and lists, not of settings: `config.routing` reads them.
+ROUTING_SECTIONS = ("upstreams", "tiers", "routing")
 _BOOLEAN_TEXTS = {"1": True, "true": True, "yes": True, "on": True}
 _BOOLEAN_TEXTS |= {"0": False, "false": False, "no": False, "off": False}
 
@@ -57,6 +59,17 @@ def load_settings(path: Path) -> dict[str, object]:
 
     Raises: ConfigError for a file that cannot be read, is not YAML, or names unknown settings.
     """
+    return flatten(_load_tree(path))
+
+
+def has_routing(path: Path) -> bool:
+    """Whether the same file has tiers. Raises: ConfigError."""
+    tree = _load_tree(path)
+    return any(section in tree for section in ROUTING_SECTIONS)
+
+
+def _load_tree(path: Path) -> Mapping[Any, Any]:
+    """The sections of a file. Raises: ConfigError."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
@@ -72,7 +85,11 @@ def load_settings(path: Path) -> dict[str, object]:
         tree = read_yaml(raw)
     except ValueError as error:
         raise ConfigError("config file", str(path), "YAML text", str(error)) from None
-    return flatten({} if tree is None else tree)
+    if tree is None:
+        return {}
+    if not isinstance(tree, Mapping):
+        raise ConfigError("config file", type(tree).__name__, f"a map with {', '.join(SECTIONS)}")
+    return tree
 
 
 def flatten(tree: object) -> dict[str, object]:
@@ -81,8 +98,11 @@ def flatten(tree: object) -> dict[str, object]:
         raise ConfigError("config file", type(tree).__name__, f"a map with {', '.join(SECTIONS)}")
     settings: dict[str, object] = {}
     for section, values in tree.items():
+        if section in ROUTING_SECTIONS:
+            continue
         if section not in SECTIONS:
-            raise _unknown(str(section), list(SECTIONS), "section")
+            known = [*SECTIONS, *ROUTING_SECTIONS]
+            raise _unknown(str(section), known, "section")
         if values is None:
             continue
         if not isinstance(values, Mapping):
@@ -118,7 +138,7 @@ def convert(setting: str, value: object, shown_as: str | None = None) -> object:
         if not isinstance(value, str | int):
             raise ConfigError(shown, value, "a size such as 2GiB")
         return parse_bytes(value, shown)
-    return _convert_to(hint, value, shown)
+    return convert_to(hint, value, shown)
 
 
 def build_config(settings: Mapping[str, object]) -> Config:
@@ -139,7 +159,8 @@ def build_config(settings: Mapping[str, object]) -> Config:
     )
 
 
-def _convert_to(hint: Any, value: object, shown: str) -> object:
+def convert_to(hint: Any, value: object, shown: str) -> object:
+    """Bring a value to the type of an annotation. Raises: ConfigError."""
     if get_origin(hint) in (Union, types.UnionType):
         if value is None:
             return None
@@ -219,6 +240,11 @@ _TO_PLAIN: dict[type, Any] = {
     str: _to_text,
     Path: _to_path,
 }
+
+
+def unknown_setting(name: str, known: list[str]) -> ConfigError:
+    """The error of a key that nobody reads."""
+    return _unknown(name, known, "setting")
 
 
 def _unknown(name: str, known: list[str], kind: str) -> ConfigError:

@@ -6,6 +6,7 @@ writes to afterwards. Reads files and variables only through `config.load` and `
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 from collections.abc import Mapping
@@ -48,8 +49,9 @@ def resolve_config(
     for warning in env.find_unknown(environ):
         logger.warning("%s", warning)
     given = gather_settings(flags, environ, config_file, flag_names)
+    path = config_file if config_file is not None else env.config_file(environ)
     try:
-        return load.build_config({name: setting.value for name, setting in given.items()})
+        config = load.build_config({name: setting.value for name, setting in given.items()})
     except ConfigError as error:
         wrong = given.get(error.field)
         if wrong is None or not wrong.source.startswith((env.PREFIX, "-")):
@@ -57,6 +59,11 @@ def resolve_config(
         # Of several values only the wrong one is shown, and a path as it was typed.
         shown = error.value if isinstance(wrong.text, tuple | Path) else wrong.text
         raise ConfigError(wrong.source, shown, error.allowed, error.hint) from None
+    if path is None or not load.has_routing(path):
+        return config
+    # Most starts have no tiers.
+    read_routing = importlib.import_module("headrace.config.routing").read_routing
+    return replace(config, routing=read_routing(path))
 
 
 def gather_settings(

@@ -11,10 +11,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from headrace.core.errors import ConfigError
 from headrace.core.units import format_bytes
+
+if TYPE_CHECKING:  # most starts have no tiers
+    from headrace.core.routing_config import RoutingConfig
 
 Device = Literal["auto", "cpu", "cuda", "reference"]
 Isa = Literal["generic", "avx2", "avx512", "amx"]
@@ -368,13 +371,17 @@ class EconomicsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Every setting. Only config, launch, llm, deploy and cli see the whole."""
+    """Every setting. Only config, launch, llm, deploy and cli see the whole.
+
+    `routing` is None where a file names no tiers.
+    """
 
     engine: EngineConfig = field(default_factory=EngineConfig)
     hub: HubConfig = field(default_factory=HubConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     economics: EconomicsConfig = field(default_factory=EconomicsConfig)
+    routing: RoutingConfig | None = None
 
 
 def _check_choice(name: str, value: object, allowed: Sequence[object]) -> None:

@@ -175,6 +175,9 @@ class GenerateRequest:
     `prediction` is what the answer may be like: it makes the answer come faster where it is right,
     and never changes it.
 
+    `task` is what the caller says that it is about; routing goes by it. `is_whole`: nobody sees the
+    answer before its end, so that it may begin again elsewhere.
+
     `patience_s`: how long the caller waits; who would not start in it is refused at once.
 
     Of an answer to `messages`, calls of `tools` come apart from its text; `splits_reasoning` wants
@@ -207,6 +210,8 @@ class GenerateRequest:
     is_background: bool = False
     call_id: str = ""
     trace: TraceContext | None = None
+    task: str | None = None
+    is_whole: bool = False
 
 
 _BOOLEANS = tuple(f.name for f in fields(SamplingParams) if f.type == "bool")

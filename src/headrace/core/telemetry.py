@@ -311,6 +311,14 @@ TENANT_FIRST_OUTPUT = Metric(
     per_model=False,
 )
 
+ROUTED_ATTEMPTS = Metric(
+    "headrace_routed_attempts_total",
+    "counter",
+    "Backends that were asked for a tier, by how it ended: answered, failed or left.",
+    labels=("tier", "backend", "outcome"),
+    per_model=False,
+)
+
 METRICS: tuple[Metric, ...] = (
     NUM_REQUESTS_RUNNING,
     NUM_REQUESTS_WAITING,
@@ -361,4 +369,5 @@ METRICS: tuple[Metric, ...] = (
     TENANT_QUEUE_TIME,
     TENANT_FIRST_OUTPUT,
     BUDGET_REFUSALS,
+    ROUTED_ATTEMPTS,
 )

@@ -14,10 +14,10 @@ from typing import Any, Literal, get_args
 from sqlalchemy import ColumnElement, Select, case, func, select
 
 from headrace.economics.prices import KINDS
-from headrace.economics.usage_table import USAGE_ROWS, in_order
+from headrace.economics.usage_table import NUM_CALLS, USAGE_ROWS, in_order
 from headrace.store.database import Database
 
-CostDimension = Literal["tenant", "key", "model", "tag", "day"]
+CostDimension = Literal["tenant", "key", "model", "tag", "tier", "task", "day"]
 COST_DIMENSIONS: tuple[CostDimension, ...] = get_args(CostDimension)
 
 _c = USAGE_ROWS.c
@@ -26,6 +26,8 @@ _GROUPS: dict[CostDimension, Any] = {
     "key": _c.key_id,
     "model": _c.model,
     "tag": _c.tags,
+    "tier": _c.tier,
+    "task": _c.task,
     "day": _c.day,
 }
 _RATES = {kind: _c[f"{kind}_rate"] for kind in KINDS}
@@ -80,7 +82,7 @@ def add_up(
     groups = [_GROUPS[name] for name in by]
     query = select(
         *groups,
-        func.count(_c.row_id),
+        NUM_CALLS,
         _count(_c.cost_nano_usd.is_(None)),
         _count(_c.price_state == "stale"),
         _count(_c.usage_source == "estimated"),

@@ -19,16 +19,18 @@ from sqlalchemy.dialects import postgresql, sqlite
 from headrace.core.budgets import Budget
 from headrace.economics.machine_price import ServedCall
 from headrace.economics.usage_row import UsageRow
-from headrace.economics.usage_table import STEPS, USAGE_ROWS, in_order
+from headrace.economics.usage_table import NUM_CALLS, STEPS, USAGE_ROWS, in_order
 from headrace.store.database import Database
 
-Dimension = Literal["tenant", "key", "model", "day"]
+Dimension = Literal["tenant", "key", "model", "tier", "task", "day"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
 _GROUPS: dict[Dimension, Any] = {
     "tenant": USAGE_ROWS.c.tenant,
     "key": USAGE_ROWS.c.key_id,
     "model": USAGE_ROWS.c.model,
+    "tier": USAGE_ROWS.c.tier,
+    "task": USAGE_ROWS.c.task,
     "day": USAGE_ROWS.c.day,
 }
 
@@ -122,9 +124,10 @@ class UsageLedger:
         Raises: StoreError.
         """
         groups = [_GROUPS[name] for name in by]
-        errors = func.sum(case((USAGE_ROWS.c.error.is_not(None), 1), else_=0))
+        has_failed = USAGE_ROWS.c.error.is_not(None) & USAGE_ROWS.c.is_part.is_(None)
+        errors = func.sum(case((has_failed, 1), else_=0))
         sums = [func.coalesce(func.sum(USAGE_ROWS.c[name]), 0) for name in _SUMS]
-        query = select(*groups, func.count(USAGE_ROWS.c.row_id), func.coalesce(errors, 0), *sums)
+        query = select(*groups, NUM_CALLS, func.coalesce(errors, 0), *sums)
         if since_ms is not None:
             query = query.where(USAGE_ROWS.c.accepted_at_ms >= since_ms)
         if until_ms is not None:

@@ -21,13 +21,15 @@ from headrace.core.errors import InvalidParameter
 from headrace.core.output import RequestOutput, RequestTimes
 from headrace.core.receipt import CostReceipt
 from headrace.core.request import GenerateRequest
+from headrace.core.routing import Route, Routed, Routes
 from headrace.core.stores import MAX_PRIORITY, Caller
 from headrace.core.tracing import TraceContext
 from headrace.core.usage import Usage
 from headrace.economics.accounts import Accounts
 from headrace.economics.budgets import BudgetHold, Spender
+from headrace.economics.call_parts import CallPart, add_costs, parts_of
 from headrace.economics.call_watch import AttemptEnd, CallEnd, tell
-from headrace.economics.cost import Cost, price_call
+from headrace.economics.cost import NOTHING, Cost, price_call
 from headrace.economics.most_cost import most_it_costs
 from headrace.economics.prices import LOCAL, format_usd
 from headrace.economics.rate_limits import LimitLevel, Reservation
@@ -64,10 +66,14 @@ class _Attempt:
     end_s: float | None = None
     is_finished: bool = False
     finish_reasons: set[str] = field(default_factory=set)
+    routed: Routed | None = None
 
     @property
     def billed(self) -> Usage:
         """What was used, or as much of the prompt as is known by its length."""
+        if self.routed is not None:
+            usages = (attempt.usage for attempt in self.routed.route.attempts)
+            return sum((usage for usage in usages if usage is not None), Usage())
         return self.usage or Usage(input_tokens=self.estimated_input_tokens)
 
 
@@ -92,6 +98,8 @@ class Metered:
         self.is_detached = False
         # None until the body was read.
         self.is_stream: bool | None = None
+        # What the caller says that it is about; routing goes by it.
+        self.task: str | None = None
 
     def models(self) -> Sequence[ModelInfo]:
         """See core.backend.Backend."""
@@ -125,18 +133,14 @@ class Metered:
 
     def cost(self) -> Cost | None:
         """What the call costs as far as it got; None where no costs are kept."""
-        prices = self._accounts.prices
-        if prices is None:
+        if self._accounts.prices is None:
             return None
-        day = self._day()
-        price = prices.find(self._provider(), self._model or "", day)
-        return price_call(
-            [attempt.billed for attempt in self._attempts],
-            price,
-            day,
-            prices.stale_after_days,
-            is_batch=self._facts.is_background,
-        )
+        return add_costs([self._price(part) for part in self._parts()])
+
+    def route(self) -> Route | None:
+        """Where the first request of the call is served; None where nothing is routed."""
+        routes = self._routes()
+        return routes[0] if routes else None
 
     def cost_receipt(self) -> CostReceipt | None:
         """The cost for the caller's eyes."""
@@ -185,12 +189,14 @@ class Metered:
             is_background=facts.is_background,
             call_id=facts.request_id,
             trace=facts.trace,
+            task=self.task,
+            is_whole=not self.is_stream,
         )
-        hold = await self._hold_money(request)
+        holds = await self._hold_money(request)
         try:
             return await self._admit(request)
         except BaseException:
-            self._drop(hold)
+            self._drop(holds)
             raise
 
     def note_output(self, attempt: _Attempt, output: RequestOutput) -> None:
@@ -219,11 +225,14 @@ class Metered:
             self._settle(attempt)
         self._leave()
         error = "client_disconnected" if has_client_left else _name_error(self._error)
-        row = self._make_row(http_status, error)
+        row, *others = self._make_rows(http_status, error)
         if self._accounts.budgets is not None:
             self._accounts.budgets.settle(self._holds, row)
+            for other in others:
+                self._accounts.budgets.settle((), other)
         if self._accounts.ledger is not None:
-            self._accounts.ledger.append(row)
+            for one in (row, *others):
+                self._accounts.ledger.append(one)
         tell(self._accounts.watchers, self._call_end(row))
         return row
 
@@ -252,34 +261,53 @@ class Metered:
             attempt.usage = Usage()
             self._settle(attempt)
             raise
+        if isinstance(stream, Routed):
+            attempt.routed = stream
         self._attempts.append(attempt)
         return _MeteredStream(stream, self, attempt)
 
-    async def _hold_money(self, request: GenerateRequest) -> BudgetHold | None:
-        """Hold what the request may cost at most.
+    async def _hold_money(self, request: GenerateRequest) -> list[BudgetHold]:
+        """Hold what the request may cost at most, at every model that it may come to.
 
         Raises: BudgetExceeded, CapacityError, RequestError.
         """
         budgets, prices = self._accounts.budgets, self._accounts.prices
         if budgets is None or prices is None:
-            return None
+            return []
         caller, day = self._facts.caller, self._day()
-        spender = Spender(caller.tenant, caller.key_id, request.model, self._facts.tags, day)
-        most: int | None = 0
-        if budgets.limits(spender):
-            price = prices.find(self._provider(), request.model, day)
-            infos = (info for info in self.models() if info.name == request.model)
-            most = await most_it_costs(self._backend, request, price, next(infos, None))
-        hold = budgets.reserve(spender, most)
-        if hold is not None:
-            self._holds.append(hold)
-        return hold
+        holds: list[BudgetHold] = []
+        try:
+            for model, info in self._payable(request):
+                spender = Spender(caller.tenant, caller.key_id, model, self._facts.tags, day)
+                most: int | None = 0
+                if budgets.limits(spender):
+                    price = prices.find(
+                        self._provider() if info is None else info.provider, model, day
+                    )
+                    asked = replace(request, model=model)
+                    most = await most_it_costs(self._backend, asked, price, info)
+                hold = budgets.reserve(spender, most)
+                if hold is not None:
+                    holds.append(hold)
+                    self._holds.append(hold)
+        except BaseException:
+            self._drop(holds)
+            raise
+        return holds
 
-    def _drop(self, hold: BudgetHold | None) -> None:
-        """The request of a hold does not run."""
-        if hold is not None and self._accounts.budgets is not None:
-            self._holds.remove(hold)
-            self._accounts.budgets.release(hold)
+    def _payable(self, request: GenerateRequest) -> list[tuple[str, ModelInfo | None]]:
+        """Models that the request may cost something at."""
+        if isinstance(self._backend, Routes):
+            return [(info.name, info) for info in self._backend.payable(request)]
+        infos = (info for info in self.models() if info.name == request.model)
+        return [(request.model, next(infos, None))]
+
+    def _drop(self, holds: Sequence[BudgetHold]) -> None:
+        """The request of these holds does not run."""
+        for hold in holds:
+            if self._accounts.budgets is not None:
+                self._holds.remove(hold)
+                self._accounts.budgets.release(hold)
 
     def _reserve(self, request: GenerateRequest, num_input_tokens: int) -> Reservation | None:
         """Hold what the request may use. Raises: RateLimited."""
@@ -319,14 +347,57 @@ class Metered:
         names = (info.provider for info in self.models() if info.name == self._model)
         return next(names, LOCAL)
 
-    def _make_row(self, http_status: int | None, error: str | None) -> UsageRow:
+    def _routes(self) -> list[Route]:
+        """The way of each request of the call, where something is routed."""
+        return [attempt.routed.route for attempt in self._attempts if attempt.routed is not None]
+
+    def _parts(self) -> list[CallPart]:
+        """Who is owed something for the call, the one that answered first."""
+        parts = parts_of(self._routes())
+        if parts:
+            return parts
+        usages = [attempt.billed for attempt in self._attempts]
+        return [CallPart(self._model or "", self._provider(), usages=usages)]
+
+    def _price(self, part: CallPart) -> Cost:
+        """What a part costs, where costs are kept."""
+        prices, day = self._accounts.prices, self._day()
+        if prices is None:
+            return NOTHING
+        price = prices.find(part.provider, part.model, day)
+        is_batch = self._facts.is_background
+        return price_call(part.usages, price, day, prices.stale_after_days, is_batch=is_batch)
+
+    def _make_rows(self, http_status: int | None, error: str | None) -> list[UsageRow]:
+        """The call's own row, then those of other backends that worked for it."""
+        main, *others = self._parts()
+        row = self._make_row(main, http_status, error)
+        number = len(others) + 1
+        row = row._replace(attempt=number) if main.tier is not None else row
+        rows = [row]
+        for place, part in enumerate(others, 1):
+            rows.append(
+                self._with_part(row, part)._replace(
+                    row_id=new_row_id(row.accepted_at_ms),
+                    queue_s=None,
+                    prefill_s=None,
+                    decode_s=None,
+                    first_token_s=None,
+                    duration_s=None,
+                    finish_reason=None,
+                    http_status=None,
+                    error=part.error,
+                    attempt=place,
+                    is_part=1,
+                )
+            )
+        return rows
+
+    def _make_row(self, part: CallPart, http_status: int | None, error: str | None) -> UsageRow:
         now_s, accepted_at_ms = self._clock.monotonic_s(), int(self._accepted_at_s * 1000)
-        measured = [attempt.usage for attempt in self._attempts if attempt.usage is not None]
-        is_known = bool(measured) or not self._attempts
-        usage = sum(measured, Usage())
         times = [attempt.times for attempt in self._attempts if attempt.times is not None]
         first_s = self._first_output_s
-        tags = self._facts.tags
+        tags, route = self._facts.tags, self.route()
         row = UsageRow(
             row_id=new_row_id(accepted_at_ms),
             request_id=self._facts.request_id,
@@ -335,36 +406,52 @@ class Metered:
             tenant=self._facts.caller.tenant,
             key_id=self._facts.caller.key_id,
             operation=self._facts.operation,
-            model=self._model,
-            usage_source=self._usage_source(),
-            input_tokens=usage.input_tokens if is_known else None,
-            cached_input_tokens=usage.cached_input_tokens if is_known else None,
-            output_tokens=usage.output_tokens if is_known else None,
-            reasoning_tokens=usage.reasoning_tokens if is_known else None,
-            rejected_draft_tokens=usage.rejected_draft_tokens if is_known else None,
-            estimated_input_tokens=sum(
-                attempt.estimated_input_tokens for attempt in self._attempts if not attempt.usage
-            ),
-            queue_s=sum(part.queue_s for part in times) if times else None,
-            prefill_s=sum(part.prefill_s for part in times) if times else None,
-            decode_s=sum(part.decode_s for part in times) if times else None,
+            queue_s=sum(spent.queue_s for spent in times) if times else None,
+            prefill_s=sum(spent.prefill_s for spent in times) if times else None,
+            decode_s=sum(spent.decode_s for spent in times) if times else None,
             first_token_s=None if first_s is None else first_s - self._begin_s,
             duration_s=now_s - self._begin_s,
             finish_reason=self._finish_reason(),
             error=error,
             http_status=http_status,
+            tags=json.dumps(tags) if tags else None,
+            task=self.task if route is None else route.task,
+            route_reason=None if route is None else route.reason,
+        )
+        return self._with_part(row, part)
+
+    def _with_part(self, row: UsageRow, part: CallPart) -> UsageRow:
+        """A row with the tokens of a part, and what they cost."""
+        # A routed request says itself what is estimated of it.
+        is_routed = part.tier is not None
+        asked = [] if is_routed else self._attempts
+        measured = part.usages if is_routed else [a.usage for a in asked if a.usage is not None]
+        is_known = bool(measured) or is_routed or not asked
+        usage = sum(measured, Usage())
+        row = row._replace(
+            model=part.model if is_routed else self._model,
+            provider=part.provider if is_routed or self._model is not None else None,
+            tier=part.tier,
+            backend=part.backend,
+            usage_source=self._usage_source(part, usage),
+            input_tokens=usage.input_tokens if is_known else None,
+            cached_input_tokens=usage.cached_input_tokens if is_known else None,
+            output_tokens=usage.output_tokens if is_known else None,
+            reasoning_tokens=usage.reasoning_tokens if is_known else None,
+            rejected_draft_tokens=usage.rejected_draft_tokens if is_known else None,
+            estimated_input_tokens=sum(a.estimated_input_tokens for a in asked if not a.usage),
             cache_write_tokens=usage.cache_write_tokens if is_known else None,
             cache_write_1h_tokens=usage.cache_write_1h_tokens if is_known else None,
-            provider=self._provider() if self._model is not None else None,
-            tags=json.dumps(tags) if tags else None,
         )
-        cost = self.cost()
-        return row if cost is None else _with_cost(row, cost)
+        return row if self._accounts.prices is None else _with_cost(row, self._price(part))
 
-    def _usage_source(self) -> UsageSource:
-        if not self._attempts:
+    def _usage_source(self, part: CallPart, usage: Usage) -> UsageSource:
+        if not self._attempts or (part.tier is not None and not part.usages):
             return "none"
-        return "measured" if all(attempt.usage for attempt in self._attempts) else "estimated"
+        is_known = part.tier is not None or all(attempt.usage for attempt in self._attempts)
+        if usage.is_estimated or not is_known:
+            return "estimated"
+        return "measured" if part.provider == LOCAL else "reported"
 
     def _finish_reason(self) -> str | None:
         reasons = {reason for attempt in self._attempts for reason in attempt.finish_reasons}

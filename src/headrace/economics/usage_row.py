@@ -8,9 +8,9 @@ from __future__ import annotations
 import secrets
 from typing import Literal, NamedTuple, Protocol
 
-# Measured: the engine counted. Estimated: a request that was running ended before it said anything.
-# None: nothing was computed.
-UsageSource = Literal["measured", "estimated", "none"]
+# Measured: the engine counted. Reported: another server did. Estimated: a request that was running
+# ended before it said anything, or nobody counted. None: nothing was computed.
+UsageSource = Literal["measured", "reported", "estimated", "none"]
 
 
 # A dataclass of this many fields is slow to make, and the start of every server would pay for it.
@@ -37,6 +37,10 @@ class UsageRow(NamedTuple):
         input_rate, ...: what was charged for a million tokens of the kind, in nano-dollars.
         cost_nano_usd: None when it is unpriced, never 0; `marginal_nano_usd` is without the idle
             time of an own machine.
+        task: declared by the caller; routing goes by it.
+        tier, backend: which one of them served, where requests are routed; `route_reason` is why.
+        attempt: 1 for the first backend that was paid, and so on.
+        is_part: 1 for a row beside the call's own one: what another backend was paid for it.
     """
 
     row_id: str
@@ -76,6 +80,12 @@ class UsageRow(NamedTuple):
     reasoning_rate: int | None = None
     cost_nano_usd: int | None = None
     marginal_nano_usd: int | None = None
+    task: str | None = None
+    tier: str | None = None
+    backend: str | None = None
+    route_reason: str | None = None
+    attempt: int | None = None
+    is_part: int | None = None
 
 
 class Ledger(Protocol):

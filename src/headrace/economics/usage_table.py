@@ -19,6 +19,8 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    case,
+    func,
 )
 
 from headrace.store.database import add_missing_columns
@@ -63,13 +65,22 @@ USAGE_ROWS = Table(
     Column("reasoning_rate", BigInteger),
     Column("cost_nano_usd", BigInteger),
     Column("marginal_nano_usd", BigInteger),
+    Column("task", String),
+    Column("tier", String),
+    Column("backend", String),
+    Column("route_reason", String),
+    Column("attempt", Integer),
+    Column("is_part", Integer),
     Index("usage_rows_by_time", "accepted_at_ms"),
     Index("usage_rows_by_request", "request_id"),
     sqlite_with_rowid=False,
 )
 
-# One for each version: the table, then what costs need.
-STEPS = (USAGE_ROWS.create, add_missing_columns(USAGE_ROWS))
+_ADD = add_missing_columns(USAGE_ROWS)
+# One for each version: the table, then what costs need, then routing.
+STEPS = (USAGE_ROWS.create, _ADD, _ADD)
+# Rows that are calls, and not what else was paid for one.
+NUM_CALLS = func.coalesce(func.sum(case((USAGE_ROWS.c.is_part == 1, 0), else_=1)), 0)
 
 
 def in_order(columns: Sequence[ColumnElement[Any]]) -> list[ColumnElement[Any]]:

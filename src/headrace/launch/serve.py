@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from headrace.config.machine import detect_machine
+from headrace.core.backend import Backend
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
+from headrace.core.errors import ConfigError
 from headrace.core.version import headrace_version
 from headrace.economics.tenant_metrics import TenantMetrics
 from headrace.hub.model_store import ModelStore
@@ -35,10 +38,13 @@ FREE_SHARE = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """An application, its models, and what their memory goes into, a line for each."""
+    """An application, its models, and what their memory goes into, a line for each.
+
+    Without a model of its own, where every tier is elsewhere, there is no pool.
+    """
 
     app: HeadraceApp
-    pool: ModelPool
+    pool: ModelPool | None
     memory_plans: tuple[str, ...]
 
 
@@ -62,7 +68,8 @@ class _Sinks:
 def build(config: Config, models: Sequence[str], starting: Starting | None = None) -> Served:
     """Load the first model and join all to the routes; the app starts and stops the engines.
 
-    `starting` is the first model's engine process, where that was started before this was imported.
+    With tiers a router stands before the models; only then there may be none here. `starting` is
+    the first model's engine process, where that was started before this was imported.
     Raises: ModelNotFound, ModelFileError, OutOfMemory, ConfigError, StoreError, EngineDied.
     """
     watch = AccountsWatch(config)
@@ -70,7 +77,7 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
     door = ResponseDoor(config)
     storage: LatePart[Storage] = LatePart(config, "headrace.launch.stored_files:open_stored_files")
     builds = ModelBuilds(config.hub.home)
-    sinks = _Sinks(config, ModelStore(config.hub).resolve(models[0]).name)
+    sinks = _Sinks(config, ModelStore(config.hub).resolve(models[0]).name if models else "")
     if config.server.tenant_metrics:
         most = config.server.tenant_metrics
         accounts.watchers += (TenantMetrics(sinks.first, most, sinks.shown),)
@@ -91,23 +98,30 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
         builds.add(starting.local, engine.environment)
         return engine
 
+    pool: ModelPool | None = None
+    plans: tuple[str, ...] = ()
     if len(models) == 1:
         starting = starting or start_engine(config, models[0])
         pool, plans = _one_model(config, models[0], starting, open_engine, budget_bytes)
-    else:
+    elif models:
         # Readers, numpy and kernels, which the front process of one model does without.
         share = importlib.import_module("headrace.launch.many_models").share_models
         pool, plans = share(config, models, open_engine, budget_bytes)
+
+    backend, close_tiers = _route(config, pool, sinks.first)
 
     @asynccontextmanager
     async def run_engines() -> AsyncIterator[None]:
         watch.start(sinks.first)
         door.start()
-        await pool.start()
+        if pool is not None:
+            await pool.start()
         try:
             yield
         finally:
-            await pool.stop()
+            close_tiers()
+            if pool is not None:
+                await pool.stop()
             await asyncio.to_thread(builds.close)
             await asyncio.to_thread(watch.close)
             await asyncio.to_thread(door.close)
@@ -116,7 +130,7 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
                 await asyncio.to_thread(traces.close)
 
     services = Services(
-        pool,
+        backend,
         config.server,
         sinks.first,
         headrace_version(),
@@ -126,6 +140,25 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
         build_of=builds.find,
     )
     return Served(HeadraceApp(services, run_engines), pool, plans)
+
+
+def _route(
+    config: Config, pool: ModelPool | None, sink: PrometheusMetrics
+) -> tuple[Backend, Callable[[], None]]:
+    """The models here, or a router before them, and what closes its connections.
+
+    Raises: ConfigError.
+    """
+    if config.routing is not None:
+        # Connections and policies, which a server of its own models does without.
+        tiers = importlib.import_module("headrace.launch.tiers")
+        found: tuple[Backend, Callable[[], None]] = tiers.open_tiers(
+            config.routing, pool, sink, os.environ
+        )
+        return found
+    if pool is None:
+        raise ConfigError("MODEL", "none", "at least one model, or tiers in the settings")
+    return pool, lambda: None
 
 
 def _one_model(

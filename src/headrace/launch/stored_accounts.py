@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -74,7 +75,13 @@ class StoredAccounts:
         """The prices of the settings. Raises: ConfigError."""
         economics = self._config.economics
         files = [Path(file).expanduser() for file in economics.price_files]
-        return open_price_book(files, economics.stale_after_days)
+        book = open_price_book(files, economics.stale_after_days)
+        routing = self._config.routing
+        if routing is None:
+            return book
+        # Connections and policies, which a server of its own models does without.
+        tier_prices = importlib.import_module("headrace.launch.tiers").tier_prices
+        return PriceBook([tier_prices(routing), *book.tables], economics.stale_after_days)
 
     def open_requests(self, sink: MetricSink) -> RequestWriter:
         """Start keeping calls. Raises: StoreError."""

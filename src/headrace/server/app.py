@@ -53,6 +53,7 @@ from headrace.server.pair_scores import create_classes, create_ranking, create_s
 from headrace.server.patience import patience_of
 from headrace.server.replies import WARNINGS, BytesReply, EventReply, JsonReply
 from headrace.server.request_ids import header_request_id
+from headrace.server.route_headers import route_headers
 from headrace.server.send_reply import send_bytes, send_json
 from headrace.server.services import Call, Services, Visit
 from headrace.server.sse import send_events
@@ -63,6 +64,7 @@ from headrace.server.stored_responses import (
     retrieve_response,
 )
 from headrace.server.tags import tags_of
+from headrace.server.task_of import task_of
 from headrace.server.unserved_routes import hint_at
 from headrace.server.vllm_invocations import invoke
 from headrace.server.vllm_tokenizer import detokenize, report_tokenizer, tokenize
@@ -163,6 +165,7 @@ class HeadraceApp:
                 limits |= dialect.headers(request_id, levels, clock.unix_s())
                 if _METER in scope:
                     limits |= scope[_METER].cost_headers() | scope[_METER].budget_headers()
+                    limits |= route_headers(scope[_METER].route())
                 message["headers"] = [*message.get("headers", ()), *fixed, *_encoded(limits)]
             await send(message)
 
@@ -399,6 +402,7 @@ class _Inference:
         services.check_ready(may_wait=True)
         body = await read_json_object(receive, headers, services.config)
         meter.is_stream = body.get("stream") is True
+        meter.task = task_of(headers, body)
         call = Call(body, headers, facts.request_id, facts.caller, meter)
         call.notes.keeps_tokens = services.accounts.requests is not None
         work = asyncio.create_task(self._run(meter, call, send))

@@ -27,7 +27,7 @@ from headrace.core.request import MAX_N
 from headrace.core.stores import Caller
 from headrace.economics.accounts import Accounts
 from headrace.economics.metered import CallFacts, Metered
-from headrace.economics.usage_row import UsageRow
+from headrace.economics.usage_row import Ledger, UsageRow
 from headrace.server.batch_lines import BatchLine, ResponseBody, count_answers, encode_output
 from headrace.server.call_log import call_fields
 from headrace.server.error_responses import describe_error, is_our_fault
@@ -57,12 +57,16 @@ class Outcome:
 class _Rows:
     """A Ledger of one call: the row goes on when the result is on the disk."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger | None = None) -> None:
+        self._ledger = ledger
         self.row: UsageRow | None = None
 
     def append(self, row: UsageRow) -> None:
-        """See economics.usage_row.Ledger."""
-        self.row = row
+        """See economics.usage_row.Ledger. What other backends were paid is in no result."""
+        if not row.is_part:
+            self.row = row
+        elif self._ledger is not None:
+            self._ledger.append(row)
 
 
 class BatchCall:
@@ -75,7 +79,10 @@ class BatchCall:
         """Ask until there is a result. Cancelling it leaves a row and no result."""
         num_failures, wait_s = 0, _FIRST_WAIT_S
         while True:
-            rows, request_id = _Rows(), f"{self._record.id}:{line.number}"
+            rows, request_id = (
+                _Rows(self._services.accounts.ledger),
+                f"{self._record.id}:{line.number}",
+            )
             try:
                 reply = await self._ask(line, request_id, rows)
                 return _make_outcome(line, request_id, reply, rows)

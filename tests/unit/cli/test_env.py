@@ -36,7 +36,8 @@ def test_says_which_setting_comes_from_where(tmp_path: Path) -> None:
     assert settings["server.host"] == ("127.0.0.1", "default")
     assert settings["engine.device"][1] == "derived: the best installed"
     assert settings["engine.memory_bytes"][0] is None
-    names = {f"{s.name}.{f.name}" for s in dataclasses.fields(Config) for f in fields_of(s.name)}
+    sections = [s.name for s in dataclasses.fields(Config) if s.name != "routing"]
+    names = {f"{name}.{f.name}" for name in sections for f in fields_of(name)}
     assert set(settings) == names
     assert found["isa"] == "generic" and found["isa_reason"] == "asked for by HEADRACE_ISA"
     assert found["variables"]["HEADRACE_ISA"] == "generic"

@@ -63,8 +63,8 @@ def test_refuses_files(tmp_path: Path, text: str, field: str, hint: str) -> None
     [
         (
             "engin: {}\n",
-            "engin is no section; allowed: engine, hub, server, store, economics. "
-            "Did you mean engine?",
+            "engin is no section; allowed: engine, hub, server, store, economics, upstreams, "
+            "tiers, routing. Did you mean engine?",
         ),
         ("engine:\n  memory: 4GiB\n", "engine.memory is no setting; allowed: engine.device, "),
         ("hub: {}\nhub: {}\n", "hub is given twice; allowed: each key once. See line 2."),

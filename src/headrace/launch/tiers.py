@@ -1,0 +1,85 @@
+"""Tiers of the settings as a Router over upstreams and the models that run here.
+
+In: a RoutingConfig, the models of this machine, the environment with keys. Out: the Router, and
+what closes its connections. Imported where there are tiers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from headrace.client.upstream import Upstream
+from headrace.config.env import read_secret
+from headrace.core.backend import Backend
+from headrace.core.clock import SystemClock
+from headrace.core.errors import ConfigError
+from headrace.core.routing_config import RoutingConfig, TierBackendConfig, TierConfig
+from headrace.core.telemetry import MetricSink
+from headrace.core.upstreams import UpstreamConfig
+from headrace.economics.price_yaml import read_price_yaml
+from headrace.economics.prices import LOCAL, Price
+from headrace.router.router import Router
+from headrace.router.tier import Member, Tier
+
+_log = logging.getLogger(__name__)
+
+
+def open_tiers(
+    config: RoutingConfig, local: Backend | None, sink: MetricSink, environ: Mapping[str, str]
+) -> tuple[Router, Callable[[], None]]:
+    """Raises: ConfigError for a key that is not there, or a model that does not run here."""
+    upstreams = {entry.name: open_upstream(entry, environ) for entry in config.upstreams}
+    tiers = [_make_tier(tier, upstreams, local) for tier in config.tiers]
+
+    def close() -> None:
+        for upstream in upstreams.values():
+            upstream.close()
+
+    return Router(config, tiers, SystemClock(), sink, local), close
+
+
+def open_upstream(config: UpstreamConfig, environ: Mapping[str, str]) -> Upstream:
+    """An upstream with the key that its settings name. Raises: ConfigError."""
+    variable = config.key_variable
+    where = f"upstreams.{config.name}.api_key"
+    return Upstream(config, None if variable is None else read_secret(variable, environ, where))
+
+
+def tier_prices(config: RoutingConfig) -> list[Price]:
+    """Prices that tiers name, which go before those of files. Raises: ConfigError."""
+    providers = {entry.name: entry.provider or entry.name for entry in config.upstreams}
+    prices: list[Price] = []
+    for tier in config.tiers:
+        for backend in tier.backends:
+            if backend.price is not None:
+                provider = LOCAL if backend.upstream is None else providers[backend.upstream]
+                entry = {"provider": provider, "model": backend.model, **backend.price}
+                where = f"tiers.{tier.name}, {backend.name}"
+                prices += read_price_yaml({"prices": [entry]}, where).prices
+    return prices
+
+
+def _make_tier(
+    config: TierConfig, upstreams: Mapping[str, Upstream], local: Backend | None
+) -> Tier:
+    members = tuple(_make_member(backend, config, upstreams, local) for backend in config.backends)
+    return Tier(config, members)
+
+
+def _make_member(
+    backend: TierBackendConfig,
+    tier: TierConfig,
+    upstreams: Mapping[str, Upstream],
+    local: Backend | None,
+) -> Member:
+    if backend.upstream is not None:
+        return Member(backend.name, upstreams[backend.upstream], backend.model)
+    known = {} if local is None else {info.name: info for info in local.models()}
+    if local is None or backend.model not in known:
+        here = ", ".join(known) or "none"
+        raise ConfigError(f"tiers.{tier.name}.backends", backend.model, f"models here: {here}")
+    if known[backend.model].kind != "generate":
+        allowed = "models that answer; this one makes vectors or classes"
+        raise ConfigError(f"tiers.{tier.name}.backends", backend.model, allowed)
+    return Member(backend.name, local, backend.model)

@@ -1,0 +1,50 @@
+"""A router as `serve` makes it, in front of servers on real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from fakes.served_app import RunningServer, run_server
+from headrace.config.routing import make_routing
+from headrace.core.backend import Backend
+from headrace.core.telemetry import NoMetrics
+from headrace.economics.accounts import Accounts
+from headrace.economics.prices import PriceBook
+from headrace.economics.usage_row import UsageRow
+from headrace.launch.tiers import open_tiers, tier_prices
+
+
+class Rows(list[UsageRow]):
+    """A ledger in memory."""
+
+
+@contextmanager
+def route(
+    settings: Mapping[str, Any], local: Backend | None = None
+) -> Iterator[tuple[RunningServer, Rows]]:
+    """A server that routes as the settings say, and the rows it writes."""
+    config = make_routing(settings)
+    router, close = open_tiers(config, local, NoMetrics(), {})
+    rows = Rows()
+    accounts = Accounts(ledger=rows, prices=PriceBook([tier_prices(config)]))
+    with run_server(router, accounts=accounts) as server:  # type: ignore[arg-type]
+        try:
+            yield server, rows
+        finally:
+            server.call(close)
+
+
+def far(url: str, **settings: Any) -> dict[str, Any]:
+    """An upstream that is given up soon."""
+    return {"url": url, "max_retries": 0, "idle_timeout_s": 5.0, **settings}
+
+
+def chat(prompt: str = "one two", model: str = "auto", **fields: Any) -> dict[str, Any]:
+    """A body."""
+    return {"model": model, "messages": [{"role": "user", "content": prompt}], **fields}
+
+
+def tiers(**members: Sequence[Any]) -> dict[str, Any]:
+    return {name: {"backends": list(backends)} for name, backends in members.items()}

@@ -1,0 +1,341 @@
+"""A router in front of two headrace servers and one that fails in every way, over real sockets:
+nothing is lost that could be served, nothing is billed twice, and every answer says its tier."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from fakes.completion_server import CompletionServer
+from fakes.fake_backend import FakeBackend
+from fakes.routed import Rows, chat, far, route, tiers
+from fakes.served_app import RunningServer, run_server
+from fakes.upstreams import (
+    cut_after,
+    events,
+    hang_up,
+    scripted,
+    stall,
+    stall_after,
+    status,
+    well,
+)
+
+PRICE_A = {"input_per_1m": 1, "output_per_1m": 2}
+PRICE_B = {"input_per_1m": 10, "output_per_1m": 20}
+ANSWER = "Hello, wörld 🌊!"
+
+
+@pytest.fixture(scope="module")
+def near() -> Iterator[RunningServer]:
+    """A headrace server."""
+    with run_server() as server:
+        yield server
+
+
+@contextmanager
+def front(flaky: CompletionServer, near: RunningServer, **settings: Any) -> Iterator[Any]:
+    """The flaky server first, the sound one when it fails."""
+    given = {
+        "upstreams": {"flaky": far(flaky.url, **settings), "near": far(f"{near.address}/v1")},
+        "tiers": tiers(
+            cheap=[
+                {"model": "tiny", "upstream": "flaky", "price": PRICE_A},
+                {"model": "tiny", "upstream": "near", "price": PRICE_B},
+            ]
+        ),
+    }
+    with route(given) as (server, rows):
+        yield server, rows
+
+
+@asynccontextmanager
+async def client_of(server: RunningServer) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=server.address, timeout=20) as client:
+        yield client
+
+
+def texts(stream: str) -> str:
+    """The text of a stream of chunks."""
+    found = ""
+    for line in stream.splitlines():
+        if line.startswith("data: {"):
+            for choice in json.loads(line[6:]).get("choices", ()):
+                found += choice["delta"].get("content") or ""
+    return found
+
+
+async def settled(rows: Rows, count: int) -> Rows:
+    """The rows of calls that have ended: they are written a moment after the answer."""
+    for _ in range(1000):
+        if len(rows) >= count:
+            break
+        await asyncio.sleep(0.005)
+    assert len(rows) == count
+    return rows
+
+
+FAILURES = {
+    "500": status("500 Internal Server Error"),
+    "429": status("429 Too Many Requests", retry_after="7"),
+    "wrong key": status("401 Unauthorized"),
+    "no such model": status("404 Not Found"),
+    "hangs up": hang_up,
+    "cut": cut_after(0),
+    "no JSON": events(b"{nonsense"),
+    "no stream": status("200 OK", {"choices": []}),
+    "error event": events({"error": {"message": "busy", "type": "server_error"}}),
+    "says nothing": stall,
+    "stands still": stall_after(0),
+}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_what_fails_is_served_by_another(
+    near: RunningServer, failure: str, is_stream: bool
+) -> None:
+    impatient = {"first_byte_timeout_s": 0.1, "idle_timeout_s": 0.1}
+    settings = impatient if failure.startswith("s") else {}
+    async with scripted(FAILURES[failure]) as flaky:
+        with front(flaky, near, **settings) as (server, rows):
+            async with client_of(server) as client:
+                reply = await client.post("/v1/chat/completions", json=chat(stream=is_stream))
+            await settled(rows, 1)
+    assert reply.status_code == 200
+    said = texts(reply.text) if is_stream else reply.json()["choices"][0]["message"]["content"]
+    assert said == ANSWER
+    assert reply.headers["x-headrace-selected-tier"] == "cheap"
+    assert reply.headers["x-headrace-selected-reason"] == "default"
+    assert reply.headers["x-headrace-selected-backend"] == "near/tiny"
+    assert reply.headers["x-headrace-attempted-fallbacks"] == "1"
+    assert len(flaky.seen) == 1
+    # 7 bytes in, 5 tokens out, at the prices of the one that answered.
+    (row,) = rows
+    assert (row.backend, row.provider, row.usage_source) == ("near/tiny", "near", "reported")
+    assert (row.input_tokens, row.output_tokens) == (7, 5)
+    assert row.cost_nano_usd == 7 * 10_000 + 5 * 20_000
+    assert (row.attempt, row.is_part, row.error) == (1, None, None)
+
+
+async def test_a_cut_answer_that_nobody_saw_begins_again_and_both_are_billed(
+    near: RunningServer,
+) -> None:
+    async with scripted(cut_after(2)) as flaky:
+        with front(flaky, near) as (server, rows):
+            async with client_of(server) as client:
+                reply = await client.post("/v1/chat/completions", json=chat())
+            main, part = await settled(rows, 2)
+    assert reply.json()["choices"][0]["message"]["content"] == ANSWER
+    # What was generated before the cut is owed, as an estimate: 7 // 3 + 4 tokens in.
+    assert (part.backend, part.is_part, part.attempt) == ("flaky/tiny", 1, 1)
+    assert (part.input_tokens, part.output_tokens, part.usage_source) == (6, 2, "estimated")
+    assert part.cost_nano_usd == 6 * 1000 + 2 * 2000
+    assert (main.backend, main.attempt, main.cost_nano_usd) == ("near/tiny", 2, 170_000)
+    assert reply.headers["x-headrace-response-cost"] == "0.00018"
+    assert part.request_id == main.request_id
+
+
+async def test_a_cut_stream_ends_with_an_error_and_what_was_said_is_billed(
+    near: RunningServer,
+) -> None:
+    async with scripted(cut_after(2)) as flaky:
+        with front(flaky, near) as (server, rows):
+            async with client_of(server) as client:
+                reply = await client.post("/v1/chat/completions", json=chat(stream=True))
+            (row,) = await settled(rows, 1)
+    assert texts(reply.text) == "word word "
+    assert '"error"' in reply.text
+    assert "[DONE]" not in reply.text
+    assert (row.backend, row.error, row.output_tokens) == ("flaky/tiny", "StreamBroken", 2)
+
+
+async def test_the_callers_own_fault_is_not_asked_elsewhere(near: RunningServer) -> None:
+    body = {"error": {"message": "top_p is 3", "param": "top_p", "code": "invalid_value"}}
+    async with scripted(status("400 Bad Request", body)) as flaky:
+        with front(flaky, near) as (server, rows):
+            async with client_of(server) as client:
+                reply = await client.post("/v1/chat/completions", json=chat())
+            (row,) = await settled(rows, 1)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "top_p"
+    assert row.cost_nano_usd == 0
+    assert not near.backend.num_running
+
+
+async def test_when_all_fail_the_caller_is_told_when_to_come_back() -> None:
+    async with scripted(status("429 Too Many Requests", retry_after="7")) as flaky:
+        given = {
+            "upstreams": {"flaky": far(flaky.url)},
+            "tiers": tiers(cheap=[{"model": "tiny", "upstream": "flaky"}]),
+        }
+        with route(given) as (server, rows):
+            async with client_of(server) as client:
+                reply = await client.post("/v1/chat/completions", json=chat())
+            (row,) = await settled(rows, 1)
+    assert reply.status_code == 429
+    assert reply.headers["retry-after"] == "7"
+    assert reply.headers["x-headrace-selected-backend"] == "flaky/tiny"
+    assert (row.tier, row.usage_source, row.cost_nano_usd) == ("cheap", "none", 0)
+
+
+async def test_a_resting_backend_is_asked_last(near: RunningServer) -> None:
+    async with scripted(status("429 Too Many Requests", retry_after="30"), well) as flaky:
+        with front(flaky, near) as (server, rows):
+            async with client_of(server) as client:
+                for _ in range(3):
+                    reply = await client.post("/v1/chat/completions", json=chat())
+                    assert reply.status_code == 200
+            await settled(rows, 3)
+    assert len(flaky.seen) == 1
+
+
+async def test_two_servers_and_a_flaky_one_lose_nothing_under_load(near: RunningServer) -> None:
+    scripts = (hang_up, well, status("500 Oops"), cut_after(1), well, events(b"x"), well)
+    with run_server() as other:
+        async with scripted(*scripts) as flaky:
+            given = {
+                "upstreams": {
+                    "flaky": far(flaky.url, breaker_failures=100),
+                    "near": far(f"{near.address}/v1"),
+                    "other": far(f"{other.address}/v1"),
+                },
+                "tiers": {
+                    "cheap": {
+                        "order": "least-busy",
+                        "backends": [
+                            {"model": "tiny", "upstream": name, "price": PRICE_A}
+                            for name in ("flaky", "near", "other")
+                        ],
+                    }
+                },
+            }
+            with route(given) as (server, rows):
+                async with client_of(server) as client:
+                    body = chat(max_tokens=3)
+                    asked = [client.post("/v1/chat/completions", json=body) for _ in range(40)]
+                    replies = await asyncio.gather(*asked)
+                calls = [row for row in rows if not row.is_part]
+                while len(calls) < 40:
+                    await asyncio.sleep(0.005)
+                    calls = [row for row in rows if not row.is_part]
+    assert [reply.status_code for reply in replies] == [200] * 40
+    assert all(reply.json()["choices"][0]["finish_reason"] == "length" for reply in replies)
+    # Each call has one row of its own, and what broken answers owe has rows beside it.
+    assert len({row.request_id for row in calls}) == 40
+    assert {row.backend for row in calls} >= {"near/tiny", "other/tiny"}
+    assert {row.backend for row in rows if row.is_part} <= {"flaky/tiny"}
+    costs = {row.request_id: row.cost_nano_usd or 0 for row in calls}
+    for row in rows:
+        if row.is_part:
+            costs[row.request_id] += row.cost_nano_usd or 0
+    from_headers = sorted(reply.headers["x-headrace-response-cost"] for reply in replies)
+    assert from_headers == sorted(f"{cost / 1e9:.9f}".rstrip("0") for cost in costs.values())
+
+
+async def test_tasks_by_name_header_and_metadata(near: RunningServer) -> None:
+    local = FakeBackend()
+    given = {
+        "upstreams": {"near": far(f"{near.address}/v1")},
+        "tiers": tiers(cheap=["tiny"], premium=[{"model": "tiny", "upstream": "near"}]),
+        "routing": {"tasks": {"write": "premium"}, "rules": []},
+    }
+    with route(given, local) as (server, rows):
+        async with client_of(server) as client:
+            listed = (await client.get("/v1/models")).json()["data"]
+            by_name = await client.post("/v1/chat/completions", json=chat(model="auto/write"))
+            by_header = await client.post(
+                "/v1/chat/completions", json=chat(), headers={"x-headrace-task": "write"}
+            )
+            by_metadata = await client.post(
+                "/v1/chat/completions", json=chat(metadata={"task": "write"})
+            )
+            by_default = await client.post("/v1/chat/completions", json=chat())
+            by_model = await client.post("/v1/chat/completions", json=chat(model="tiny"))
+            unknown = await client.post(
+                "/v1/chat/completions", json=chat(), headers={"x-headrace-task": "other"}
+            )
+            message = await client.post("/v1/messages", json=chat(model="auto/write", max_tokens=9))
+        await settled(rows, 7)
+    names = [entry["id"] for entry in listed]
+    assert names == ["auto", "auto/write", "auto:cheap", "auto:premium", "tiny"]
+    for reply in (by_name, by_header, by_metadata, message):
+        assert reply.status_code == 200, reply.text
+        assert reply.headers["x-headrace-selected-tier"] == "premium"
+        assert reply.headers["x-headrace-selected-reason"] == "task"
+        assert reply.headers["x-headrace-selected-task"] == "write"
+    assert message.json()["content"][0]["text"] == ANSWER
+    assert by_default.headers["x-headrace-selected-backend"] == "tiny"
+    assert "x-headrace-selected-tier" not in by_model.headers
+    assert unknown.status_code == 400
+    assert unknown.json()["error"]["param"] == "task"
+    assert [row.task for row in rows[:3]] == ["write"] * 3
+    assert [(row.tier, row.route_reason) for row in rows[:4]] == [
+        *[("premium", "task")] * 3,
+        ("cheap", "default"),
+    ]
+
+
+async def test_a_tier_of_another_kind_is_the_fallback(near: RunningServer) -> None:
+    async with scripted(hang_up) as flaky:
+        given = {
+            "upstreams": {"flaky": far(flaky.url), "near": far(f"{near.address}/v1")},
+            "tiers": {
+                "cheap": {
+                    "backends": [{"model": "tiny", "upstream": "flaky"}],
+                    "fallback": "premium",
+                },
+                "premium": {"backends": [{"model": "tiny", "upstream": "near"}]},
+            },
+        }
+        with route(given) as (server, rows):
+            async with client_of(server) as client:
+                reply = await client.post("/v1/chat/completions", json=chat(logprobs=True))
+            (row,) = await settled(rows, 1)
+    assert reply.headers["x-headrace-selected-tier"] == "premium"
+    (first, *_) = reply.json()["choices"][0]["logprobs"]["content"]
+    assert bytes(first["bytes"]) == b"Hello"
+    assert row.tier == "premium"
+
+
+async def test_a_client_that_leaves_stops_the_work_and_pays_for_it(near: RunningServer) -> None:
+    async with scripted(stall_after(2)) as flaky:
+        with front(flaky, near) as (server, rows):
+            async with client_of(server) as client:
+                body = chat(stream=True)
+                async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+                    async for line in reply.aiter_lines():
+                        if '"word "' in line:
+                            break
+            (row,) = await settled(rows, 1)
+    assert (row.backend, row.error) == ("flaky/tiny", "client_disconnected")
+    assert row.usage_source == "estimated"
+    assert row.output_tokens in (1, 2)
+
+
+async def test_no_local_model_and_no_vectors() -> None:
+    async with scripted(well) as flaky:
+        given = {
+            "upstreams": {"flaky": far(flaky.url)},
+            "tiers": tiers(cheap=[{"model": "tiny", "upstream": "flaky"}]),
+        }
+        with route(given) as (server, _):
+            async with client_of(server) as client:
+                health = await client.get("/health")
+                missing = await client.post("/v1/chat/completions", json=chat(model="tiny"))
+                counted = await client.post("/tokenize", json={"model": "auto", "prompt": "x"})
+                reply = await client.post(
+                    "/v1/chat/completions", json=chat(max_tokens=2, stream=False)
+                )
+                debug = await client.get("/debug/requests")
+    assert health.status_code == 200
+    assert missing.status_code == 404
+    assert counted.status_code == 400
+    assert reply.json()["usage"]["completion_tokens"] == 2
+    assert debug.json()["data"] == []
