@@ -130,7 +130,7 @@ def kv_cache_dtype(engine: EngineConfig) -> KVCacheDtype:
 
 def weights_bytes(config: ModelConfig, reader: WeightReader, ops: Ops, max_positions: int) -> int:
     """Packed size of all tensors. An embedding stays in the mapped file; a tied head is packed."""
-    total = sum(ops.packed_bytes(reader.tensor(name)) for name in reader.names())
+    total = sum(ops.packed_bytes(reader.outline(name)) for name in reader.names())
     rope = sum(
         params.rotary_size * 4 * max_positions for params in set(config.ropes)
     )  # cos and sin, fp32

@@ -101,6 +101,10 @@ class GgufReader:
             raise MissingTensor(name, str(self.path))
         return part.tensor(name)
 
+    def outline(self, name: str) -> QuantTensor:
+        """A tensor for its format and shape: here the tensor itself. Raises: MissingTensor."""
+        return self.tensor(name)
+
     def raw_metadata(self) -> dict[str, bytes]:
         """Every key of `metadata`, its value as stored, type code first."""
         return self._parts[0].raw_values()

@@ -28,6 +28,7 @@ from headrace.weights.mapped_file import map_file, unmap_file
 MAX_JSON_BYTES = 1 << 26
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _FORMAT_NAMES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_INTEGER_TYPES = {"I8": "<i1", "U8": "<u1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 # model_type of a text model inside a family, by the family's name.
 _ARCHITECTURES = {"gemma3_text": "gemma3"}
 
@@ -74,9 +75,7 @@ class SafetensorsReader:
 
         Raises: MissingTensor; UnsupportedFormat for a dtype that is not f32, f16 or bf16.
         """
-        stored = self._tensors.get(name)
-        if stored is None:
-            raise MissingTensor(name, str(self.path))
+        stored = self._find(name)
         format_name = _FORMAT_NAMES.get(stored.dtype)
         if format_name is None or 0 in stored.shape:
             raise UnsupportedFormat(
@@ -84,9 +83,29 @@ class SafetensorsReader:
                 f"{stored.shape}; headrace reads {', '.join(_FORMAT_NAMES)} with no empty axis."
             )
         shape = stored.shape or (1,)
-        data = self._bytes[stored.shard][stored.start : stored.stop]
-        rows = data.reshape(math.prod(shape[:-1]), -1)
+        rows = self._data(stored).reshape(math.prod(shape[:-1]), -1)
         return QuantTensor(FORMATS[format_name], shape, rows)
+
+    def outline(self, name: str) -> QuantTensor:
+        """A tensor for its format and shape: here the tensor itself. Raises: as `tensor`."""
+        return self.tensor(name)
+
+    def is_integer(self, name: str) -> bool:
+        """Whether a tensor holds integers. Raises: MissingTensor."""
+        return self._find(name).dtype in _INTEGER_TYPES
+
+    def integers(self, name: str) -> NDArray[Any]:
+        """Integers as stored: a read-only view of the shard, perhaps not aligned.
+
+        Raises: MissingTensor; UnsupportedFormat for a tensor of another kind.
+        """
+        stored = self._find(name)
+        if stored.dtype not in _INTEGER_TYPES:
+            raise UnsupportedFormat(
+                f"{self.path / stored.shard}: tensor {name!r} is {stored.dtype}, not integers."
+            )
+        found: NDArray[Any] = self._data(stored).view(_INTEGER_TYPES[stored.dtype])
+        return found.reshape(stored.shape)
 
     def release(self) -> None:
         """Give mapped pages back to the system; reading a tensor later maps them again."""
@@ -98,6 +117,15 @@ class SafetensorsReader:
         self._tensors, self._bytes = {}, {}
         while self._maps:
             unmap_file(self._maps.popitem()[1])
+
+    def _find(self, name: str) -> _StoredTensor:
+        stored = self._tensors.get(name)
+        if stored is None:
+            raise MissingTensor(name, str(self.path))
+        return stored
+
+    def _data(self, stored: _StoredTensor) -> NDArray[np.uint8]:
+        return self._bytes[stored.shard][stored.start : stored.stop]
 
     def _open_shards(self, shards: Mapping[str, frozenset[str] | None]) -> None:
         for shard, wanted in shards.items():
@@ -135,13 +163,6 @@ def _architecture(folder: Path, config: Mapping[str, object]) -> str:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         raise ModelFileError(f"{folder / 'config.json'} does not name its model_type.")
-    quantization = config.get("quantization_config")
-    if quantization is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise UnsupportedFormat(
-            f"{folder} is quantized with {method or 'an unnamed method'}. Of safetensors, headrace "
-            "reads F32, F16 and BF16. Use the unquantized model or a GGUF file."
-        )
     return _ARCHITECTURES.get(model_type, model_type)
 
 

@@ -14,6 +14,7 @@ from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.weights.gguf import GgufReader
 from headrace.weights.gguf_part import GGUF_MAGIC
+from headrace.weights.packed_folder import QUANTIZATION, PackedFolder
 from headrace.weights.safetensors import SafetensorsReader
 
 
@@ -47,6 +48,13 @@ class WeightReader(Protocol):
         """
         ...
 
+    def outline(self, name: str) -> QuantTensor:
+        """Format and shape of a tensor; its data may be unread and stand for nothing.
+
+        Raises: as `tensor`.
+        """
+        ...
+
     def release(self) -> None:
         """Give mapped pages back to the system; reading a tensor later maps them again."""
         ...
@@ -62,7 +70,7 @@ def open_weights(path: Path) -> WeightReader:
     Raises: ModelFileError, UnsupportedFormat.
     """
     if path.is_dir():
-        return SafetensorsReader(path)
+        return _open_folder(path)
     if not path.exists():
         raise ModelFileError(
             f"{path} does not exist. Give a GGUF file or a folder with config.json and safetensors."
@@ -84,3 +92,14 @@ def open_weights(path: Path) -> WeightReader:
         f"{path} is not a model that headrace reads: it starts with {magic!r}, a GGUF file "
         f"with {GGUF_MAGIC!r}. Give a GGUF file or a folder with config.json and safetensors."
     )
+
+
+def _open_folder(path: Path) -> WeightReader:
+    reader = SafetensorsReader(path)
+    if reader.metadata.get(QUANTIZATION) is None:
+        return reader
+    try:
+        return PackedFolder(reader)
+    except BaseException:
+        reader.close()
+        raise

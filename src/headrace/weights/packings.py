@@ -1,0 +1,191 @@
+"""How AWQ, GPTQ and compressed-tensors name and lay out a matrix of packed integers.
+
+In: the integer and float tensors of one module. Out: its integers [out, in] and their scales. Each
+packing is a class with the suffixes of its tensors; `packing_of` picks one by the config and
+refuses the variants that none of them reads.
+Source: AutoAWQ, awq/modules/linear/gemm.py; AutoGPTQ, auto_gptq/nn_modules/qlinear/qlinear_cuda.py;
+GPTQModel, gptqmodel/utils/model.py (gptq_v2); compressed-tensors, compressors/pack_quantized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.core.errors import UnsupportedFormat
+from headrace.quant.packed_words import GroupScales, unpack_awq_words, unpack_words
+
+Read = Callable[[str], NDArray[Any]]
+"""Reads a tensor of the folder by its whole name; floats come as float32."""
+
+METHODS = ("awq", "gptq", "compressed-tensors")
+_CT_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized")
+
+
+class Packing(Protocol):
+    """One way to store a matrix. `main` is the suffix of the tensor that holds the integers."""
+
+    main: str
+    others: tuple[str, ...]
+
+    def scales(self, module: str, read: Read, has: Callable[[str], bool]) -> GroupScales:
+        """What the integers stand for. Raises: ValueError for parts that contradict each other."""
+        ...
+
+    def integers(self, module: str, read: Read, groups: GroupScales) -> NDArray[np.uint8]:
+        """Shapes: -> [out, in]."""
+        ...
+
+
+class AwqPacking:
+    """Words run along the outputs, nibbles in an order of their own."""
+
+    main: str = ".qweight"
+    others: tuple[str, ...] = (".qzeros", ".scales")
+
+    def scales(self, module: str, read: Read, has: Callable[[str], bool]) -> GroupScales:
+        zeros = unpack_awq_words(read(module + ".qzeros")).T.astype(np.int16)
+        width = read(module + self.main).shape[0]
+        return GroupScales(4, width, zeros, read(module + ".scales").T)
+
+    def integers(self, module: str, read: Read, groups: GroupScales) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(unpack_awq_words(read(module + self.main)).T)
+
+
+class GptqPacking:
+    """Words run along the inputs; zero points along the outputs, in version 1 less one."""
+
+    main: str = ".qweight"
+    others: tuple[str, ...] = (".qzeros", ".scales", ".g_idx")
+
+    def __init__(self, bits: int, is_less_one: bool) -> None:
+        self._bits, self._less = bits, int(is_less_one)
+
+    def scales(self, module: str, read: Read, has: Callable[[str], bool]) -> GroupScales:
+        zeros = unpack_words(read(module + ".qzeros"), self._bits).T.astype(np.int16) + self._less
+        scales = read(module + ".scales").T
+        width = read(module + self.main).shape[0] * (32 // self._bits)
+        index = read(module + ".g_idx") if has(module + ".g_idx") else None
+        group_of = scattered_groups(index, width, scales.shape[1])
+        return GroupScales(self._bits, width, zeros, scales, group_of)
+
+    def integers(self, module: str, read: Read, groups: GroupScales) -> NDArray[np.uint8]:
+        return unpack_words(np.ascontiguousarray(read(module + self.main).T), groups.bits)
+
+
+class CompressedPacking:
+    """Words run along the inputs, the middle added; zero points in words along the outputs."""
+
+    main: str = ".weight_packed"
+    others: tuple[str, ...] = (
+        ".weight_scale",
+        ".weight_zero_point",
+        ".weight_shape",
+        ".weight_g_idx",
+    )
+
+    def scales(self, module: str, read: Read, has: Callable[[str], bool]) -> GroupScales:
+        rows, width = (int(size) for size in read(module + ".weight_shape").reshape(-1))
+        bits = 32 * read(module + self.main).shape[1] // width
+        if bits not in (4, 8):
+            raise ValueError(f"its words hold {bits} bits per weight, not 4 or 8")
+        scales = read(module + ".weight_scale").reshape(rows, -1)
+        zeros = np.full(scales.shape, 1 << (bits - 1), np.int16)
+        if has(module + ".weight_zero_point"):
+            words = np.ascontiguousarray(read(module + ".weight_zero_point").T)
+            zeros = unpack_words(words, bits).T[:rows].astype(np.int16)
+        index = read(module + ".weight_g_idx") if has(module + ".weight_g_idx") else None
+        group_of = scattered_groups(index, width, scales.shape[1])
+        return GroupScales(bits, width, zeros, scales, group_of)
+
+    def integers(self, module: str, read: Read, groups: GroupScales) -> NDArray[np.uint8]:
+        return unpack_words(read(module + self.main), groups.bits)[:, : groups.width]
+
+
+class Int8Packing:
+    """compressed-tensors without words: signed integers in `weight` itself."""
+
+    main: str = ".weight"
+    others: tuple[str, ...] = (".weight_scale", ".weight_zero_point")
+
+    def scales(self, module: str, read: Read, has: Callable[[str], bool]) -> GroupScales:
+        weight = read(module + self.main)
+        scales = read(module + ".weight_scale").reshape(len(weight), -1)
+        zeros = np.full(scales.shape, 128, np.int16)
+        if has(module + ".weight_zero_point"):
+            zeros = zeros + read(module + ".weight_zero_point").reshape(zeros.shape)
+        return GroupScales(8, weight.shape[1], zeros, scales)
+
+    def integers(self, module: str, read: Read, groups: GroupScales) -> NDArray[np.uint8]:
+        return read(module + self.main).view(np.uint8) ^ np.uint8(128)
+
+
+def scattered_groups(
+    index: NDArray[Any] | None, width: int, num_groups: int
+) -> NDArray[np.int64] | None:
+    """The group of each column, None when columns come in runs of their group.
+
+    Raises: ValueError for an index outside the groups.
+    """
+    if index is None or (index < 0).all():  # -1 stands for an index that was never set
+        return None
+    found = index.reshape(-1).astype(np.int64)
+    if len(found) != width or found.min() < 0 or found.max() >= num_groups:
+        raise ValueError(
+            f"its index has {len(found)} entries up to {found.max()} for {width} columns in "
+            f"{num_groups} groups"
+        )
+    runs = np.arange(width) // max(1, width // num_groups)
+    return None if np.array_equal(found, runs) else found
+
+
+def packing_of(folder: str, config: Mapping[str, Any]) -> Packing:
+    """The packing that a `quantization_config` describes. Raises: UnsupportedFormat."""
+    method = config.get("quant_method")
+    if method == "awq":
+        _expect(folder, config, "bits", (4,))
+        _expect(folder, config, "version", ("gemm", "GEMM", None))
+        return AwqPacking()
+    if method == "gptq":
+        _expect(folder, config, "bits", (4, 8))
+        _expect(folder, config, "checkpoint_format", ("gptq", "gptq_v2", None))
+        return GptqPacking(config["bits"], config.get("checkpoint_format") != "gptq_v2")
+    if method == "compressed-tensors":
+        _expect(folder, config, "format", _CT_FORMATS)
+        for group in _groups(config):
+            _refuse_group(folder, group)
+        return CompressedPacking() if config["format"] == _CT_FORMATS[0] else Int8Packing()
+    raise UnsupportedFormat(
+        f"{folder} is quantized with {method or 'an unnamed method'}. Of quantized safetensors "
+        f"headrace reads {', '.join(METHODS)}. Use one of these, the unquantized model, or GGUF."
+    )
+
+
+def _groups(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    groups = config.get("config_groups")
+    return list(groups.values()) if isinstance(groups, dict) else []
+
+
+def _refuse_group(folder: str, group: Mapping[str, Any]) -> None:
+    """Integers of weights only, or activations that are rounded by row as headrace does anyway."""
+    _expect(folder, group.get("weights") or {}, "type", ("int",))
+    _expect(folder, group.get("weights") or {}, "num_bits", (4, 8))
+    activations = group.get("input_activations")
+    if activations is not None:
+        _expect(folder, activations, "type", ("int",))
+        _expect(folder, activations, "num_bits", (8,))
+        _expect(folder, activations, "dynamic", (True,))
+    if group.get("output_activations") is not None:
+        raise UnsupportedFormat(f"{folder} rounds output activations, which headrace does not.")
+
+
+def _expect(folder: str, config: Mapping[str, Any], key: str, allowed: tuple[object, ...]) -> None:
+    if config.get(key) not in allowed:
+        names = ", ".join(str(value) for value in allowed if value is not None)
+        raise UnsupportedFormat(
+            f"{folder}: quantization_config has {key} {config.get(key)!r}; headrace reads {names}. "
+            "Use another quantization of the model, the unquantized one, or GGUF."
+        )
