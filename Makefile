@@ -9,7 +9,7 @@ export PROMPT
 IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 SOURCES := $(shell find csrc CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help run setup build check fix test test-all test-isa test-cuda-cpu test-cuda-cases soak models bench bench-peers serve size clean
+.PHONY: help run setup build check fix test test-all test-isa test-cuda-cpu test-cuda-cases soak models example-media bench bench-peers serve size clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,13 @@ test-cuda-cases: $(VENV)/.stamp-triton  ## the kernel cases of all devices, inte
 
 soak: $(VENV)/.stamp-dev models  ## two hours of mixed traffic and aborts: make soak args="--minutes 10"
 	$(BIN)/python benchmarks/engine/soak.py $(args)
+
+# Eight articles each, some minutes; make example-media full=1 asks all of them, which takes hours.
+MEDIA := examples/media_company/workload.yaml
+example-media: $(VENV)/.stamp-run  ## the media company: profile, plan, and a report as HTML
+	$(BIN)/headrace profile $(MEDIA) $(if $(full),,--samples 8)
+	$(BIN)/headrace report $(MEDIA)
+	$(BIN)/headrace capacity $(MEDIA) --tier cheap
 
 bench: $(VENV)/.stamp-dev  ## one benchmark: make bench name=engine/floors args=--record
 	$(BIN)/python benchmarks/$(name).py $(args)

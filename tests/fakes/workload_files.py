@@ -8,6 +8,10 @@ from typing import Any
 
 import yaml
 
+from headrace.core.usage import Usage
+from headrace.planner.journal import Answer, request_key
+from headrace.planner.workload import Call, Sample, Tier
+
 LABELS = ("sport", "money")
 
 
@@ -66,3 +70,22 @@ def write_workload(folder: Path, tree: dict[str, Any] | None = None) -> Path:
     path = folder / "work.yaml"
     path.write_text(yaml.safe_dump(workload_tree() if tree is None else tree, sort_keys=False))
     return path
+
+
+def answer_to(call: Call, tier: Tier, sample: Sample, text: str, at_s: float = 0.0) -> Answer:
+    """What a profile would have: a second of work for 100 + 10 tokens."""
+    return Answer(
+        key=request_key(call, tier, sample),
+        call=call.name,
+        tier=tier.name,
+        sample=sample.id,
+        text=text,
+        usage=Usage(input_tokens=100, output_tokens=10),
+        ttft_s=0.1,
+        e2e_s=1.0,
+        prefill_s=0.1,
+        decode_s=0.9,
+        finish_reason="stop",
+        concurrency=1,
+        answered_unix_s=1000.0 + at_s,
+    )

@@ -47,6 +47,9 @@ COMMANDS: dict[str, Command] = {
         "Find the cheapest tiers and moves that hold quality.", "headrace.cli.plan:plan"
     ),
     "report": Command("Write a plan as one page with plots.", "headrace.cli.report:report"),
+    "capacity": Command(
+        "Simulate a workload on replicas of a tier.", "headrace.cli.capacity:capacity"
+    ),
     "reproduce": Command(
         "Run a stored request again and compare the answers.", "headrace.cli.reproduce:reproduce"
     ),

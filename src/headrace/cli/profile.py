@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,10 +14,15 @@ from headrace.cli.plan_files import ProfileOption, WorkloadArgument, choose, ope
 from headrace.cli.plan_progress import AnswerView, answer_progress
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import Config
-from headrace.core.errors import ConfigError
-from headrace.launch.tier_backends import OpenTier, open_local_tier, open_scoring_encoder
+from headrace.core.upstreams import UpstreamConfig
+from headrace.launch.tier_backends import (
+    OpenTier,
+    open_local_tier,
+    open_remote_tier,
+    open_scoring_encoder,
+)
 from headrace.planner.journal import Journal
-from headrace.planner.profiler import Profiler, missing
+from headrace.planner.profiler import FORM_FIELD, Profiler, missing
 from headrace.planner.scoring import missing_scores, score_answers
 from headrace.planner.step_times import measure_steps
 from headrace.planner.workload import Call, Tier, Workload
@@ -87,9 +92,8 @@ class _Run:
             for tier in tiers:
                 await self._ask(tier, calls, has_steps, view)
         for judge in missing_scores(self._workload, self._journal):
-            opened = self._open_judge(judge)
-            async with opened as backend:
-                await score_answers(self._workload, self._journal, judge, backend)
+            async with self._open_judge(judge) as opened:
+                await score_answers(self._workload, self._journal, judge, opened.backend)
 
     async def _ask(
         self, tier: Tier, calls: Sequence[Call], has_steps: bool, view: AnswerView
@@ -108,11 +112,21 @@ class _Run:
 
     def _open(self, tier: Tier) -> AbstractAsyncContextManager[OpenTier]:
         """Raises: ConfigError."""
-        if tier.url is not None:
-            raise ConfigError(f"tiers.{tier.name}.url", tier.url, "no url in this version")
-        return open_local_tier(tier.model, self._config)
+        if tier.url is None:
+            return open_local_tier(tier.model, self._config)
+        return open_remote_tier(
+            UpstreamConfig(
+                name=tier.name,
+                url=tier.url,
+                models=(tier.model,),
+                kind=tier.api_kind,
+                api_key=tier.api_key,
+                provider=tier.provider,
+                refuses=tuple(name for name in tier.refuses if name != FORM_FIELD),
+            )
+        )
 
-    def _open_judge(self, name: str) -> AbstractAsyncContextManager[Any]:
+    def _open_judge(self, name: str) -> AbstractAsyncContextManager[OpenTier]:
         if name in self._workload.tiers:
             return self._open(self._workload.tiers[name])
         return open_scoring_encoder(name, self._config)

@@ -6,14 +6,18 @@ computes in it for records. Ends what it started.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.client.upstream import Upstream
+from headrace.config.env import read_secret
 from headrace.config.machine import detect_machine
 from headrace.core.backend import Backend
 from headrace.core.config import Config
+from headrace.core.upstreams import UpstreamConfig
 from headrace.core.version import headrace_version
 from headrace.hub.model_store import ModelStore
 from headrace.launch.backends import find_model, open_engine
@@ -48,11 +52,24 @@ async def open_local_tier(model: str, config: Config) -> AsyncIterator[OpenTier]
 
 
 @asynccontextmanager
-async def open_scoring_encoder(model: str, config: Config) -> AsyncIterator[Backend]:
+async def open_remote_tier(config: UpstreamConfig) -> AsyncIterator[OpenTier]:
+    """Another server. Raises: ConfigError for a key that is not there."""
+    key = None
+    if config.key_variable is not None:
+        key = read_secret(config.key_variable, os.environ, f"tiers.{config.name}.api_key")
+    upstream = Upstream(config, key)
+    try:
+        yield OpenTier(upstream, {"headrace": headrace_version()}, can_step=False)
+    finally:
+        upstream.close()
+
+
+@asynccontextmanager
+async def open_scoring_encoder(model: str, config: Config) -> AsyncIterator[OpenTier]:
     """An encoder of this process. Raises: what `open_encoder_backend` raises."""
     encoder = open_encoder_backend(find_model(ModelStore(config.hub), model, True), config)
     await encoder.start()
     try:
-        yield encoder
+        yield OpenTier(encoder, {}, can_step=False)
     finally:
         await encoder.stop()

@@ -25,6 +25,7 @@ BOUND_HEADINGS = ("task", "calls a day", "tokens a call", "USD a day", "share", 
 QUALITY_HEADINGS = ("task", "call", "tier", "samples", "score", "to baseline", "floor", "held",
                     "p latency", "cut", "failed", "USD per 1000")  # fmt: skip
 MOVE_HEADINGS = ("move", "at most", "saves here", "risk")
+FEW_SAMPLES = 30
 _HELD: dict[Verdict, str] = {
     "holds": "yes",
     "unproved": "not shown",
@@ -88,7 +89,12 @@ def risk(effect: MoveEffect) -> str:
         return "; ".join(option.why_not)
     kind = effect.move.kind
     if kind == "batch":
-        return "answers within a day, not at once; the same model"
+        rests = (
+            "; rests on off_peak_utilization, which is assumed"
+            if "off-peak" in effect.move.to
+            else ""
+        )
+        return f"answers within a day, not at once; the same model{rests}"
     if kind == "prefix_cache":
         return "the same answers; costs more where calls are rarer than the cache's life"
     worst = min((found.difference.low for found in option.quality.values() if found.difference),
@@ -118,6 +124,12 @@ def conclusions(plan: WorkloadPlan, workload: Workload) -> Iterator[str]:
         yield f"The cheapest that holds every floor and objective: {chosen}."
     if plan.target is not None:
         yield from _target(plan)
+    counts = [option.num_samples for option in plan.options if option.num_samples]
+    if counts and min(counts) < FEW_SAMPLES:
+        yield (
+            f"Some of it rests on {min(counts)} samples. Below {FEW_SAMPLES} bootstrap intervals "
+            "are too narrow: take what is held as likely, not as shown, and profile more samples."
+        )
 
 
 def _single_moves(plan: WorkloadPlan) -> Iterator[str]:

@@ -26,6 +26,8 @@ from headrace.planner.workload import Call, Sample, Tier
 
 MAX_FAILURES_IN_A_ROW = 5
 WARM_UP_TOKENS = 4
+# A tier that refuses it is asked for a choice in words alone: APIs elsewhere do not know it.
+FORM_FIELD = "structured_outputs"
 
 OnAnswer = Callable[[Answer], None]
 
@@ -112,8 +114,11 @@ class Profiler:
             raise BackendError(f"Tier {self.tier.name} does not answer: {error.message}") from None
 
     async def _ask(self, ask: Ask) -> Answer:
+        form = ask.call.form
+        if form is not None and form.form == "choice" and FORM_FIELD in self.tier.refuses:
+            form = None
         sampling = SamplingParams(
-            temperature=0.0, max_tokens=ask.call.max_tokens, structured_outputs=ask.call.form
+            temperature=0.0, max_tokens=ask.call.max_tokens, structured_outputs=form
         )
         heard = _Heard(time.perf_counter())
         error: str | None = None
@@ -150,7 +155,8 @@ class Profiler:
             request_id=f"profile-{name[:16]}",
             model=self.backend.models()[0].name,
             messages=messages,
-            add_special_tokens=False,
+            # Chat templates of this engine bring their own; elsewhere nobody asks.
+            add_special_tokens=not self.tier.is_local,
             sampling=sampling,
             cache_salt=name,
         )

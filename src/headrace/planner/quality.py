@@ -88,7 +88,7 @@ class RougeL(MeanMetric):
 
 
 class Contains(MeanMetric):
-    """The share of the reference's phrases that an answer has, word for word."""
+    """The share of the reference's phrases that an answer has, inflected at their end or not."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
@@ -102,7 +102,7 @@ class Contains(MeanMetric):
         if text is None or not wanted:
             return 0.0
         said = f" {normalized(text)} "
-        return sum(f" {part} " in said for part in wanted) / len(wanted)
+        return sum(_is_said(part, said) for part in wanted) / len(wanted)
 
 
 class JsonFields(MeanMetric):
@@ -184,6 +184,11 @@ def pick(answer: str, path: str) -> str | None:
         return as_text(look_up(read_json(answer), path))
     except (ValueError, MissingField):
         return None
+
+
+def _is_said(part: str, said: str) -> bool:
+    """Whole words, but for the end of the last: `four day` is in `four days`, 6 is not in 60."""
+    return f" {part} " in said if not part or part[-1].isdigit() else f" {part}" in said
 
 
 def _reference_of(reference: Any, name: str, kind: FieldMatch) -> Any:

@@ -14,13 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakes.workload_files import data_lines, workload_tree, write_workload
-from headrace.core.usage import Usage
+from fakes.workload_files import answer_to, data_lines, workload_tree, write_workload
 from headrace.economics.price_yaml import read_price_yaml
 from headrace.economics.prices import PriceBook
 from headrace.planner.bounds import TaskTokens, bounds
 from headrace.planner.interval import Interval
-from headrace.planner.journal import Answer, Journal, request_key
+from headrace.planner.journal import Journal
 from headrace.planner.optimizer import cheapest, fewest_moves
 from headrace.planner.options import Move, Option, judge_floor
 from headrace.planner.plan import WorkloadPlan, make_plan
@@ -169,24 +168,8 @@ def fill(journal: Journal, workload: Workload, tier: str, labels: list[str], tex
     for call in workload.calls:
         for index, sample in enumerate(call.samples):
             said = labels[index % len(labels)] if call.name == "label" else text
-            said = said.format(**sample.fields)
-            journal.add(
-                Answer(
-                    key=request_key(call, workload.tiers[tier], sample),
-                    call=call.name,
-                    tier=tier,
-                    sample=sample.id,
-                    text=said,
-                    usage=Usage(input_tokens=100, output_tokens=10),
-                    ttft_s=0.1,
-                    e2e_s=1.0,
-                    prefill_s=0.1,
-                    decode_s=0.9,
-                    finish_reason="stop",
-                    concurrency=1,
-                    answered_unix_s=1000.0 + index,
-                )
-            )
+            text_ = said.format(**sample.fields)
+            journal.add(answer_to(call, workload.tiers[tier], sample, text_, index))
 
 
 def planned(

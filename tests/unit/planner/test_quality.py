@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headrace.planner.interval import interval, paired_difference
 from headrace.planner.overlap import rouge_l, set_f1, word_f1, words
-from headrace.planner.quality import ExactMatch, JsonFields, LabelF1, RougeL
+from headrace.planner.quality import Contains, ExactMatch, JsonFields, LabelF1, RougeL
 from headrace.planner.workload import Metric, Sample
 
 SAMPLE = Sample("1", {"label": "Money", "seo": {"title": "A b c d", "tags": ["x", "y z"]}})
@@ -50,6 +50,14 @@ def test_exact_match_reads_a_field() -> None:
     assert metric.score(SAMPLE, '```json\n{"topic": "money."}\n```') == 1.0
     assert metric.score(SAMPLE, '{"other": 1}') == 0.0
     assert metric.score(SAMPLE, "money") == 0.0
+
+
+def test_phrases_that_are_kept() -> None:
+    metric = Contains(Metric(kind="contains", reference="facts"))
+    sample = Sample("1", {"facts": ["vier Tage", "60", "€41.6 million", "Odile S."]})
+    assert metric.score(sample, "Nach vier Tagen: 600, Odile S") == 0.5
+    assert metric.score(sample, "60 and 41.6 Million, vierTage") == 0.5
+    assert metric.score(sample, "") == 0.0
 
 
 def test_json_fields() -> None:

@@ -1,0 +1,95 @@
+"""`headrace profile`, `plan` and `report`, over models on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from fakes.completion_server import CompletionServer, Exchange, completion_server, text
+from fakes.workload_files import workload_tree, write_workload
+from headrace.cli.app import build_app
+
+
+async def invoke(*words: str) -> Result:
+    """Run a command beside the server, which lives in this loop."""
+    return await asyncio.to_thread(CliRunner().invoke, build_app(words), list(words))
+
+
+async def know_all(exchange: Exchange) -> None:
+    """The large model is always right, the small one about labels alone."""
+    content = exchange.body["messages"][-1]["content"]
+    # Lines of the data go sport, money, sport, ...: the number says which.
+    digits = [word for word in content.split() if word.isdigit()]
+    label = ("sport", "money")[int(digits[0]) % 2] if digits else "sport"
+    is_label = content.startswith("Say")
+    is_large = exchange.body["model"] == "large-model"
+    said = label if is_label else f"About {label}." if is_large else "No idea at all"
+    await exchange.head()
+    await exchange.event(text(said, "stop"))
+    await exchange.event(exchange.usage(len(said.split())))
+    await exchange.event(b"[DONE]")
+    await exchange.chunk(b"")
+
+
+def remote_workload(folder: Path, server: CompletionServer) -> Path:
+    tree: dict[str, Any] = workload_tree()
+    for tier in tree["tiers"].values():
+        tier |= {"url": server.url, "api_key": "env:PLANNER_TEST_KEY"}
+    tree["tasks"]["label"]["floor"] = {"within": 0.5}
+    return write_workload(folder, tree)
+
+
+async def test_from_a_workload_to_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLANNER_TEST_KEY", "sk-not-to-be-seen")
+    async with completion_server(know_all) as server:
+        file = remote_workload(tmp_path, server)
+        done = await invoke("profile", str(file), "--samples", "5")
+        assert done.exit_code == 0, done.output
+        assert "20 of 20 answers" in done.stderr
+        again = await invoke("profile", str(file))
+        assert "12 of 12 answers" in again.stderr
+        first = server.seen[0]
+        assert first.headers["authorization"] == "Bearer sk-not-to-be-seen"
+        assert "add_special_tokens" not in first.body
+    # From here nothing is asked any more.
+    assert "sk-not-to-be-seen" not in (tmp_path / "work.profile.jsonl").read_text()
+    made = await invoke("plan", str(file), "--json", "--day", "2026-11-22", "--target", "30%")
+    assert made.exit_code == 0, made.output
+    (plan,) = json.loads(made.stdout)
+    chosen = {call["call"]: call["tier"] for call in plan["cheapest"]["calls"]}
+    assert chosen == {"label": "small", "summarize": "large"}
+    assert plan["prices"]["large"].startswith("anthropic/claude-sonnet-4-6@")
+    page = tmp_path / "page.html"
+    shown = await invoke("report", str(file), "--output", str(page), "--day", "2026-11-22")
+    assert shown.exit_code == 0, shown.output
+    assert "summarize is below its floor" in shown.stdout
+    assert page.read_text().count("<svg") == 4
+
+
+async def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:
+    async with completion_server() as server:
+        done = await invoke("profile", str(remote_workload(tmp_path, server)))
+    assert done.exit_code != 0
+    assert "tiers.large.api_key" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("plan", "--scenario", "other"), "--scenario"),
+        (("plan", "--target", "much"), "--target"),
+        (("plan", "--day", "tomorrow"), "--day"),
+        (("profile", "--tiers", "large,huge"), "--tiers"),
+        (("profile", "--calls", "translate"), "--calls"),
+    ],
+)
+async def test_flags_are_checked(tmp_path: Path, words: tuple[str, ...], named: str) -> None:
+    command, *flags = words
+    done = await invoke(command, str(write_workload(tmp_path)), *flags)
+    assert done.exit_code != 0
+    assert named in str(done.exception)
