@@ -462,7 +462,7 @@ def test_old_turns_go_only_where_they_may(tmp_path: Path) -> None:
     with run_with_store(tmp_path) as server:
         refused = post(server, input=items)
         assert refused.json()["error"]["code"] == "context_length_exceeded"
-        reply = post(server, input=items, truncation="auto")
+        reply = post(server, input=items, truncation="auto", receipt=True)
         assert reply.status_code == 200, reply.text
         streamed = post(server, input=items, truncation="auto", stream=True)
         shown = server.backend.requests[-1].messages
@@ -474,6 +474,7 @@ def test_old_turns_go_only_where_they_may(tmp_path: Path) -> None:
     assert reply.headers["x-headrace-dropped-items"] == str(num_dropped)
     assert streamed.headers["x-headrace-dropped-items"] == str(num_dropped)
     assert 0 < num_dropped < 50
+    assert reply.json()["receipt"]["requests"][0]["dropped_items"] == num_dropped
     assert [m.role for m in shown[:2]] == ["system", "user"]
     assert shown[-1].content == "last"
     assert shown[1].content.startswith(f"{num_dropped // 2:02}")

@@ -53,16 +53,21 @@ class ResolvedRequest:
 class RequestReceipt:
     """Of one prompt. None: the request ended before it was known. Units: tokens, seconds.
 
-    `truncated_tokens` is 0 unless the body asked for a cut. Answer i of n has a seed derived of
-    this one; answer 0 has it as it is.
+    `truncated_tokens` is 0 unless the body asked for a cut, and `dropped_items` unless it let old
+    items of a conversation go. Of the tokens that were guessed, `accepted_draft_tokens` are part of
+    the output, `rejected_draft_tokens` of no total. Answer i of n has a seed derived of this one;
+    answer 0 has it as it is.
     """
 
     seed: Parameter
     max_tokens: Parameter
     truncated_tokens: int | None
+    dropped_items: int
     input_tokens: int | None
     cached_tokens: int | None
     output_tokens: int | None
+    accepted_draft_tokens: int | None
+    rejected_draft_tokens: int | None
     preemptions: int | None
     queue_s: float | None
     prefill_s: float | None

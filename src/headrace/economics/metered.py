@@ -109,6 +109,11 @@ class Metered:
         """See core.backend.Backend."""
         return self._backend.health()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether an error ended the call, or what it began."""
+        return self._error is not None
+
     def begin(self) -> None:
         """Count the call. Raises: RateLimited."""
         if self._account is not None:

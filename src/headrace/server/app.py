@@ -37,6 +37,7 @@ from headrace.server.files import (
     retrieve_content,
     retrieve_file,
 )
+from headrace.server.first_answers import Name, Recorder, read_name, replay
 from headrace.server.health import report_health, report_load, report_metrics, report_version
 from headrace.server.http_metrics import HttpMetrics, NamedRoute
 from headrace.server.json_body import read_json_object
@@ -388,6 +389,7 @@ class _Inference:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services = self._services
         headers = Headers(scope=scope)
+        name = read_name(headers, scope[_CALLER], scope["path"])
         facts = CallFacts(
             scope[_REQUEST_ID],
             scope["path"],
@@ -405,12 +407,42 @@ class _Inference:
         meter.task = task_of(headers, body)
         call = Call(body, headers, facts.request_id, facts.caller, meter)
         call.notes.keeps_tokens = services.accounts.requests is not None
-        work = asyncio.create_task(self._run(meter, call, send))
+        if name is None:
+            work = asyncio.create_task(self._run(meter, call, send))
+            await self._finish(scope, call, work, receive)
+        else:
+            await self._answer_once(name, scope, call, receive, send)
+
+    async def _answer_once(
+        self, name: Name, scope: Scope, call: Call, receive: Receive, send: Send
+    ) -> None:
+        """Answer a call that names itself: whoever leaves finds its answer on coming back."""
+        answers, clock = self._services.first_answers, self._services.clock
+        recorder = Recorder(send)
+        known = await answers.begin(name, call.body, recorder, clock.monotonic_s())
+        if known:
+            await replay(known, send)
+            return
+        try:
+            work = asyncio.create_task(self._run(call.meter, call, recorder.send))
+            await self._finish(scope, call, work, receive, recorder)
+        finally:
+            answers.end(name, call.meter.has_failed, clock.monotonic_s())
+
+    async def _finish(
+        self,
+        scope: Scope,
+        call: Call,
+        work: asyncio.Task[None],
+        receive: Receive,
+        recorder: Recorder | None = None,
+    ) -> None:
+        services = self._services
         with services.lifetime.track(work):
             try:
-                scope[_CLIENT_LEFT] = not await _run_until_left(work, receive)
+                scope[_CLIENT_LEFT] = not await _run_until_left(work, receive, recorder)
             finally:
-                if not meter.is_detached:
+                if not call.meter.is_detached:
                     keep_request(services, call)
 
     async def _run(self, meter: Metered, call: Call, send: Send) -> None:
@@ -434,14 +466,20 @@ class _Inference:
             raise
 
 
-async def _run_until_left(work: asyncio.Task[None], receive: Receive) -> bool:
+async def _run_until_left(
+    work: asyncio.Task[None], receive: Receive, recorder: Recorder | None = None
+) -> bool:
     """Run the work; cancel it as soon as its client disconnects. True when it was completed.
 
+    With a recorder it goes on for whoever asks again.
     Raises: what the work raises.
     """
     gone = asyncio.create_task(_wait_for_disconnect(receive))
     try:
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        if recorder is not None and not work.done():
+            recorder.let_go()
+            await asyncio.wait((work,))
         is_complete = work.done()
         if is_complete:
             work.result()

@@ -57,6 +57,7 @@ class NotedRequest:
     times: RequestTimes | None = None
     resolved: ResolvedRequest | None = None
     prompt_token_ids: Sequence[int] | None = None
+    num_dropped_items: int = 0
     token_ids: list[list[int]] = field(default_factory=list)
     finish_reasons: list[str | None] = field(default_factory=list)
 
@@ -150,9 +151,12 @@ class CallNotes:
             seed=Parameter(noted.request.sampling.seed, seed_source),
             max_tokens=self._max_tokens(noted),
             truncated_tokens=resolved.num_truncated_tokens if resolved else None,
+            dropped_items=noted.num_dropped_items,
             input_tokens=usage.input_tokens if usage else None,
             cached_tokens=usage.cached_input_tokens if usage else None,
             output_tokens=usage.output_tokens if usage else None,
+            accepted_draft_tokens=usage.accepted_draft_tokens if usage else None,
+            rejected_draft_tokens=usage.rejected_draft_tokens if usage else None,
             preemptions=times.num_preemptions if times else None,
             queue_s=times.queue_s if times else None,
             prefill_s=times.prefill_s if times else None,

@@ -324,6 +324,7 @@ async def _admitted(services: Services, response: ResponseCall) -> AsyncIterator
                 messages = make_messages(response.instructions, turns.items)
                 request = replace(request, messages=messages)
                 response.headers[DROPPED_HEADER] = str(turns.num_dropped)
+                response.notes.requests[0].num_dropped_items = turns.num_dropped
 
 
 def _shorten(turns: Turns, request: GenerateRequest, error: ContextTooLong) -> Turns | None:

@@ -26,6 +26,7 @@ from headrace.economics.accounts import Accounts
 from headrace.economics.metered import Metered
 from headrace.server.call_notes import CallNotes
 from headrace.server.error_responses import HttpRefusal
+from headrace.server.first_answers import FirstAnswers
 from headrace.server.kept_responses import KeptResponses
 from headrace.server.lifetime import Lifetime
 from headrace.server.response_runs import ResponseRuns
@@ -97,6 +98,7 @@ class Services:
     # Set when there may be a batch to run, or to stop.
     batch_news: asyncio.Event = field(default_factory=asyncio.Event)
     build_of: BuildOf = unknown_build
+    first_answers: FirstAnswers = field(default_factory=FirstAnswers)
 
     def models(self) -> dict[str, ModelInfo]:
         """Served names and their models, the default one first.
