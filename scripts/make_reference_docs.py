@@ -23,6 +23,8 @@ from headrace.config.load import SECTIONS
 from headrace.core import errors, telemetry
 from headrace.core.request import SamplingParams
 from headrace.core.routing_config import (
+    CacheConfig,
+    CascadeConfig,
     RoutingConfig,
     RuleConfig,
     TierBackendConfig,
@@ -50,12 +52,15 @@ ROUTING: tuple[tuple[str, type[Any]], ...] = (
     ("tiers.NAME.backends[]", TierBackendConfig),
     ("routing", RoutingConfig),
     ("routing.rules[]", RuleConfig),
+    ("routing.cascades.NAME", CascadeConfig),
+    ("routing.cache", CacheConfig),
 )
 # The map's key, what tiers name, and sections of their own.
 NOT_GIVEN = {
     ("upstreams.NAME", "name"),
     ("upstreams.NAME", "models"),
     ("tiers.NAME", "name"),
+    ("routing.cascades.NAME", "name"),
     ("routing", "upstreams"),
     ("routing", "tiers"),
 }

@@ -26,6 +26,7 @@ from fakes.upstreams import (
     status,
     well,
 )
+from headrace.core.errors import CapacityError
 
 PRICE_A = {"input_per_1m": 1, "output_per_1m": 2}
 PRICE_B = {"input_per_1m": 10, "output_per_1m": 20}
@@ -339,3 +340,120 @@ async def test_no_local_model_and_no_vectors() -> None:
     assert counted.status_code == 400
     assert reply.json()["usage"]["completion_tokens"] == 2
     assert debug.json()["data"] == []
+
+
+@contextmanager
+def cascade(cheap: FakeBackend, near: RunningServer, **checks: Any) -> Iterator[Any]:
+    """A model here first, then a server."""
+    given = {
+        "upstreams": {"near": far(f"{near.address}/v1")},
+        "tiers": tiers(
+            cheap=[{"model": "tiny", "price": PRICE_A}],
+            premium=[{"model": "tiny", "upstream": "near", "price": PRICE_B}],
+        ),
+        "routing": {
+            "default": "careful",
+            "cascades": {"careful": {"tiers": ["cheap", "premium"], **checks}},
+        },
+    }
+    with route(given, cheap) as (server, rows):
+        yield server, rows
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_cheap_answer_that_will_do_is_the_answer(
+    near: RunningServer, is_stream: bool
+) -> None:
+    # The tokens of these servers are at -0.5 each.
+    cheap = FakeBackend(pieces=("cheap", " one"))
+    with cascade(cheap, near, min_mean_logprob=-0.6) as (server, rows):
+        async with client_of(server) as client:
+            reply = await client.post("/v1/chat/completions", json=chat(stream=is_stream))
+        (row,) = await settled(rows, 1)
+    said = texts(reply.text) if is_stream else reply.json()["choices"][0]["message"]["content"]
+    assert said == "cheap one"
+    assert "logprobs" not in reply.text or '"logprobs":null' in reply.text
+    assert reply.headers["x-headrace-selected-tier"] == "cheap"
+    assert reply.headers["x-headrace-selected-reason"] == "default, cascade careful"
+    assert reply.headers["x-headrace-selected-confidence"] == "0.607"
+    assert (row.tier, row.cost_nano_usd, row.attempt) == ("cheap", 7 * 1000 + 2 * 2000, 1)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_one_that_will_not_do_is_escalated_and_both_are_billed_and_shown(
+    near: RunningServer, is_stream: bool
+) -> None:
+    cheap = FakeBackend(pieces=("cheap", " one"))
+    with cascade(cheap, near, min_mean_logprob=-0.4) as (server, rows):
+        async with client_of(server) as client:
+            reply = await client.post("/v1/chat/completions", json=chat(stream=is_stream))
+        main, part = await settled(rows, 2)
+    said = texts(reply.text) if is_stream else reply.json()["choices"][0]["message"]["content"]
+    assert said == ANSWER
+    assert reply.headers["x-headrace-selected-tier"] == "premium"
+    reason = "default, cascade careful: mean logprob -0.50 below -0.4"
+    assert reply.headers["x-headrace-selected-reason"] == reason
+    shown = "cheap/tiny escalated, premium/near/tiny "
+    assert reply.headers["x-headrace-attempts"].startswith(shown)
+    assert (part.tier, part.is_part, part.cost_nano_usd) == ("cheap", 1, 11_000)
+    assert (main.tier, main.is_part, main.cost_nano_usd) == ("premium", None, 170_000)
+    assert main.route_reason == reason
+    if not is_stream:
+        assert reply.headers["x-headrace-response-cost"] == "0.000181"
+
+
+async def test_a_cheap_tier_that_fails_is_escalated(near: RunningServer) -> None:
+    async def fail(request: object) -> None:
+        raise CapacityError("full")
+
+    with cascade(FakeBackend(admission=fail), near) as (server, rows):
+        async with client_of(server) as client:
+            reply = await client.post("/v1/chat/completions", json=chat())
+        await settled(rows, 1)
+    assert reply.headers["x-headrace-selected-reason"] == "default, cascade careful: cheap failed"
+    assert reply.headers["x-headrace-attempted-fallbacks"] == "1"
+
+
+async def test_an_answer_is_given_again_to_its_tenant_for_nothing() -> None:
+    given = {
+        "tiers": tiers(cheap=[{"model": "tiny", "price": PRICE_A}]),
+        "routing": {"cache": {"max_bytes": "1MiB"}},
+    }
+    backend = FakeBackend()
+    with route(given, backend) as (server, rows):
+        async with client_of(server) as client:
+
+            async def post(headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+                body = chat(**fields)
+                return await client.post("/v1/chat/completions", json=body, headers=headers or {})
+
+            replies = [
+                await post(),
+                await post(),
+                await post(stream=True),
+                await post(seed=5),
+                await post(cache={"no-cache": True}),
+                await post({"cache-control": "no-store"}),
+                await post({"cache-control": "max-age=0"}, cache={"s-maxage": 3600}),
+                await post(tools=[{"type": "function", "function": {"name": "f"}}]),
+                await post(cache={"namespace": "n"}),
+            ]
+            wrong = await post(cache={"ttl": "long"})
+            unknown = await post(cache={"max": 1})
+        await settled(rows, 11)
+    status_of = [reply.headers["x-headrace-cache-status"] for reply in replies]
+    assert status_of == [
+        *("miss", "hit", "hit", "miss", "miss", "bypass", "hit", "bypass", "miss"),
+    ]
+    assert len(backend.requests) == 6
+    first, second = replies[0].json(), replies[1].json()
+    assert first["choices"] == second["choices"]
+    assert first["id"] != second["id"]
+    assert first["usage"] == second["usage"]
+    assert texts(replies[2].text) == ANSWER
+    assert replies[1].headers["x-headrace-selected-reason"] == "cache"
+    assert replies[1].headers["x-headrace-response-cost"] == "0.00"
+    assert (rows[1].cost_nano_usd, rows[1].input_tokens, rows[1].route_reason) == (0, 0, "cache")
+    assert wrong.status_code == unknown.status_code == 400
+    assert wrong.json()["error"]["param"] == "cache.ttl"
+    assert unknown.json()["error"]["param"] == "cache.max"

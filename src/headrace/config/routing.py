@@ -16,12 +16,15 @@ from headrace.config.load import convert_to, unknown_setting
 from headrace.config.yaml_text import read_yaml
 from headrace.core.errors import ConfigError
 from headrace.core.routing_config import (
+    CacheConfig,
+    CascadeConfig,
     RoutingConfig,
     RuleConfig,
     TierBackendConfig,
     TierConfig,
     check_name,
 )
+from headrace.core.units import parse_bytes
 from headrace.core.upstreams import UpstreamConfig
 
 Record = TypeVar("Record")
@@ -52,7 +55,16 @@ def make_routing(tree: Mapping[Any, Any]) -> RoutingConfig:
     for task, use in tasks.items():
         if not isinstance(use, str):
             raise ConfigError(f"routing.tasks.{task}", use, "the name of a destination")
-    made = {"upstreams": upstreams, "tiers": tiers, "tasks": dict(tasks), "rules": rules}
+    cascades = tuple(
+        _make(CascadeConfig, value, f"routing.cascades.{name}", name=str(name))
+        for name, value in _map(given.pop("cascades", None), "routing.cascades").items()
+    )
+    cache = given.pop("cache", None)
+    made: dict[str, Any] = {"cascades": cascades}
+    if cache is not None:
+        # `cache: {}` is one with defaults.
+        made["cache"] = _make(CacheConfig, cache, "routing.cache")
+    made |= {"upstreams": upstreams, "tiers": tiers, "tasks": dict(tasks), "rules": rules}
     return _make(RoutingConfig, given, "routing", **made)
 
 
@@ -90,12 +102,16 @@ def _make(kind: type[Record], value: object, where: str, **made: Any) -> Record:
     given = _map(value, where)
     hints = get_type_hints(kind)
     known = [entry.name for entry in fields(kind) if entry.name not in made]  # type: ignore[arg-type]
-    values = {}
+    values: dict[str, object] = {}
     for key, plain in given.items():
         if key not in known:
             raise unknown_setting(f"{where}.{key}", [f"{where}.{name}" for name in known])
-        number = float(plain) if isinstance(plain, Decimal) else plain
-        values[key] = convert_to(hints[key], number, f"{where}.{key}")
+        shown = f"{where}.{key}"
+        if key.endswith("_bytes") and isinstance(plain, str):
+            values[key] = parse_bytes(plain, shown)
+        else:
+            number = float(plain) if isinstance(plain, Decimal) else plain
+            values[key] = convert_to(hints[key], number, shown)
     try:
         return kind(**values, **made)
     except TypeError:

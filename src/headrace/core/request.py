@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from headrace.core.cache_control import CacheControl
 from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.message import Message, Tool, ToolChoice
 from headrace.core.structured_outputs import StructuredOutputs
@@ -176,7 +177,8 @@ class GenerateRequest:
     and never changes it.
 
     `task` is what the caller says that it is about; routing goes by it. `is_whole`: nobody sees the
-    answer before its end, so that it may begin again elsewhere.
+    answer before its end, so that it may begin again elsewhere. `cache_control` is what the caller
+    wants of kept answers.
 
     `patience_s`: how long the caller waits; who would not start in it is refused at once.
 
@@ -212,6 +214,7 @@ class GenerateRequest:
     trace: TraceContext | None = None
     task: str | None = None
     is_whole: bool = False
+    cache_control: CacheControl | None = None
 
 
 _BOOLEANS = tuple(f.name for f in fields(SamplingParams) if f.type == "bool")

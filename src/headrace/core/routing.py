@@ -14,8 +14,11 @@ from headrace.core.backend import ModelInfo
 from headrace.core.request import GenerateRequest
 from headrace.core.usage import Usage
 
-# answered: what it said was sent. failed: it broke. left: nobody waited for it any more.
-AttemptOutcome = Literal["running", "answered", "failed", "left"]
+# answered: what it said was sent. escalated: it will not do, and another is asked. failed: it
+# broke. left: nobody waited for it any more.
+AttemptOutcome = Literal["running", "answered", "escalated", "failed", "left"]
+# bypass: answers to such a request are not kept, or the caller wanted none of it.
+CacheStatus = Literal["hit", "miss", "bypass"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class RouteAttempt:
 class Route:
     """A request's way. The last attempt is the one that answers, or did.
 
-    `reason` is a few words: `task`, `rule long`, `default`, `tier`. `task` was declared.
+    `reason` is a few words: `task`, `rule long`, `default`, `tier`. `task` was declared. `cache` is
+    None where no answers are kept; of an old answer there are no attempts.
     """
 
     tier: str
@@ -46,6 +50,7 @@ class Route:
     task: str | None = None
     confidence: float | None = None
     attempts: tuple[RouteAttempt, ...] = ()
+    cache: CacheStatus | None = None
 
     @property
     def num_fallbacks(self) -> int:

@@ -1,7 +1,7 @@
 """Tiers and how requests find theirs, as settings.
 
 In: values of a settings file. Out: frozen records whose names fit together. A *destination* is what
-a request may be sent to: a tier. Holds no backend and decides nothing.
+a request may be sent to: a tier, or a cascade of them. Holds no backend and decides nothing.
 """
 
 from __future__ import annotations
@@ -109,6 +109,65 @@ class RuleConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeConfig:
+    """A destination that asks cheap tiers first, and the last one when their answers will not do.
+
+    Every tier that answered is paid. An answer is seen when it is known to do: streams of early
+    tiers come in one piece.
+
+    Fields:
+        name: how tasks, rules and callers name it.
+        tiers: at least two, in the order in which they are asked.
+        min_mean_logprob: an answer whose tokens were less likely on average will not do; its
+            backends have to give logprobs.
+        check_form: neither will one that is empty or has not the form that was asked for.
+    """
+
+    name: str
+    tiers: tuple[str, ...]
+    min_mean_logprob: float | None = None
+    check_form: bool = True
+
+    def __post_init__(self) -> None:
+        where = f"routing.cascades.{self.name}"
+        check_name(self.name, "routing.cascades")
+        if len(self.tiers) < 2 or len(set(self.tiers)) != len(self.tiers):
+            shown = ", ".join(self.tiers)
+            raise ConfigError(f"{where}.tiers", shown, "at least two tiers, each once")
+        least = self.min_mean_logprob
+        if least is not None and not -100 <= least < 0:
+            raise ConfigError(f"{where}.min_mean_logprob", least, "a number from -100 to below 0")
+        if least is None and not self.check_form:
+            raise ConfigError(where, "without a check", "min_mean_logprob, check_form, or both")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """Answers are kept and given again to exactly the same request of the same tenant.
+
+    Never with tools. An answer from it costs nothing.
+
+    Fields:
+        ttl_s: how long one is kept; a request may ask for less.
+        max_bytes: all of them together, about.
+        max_entries: how many of them.
+    """
+
+    ttl_s: float = 3600.0
+    max_bytes: int = 64 * 1024**2
+    max_entries: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("ttl_s", 0.001, 1e9), ("max_bytes", 1024, 2**44)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                allowed = f"a number from {low:g} to {high:g}"
+                raise ConfigError(f"routing.cache.{name}", value, allowed)
+        if not 1 <= self.max_entries <= 2**31:
+            raise ConfigError("routing.cache.max_entries", self.max_entries, "1 to 2147483648")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingConfig:
     """Tiers, upstreams and policies. Without tiers nothing is routed.
 
@@ -117,6 +176,8 @@ class RoutingConfig:
         default: destination of `auto` where no task and no rule decides; None is the first tier.
         tasks: destinations of declared tasks.
         rules: tried in their order, before the default.
+        cascades: destinations beside the tiers.
+        cache: keeps answers to `auto` names; without it none is kept.
         max_attempts: backends that one request may ask, fallbacks included.
     """
 
@@ -125,15 +186,17 @@ class RoutingConfig:
     default: str | None = None
     tasks: Mapping[str, str] = field(default_factory=dict)
     rules: tuple[RuleConfig, ...] = ()
+    cascades: tuple[CascadeConfig, ...] = ()
+    cache: CacheConfig | None = None
     max_attempts: int = 6
 
     def __post_init__(self) -> None:
-        _check_once("tiers", (tier.name for tier in self.tiers))
+        _check_once("tiers and routing.cascades", self.destinations)
         _check_once("routing.rules", (rule.name for rule in self.rules))
         if not 1 <= self.max_attempts <= 64:
             raise ConfigError("routing.max_attempts", self.max_attempts, "1 to 64")
         if not self.tiers:
-            if self.upstreams or self.default or self.tasks or self.rules:
+            if self.upstreams or self.default or self.tasks or self.rules or self.cascades:
                 raise ConfigError("tiers", "missing", "at least one tier, where there is routing")
             return
         known = self.destinations
@@ -147,7 +210,7 @@ class RoutingConfig:
     @property
     def destinations(self) -> tuple[str, ...]:
         """What requests may be sent to."""
-        return tuple(tier.name for tier in self.tiers)
+        return (*(tier.name for tier in self.tiers), *(entry.name for entry in self.cascades))
 
     @property
     def local_models(self) -> tuple[str, ...]:
@@ -166,6 +229,12 @@ class RoutingConfig:
     def _check_tiers(self) -> None:
         tiers = {tier.name: tier for tier in self.tiers}
         upstreams = {upstream.name for upstream in self.upstreams}
+        for cascade in self.cascades:
+            for name in cascade.tiers:
+                if name not in tiers:
+                    where = f"routing.cascades.{cascade.name}.tiers"
+                    raise ConfigError(where, name, f"one of {', '.join(tiers)}")
+            self._check_logprobs(cascade)
         for tier in self.tiers:
             where = f"tiers.{tier.name}"
             for backend in tier.backends:
@@ -180,6 +249,20 @@ class RoutingConfig:
                     shown = " -> ".join([*seen, after])
                     raise ConfigError(f"{where}.fallback", shown, "tiers that lead to an end")
                 seen.append(after)
+
+    def _check_logprobs(self, cascade: CascadeConfig) -> None:
+        """Raises: ConfigError for a check that an early tier can never pass."""
+        silent = {entry.name for entry in self.upstreams if entry.kind == "anthropic"}
+        if cascade.min_mean_logprob is None:
+            return
+        for tier in self.tiers:
+            used = {backend.upstream for backend in tier.backends} & silent
+            if tier.name in cascade.tiers[:-1] and used:
+                raise ConfigError(
+                    f"routing.cascades.{cascade.name}.min_mean_logprob",
+                    cascade.min_mean_logprob,
+                    f"nothing where {tier.name} is at Anthropic's API, which gives no logprobs",
+                )
 
 
 def check_name(name: object, where: str) -> None:

@@ -314,8 +314,17 @@ TENANT_FIRST_OUTPUT = Metric(
 ROUTED_ATTEMPTS = Metric(
     "headrace_routed_attempts_total",
     "counter",
-    "Backends that were asked for a tier, by how it ended: answered, failed or left.",
+    "Backends that were asked for a tier, by how it ended: answered, failed or left; escalated is "
+    "one of those that answered.",
     labels=("tier", "backend", "outcome"),
+    per_model=False,
+)
+
+CACHED_RESPONSES = Metric(
+    "headrace_cached_responses_total",
+    "counter",
+    "Requests where answers are kept: hit, miss, or bypass, where this one's are not.",
+    labels=("status",),
     per_model=False,
 )
 
@@ -370,4 +379,5 @@ METRICS: tuple[Metric, ...] = (
     TENANT_FIRST_OUTPUT,
     BUDGET_REFUSALS,
     ROUTED_ATTEMPTS,
+    CACHED_RESPONSES,
 )

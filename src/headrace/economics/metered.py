@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from headrace.core.backend import Backend, Health, ModelInfo, ModelText
+from headrace.core.cache_control import CacheControl
 from headrace.core.clock import Clock
 from headrace.core.errors import InvalidParameter
 from headrace.core.output import RequestOutput, RequestTimes
@@ -100,6 +101,8 @@ class Metered:
         self.is_stream: bool | None = None
         # What the caller says that it is about; routing goes by it.
         self.task: str | None = None
+        # What it wants of kept answers.
+        self.cache_control: CacheControl | None = None
 
     def models(self) -> Sequence[ModelInfo]:
         """See core.backend.Backend."""
@@ -196,6 +199,7 @@ class Metered:
             trace=facts.trace,
             task=self.task,
             is_whole=not self.is_stream,
+            cache_control=self.cache_control,
         )
         holds = await self._hold_money(request)
         try:
@@ -358,9 +362,13 @@ class Metered:
 
     def _parts(self) -> list[CallPart]:
         """Who is owed something for the call, the one that answered first."""
-        parts = parts_of(self._routes())
+        routes = self._routes()
+        parts = parts_of(routes)
         if parts:
             return parts
+        if routes:
+            # Nobody was asked: the answer is an old one, and costs nothing.
+            return [CallPart(self._model or "", self._provider(), routes[0].tier)]
         usages = [attempt.billed for attempt in self._attempts]
         return [CallPart(self._model or "", self._provider(), usages=usages)]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from headrace.core.errors import InvalidParameter
 from headrace.core.request import GenerateRequest
-from headrace.core.routing_config import RoutingConfig, RuleConfig
+from headrace.core.routing_config import CascadeConfig, RoutingConfig, RuleConfig
 from headrace.router.features import RequestFacts, read_facts
 
 AUTO = "auto"
@@ -18,12 +18,22 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Where a request goes. `tier` is the first one that is asked."""
+    """Where a request goes. `tier` is the first one that is asked; `cascade` has the others."""
 
     tier: str
     reason: str
     task: str | None = None
-    confidence: float | None = None
+    cascade: CascadeConfig | None = None
+
+    @property
+    def early_tiers(self) -> tuple[str, ...]:
+        """Those whose answers are looked at before they are sent."""
+        return () if self.cascade is None else self.cascade.tiers[:-1]
+
+    @property
+    def last_tier(self) -> str:
+        """The one whose answer is sent whatever it is."""
+        return self.tier if self.cascade is None else self.cascade.tiers[-1]
 
 
 class Policy:
@@ -32,6 +42,7 @@ class Policy:
     def __init__(self, config: RoutingConfig) -> None:
         self._config = config
         self._default = config.default or config.tiers[0].name
+        self._cascades = {cascade.name: cascade for cascade in config.cascades}
 
     def model_names(self) -> Sequence[str]:
         """Names that callers may ask for: `auto`, `auto/TASK`, `auto:DESTINATION`."""
@@ -39,8 +50,13 @@ class Policy:
         named = (f"{AUTO}:{name}" for name in self._config.destinations)
         return (AUTO, *tasks, *named)
 
-    def default_of(self, name: str) -> str:
-        """The destination of a name where nothing else is known of a request."""
+    def tiers_of(self, name: str) -> Sequence[str]:
+        """The tiers of a name where nothing else is known of a request."""
+        destination = self._destination_of(name)
+        cascade = self._cascades.get(destination)
+        return (destination,) if cascade is None else cascade.tiers
+
+    def _destination_of(self, name: str) -> str:
         if name.startswith(f"{AUTO}:"):
             return name.removeprefix(f"{AUTO}:")
         if name.startswith(f"{AUTO}/"):
@@ -51,19 +67,25 @@ class Policy:
         """Raises: InvalidParameter for a task that nobody defines."""
         name = request.model
         if name.startswith(f"{AUTO}:"):
-            return Decision(self.default_of(name), "tier", request.task)
+            return self._go(self._destination_of(name), "tier", request.task)
         task = name.removeprefix(f"{AUTO}/") if name != AUTO else request.task
         if task is not None:
             if task not in self._config.tasks:
                 known = ", ".join(self._config.tasks) or "none: routing.tasks is empty"
                 raise InvalidParameter("task", task, known)
-            return Decision(self._config.tasks[task], "task", task)
+            return self._go(self._config.tasks[task], "task", task)
         if self._config.rules:
             facts = read_facts(request)
             for rule in self._config.rules:
                 if holds(rule, facts):
-                    return Decision(rule.use, f"rule {rule.name}")
-        return Decision(self._default, "default")
+                    return self._go(rule.use, f"rule {rule.name}")
+        return self._go(self._default, "default")
+
+    def _go(self, destination: str, reason: str, task: str | None = None) -> Decision:
+        cascade = self._cascades.get(destination)
+        if cascade is None:
+            return Decision(destination, reason, task)
+        return Decision(cascade.tiers[0], f"{reason}, cascade {destination}", task, cascade)
 
 
 def holds(rule: RuleConfig, facts: RequestFacts) -> bool:

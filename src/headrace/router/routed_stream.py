@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
+from headrace.core.cache_control import CacheControl
 from headrace.core.clock import Clock
 from headrace.core.errors import (
     BackendError,
@@ -26,12 +27,14 @@ from headrace.core.errors import (
 )
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
-from headrace.core.routing import AttemptOutcome, Route, RouteAttempt
-from headrace.core.telemetry import ROUTED_ATTEMPTS, MetricSink
+from headrace.core.routing import AttemptOutcome, CacheStatus, Route, RouteAttempt
+from headrace.core.telemetry import CACHED_RESPONSES, ROUTED_ATTEMPTS, MetricSink
 from headrace.core.usage import Usage
 from headrace.economics.metered import estimate_input_tokens
+from headrace.router.cascade import Verdict, judge, with_logprobs, without_logprobs
 from headrace.router.health import HealthBook
 from headrace.router.policy import Decision
+from headrace.router.response_cache import ResponseCache, join_outputs
 from headrace.router.tier import Member, Tier
 
 _log = logging.getLogger(__name__)
@@ -81,6 +84,7 @@ class RouterParts:
     clock: Clock
     sink: MetricSink
     max_attempts: int
+    cache: ResponseCache | None = None
 
 
 class RoutedStream(AsyncGenerator[RequestOutput, None]):
@@ -91,6 +95,8 @@ class RoutedStream(AsyncGenerator[RequestOutput, None]):
         self._attempts: list[Attempt] = []
         self._errors: list[Exception] = []
         self._num_estimated = estimate_input_tokens(request)
+        self._cached: CacheStatus | None = None
+        self._verdict: Verdict | None = None
         self._outputs = self._answer()
 
     @property
@@ -98,20 +104,91 @@ class RoutedStream(AsyncGenerator[RequestOutput, None]):
         """Where it is now."""
         decision = self._decision
         attempts = tuple(attempt.record(self._num_estimated) for attempt in self._attempts)
+        reason, verdict = decision.reason, self._verdict
+        if self._cached == "hit":
+            reason = "cache"
+        elif verdict is not None and verdict.why:
+            reason = f"{reason}: {verdict.why}"
         return Route(
             attempts[-1].tier if attempts else decision.tier,
-            decision.reason,
+            reason,
             decision.task,
-            decision.confidence,
+            None if verdict is None else verdict.confidence,
             attempts,
+            self._cached,
         )
 
     async def _answer(self) -> AsyncGenerator[RequestOutput, None]:
+        """An old answer where there is one, else a new one, which is kept."""
+        cache, request = self._parts.cache, self._request
+        if cache is None:
+            async with aclosing(self._new_answer()) as outputs:
+                async for output in outputs:
+                    yield output
+            return
+        key = cache.key_of(request)
+        control = request.cache_control or CacheControl()
+        known = cache.find(key, request) if key is not None and control.reads else None
+        if known is not None:
+            self._cached = "hit"
+            self._parts.sink.add(CACHED_RESPONSES, status="hit")
+            yield known
+            return
+        self._cached = "bypass" if key is None or not (control.reads or control.writes) else "miss"
+        self._parts.sink.add(CACHED_RESPONSES, status=self._cached)
+        kept: list[RequestOutput] = []
+        async with aclosing(self._new_answer()) as outputs:
+            async for output in outputs:
+                if key is not None and control.writes:
+                    kept.append(output)
+                yield output
+        if key is not None and control.writes:
+            cache.keep(key, request, kept)
+
+    async def _new_answer(self) -> AsyncGenerator[RequestOutput, None]:
+        """An answer of an early tier that will do, else the last tier's."""
+        cascade = self._decision.cascade
+        for name in self._decision.early_tiers:
+            if cascade is None:
+                break
+            outputs = await self._try(name, with_logprobs(self._request, cascade))
+            if outputs is None:
+                self._verdict = Verdict(f"{name} failed")
+                continue
+            self._verdict = judge(self._request, join_outputs(outputs), cascade)
+            if self._verdict.is_good:
+                for output in without_logprobs(outputs, self._request):
+                    yield output
+                return
+            # What it said has been counted as an answer already.
+            escalated = self._attempts[-1]
+            escalated.outcome = "escalated"
+            self._parts.sink.add(
+                ROUTED_ATTEMPTS, tier=name, backend=escalated.member.name, outcome="escalated"
+            )
+        async with aclosing(self._ask_in_turn()) as last:
+            async for output in last:
+                yield output
+
+    async def _try(self, name: str, request: GenerateRequest) -> list[RequestOutput] | None:
+        """The whole answer of a tier; None where none of its backends gave one."""
+        for member in self._parts.tiers[name].in_order(self._parts.health):
+            if len(self._attempts) >= self._parts.max_attempts - 1:
+                return None
+            try:
+                async with aclosing(self._ask(name, member, request)) as outputs:
+                    return [output async for output in outputs]
+            except _ELSEWHERE as error:
+                self._errors.append(error)
+                _log.warning("%s failed, another is asked: %s", member.name, error)
+        return None
+
+    async def _ask_in_turn(self) -> AsyncGenerator[RequestOutput, None]:
         """Ask one backend after the other. Raises: the last error, or the refusal of all."""
-        for tier, member in self._candidates(self._decision.tier):
+        for tier, member in self._candidates(self._decision.last_tier):
             has_sent = False
             try:
-                async with aclosing(self._ask(tier, member)) as outputs:
+                async with aclosing(self._ask(tier, member, self._request)) as outputs:
                     if self._request.is_whole:
                         held = [output async for output in outputs]
                         for output in held:
@@ -143,7 +220,9 @@ class RoutedStream(AsyncGenerator[RequestOutput, None]):
                     yield name, member
             name = tier.config.fallback
 
-    async def _ask(self, tier: str, member: Member) -> AsyncGenerator[RequestOutput, None]:
+    async def _ask(
+        self, tier: str, member: Member, request: GenerateRequest
+    ) -> AsyncGenerator[RequestOutput, None]:
         """The outputs of one backend; notes what becomes of it."""
         attempt = Attempt(tier, member)
         self._attempts.append(attempt)
@@ -151,7 +230,7 @@ class RoutedStream(AsyncGenerator[RequestOutput, None]):
         begin_s = clock.monotonic_s()
         health.begin(member.name)
         try:
-            stream = await member.backend.generate(replace(self._request, model=member.model))
+            stream = await member.backend.generate(replace(request, model=member.model))
             async with aclosing(stream):
                 async for output in stream:
                     if attempt.usage is None:

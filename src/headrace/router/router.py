@@ -19,6 +19,7 @@ from headrace.core.routing_config import RoutingConfig
 from headrace.core.telemetry import MetricSink
 from headrace.router.health import HealthBook
 from headrace.router.policy import Policy
+from headrace.router.response_cache import ResponseCache
 from headrace.router.routed_stream import RoutedStream, RouterParts
 from headrace.router.tier import Member, Tier
 
@@ -40,7 +41,10 @@ class Router:
         self._policy, self._local = Policy(config), local
         self.health_book = HealthBook(clock)
         self._tiers = {tier.name: tier for tier in tiers}
-        self._parts = RouterParts(self._tiers, self.health_book, clock, sink, config.max_attempts)
+        cache = None if config.cache is None else ResponseCache(config.cache, clock)
+        self._parts = RouterParts(
+            self._tiers, self.health_book, clock, sink, config.max_attempts, cache
+        )
         self._names = frozenset(self._policy.model_names())
 
     def models(self) -> Sequence[ModelInfo]:
@@ -85,7 +89,10 @@ class Router:
         if request.model not in self._names:
             return [info for info in self.models() if info.name == request.model]
         members: dict[str, Member] = {}
-        name: str | None = self._policy.decide(request).tier
+        decision = self._policy.decide(request)
+        for early in decision.early_tiers:
+            members |= {member.name: member for member in self._tiers[early].members}
+        name: str | None = decision.last_tier
         while name is not None:
             members |= {member.name: member for member in self._tiers[name].members}
             name = self._tiers[name].config.fallback
@@ -113,13 +120,13 @@ class Router:
 
     def _describe(self, name: str) -> ModelInfo:
         """A name as a model: what holds for each backend of its tier."""
-        tier = self._tiers[self._policy.default_of(name)]
-        infos = [member.info for member in tier.members]
+        tiers = [self._tiers[tier] for tier in self._policy.tiers_of(name)]
+        infos = [member.info for tier in tiers for member in tier.members]
         variables = frozenset.intersection(*(info.template_variables for info in infos))
         return replace(
             infos[0],
             name=name,
-            root=tier.name,
+            root=tiers[0].name,
             max_model_len=max(info.max_model_len for info in infos),
             has_chat_template=all(info.has_chat_template for info in infos),
             template_variables=variables,
@@ -127,7 +134,7 @@ class Router:
         )
 
     def _first(self, name: str) -> Member:
-        return self._tiers[self._policy.default_of(name)].members[0]
+        return self._tiers[self._policy.tiers_of(name)[0]].members[0]
 
     def _need_local(self, model: str) -> Backend:
         if self._local is None:

@@ -26,6 +26,7 @@ from headrace.server.anthropic_messages import count_message_tokens, create_mess
 from headrace.server.auth import admit
 from headrace.server.batch_worker import BatchWorker
 from headrace.server.batches import BatchRoutes
+from headrace.server.cache_control import read_cache_control
 from headrace.server.call_log import call_fields
 from headrace.server.debug_requests import report_requests
 from headrace.server.dialect import OPENAI, Dialect
@@ -405,6 +406,7 @@ class _Inference:
         body = await read_json_object(receive, headers, services.config)
         meter.is_stream = body.get("stream") is True
         meter.task = task_of(headers, body)
+        meter.cache_control = read_cache_control(headers, body)
         call = Call(body, headers, facts.request_id, facts.caller, meter)
         call.notes.keeps_tokens = services.accounts.requests is not None
         if name is None:

@@ -82,6 +82,9 @@ class GenerationFields(Strict):
         pattern=r"^[A-Za-z0-9_.:-]{1,128}$",
     )
     receipt: bool | None = allowed(_BOOLEAN)
+    cache: dict[str, Any] | None = allowed(
+        "an object with some of no-cache, no-store, ttl, s-maxage, namespace"
+    )
     session_id: str | None = allowed(_TEXT)
     user: str | None = allowed(_TEXT)
     response_format: dict[str, Any] | None = allowed(

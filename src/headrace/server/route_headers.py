@@ -17,6 +17,11 @@ def route_headers(route: Route | None) -> dict[str, str]:
         "x-headrace-selected-reason": route.reason,
         "x-headrace-attempted-fallbacks": str(route.num_fallbacks),
     }
+    if route.cache is not None:
+        headers["x-headrace-cache-status"] = route.cache
+    if len(route.attempts) > 1:
+        shown = ", ".join(f"{a.tier}/{a.backend} {a.outcome}" for a in route.attempts)
+        headers["x-headrace-attempts"] = _plain(shown)
     if route.attempts:
         headers["x-headrace-selected-model"] = _plain(route.attempts[-1].model)
         headers["x-headrace-selected-backend"] = _plain(route.attempts[-1].backend)
