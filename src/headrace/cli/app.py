@@ -50,6 +50,9 @@ COMMANDS: dict[str, Command] = {
     "capacity": Command(
         "Simulate a workload on replicas of a tier.", "headrace.cli.capacity:capacity"
     ),
+    "advise": Command(
+        "Compare APIs with machines of one's own, by volume.", "headrace.cli.advise:advise"
+    ),
     "reproduce": Command(
         "Run a stored request again and compare the answers.", "headrace.cli.reproduce:reproduce"
     ),

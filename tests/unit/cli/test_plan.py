@@ -85,6 +85,9 @@ async def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:
         (("plan", "--target", "much"), "--target"),
         (("plan", "--day", "tomorrow"), "--day"),
         (("profile", "--tiers", "large,huge"), "--tiers"),
+        (("advise", "--api", "nobody/nothing"), "--api"),
+        (("advise", "--machine", "edge"), "--machine"),
+        (("capacity", "--tier", "large"), "--tier"),
         (("profile", "--calls", "translate"), "--calls"),
     ],
 )
