@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -73,17 +74,15 @@ def test_the_image_copies_what_there_is_and_what_the_build_reads() -> None:
     ).stdout.split()
     if tracked:  # an unpacked archive has no index
         assert [path for path in tracked if is_left_out(path)] == []
-    read = re.findall(r"\$\{CMAKE_CURRENT_SOURCE_DIR\}/([\w./-]+)|(csrc/[\w./-]+)", cmake())
-    names = {one or other for one, other in read} | {"LICENSE", "README.md", "pyproject.toml"}
+    # What an archive of the sources has, from which a wheel can be built.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    names = {"LICENSE", "README.md", "pyproject.toml"}
+    names |= set(project["tool"]["scikit-build"]["sdist"]["include"])
     assert {name for name in names if not any(is_inside(ROOT / name, path) for path in copied)} == (
         set()
     )
     assert is_left_out("src/headrace/_cpu.abi3.so")
     assert is_left_out("tests/conftest.py")
-
-
-def cmake() -> str:
-    return (ROOT / "CMakeLists.txt").read_text()
 
 
 def is_inside(path: Path, folder: Path) -> bool:
