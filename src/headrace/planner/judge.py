@@ -2,7 +2,7 @@
 
 In: texts, references, an open Backend. Out: numbers from 0 to 1, kept in the journal so that each
 is asked once. A judge sees each pair in both orders; where its two verdicts differ, the pair is a
-tie, and how often they agree is reported. Knows no tier's price.
+tie. Knows no tier's price.
 """
 
 from __future__ import annotations
