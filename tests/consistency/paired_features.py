@@ -226,6 +226,8 @@ FEATURES = (
             preempted),
     Feature("speculation", "the answer is the same", lambda c: c.on(speculative="auto").adding(
         prediction={"type": "content", "content": PREDICTION}), guessed),
+    Feature("draft model", "the answer is the same", lambda c: c.on(
+        speculative="both", draft_model=True), guessed),
     Feature("batch jobs", "the answer is the same", lambda c: replace(c, is_batch=True),
             from_batch),
     Feature("seeded sampling", "the same again with the same seed", lambda c: c.adding(

@@ -47,7 +47,9 @@ PROMPT = "Say how wide the river is, and then say which of the two boats is the 
 BLOCK_SIZE = 32
 # Requests that come first, and need another block each with their third token.
 CROWD, CROWD_PROMPT_TOKENS, CROWD_TOKENS = 4, 190, 24
-DRAFTED = ("accepted_prediction_tokens", "rejected_prediction_tokens")
+DRAFTED = ("accepted_draft_tokens", "rejected_draft_tokens")
+# Guesses that cost next to nothing are made for every request, however many run.
+PASS_RATIO = 0.01
 CHAT = "/v1/chat/completions"
 
 
@@ -83,6 +85,7 @@ class Machine:
         self._home = folder / "home"
         names = (THINK, THOUGHT)
         self.model = write_random_model(folder / "pairs", 2, TEMPLATE, names)
+        self.draft = write_random_model(folder / "draft", 1, TEMPLATE, names)
         self._servers: dict[str, RunningServer] = {}
         self._gates: dict[str, Gate] = {}
         self._seen: dict[frozenset[str], Seen] = {}
@@ -209,7 +212,10 @@ class Machine:
             self._servers[key] = self._serve(**settings)
         return self._servers[key]
 
-    def _serve(self, num_blocks: int | None, **settings: Any) -> RunningServer:
+    def _serve(
+        self, num_blocks: int | None, draft_model: bool = False, **settings: Any
+    ) -> RunningServer:
+        draft = self.draft if draft_model else None
         config = resolve_engine(
             EngineConfig(
                 policy="priority",
@@ -218,15 +224,20 @@ class Machine:
                 max_num_batched_tokens=4096,
                 max_mixed_prompt_tokens=None,
                 num_threads=1,
+                draft_model=None if draft is None else str(draft),
                 **settings,
             ),
             detect_machine(),
         )
-        started = start_model(self.model, config, 2**30)
+        started = start_model(self.model, config, 2**30, draft_path=draft)
+        if started.draft is not None:
+            started = replace(started, draft=replace(started.draft, pass_ratio=PASS_RATIO))
         if num_blocks is not None:
             started = replace(started, capacity=replace(started.capacity, num_blocks=num_blocks))
         local = ModelStore(HubConfig(home=self._home)).resolve(str(self.model))
         engine = finish_engine(started, local, config, cache_dir=self._home)
+        if engine.drafting is not None:
+            engine.drafting.hold_costs()
         build = ModelBuild("pairs", None, "0", "cpu", started.capacity.kv_cache_dtype)
         # One server owns the batches of a folder.
         storage = self._stack.enter_context(open_storage(self._home / str(len(self._servers))))
@@ -269,13 +280,12 @@ def _join(choice: dict[str, Any], chunk: dict[str, Any]) -> None:
 def _read(body: dict[str, Any]) -> Seen:
     assert "error" not in body, body
     request = body["receipt"]["requests"][0]
-    details = body["usage"].get("completion_tokens_details") or {}
     return Seen(
         answers=tuple(_read_answer(choice) for choice in body["choices"]),
         prompt_tokens=body["usage"]["prompt_tokens"],
         cached_tokens=request["cached_tokens"],
         preemptions=request["preemptions"],
-        drafted_tokens=sum(details.get(name, 0) for name in DRAFTED),
+        drafted_tokens=sum(request[name] for name in DRAFTED),
         kv_cache_dtype=body["receipt"]["model"]["kv_cache_dtype"],
     )
 

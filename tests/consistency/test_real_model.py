@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from consistency.drafting import drafted, num_drafted
 from headrace.core.request import SamplingParams
+from headrace.executor.draft_model import SHARPNESS
 from headrace.models.llama import Llama
 from headrace.ops.table import make_ops
 from headrace.text.tokenizer import Tokenizer
@@ -100,3 +102,31 @@ def test_int8_cache_in_batches_chunks_and_cached(
             assert driver.generate(asked) == answers
     one = load_model(qwen05_path, make_ops("cpu", num_threads=1), MAX_POSITIONS)
     assert EngineDriver(one, INT8).generate(asked) == answers
+
+
+DRAFTED = (
+    SamplingParams(temperature=0.0, logprobs=2),
+    SamplingParams(temperature=0.7, top_p=0.95, logprobs=2),
+    SamplingParams(temperature=1.0, repetition_penalty=1.1, presence_penalty=0.4),
+)
+
+
+@pytest.mark.slow
+def test_a_draft_model_of_another_size(qwen15_path: Path, qwen05_path: Path) -> None:
+    """The 0.5B guesses for the 1.5B, alone and beside others, and is mostly right."""
+    ops = make_ops("cpu", num_threads=2)
+    target = load_model(qwen15_path, ops, MAX_POSITIONS)
+    draft = load_model(qwen05_path, ops, MAX_POSITIONS, head_rows=76_000)
+    tokenizer = Tokenizer.from_gguf(GgufReader(qwen15_path).metadata)
+    text = "<|im_start|>user\nWhat is a hash map?<|im_end|>\n<|im_start|>assistant\n"
+    prompt = tuple(tokenizer.encode(text, parse_special=True))
+    asked = [
+        Asked(f"d{i}", prompt, sampling, max_tokens=16, seed=i)
+        for i, sampling in enumerate(DRAFTED)
+    ]
+    plain = EngineDriver(target, Setting(has_prefix_cache=False)).generate(asked)
+    setting = drafted(Setting(max_num_seqs=2), draft, sharpness=SHARPNESS)
+    answers = EngineDriver(target, setting).generate(asked)
+    assert answers == plain
+    num_draft_tokens, num_accepted_tokens = num_drafted(answers)
+    assert num_accepted_tokens > num_draft_tokens / 2 > 5

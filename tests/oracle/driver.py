@@ -31,7 +31,9 @@ class Piece:
     token_ids: Sequence[int]
 
 
-def load_model(path: Path, ops: Ops, max_positions: int | None = None) -> Llama:
+def load_model(
+    path: Path, ops: Ops, max_positions: int | None = None, head_rows: int | None = None
+) -> Llama:
     """Open, configure and pack a model file, as the launcher does."""
     reader = open_weights(path)
     try:
@@ -44,7 +46,7 @@ def load_model(path: Path, ops: Ops, max_positions: int | None = None) -> Llama:
         config = read(reader.metadata)
         config = mark_uneven_keys(config, reader)  # for caches of int8
         length = max_positions or config.max_model_len
-        weights = load_weights(model_type, config, reader, ops, length)
+        weights = load_weights(model_type, config, reader, ops, length, head_rows=head_rows)
         return model_type(ops, config, weights)
     finally:
         reader.close()

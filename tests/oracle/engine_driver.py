@@ -81,7 +81,8 @@ class Setting:
     has_prefix_cache: bool = True
     kv_cache_dtype: KVCacheDtype = "bf16"
     is_eager: bool = False
-    drafts: Callable[[Runner], Runner] | None = None
+    drafts: Callable[[ModelRunner], Runner] | None = None
+    num_lookahead_tokens: int = 0
 
 
 class EngineDriver:
@@ -103,6 +104,7 @@ class EngineDriver:
             max_num_seqs=min(setting.max_num_seqs, setting.max_num_batched_tokens),
             max_waiting_requests=1000,
             max_model_len=model.config.max_model_len,
+            num_lookahead_tokens=setting.num_lookahead_tokens,
         )
         self.scheduler = Scheduler(limits, self.manager, SystemClock())
 

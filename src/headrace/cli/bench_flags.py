@@ -69,6 +69,7 @@ class EngineFlags:
     speculative: str | None = None
     memory: str | None = None
     config: Path | None = None
+    draft_model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from headrace.bench.http_target import Api
 from headrace.cli.bench_flags import Asked, EngineFlags, Output, ServerFlags, Shape
 from headrace.cli.bench_run import run_mode
 from headrace.cli.generation import (
+    DraftModelOption,
     IsaOption,
     KVCacheDtypeOption,
     MemoryOption,
@@ -146,6 +147,7 @@ def latency(
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
     speculative: SpeculativeOption = None,
+    draft_model: DraftModelOption = None,
     memory: MemoryOption = None,
     as_json: JsonOption = False,
     save_json: SaveJsonOption = None,
@@ -161,7 +163,7 @@ def latency(
         Shape("latency", "128", "64", concurrency=1),
         Asked(num_requests, prompt_tokens, output_tokens, prompts, seed, ignore_eos, timeout, slo),
         ServerFlags(url, api, api_key_env, body),
-        EngineFlags(threads, isa, kv_cache_dtype, speculative, memory, config_file),
+        EngineFlags(threads, isa, kv_cache_dtype, speculative, memory, config_file, draft_model),
         Output(as_json, save_json, save_html),
     )
 
@@ -187,6 +189,7 @@ def throughput(
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
     speculative: SpeculativeOption = None,
+    draft_model: DraftModelOption = None,
     memory: MemoryOption = None,
     as_json: JsonOption = False,
     save_json: SaveJsonOption = None,
@@ -202,7 +205,7 @@ def throughput(
         Shape("throughput", "128", "64", concurrency=concurrency),
         Asked(num_requests, prompt_tokens, output_tokens, prompts, seed, ignore_eos, timeout, slo),
         ServerFlags(url, api, api_key_env, body),
-        EngineFlags(threads, isa, kv_cache_dtype, speculative, memory, config_file),
+        EngineFlags(threads, isa, kv_cache_dtype, speculative, memory, config_file, draft_model),
         Output(as_json, save_json, save_html),
     )
 

@@ -105,6 +105,7 @@ async def _run_engine(
         "engine.isa": flags.isa,
         "engine.kv_cache_dtype": flags.kv_cache_dtype,
         "engine.speculative": flags.speculative,
+        "engine.draft_model": flags.draft_model,
         "engine.memory_bytes": flags.memory,
     }
     engine = open_engine(model, load_config(flags.config, settled))

@@ -21,6 +21,7 @@ import typer
 from headrace.cli.answer import Answer, make_request, print_text, read_answer, summarize
 from headrace.cli.generation import (
     DEFAULT_MAX_TOKENS,
+    DraftModelOption,
     IsaOption,
     KVCacheDtypeOption,
     MaxTokensOption,
@@ -114,6 +115,7 @@ def chat(
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
     speculative: SpeculativeOption = None,
+    draft_model: DraftModelOption = None,
     no_pull: NoPullOption = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Tokens and speed after each answer.")
@@ -134,6 +136,7 @@ def chat(
         "engine.isa": isa,
         "engine.kv_cache_dtype": kv_cache_dtype,
         "engine.speculative": speculative,
+        "engine.draft_model": draft_model,
     }
     config = load_config(config_file, flags)
     entry = load_catalogue().find(model)

@@ -98,9 +98,19 @@ SpeculativeOption = Annotated[
     typer.Option(
         "--speculative",
         metavar="HOW",
-        help="Guess tokens from what the text has had before and compute several in one step, with "
-        "the same answers: prompt-lookup, off, or auto, which does it for requests that bring a "
-        "prediction. Default: auto.",
+        help="Guess tokens and compute several in one step, with the same answers: prompt-lookup "
+        "guesses from what the text has had before, draft-model by a small model, both in this "
+        "order, off never. Default: auto, which is both with a draft model, and without one does "
+        "it for requests that bring a prediction.",
+        show_default=False,
+    ),
+]
+DraftModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-model",
+        metavar="NAME",
+        help="Small model with the same vocabulary that guesses what the large one will say.",
         show_default=False,
     ),
 ]
@@ -116,15 +126,17 @@ def check_max_tokens(max_tokens: int | None) -> None:
 
 
 def find_model(config: Config, model: str, *, may_pull: bool) -> None:
-    """See that the model is on this machine, fetching a named one if allowed.
+    """See that the model, and its draft model, are on this machine, fetching named ones if allowed.
 
     Raises: ModelNotFound, ModelSourceError, DiskFull, ModelFileError.
     """
     store = ModelStore(config.hub)
-    try:
-        store.resolve(model)
-    except ModelNotFound:
-        if not may_pull or store.catalogue.find(model) is None:
-            raise
-        # Progress bars cost start-up time that a model on this machine does not need.
-        importlib.import_module("headrace.cli.progress").pull_model(store, model)
+    draft = config.engine.wanted_draft_model
+    for name in (model,) if draft is None else (model, draft):
+        try:
+            store.resolve(name)
+        except ModelNotFound:
+            if not may_pull or store.catalogue.find(name) is None:
+                raise
+            # Progress bars cost start-up time that a model on this machine does not need.
+            importlib.import_module("headrace.cli.progress").pull_model(store, name)

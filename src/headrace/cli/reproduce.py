@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import typer
 
 from headrace.cli.generation import (
+    DraftModelOption,
     IsaOption,
     KVCacheDtypeOption,
     MemoryOption,
@@ -68,6 +69,7 @@ def reproduce(
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
     speculative: SpeculativeOption = None,
+    draft_model: DraftModelOption = None,
     no_pull: NoPullOption = False,
     database: DatabaseOption = None,
     config_file: ConfigOption = None,
@@ -85,6 +87,7 @@ def reproduce(
         "engine.isa": isa,
         "engine.kv_cache_dtype": kv_cache_dtype,
         "engine.speculative": speculative,
+        "engine.draft_model": draft_model,
     }
     config = load_config(config_file, flags)
     stored = _find(config, request_id, tenant)

@@ -10,6 +10,7 @@ import typer
 
 from headrace.cli.generation import (
     DEFAULT_MAX_TOKENS,
+    DraftModelOption,
     IsaOption,
     KVCacheDtypeOption,
     MaxTokensOption,
@@ -61,6 +62,7 @@ def run(
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
     speculative: SpeculativeOption = None,
+    draft_model: DraftModelOption = None,
     no_pull: NoPullOption = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")
@@ -91,6 +93,7 @@ def run(
         "engine.isa": isa,
         "engine.kv_cache_dtype": kv_cache_dtype,
         "engine.speculative": speculative,
+        "engine.draft_model": draft_model,
     }
     if quiet:
         flags["server.log_level"] = "error"

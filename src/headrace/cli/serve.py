@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.generation import (
+    DraftModelOption,
     IsaOption,
     KVCacheDtypeOption,
     MemoryOption,
@@ -144,6 +145,7 @@ def serve(
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
     speculative: SpeculativeOption = None,
+    draft_model: DraftModelOption = None,
     no_pull: NoPullOption = False,
     config_file: ConfigOption = None,
 ) -> None:
@@ -175,6 +177,7 @@ def serve(
         "engine.isa": isa,
         "engine.kv_cache_dtype": kv_cache_dtype,
         "engine.speculative": speculative,
+        "engine.draft_model": draft_model,
     }
     name_process(SERVER)
     config = load_config(config_file, flags, is_server=True)

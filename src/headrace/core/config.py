@@ -23,7 +23,7 @@ Device = Literal["auto", "cpu", "cuda", "reference"]
 Isa = Literal["generic", "avx2", "avx512", "amx"]
 KVCacheDtype = Literal["auto", "bf16", "int8"]
 EncoderDtype = Literal["auto", "f32", "bf16"]
-Speculative = Literal["off", "auto", "prompt-lookup"]
+Speculative = Literal["off", "auto", "prompt-lookup", "draft-model", "both"]
 QueuePolicy = Literal["fair", "fcfs", "priority"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -70,8 +70,12 @@ class EngineConfig:
             each and is first come first served within one; `fcfs` over all; `priority` by the
             priority alone.
         speculative: guess tokens and compute several in one step, which changes no answer:
-            `prompt-lookup` takes guesses from what the text has had before; `auto` does so for
-            requests that bring a `prediction`; `off` never.
+            `prompt-lookup` takes guesses from what the text has had before, `draft-model` from
+            draft_model, `both` from the model where the text has none; `auto` is both where there
+            is a draft_model; `off` never guesses. A request's `prediction` is looked up in all
+            others.
+        draft_model: name or path of a small model with the same vocabulary, which guesses what the
+            large one will say. Loaded beside it, within the same memory.
         stall_timeout_s: requests run, no step ends and the engine uses no processor: a server ends
             the engine process after that and starts it again. Long steps may be longer.
         max_restarts: restarts of the engine process in a row, each within a minute of the one
@@ -95,6 +99,7 @@ class EngineConfig:
     eager: bool = False
     policy: QueuePolicy = "fair"
     speculative: Speculative = "auto"
+    draft_model: str | None = None
     stall_timeout_s: float = 5.0
     max_restarts: int = 5
 
@@ -119,6 +124,7 @@ class EngineConfig:
         _check_boolean("engine.eager", self.eager)
         _check_choice("engine.policy", self.policy, get_args(QueuePolicy))
         _check_choice("engine.speculative", self.speculative, get_args(Speculative))
+        self._check_draft_model()
         _check_number("engine.stall_timeout_s", self.stall_timeout_s, 0.5, 3600.0)
         _check_integer("engine.max_restarts", self.max_restarts, 0, 1000)
         if self.max_num_batched_tokens < self.max_num_seqs:
@@ -127,6 +133,30 @@ class EngineConfig:
                 self.max_num_batched_tokens,
                 f"at least engine.max_num_seqs ({self.max_num_seqs})",
                 "Every running request computes at least one token per step.",
+            )
+
+    @property
+    def wanted_draft_model(self) -> str | None:
+        """The draft model that is to be loaded: none where guesses come from elsewhere."""
+        is_unused = self.speculative in ("off", "prompt-lookup")
+        return None if is_unused else self.draft_model
+
+    @property
+    def looks_up_all(self) -> bool:
+        """Whether guesses are looked up in the texts of all requests."""
+        has_both = self.speculative == "auto" and self.draft_model is not None
+        return has_both or self.speculative in ("prompt-lookup", "both")
+
+    def _check_draft_model(self) -> None:
+        name = self.draft_model
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ConfigError("engine.draft_model", name, "a model's name, or a path")
+        if name is None and self.speculative in ("draft-model", "both"):
+            raise ConfigError(
+                "engine.speculative",
+                self.speculative,
+                "off, auto or prompt-lookup where engine.draft_model names no model",
+                "Name a small model with the same vocabulary: --draft-model qwen2.5-coder:0.5b.",
             )
 
 

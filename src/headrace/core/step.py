@@ -21,6 +21,7 @@ class NewRequest:
     `seed` is resolved (unsigned 64 bit). `bad_words_ids` are token sequences that
     may not be completed. `output_token_ids` were chosen before, by an engine that ended.
     `predicted_token_ids` are what the caller thinks the answer will be like.
+    `max_num_tokens` bounds prompt and output together; None is not known.
     """
 
     request_id: str
@@ -32,6 +33,7 @@ class NewRequest:
     pooling: Pooling | None = None
     output_token_ids: Sequence[int] = ()
     predicted_token_ids: Sequence[int] = ()
+    max_num_tokens: int | None = None
 
 
 class ScheduledRequest(NamedTuple):
@@ -100,10 +102,14 @@ class RowOutput(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModelRunnerOutput:
-    """Per request id, for the requests of the step with the same id."""
+    """Per request id, for the requests of the step with the same id.
+
+    `speed_up`: how much faster answers come with drafts, where an estimate is made.
+    """
 
     step_id: int
     rows: Mapping[str, RowOutput]
+    speed_up: float | None = None
 
 
 class RequestProgress(NamedTuple):
@@ -136,7 +142,8 @@ class StepStats:
     """Counters since the last report (`num_new_*`) and gauges after the step.
 
     `num_background_*` are those of `num_running` and `num_waiting` that hold nobody up.
-    `num_deferred` of `num_waiting` wait for a prefix that another one computes.
+    `num_deferred` of `num_waiting` wait for a prefix that another one computes. `draft_speed_up`:
+    of the last hundreds of steps, None without drafts.
     """
 
     num_running: int = 0
@@ -154,6 +161,7 @@ class StepStats:
     num_new_draft_tokens: int = 0
     num_new_accepted_tokens: int = 0
     step_s: float = 0.0
+    draft_speed_up: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

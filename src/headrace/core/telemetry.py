@@ -125,6 +125,18 @@ SPEC_DECODE_ACCEPTED_TOKENS = Metric(
     "counter",
     "Tokens of those guesses that were right: answers got them without a step of their own.",
 )
+SPEC_DECODE_ACCEPTANCE_LENGTH = Metric(
+    "headrace:spec_decode_mean_acceptance_length",
+    "gauge",
+    "Tokens that a step with a guess brought its answer: 1 and those that were right; the mean of "
+    "all so far.",
+)
+SPEC_DECODE_SPEED_UP = Metric(
+    "headrace:spec_decode_speed_up",
+    "gauge",
+    "Estimate of how much faster answers come with guesses, passes of a draft model included; of "
+    "the last hundreds of steps.",
+)
 ADMISSION_REJECTIONS = Metric(
     "vllm:admission_rejections_total", "counter", "Requests refused because the queue was full."
 )
@@ -341,6 +353,8 @@ METRICS: tuple[Metric, ...] = (
     SPEC_DECODE_DRAFTS,
     SPEC_DECODE_DRAFT_TOKENS,
     SPEC_DECODE_ACCEPTED_TOKENS,
+    SPEC_DECODE_ACCEPTANCE_LENGTH,
+    SPEC_DECODE_SPEED_UP,
     ADMISSION_REJECTIONS,
     PROMPT_TOKENS,
     GENERATION_TOKENS,

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.engine.engine import make_drafter
 from headrace.engine.model_text import load_text
 from headrace.engine.started_model import Progress, StartedModel, ignore_progress
+from headrace.executor.drafting_runner import Drafter
 from headrace.executor.load import ModelTensors, linear_shape
 from headrace.executor.memory import Capacity
 from headrace.executor.model_runner import ModelRunner
@@ -48,6 +50,8 @@ class LoadedModel:
     ops: Ops
     reader: WeightReader
     rules: LogitsRules
+    drafter: Drafter | None = None
+    draft_reader: WeightReader | None = None
 
     def work_per_token(self) -> WorkPerToken:
         """What a step moves and computes, from the file's index; the file must be open."""
@@ -68,8 +72,7 @@ def finish_model(
     """
     tokenizer, template = load_text(started.reader, cache_dir, is_brief)
     if not is_brief:
-        started.ops.finish_packing()
-        started.reader.release()
+        started.finish_packing()
     rules = LogitsRules(lambda: tokenizer, started.config.vocab_size)
     (progress or ignore_progress)("loading", 1.0)
     return LoadedModel(
@@ -81,6 +84,8 @@ def finish_model(
         ops=started.ops,
         reader=started.reader,
         rules=rules,
+        drafter=make_drafter(started),
+        draft_reader=started.draft.reader if started.draft else None,
     )
 
 

@@ -6,6 +6,8 @@ channels.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from headrace.cache.kv_cache_manager import KVCacheManager
 from headrace.core.activity import AnswerActivity
 from headrace.core.clock import Clock
@@ -13,8 +15,11 @@ from headrace.core.config import EngineConfig
 from headrace.core.errors import HeadraceError
 from headrace.core.step import StepReport
 from headrace.engine.messages import Abort, Submit
-from headrace.executor.drafting_runner import DraftingRunner, Runner
+from headrace.engine.started_model import StartedModel
+from headrace.executor.draft_model import DraftModel
+from headrace.executor.drafting_runner import Drafter, DraftingRunner, Runner
 from headrace.executor.memory import Capacity
+from headrace.executor.model_guesser import LOOKAHEAD_TOKENS
 from headrace.sched.scheduler import Scheduler
 from headrace.sched.token_budget import SchedulerLimits
 
@@ -25,6 +30,11 @@ class Engine:
     def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
         self._scheduler = scheduler
         self._runner = runner
+
+    @property
+    def drafting(self) -> DraftingRunner | None:
+        """What guesses, for measurements."""
+        return self._runner if isinstance(self._runner, DraftingRunner) else None
 
     @property
     def has_work(self) -> bool:
@@ -55,16 +65,33 @@ class Engine:
         return self._scheduler.update(output, self._runner.collect())
 
 
-def make_engine(config: EngineConfig, capacity: Capacity, runner: Runner, clock: Clock) -> Engine:
+def make_engine(
+    config: EngineConfig,
+    capacity: Capacity,
+    runner: Runner,
+    clock: Clock,
+    drafter: Drafter | None = None,
+) -> Engine:
     """An engine for what fits."""
     limits = scheduler_limits(config, capacity.max_model_len)
+    if drafter is not None:
+        limits = replace(limits, num_lookahead_tokens=LOOKAHEAD_TOKENS)
     kv_cache = KVCacheManager(
         capacity.num_blocks, capacity.block_size, config.enable_prefix_caching
     )
     if config.speculative != "off":
-        is_for_all = config.speculative == "prompt-lookup"
-        runner = DraftingRunner(runner, clock, is_for_all)
+        runner = DraftingRunner(runner, clock, config.looks_up_all, drafter)
     return Engine(Scheduler(limits, kv_cache, clock, config.policy), runner)
+
+
+def make_drafter(started: StartedModel) -> Drafter | None:
+    """The draft model of a started one, if it has one."""
+    draft = started.draft
+    if draft is None:
+        return None
+    vocab_size = started.config.vocab_size
+    model = DraftModel(draft.model, draft.cache, started.ops, vocab_size, started.is_eager)
+    return Drafter(model, draft.pass_ratio)
 
 
 def scheduler_limits(config: EngineConfig, max_model_len: int) -> SchedulerLimits:

@@ -76,7 +76,8 @@ class ErrorRecord:
 class StartEngine:
     """The first message to an engine process. `engine` is resolved; `free_bytes` bound the plan.
 
-    `cache_dir` keeps built tokenizers. `log_level` is a number of `logging`.
+    `cache_dir` keeps built tokenizers. `log_level` is a number of `logging`. `draft_path` is the
+    file or folder of the draft model.
     """
 
     path: str
@@ -84,6 +85,7 @@ class StartEngine:
     free_bytes: int
     cache_dir: str
     log_level: int
+    draft_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,16 @@ needs to finish the model, so this imports none of it: no text, no scheduler, no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from headrace.core.config import EngineConfig
 from headrace.core.errors import OutOfMemory
 from headrace.core.units import format_bytes
-from headrace.executor.load import load_weights
-from headrace.executor.memory import Capacity, kv_cache_dtype, plan_capacity
+from headrace.engine.started_draft import StartedDraft, open_draft
+from headrace.executor.load import load_weights, read_config
+from headrace.executor.memory import NO_DRAFT, Capacity, kv_cache_dtype, plan_capacity
 from headrace.executor.uneven_keys import mark_uneven_keys
 from headrace.models.llama import Llama
 from headrace.models.model_config import ModelConfig
@@ -40,12 +40,24 @@ class StartedModel:
     ops: Ops
     reader: WeightReader
     is_eager: bool = False
+    draft: StartedDraft | None = None
+
+    def finish_packing(self) -> None:
+        """Wait until all is packed, and give the pages of the files back."""
+        self.ops.finish_packing()
+        self.reader.release()
+        if self.draft is not None:
+            self.draft.reader.release()
 
 
 def start_model(
-    path: Path, engine: EngineConfig, free_bytes: int, progress: Progress | None = None
+    path: Path,
+    engine: EngineConfig,
+    free_bytes: int,
+    progress: Progress | None = None,
+    draft_path: Path | None = None,
 ) -> StartedModel:
-    """Read, plan, begin to pack.
+    """Read, plan, begin to pack. `draft_path`: of engine.draft_model, where that is wanted.
 
     Raises: ModelFileError, UnsupportedFormat, MissingTensor, OutOfMemory, ConfigError.
     """
@@ -59,7 +71,10 @@ def start_model(
     ops = make_ops(engine.device, isa=engine.isa, num_threads=engine.num_threads)
     on_device = ops.free_bytes()
     free = free_bytes if on_device is None else on_device
-    capacity = plan_capacity(config, reader, ops, engine, free)
+    draft = draft_path and open_draft(draft_path, reader, config.vocab_size, engine)
+    wanted_len = engine.max_model_len or config.max_model_len
+    need = draft.need(ops, engine, wanted_len) if draft else NO_DRAFT
+    capacity = plan_capacity(config, reader, ops, engine, free, need)
     weights = load_weights(
         model,
         config,
@@ -69,9 +84,12 @@ def start_model(
         progress=lambda done, layers: report("loading", done / (layers + 1)),
     )
     cache = allocate_cache(config, ops, capacity)
-    return StartedModel(
-        model(ops, config, weights), config, cache, capacity, ops, reader, engine.eager
-    )
+    started_draft = None
+    if draft:
+        draft_cache = allocate_cache(draft.config, ops, capacity)
+        started_draft = draft.start(ops, capacity, draft_cache, need.weights_bytes)
+    own = model(ops, config, weights)
+    return StartedModel(own, config, cache, capacity, ops, reader, engine.eager, started_draft)
 
 
 def allocate_cache(config: ModelConfig, ops: Ops, capacity: Capacity) -> KVCache:
@@ -88,14 +106,6 @@ def allocate_cache(config: ModelConfig, ops: Ops, capacity: Capacity) -> KVCache
             needed_bytes=capacity.total_bytes,
             available_bytes=0,
         ) from None
-
-
-def read_config(model: type[Llama], reader: WeightReader) -> ModelConfig:
-    """The architecture's numbers, from whichever kind of file. Raises: ModelFileError."""
-    metadata: Mapping[str, Any] = reader.metadata
-    if reader.kind == "gguf":
-        return model.config_from_gguf(metadata)
-    return model.config_from_huggingface(metadata)
 
 
 def ignore_progress(what: str, share: float) -> None:

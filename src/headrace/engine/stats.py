@@ -1,14 +1,14 @@
 """EngineStats: what the output side knows -> metrics.
 
 In: StepReport, answers and requests as they end. Out: calls on a MetricSink, with the rows of
-core/telemetry.py. Keeps the time of each answer's newest token and nothing else.
+core/telemetry.py. Keeps the time of each answer's newest token, and sums of guesses.
 """
 
 from __future__ import annotations
 
 from headrace.core import telemetry
 from headrace.core.output import FinishReason
-from headrace.core.step import StepReport
+from headrace.core.step import StepReport, StepStats
 from headrace.core.telemetry import MetricSink
 from headrace.engine.open_request import OpenRequest
 
@@ -22,6 +22,7 @@ class EngineStats:
     def __init__(self, sink: MetricSink, num_blocks: int, block_size: int) -> None:
         self._sink = sink
         self._newest_token_at_s: dict[str, float] = {}
+        self._num_drafts = self._num_accepted_tokens = 0
         labels = {"block_size": str(block_size), "num_gpu_blocks": str(num_blocks)}
         sink.set(telemetry.CACHE_CONFIG, 1, **labels)
         names = {"running_lora_adapters": "", "waiting_lora_adapters": ""}
@@ -53,8 +54,18 @@ class EngineStats:
         sink.add(telemetry.SPEC_DECODE_DRAFTS, stats.num_new_drafts)
         sink.add(telemetry.SPEC_DECODE_DRAFT_TOKENS, stats.num_new_draft_tokens)
         sink.add(telemetry.SPEC_DECODE_ACCEPTED_TOKENS, stats.num_new_accepted_tokens)
+        self._observe_drafts(stats)
         if stats.num_scheduled_tokens:
             sink.observe(telemetry.ITERATION_TOKENS, stats.num_scheduled_tokens)
+
+    def _observe_drafts(self, stats: StepStats) -> None:
+        self._num_drafts += stats.num_new_drafts
+        self._num_accepted_tokens += stats.num_new_accepted_tokens
+        if stats.num_new_drafts:
+            mean = 1 + self._num_accepted_tokens / self._num_drafts
+            self._sink.set(telemetry.SPEC_DECODE_ACCEPTANCE_LENGTH, mean)
+        if stats.draft_speed_up is not None:
+            self._sink.set(telemetry.SPEC_DECODE_SPEED_UP, stats.draft_speed_up)
 
     def observe_tokens(
         self, request: OpenRequest, answer_id: str, num_tokens: int, now_s: float

@@ -90,10 +90,11 @@ def _send_log(link: FrameSocket, level: int) -> None:
 def _load(link: FrameSocket, start: StartEngine) -> Worker | None:
     """Load the model and say so. Errors are for the parent to raise."""
     try:
-        started = start_model(Path(start.path), start.engine, start.free_bytes)
+        draft_path = Path(start.draft_path) if start.draft_path else None
+        path = Path(start.path)
+        started = start_model(path, start.engine, start.free_bytes, draft_path=draft_path)
         worker = Worker(link, start, started)
-        started.ops.finish_packing()
-        started.reader.release()
+        started.finish_packing()
     except Exception as error:
         if not isinstance(error, HeadraceError):
             logger.exception("The engine could not be started.")
@@ -131,7 +132,8 @@ class Worker:
         runner = importlib.import_module(_RUNNER).ModelRunner(
             started.model, started.cache, started.ops, started.is_eager, self._rules
         )
-        engine = build.make_engine(start.engine, started.capacity, runner, SystemClock())
+        drafter = build.make_drafter(started)
+        engine = build.make_engine(start.engine, started.capacity, runner, SystemClock(), drafter)
         limits = build.scheduler_limits(start.engine, started.capacity.max_model_len)
         self._inbox: ThreadChannel[EngineMessage] = ThreadChannel(4 * limits.max_num_requests + 1)
         self._loop = importlib.import_module(_LOOP).EngineLoop(engine, self._inbox, link)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from headrace.core.clock import Clock
@@ -20,12 +20,15 @@ from headrace.core.step import (
     ScheduledRequest,
     SchedulerOutput,
 )
-from headrace.spec.draft_length import DraftLength, RequestRecord
+from headrace.executor.draft_model import DraftModel
+from headrace.executor.model_guesser import DraftedRequest, ModelGuesser, Offer
+from headrace.spec.draft_length import MAX_DRAFT_TOKENS, DraftLength, NextStep
 from headrace.spec.prompt_lookup import Match, PromptLookup
+from headrace.spec.speed_up import SpeedUp
 from headrace.spec.step_costs import MAX_TOKENS
 
 MIN_MATCHES = {"pair": 2, "short": 3, "middle": 5, "long": 9}
-"""Kinds of guesses, by the tokens that are equal before them."""
+"""Kinds of looked-up guesses, by the tokens that are equal before them."""
 PRIORS = {"pair": 0.35, "short": 0.5, "middle": 0.65, "long": 0.85}
 
 
@@ -41,35 +44,46 @@ class Runner(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class DraftedRequest:
-    """One request's text, and the kind of its newest guess."""
+@dataclass(frozen=True, slots=True)
+class Drafter:
+    """A draft model. `pass_ratio`: what its pass is likely to cost, relative to the target's."""
 
-    new: NewRequest
-    lookup: PromptLookup
-    ending_token_ids: frozenset[int]
-    record: RequestRecord = field(default_factory=RequestRecord)
-    kind: str = ""
+    model: DraftModel
+    pass_ratio: float
 
 
 class DraftingRunner:
-    """Guesses by prompt lookup: for requests with a prediction, or for all (`is_for_all`)."""
+    """Guesses by prompt lookup, for requests with a prediction or for all (`is_for_all`), and by a
+    draft model where there is one and lookup has nothing."""
 
-    def __init__(self, runner: Runner, clock: Clock, is_for_all: bool) -> None:
+    def __init__(
+        self, runner: Runner, clock: Clock, is_for_all: bool, drafter: Drafter | None = None
+    ) -> None:
+        self.is_on = True
+        """Whether guesses are made; for measurements that compare."""
         self._runner = runner
         self._clock = clock
         self._is_for_all = is_for_all
-        self._lengths = DraftLength(PRIORS)
+        self._lengths = DraftLength(PRIORS, drafter.pass_ratio if drafter else 1.0)
+        self._guesser = ModelGuesser(drafter.model, self._lengths, clock) if drafter else None
+        self._speed_up = SpeedUp()
         self._requests: dict[str, DraftedRequest] = {}
         self._submitted: deque[tuple[SchedulerOutput, float]] = deque()
+        self._spent = 0.0
+
+    def hold_costs(self) -> None:
+        """Learn no costs from here on: what is guessed then does not depend on the machine."""
+        self._lengths.costs.is_held = True
 
     def submit(self, output: SchedulerOutput) -> None:
         """Start a step."""
+        if self._guesser is not None:
+            self._guesser.follow(output)
         for request_id in output.finished_request_ids:
             self._requests.pop(request_id, None)
         for new in output.new_requests:
-            if self._is_drafted(new):
-                self._requests[new.request_id] = _open(new)
+            if new.pooling is None and (self._guesser or self._is_looked_up(new)):
+                self._requests[new.request_id] = self._open(new)
         started_s = self._clock.monotonic_s() if self._requests else 0.0
         self._submitted.append((output, started_s))
         self._runner.submit(output)
@@ -78,20 +92,29 @@ class DraftingRunner:
         """The oldest step's result, with guesses."""
         result = self._runner.collect()
         output, started_s = self._submitted.popleft()
+        if self._guesser is not None:
+            self._guesser.take(output, result)
         if not self._requests:
             return result
         self._learn(output, result, self._clock.monotonic_s() - started_s)
-        drafts = self._draft(output, result)
-        if not drafts:
-            return result
-        rows = {
-            request_id: row._replace(draft_token_ids=drafts.get(request_id, ()))
-            for request_id, row in result.rows.items()
-        }
-        return ModelRunnerOutput(result.step_id, rows)
+        drafts = self._draft(output, result) if self.is_on else {}
+        rows = result.rows
+        if drafts:
+            rows = {
+                request_id: row._replace(draft_token_ids=drafts.get(request_id, ()))
+                for request_id, row in rows.items()
+            }
+        return ModelRunnerOutput(result.step_id, rows, self._speed_up.ratio)
 
-    def _is_drafted(self, new: NewRequest) -> bool:
-        return new.pooling is None and (self._is_for_all or bool(new.predicted_token_ids))
+    def _is_looked_up(self, new: NewRequest) -> bool:
+        return self._is_for_all or bool(new.predicted_token_ids)
+
+    def _open(self, new: NewRequest) -> DraftedRequest:
+        lookup = None
+        if self._is_looked_up(new):
+            lookup = PromptLookup(new.prompt_token_ids, new.predicted_token_ids)
+            lookup.append(new.output_token_ids)
+        return DraftedRequest(new, lookup, frozenset(new.stop_token_ids))
 
     def _learn(self, output: SchedulerOutput, result: ModelRunnerOutput, seconds: float) -> None:
         """Take in how long the step took, and how its drafts did."""
@@ -100,22 +123,39 @@ class DraftingRunner:
         lost_per_token = 0.0
         if all(_is_decode(row) for row in output.scheduled):
             self._lengths.costs.observe(num_tokens, seconds)
-            if num_drafts and num_tokens <= MAX_TOKENS:
-                lost_per_token = self._loss(len(output.scheduled), num_drafts)
+            if num_tokens <= MAX_TOKENS:
+                num_found = sum(len(row.token_ids) for row in result.rows.values())
+                self._observe_speed(len(output.scheduled), num_tokens, num_found)
+                if num_drafts:
+                    lost_per_token = self._loss(len(output.scheduled), num_drafts)
+        self._spent = 0.0
         for row in output.scheduled:
             request = self._requests.get(row.request_id)
             found = result.rows[row.request_id]
             if request is None or not found.token_ids:
                 continue
-            request.lookup.append(found.token_ids)
-            if not row.num_draft_tokens:
-                self._lengths.observe_alone(request.record)
-                continue
-            lost = row.num_draft_tokens * lost_per_token
-            num_hits = len(found.token_ids) - 1
-            self._lengths.observe_draft(
-                request.record, request.kind, row.num_draft_tokens, num_hits, lost
-            )
+            if request.lookup is not None:
+                request.lookup.append(found.token_ids)
+            self._learn_of(request, row, len(found.token_ids) - 1, lost_per_token)
+
+    def _learn_of(
+        self, request: DraftedRequest, row: ScheduledRequest, num_hits: int, lost_per_token: float
+    ) -> None:
+        """Take in what came of a request's draft, or of none. Mutates: request."""
+        lost = row.num_draft_tokens * lost_per_token
+        if row.num_draft_tokens and not request.probabilities:
+            num_drafted = row.num_draft_tokens
+            self._lengths.observe_draft(request.record, request.kind, num_drafted, num_hits, lost)
+            return
+        if not row.num_draft_tokens:
+            self._lengths.observe_alone(request.record)
+        if self._guesser is not None:
+            self._guesser.learn(request, row, num_hits, lost)
+
+    def _observe_speed(self, num_requests: int, num_tokens: int, num_found: int) -> None:
+        costs = self._lengths.costs
+        time = costs.cost(num_tokens) + self._spent
+        self._speed_up.observe(num_found, time / costs.cost(num_requests) * num_requests)
 
     def _loss(self, num_requests: int, num_drafts: int) -> float:
         """Steps of one request that could be taken in the time of one drafted token."""
@@ -129,32 +169,56 @@ class DraftingRunner:
     ) -> Mapping[str, tuple[int, ...]]:
         """Guess for the requests that go on, as many tokens as pay."""
         going_on = [row.request_id for row in output.scheduled if row.is_sampled]
-        found: list[tuple[DraftedRequest, Match]] = []
-        hit_rates: list[tuple[float, int]] = []
-        for request_id in going_on:
-            request = self._requests.get(request_id)
-            if request is None or not _goes_on(request, result.rows[request_id]):
-                continue
-            match = request.lookup.find() if request.record.balance > 0 else None
-            if match is None:
-                continue
-            request.kind = _kind(match)
-            found.append((request, match))
-            room = len(request.lookup.read(match, MAX_TOKENS))
-            hit_rates.append((self._lengths.hit_rate(request.record, request.kind), room))
-        lengths = self._lengths.choose(len(going_on), hit_rates)
+        requests = [
+            self._requests[request_id]
+            for request_id in going_on
+            if request_id in self._requests
+            and _goes_on(self._requests[request_id], result.rows[request_id])
+        ]
+        offers = [offer for request in requests if (offer := self._look_up(request)) is not None]
+        if self._guesser is not None and len(going_on) < MAX_TOKENS:
+            offers += self._guess(len(going_on), offers, requests)
+        lengths = self._lengths.choose(len(going_on), [offer.chances for offer in offers])
         drafts = {}
-        for (request, match), length in zip(found, lengths, strict=True):
-            token_ids = _before_end(request, request.lookup.read(match, length))
+        for offer, length in zip(offers, lengths, strict=True):
+            token_ids = _before_end(offer.request, offer.token_ids[:length])
+            offer.request.kind = offer.kind
+            offer.request.probabilities = tuple(offer.probabilities)
             if token_ids:
-                drafts[request.new.request_id] = token_ids
+                drafts[offer.request_id] = token_ids
         return drafts
 
+    def _look_up(self, request: DraftedRequest) -> Offer | None:
+        """A guess from the request's text, unless the draft model's is likely to be better."""
+        if request.lookup is None or request.record.balance <= 0:
+            return None
+        match = request.lookup.find()
+        if match is None:
+            return None
+        kind = _kind(match)
+        rate = self._lengths.hit_rate(request.record, kind)
+        if self._guesser is not None and self._guesser.is_better(request, rate):
+            return None
+        token_ids = request.lookup.read(match, MAX_DRAFT_TOKENS)
+        chances = [rate**place for place in range(1, len(token_ids) + 1)]
+        return Offer(request, list(token_ids), chances, kind)
 
-def _open(new: NewRequest) -> DraftedRequest:
-    lookup = PromptLookup(new.prompt_token_ids, new.predicted_token_ids)
-    lookup.append(new.output_token_ids)
-    return DraftedRequest(new, lookup, frozenset(new.stop_token_ids))
+    def _guess(
+        self, num_requests: int, offers: Sequence[Offer], requests: Sequence[DraftedRequest]
+    ) -> list[Offer]:
+        """Guesses of the draft model for requests that have no offer."""
+        if self._guesser is None:
+            return []
+        found = {offer.request_id for offer in offers}
+        lengths = self._lengths.choose(num_requests, [offer.chances for offer in offers])
+        step = NextStep(num_requests, num_requests, float(num_requests))
+        for offer, length in zip(offers, lengths, strict=True):
+            step.num_tokens += length
+            step.num_expected += sum(offer.chances[:length])
+        others = [request for request in requests if request.new.request_id not in found]
+        more = self._guesser.propose(step, others)
+        self._spent = step.spent
+        return more
 
 
 def _is_decode(row: ScheduledRequest) -> bool:

@@ -68,10 +68,12 @@ def load_weights(
     ops: Ops,
     max_positions: int,
     progress: Progress | None = None,
+    head_rows: int | None = None,
 ) -> DecoderWeights:
     """Fuse every tensor the model names and have it packed. `max_positions` bounds rope tables.
 
-    The file is read until `ops.finish_packing`.
+    The file is read until `ops.finish_packing`. `head_rows`: tokens that may be chosen, the first
+    so many; None is all.
 
     Raises: MissingTensor, UnsupportedFormat, ModelFileError.
     """
@@ -96,8 +98,16 @@ def load_weights(
         layers=tuple(layers),
         ropes=rope_tables(ops, config, tensors, max_positions),
         norm=ops.pack_vector(norm),
-        head=ops.pack_linear([head]),
+        head=ops.pack_linear([head if head_rows is None else head.rows(0, head_rows)]),
     )
+
+
+def read_config(model: type[Llama], reader: WeightReader) -> ModelConfig:
+    """The architecture's numbers, from whichever kind of file. Raises: ModelFileError."""
+    metadata: Mapping[str, Any] = reader.metadata
+    if reader.kind == "gguf":
+        return model.config_from_gguf(metadata)
+    return model.config_from_huggingface(metadata)
 
 
 def load_layer(ops: Ops, tensors: ModelTensors, spec: LayerSpec, layer: int) -> DecoderLayer:

@@ -29,8 +29,27 @@ FREE_SHARE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
+class DraftNeed:
+    """What a draft model takes beside its target: `block_bytes` for each block of the KV cache."""
+
+    weights_bytes: int
+    scratch_bytes: int
+    block_bytes: int
+
+    @property
+    def fixed_bytes(self) -> int:
+        return self.weights_bytes + self.scratch_bytes
+
+
+NO_DRAFT = DraftNeed(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Capacity:
-    """What fits. `max_model_len` is the model's, lowered to what the KV cache holds."""
+    """What fits. `max_model_len` is the model's, lowered to what the KV cache holds.
+
+    `draft_bytes` are weights and scratch of a draft model; its keys and values are in `kv_bytes`.
+    """
 
     weights_bytes: int
     kv_bytes: int
@@ -40,10 +59,12 @@ class Capacity:
     block_size: int
     max_model_len: int
     kv_cache_dtype: KVCacheDtype = "bf16"
+    draft_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_bytes + self.scratch_bytes + self.program_bytes
+        model = self.weights_bytes + self.draft_bytes
+        return model + self.kv_bytes + self.scratch_bytes + self.program_bytes
 
     @property
     def num_kv_tokens(self) -> int:
@@ -51,9 +72,10 @@ class Capacity:
 
     def describe(self) -> str:
         """The breakdown as one line for people."""
+        draft = f"draft model {format_bytes(self.draft_bytes)}, " if self.draft_bytes else ""
         return (
             f"memory {format_bytes(self.total_bytes)}: weights {format_bytes(self.weights_bytes)}, "
-            f"KV cache {format_bytes(self.kv_bytes)} ({self.num_kv_tokens} tokens of "
+            f"{draft}KV cache {format_bytes(self.kv_bytes)} ({self.num_kv_tokens} tokens of "
             f"{self.kv_cache_dtype} in {self.num_blocks} blocks of {self.block_size}), "
             f"scratch {format_bytes(self.scratch_bytes)}, "
             f"program {format_bytes(self.program_bytes)}; context {self.max_model_len} tokens"
@@ -66,6 +88,7 @@ def plan_capacity(
     ops: Ops,
     engine: EngineConfig,
     free_bytes: int,
+    draft: DraftNeed = NO_DRAFT,
 ) -> Capacity:
     """Split the budget into weights, scratch and KV blocks. Raises: OutOfMemory, ConfigError."""
     if engine.max_model_len is not None and engine.max_model_len > config.max_model_len:
@@ -85,10 +108,11 @@ def plan_capacity(
     block_size = engine.block_size
     kv_dtype = kv_cache_dtype(engine)
     block_bytes = ops.kv_bytes_per_block(config.attention, block_size, kv_dtype)
+    block_bytes += draft.block_bytes
     wanted_len = engine.max_model_len or config.max_model_len
     weights = weights_bytes(config, reader, ops, wanted_len)
     scratch = scratch_bytes(config, engine)
-    fixed = weights + scratch + PROGRAM_BYTES
+    fixed = weights + draft.fixed_bytes + scratch + PROGRAM_BYTES
     if budget is None:
         usual = max(wanted_len, engine.max_num_seqs * DEFAULT_CONTEXT_SHARE)
         num_blocks = -(-usual // block_size) + 1
@@ -104,7 +128,8 @@ def plan_capacity(
         needed = needed if budget is not None else int(needed / FREE_SHARE) + 1
         raise OutOfMemory(
             f"The model needs {format_bytes(needed)} ({format_bytes(weights)} weights, "
-            f"{format_bytes(scratch)} scratch, {format_bytes(PROGRAM_BYTES)} program, "
+            f"{_describe_draft(draft)}{format_bytes(scratch)} scratch, "
+            f"{format_bytes(PROGRAM_BYTES)} program, "
             f"{format_bytes(min_blocks * block_bytes)} KV cache for {min_len} tokens) and there is "
             f"{source}. Give it --memory {-(-needed // 2**20)}MiB or more, lower --max-model-len, "
             "or take a smaller model.",
@@ -120,7 +145,12 @@ def plan_capacity(
         block_size=block_size,
         max_model_len=min(wanted_len, (num_blocks - 1) * block_size),
         kv_cache_dtype=kv_dtype,
+        draft_bytes=draft.fixed_bytes,
     )
+
+
+def _describe_draft(draft: DraftNeed) -> str:
+    return f"{format_bytes(draft.fixed_bytes)} draft model, " if draft.fixed_bytes else ""
 
 
 def kv_cache_dtype(engine: EngineConfig) -> KVCacheDtype:

@@ -15,6 +15,7 @@ from headrace.core.config import Config
 from headrace.core.errors import ModelNotFound
 from headrace.engine.started_model import Progress, start_model
 from headrace.hub.model_store import LocalModel, ModelStore
+from headrace.launch.draft_choice import find_draft
 
 if TYPE_CHECKING:
     from headrace.launch.engine_backend import MakeSink
@@ -37,10 +38,13 @@ def open_engine(
     sooner for a few short prompts; longer ones then wait once for the rest of the tokenizer.
     Raises: ModelNotFound, ModelSourceError, ModelFileError, OutOfMemory, ConfigError.
     """
-    local = find_model(ModelStore(config.hub), model, may_pull)
+    store = ModelStore(config.hub)
+    local = find_model(store, model, may_pull)
+    draft_path = find_draft(store, config.engine, may_pull)
     machine = detect_machine()
     engine_config = resolve_engine(config.engine, machine)
-    started = start_model(local.path, engine_config, machine.memory_available_bytes, progress)
+    free_bytes = machine.memory_available_bytes
+    started = start_model(local.path, engine_config, free_bytes, progress, draft_path)
     finish_engine = importlib.import_module("headrace.launch.local_engine").finish_engine
     engine: LocalEngine = finish_engine(
         started,

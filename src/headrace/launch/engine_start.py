@@ -14,6 +14,7 @@ from headrace.engine.engine_process import EngineProcess
 from headrace.engine.messages import StartEngine
 from headrace.engine.supervisor import StartedProcess
 from headrace.hub.model_store import LocalModel, ModelStore
+from headrace.launch.draft_choice import find_draft, refuse_draft
 from headrace.launch.model_kind import is_encoder
 
 
@@ -61,9 +62,12 @@ def start_engine(config: Config, model: str) -> Starting:
     Raises: ModelNotFound, ConfigError.
     """
     begin_s = time.monotonic()
-    local = ModelStore(config.hub).resolve(model)
+    store = ModelStore(config.hub)
+    local = store.resolve(model)
     if is_encoder(local.path):
+        refuse_draft(config.engine, "an encoder", "It makes vectors; there is nothing to guess.")
         return StartingEncoder(config, local)
+    draft_path = find_draft(store, config.engine)
     machine = detect_machine()
     cache_dir = config.hub.home / "tokenizers"
     order = StartEngine(
@@ -72,5 +76,6 @@ def start_engine(config: Config, model: str) -> Starting:
         free_bytes=machine.memory_available_bytes,
         cache_dir=str(cache_dir),
         log_level=logging.getLogger().getEffectiveLevel(),
+        draft_path=None if draft_path is None else str(draft_path),
     )
     return StartingEngine(EngineProcess(order), order, local, cache_dir, begin_s)

@@ -13,11 +13,12 @@ from headrace.core.machine import Roof
 from headrace.core.telemetry import MetricSink, NoMetrics
 from headrace.engine.async_engine import AsyncEngine
 from headrace.engine.build import LoadedModel, WorkPerToken, finish_model
-from headrace.engine.engine import make_engine, scheduler_limits
+from headrace.engine.engine import Engine, make_engine, scheduler_limits
 from headrace.engine.engine_thread import EngineThread
 from headrace.engine.input_processor import InputProcessor
 from headrace.engine.started_model import Progress, StartedModel
 from headrace.engine.stats import EngineStats
+from headrace.executor.drafting_runner import DraftingRunner
 from headrace.hub.model_store import LocalModel
 from headrace.launch.engine_backend import EngineBackend, MakeSink, model_info
 from headrace.ops.table import probe_roof
@@ -26,7 +27,13 @@ from headrace.ops.table import probe_roof
 class LocalEngine(EngineBackend):
     """An engine in a thread of this process, with what measurements ask of it."""
 
-    def __init__(self, engine: AsyncEngine, loaded: LoadedModel, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        loaded: LoadedModel,
+        config: EngineConfig,
+        drafting: DraftingRunner | None = None,
+    ) -> None:
         capacity = loaded.capacity
         environment = {
             "ops": loaded.ops.name,
@@ -36,6 +43,7 @@ class LocalEngine(EngineBackend):
         super().__init__(engine, capacity.total_bytes, capacity.describe(), environment)
         self._loaded = loaded
         self._config = config
+        self.drafting = drafting
         self.capacity = capacity
         self.chat_template = loaded.chat_template
         self.tokenizer = loaded.tokenizer
@@ -51,6 +59,8 @@ class LocalEngine(EngineBackend):
         await super().stop()
         self._loaded.rules.close()
         self._loaded.reader.close()
+        if self._loaded.draft_reader is not None:
+            self._loaded.draft_reader.close()
 
     def probe_roof(self) -> Roof:
         """Measure the machine's read bandwidth and int8 peak now. Takes about a second."""
@@ -70,21 +80,23 @@ def finish_engine(
     """Text, scheduler and threads around weights that are being packed; see `open_engine`."""
     loaded = finish_model(started, cache_dir, progress, is_brief)
     sink = make_sink(local.name) if make_sink is not None else NoMetrics()
-    return LocalEngine(assemble(loaded, local, config, sink), loaded, config)
+    clock = SystemClock()
+    engine = make_engine(config, loaded.capacity, loaded.runner, clock, loaded.drafter)
+    running = assemble(engine, loaded, local, config, sink, clock)
+    return LocalEngine(running, loaded, config, engine.drafting)
 
 
 def assemble(
+    engine: Engine,
     loaded: LoadedModel,
     local: LocalModel,
     config: EngineConfig,
     sink: MetricSink,
-    clock: Clock | None = None,
+    clock: Clock,
 ) -> AsyncEngine:
-    """Scheduler, runner, text and threads around a loaded model."""
-    clock = clock or SystemClock()
+    """Text and threads around an engine."""
     capacity = loaded.capacity
     max_num_requests = scheduler_limits(config, capacity.max_model_len).max_num_requests
-    engine = make_engine(config, capacity, loaded.runner, clock)
     info = model_info(
         local, capacity.max_model_len, loaded.config.hidden_size, loaded.chat_template, clock
     )

@@ -22,9 +22,10 @@ from headrace.core.errors import ConfigError
 from headrace.core.units import format_bytes
 from headrace.engine.encoder_model import read_encoder
 from headrace.engine.model_text import load_text
-from headrace.engine.started_model import read_config
+from headrace.executor.load import read_config
 from headrace.executor.memory import FREE_SHARE, plan_capacity
 from headrace.hub.model_store import LocalModel, ModelStore
+from headrace.launch.draft_choice import refuse_draft
 from headrace.launch.encoder_backend import encoder_info
 from headrace.launch.engine_backend import EngineBackend, model_info
 from headrace.launch.engine_start import start_engine
@@ -94,6 +95,8 @@ def share_models(
             ", ".join(config.server.served_model_names),
             "nothing where several models are served: each goes by its own name",
         )
+    why = "Serve each model with a draft model by a server of its own."
+    refuse_draft(config.engine, "several models", why)
     engine_config = replace(resolve_engine(config.engine, detect_machine()), memory_bytes=None)
     found = [ModelStore(config.hub).resolve(name) for name in names]
     if len({local.name for local in found}) < len(found):

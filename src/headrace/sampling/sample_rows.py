@@ -58,6 +58,15 @@ class SampleRow:
         if self.rule is not None:
             self.rule.append(token_id)
 
+    def take_back(self, num_tokens: int) -> None:
+        """The newest tokens were guesses only. Not for rows with a rule."""
+        for _ in range(num_tokens):
+            token_id = self.output_token_ids.pop()
+            if self.has_penalty:
+                self.output_counts[token_id] -= 1
+                if not self.output_counts[token_id]:
+                    del self.output_counts[token_id]
+
     def mask(self) -> UInt32 | None:
         """Tokens that may come next, None for all. Shapes: [ceil(V/32)]."""
         if self.rule is None:

@@ -160,4 +160,5 @@ class RequestState:
             pooling=self.spec.pooling,
             output_token_ids=self.spec.output_token_ids,
             predicted_token_ids=self.spec.predicted_token_ids,
+            max_num_tokens=self.max_num_tokens,
         )

@@ -180,7 +180,7 @@ class Scheduler:
             gained = self._accept(request, row, found)
             if gained is not None:
                 progress.append(gained)
-        return self._report(output, progress)
+        return self._report(output, progress, result.speed_up)
 
     def inspect(self) -> tuple[AnswerActivity, ...]:
         """What runs and what waits, and why."""
@@ -220,19 +220,25 @@ class Scheduler:
     def _plan_drafts(self, plan: Plan, budget: TokenBudget) -> None:
         """Let the requests of the plan compute their drafts too, with tokens and blocks to spare.
 
+        Where blocks are left then and nobody waits for them, a draft model has room for its next
+        guesses.
         Mutates: plan.
         """
+        num_spare = self._num_spare_blocks
+        num_lookahead = 0 if len(self._waiting) else self.limits.num_lookahead_tokens
         for index, (request, num_tokens) in enumerate(plan):
             # The token after the last draft must fit too.
             room = request.max_num_tokens - request.num_tokens - 1
             num_drafts = min(len(request.draft_token_ids), room)
             is_background = request.spec.is_background
-            if num_drafts < 1 or not budget.has_any(is_background):
-                continue
-            num_slots = request.num_tokens + num_drafts
-            num_spare = self._num_spare_blocks
-            if self._kv_cache.allocate(request.block_table, num_slots, (), num_spare):
-                plan[index] = (request, num_tokens + budget.take(num_drafts, is_background))
+            num_slots = request.num_tokens
+            if num_drafts >= 1 and budget.has_any(is_background):
+                num_slots += num_drafts
+                if self._kv_cache.allocate(request.block_table, num_slots, (), num_spare):
+                    plan[index] = (request, num_tokens + budget.take(num_drafts, is_background))
+            if num_lookahead and room > 0:
+                num_slots += min(num_lookahead, room)
+                self._kv_cache.allocate(request.block_table, num_slots, (), num_spare)
 
     def _plan_chunks(self, plan: Plan, budget: TokenBudget) -> None:
         """Go on with requests that are behind. Their blocks were allocated on admission."""
@@ -380,7 +386,9 @@ class Scheduler:
         if request.is_known_to_runner:
             self._forgotten_ids.append(request.request_id)
 
-    def _report(self, output: SchedulerOutput, progress: list[RequestProgress]) -> StepReport:
+    def _report(
+        self, output: SchedulerOutput, progress: list[RequestProgress], speed_up: float | None
+    ) -> StepReport:
         now_s = self._clock.monotonic_s()
         counters, self._counters = self._counters, StepCounters()
         num_background = len(self._requests) - self._num_interactive
@@ -401,6 +409,7 @@ class Scheduler:
             num_new_draft_tokens=counters.num_draft_tokens,
             num_new_accepted_tokens=counters.num_accepted_tokens,
             step_s=now_s - self._step_started_at_s,
+            draft_speed_up=speed_up,
         )
         return StepReport(output.step_id, tuple(progress), stats, ended_at_s=now_s)
 

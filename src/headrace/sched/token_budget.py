@@ -17,6 +17,7 @@ class SchedulerLimits:
         max_mixed_background_tokens: of background requests, while there is any other one.
         max_waiting_requests: requests beyond the running ones before new ones are refused.
         max_model_len: tokens of prompt and output together.
+        num_lookahead_tokens: of an answer, beyond those it has: slots that a draft model needs.
     """
 
     max_num_batched_tokens: int
@@ -25,6 +26,7 @@ class SchedulerLimits:
     max_model_len: int
     max_mixed_prompt_tokens: int | None = None
     max_mixed_background_tokens: int = 0
+    num_lookahead_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_model_len"):

@@ -1,8 +1,9 @@
 """How many tokens to draft: as many as raise the tokens per second that are expected.
 
-In: how often drafts of each kind were right, what steps cost, how many requests share the step.
-Out: a number of tokens for each request. A request that drafts have slowed down does without until
-the tokens it gained alone have paid for it, so drafting never costs more than a small share.
+In: how often drafts of each kind were right, what steps and a draft model's passes cost, how many
+requests share the step. Out: a number of tokens for each request. A request that drafts have slowed
+down does without until the tokens it gained alone have paid for it, or until the engine as a whole
+has gained enough; so drafting never costs more than a small share.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from headrace.spec.step_costs import MAX_TOKENS, StepCosts
+from headrace.spec.hit_rate import HitRate
+from headrace.spec.step_costs import MAX_TOKENS, PassCosts, StepCosts
 
 MAX_DRAFT_TOKENS = 15
+MAX_MODEL_TOKENS = 6
+"""Of a draft model's guesses: each costs a pass, and one in two thousand gets further."""
 
 LOSS_SHARE = 0.02
 """Of its tokens alone, what a request may lose to drafts that were wrong."""
@@ -21,24 +25,16 @@ FIRST_LOSS = 0.3
 MAX_SAVED = 2.0
 """Units: steps. Earlier gains do not pay for more than this of later losses."""
 
+FIRST_CREDIT = 10.0
+MAX_CREDIT = 16.0
+MIN_CREDIT = -6.0
+"""Units: steps. What the engine's draft model has saved, which requests may lose again."""
+CREDIT_SHARE = 0.005
+"""Of its tokens alone, what the credit grows by, so that another attempt is made some day."""
+
 _REQUEST_WEIGHT = 4.0
 _ENGINE_WEIGHT = 20.0
 _FADING = 0.85
-
-
-@dataclass(slots=True)
-class HitRate:
-    """Share of drafted tokens that were chosen, among those whose turn came."""
-
-    num_hits: float = 0.0
-    num_tried: float = 0.0
-
-    def rate(self, prior: float, weight: float) -> float:
-        return (self.num_hits + weight * prior) / (self.num_tried + weight)
-
-    def observe(self, num_hits: int, num_tried: int, fading: float) -> None:
-        self.num_hits = fading * self.num_hits + num_hits
-        self.num_tried = fading * self.num_tried + num_tried
 
 
 @dataclass(slots=True)
@@ -49,12 +45,28 @@ class RequestRecord:
     rates: dict[str, HitRate] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class NextStep:
+    """The step that is drafted for: its requests and tokens, how many tokens of answers it is
+    expected to bring, and what the draft model's passes for it have cost."""
+
+    num_requests: int
+    num_tokens: int
+    num_expected: float
+    spent: float = 0.0
+
+
 class DraftLength:
     """Chooses lengths and learns from what came of them. One engine's."""
 
-    def __init__(self, priors: Mapping[str, float]) -> None:
-        """`priors`: how often a token of each kind of draft is right, before anything is known."""
+    def __init__(self, priors: Mapping[str, float], pass_ratio: float = 1.0) -> None:
+        """`priors`: how often a token of each kind of draft is right, before anything is known.
+
+        `pass_ratio`: what a pass of the draft model costs, relative to the target's.
+        """
         self.costs = StepCosts()
+        self.pass_costs = PassCosts(pass_ratio)
+        self.credit = FIRST_CREDIT
         self._priors = priors
         self._rates = {kind: HitRate() for kind in priors}
 
@@ -63,18 +75,19 @@ class DraftLength:
         prior = self._rates[kind].rate(self._priors[kind], _ENGINE_WEIGHT)
         return record.rates.get(kind, HitRate()).rate(prior, _REQUEST_WEIGHT)
 
-    def choose(self, num_requests: int, hit_rates: Sequence[tuple[float, int]]) -> list[int]:
+    def choose(self, num_requests: int, chances: Sequence[Sequence[float]]) -> list[int]:
         """Tokens to draft for each of some requests, in a step of `num_requests`.
 
-        `hit_rates` are each one's rate and the most it may draft. The step has the tokens that
-        bring most: the first of every request before the second of an unlikely one.
+        `chances`: how likely each one's first drafted token is chosen, its first two, and so on.
+        The step has the tokens that bring most: the first of every request before the second of an
+        unlikely one.
         """
-        if num_requests >= MAX_TOKENS or not hit_rates:
-            return [0] * len(hit_rates)
+        if num_requests >= MAX_TOKENS or not chances:
+            return [0] * len(chances)
         offers = sorted(
-            (-(rate**place), place, index)
-            for index, (rate, limit) in enumerate(hit_rates)
-            for place in range(1, min(limit, MAX_DRAFT_TOKENS) + 1)
+            (-chance, place, index)
+            for index, falling in enumerate(chances)
+            for place, chance in enumerate(falling[:MAX_DRAFT_TOKENS], 1)
         )[: MAX_TOKENS - num_requests]
         best, best_count = num_requests / self.costs.cost(num_requests), 0
         expected = float(num_requests)
@@ -83,10 +96,45 @@ class DraftLength:
             speed = expected / self.costs.cost(num_requests + count)
             if speed > best:
                 best, best_count = speed, count
-        lengths = [0] * len(hit_rates)
+        lengths = [0] * len(chances)
         for _, place, index in offers[:best_count]:
             lengths[index] = max(lengths[index], place)
         return lengths
+
+    def num_paying(self, step: NextStep, chances: Sequence[float]) -> int:
+        """For how many requests another guess of the draft model pays.
+
+        `chances`, falling: how likely each one's guess and those before it are chosen.
+        """
+        time = self.costs.cost(step.num_tokens) + step.spent
+        best, best_count, expected = step.num_expected / time, 0, step.num_expected
+        for count, chance in enumerate(chances[: MAX_TOKENS - step.num_tokens], 1):
+            expected += chance
+            longer = self.costs.cost(step.num_tokens + count) + step.spent
+            speed = expected / (longer + self.pass_costs.cost(count))
+            if speed > best:
+                best, best_count = speed, count
+        return best_count
+
+    def speed_up(self, num_requests: int, hit_rate: float) -> float:
+        """Expected speed with a draft model's guesses for every request, relative to without."""
+        if num_requests >= MAX_TOKENS:
+            return 1.0
+        step = NextStep(num_requests, num_requests, float(num_requests))
+        plain = step.num_expected / self.costs.cost(num_requests)
+        best = plain
+        for place in range(1, MAX_MODEL_TOKENS + 1):
+            step.num_tokens += num_requests
+            if step.num_tokens > MAX_TOKENS:
+                break
+            step.num_expected += num_requests * hit_rate**place
+            step.spent += self.pass_costs.cost(num_requests)
+            best = max(best, step.num_expected / (self.costs.cost(step.num_tokens) + step.spent))
+        return best / plain
+
+    def share(self, cost: float, num_requests: int, num_sharing: int) -> float:
+        """What each of `num_sharing` loses by a time in which a step could have been taken."""
+        return cost / self.costs.cost(min(num_requests, MAX_TOKENS)) * num_requests / num_sharing
 
     def observe_alone(self, record: RequestRecord) -> None:
         """A request gained a token without a draft. Mutates: record."""
@@ -99,4 +147,12 @@ class DraftLength:
         num_tried = min(num_hits + 1, num_drafted)
         self._rates[kind].observe(num_hits, num_tried, fading=0.995)
         record.rates.setdefault(kind, HitRate()).observe(num_hits, num_tried, _FADING)
-        record.balance = min(record.balance + num_hits - lost, MAX_SAVED)
+        self.settle(record, num_hits - lost)
+
+    def settle(self, record: RequestRecord, num_saved: float) -> None:
+        """Write down the steps that a draft saved, or lost. Mutates: record."""
+        record.balance = min(record.balance + num_saved, MAX_SAVED)
+
+    def settle_credit(self, num_saved: float) -> None:
+        """The same of a draft model's, for all requests. Mutates: self."""
+        self.credit = max(MIN_CREDIT, min(self.credit + num_saved, MAX_CREDIT))

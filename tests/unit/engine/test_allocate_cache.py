@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from headrace.core.errors import OutOfMemory
-from headrace.engine.started_model import allocate_cache, read_config
+from headrace.engine.started_model import allocate_cache
+from headrace.executor.load import read_config
 from headrace.executor.memory import Capacity
 from headrace.models.registry import model_class
 from headrace.ops.table import make_ops

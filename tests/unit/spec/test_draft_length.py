@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.spec.draft_length import MAX_DRAFT_TOKENS, DraftLength, RequestRecord
-from headrace.spec.step_costs import MAX_TOKENS, StepCosts
+from headrace.spec.draft_length import (
+    MAX_CREDIT,
+    MAX_DRAFT_TOKENS,
+    MIN_CREDIT,
+    DraftLength,
+    NextStep,
+    RequestRecord,
+)
+from headrace.spec.step_costs import MAX_TOKENS, PassCosts, StepCosts
 
 
 @pytest.fixture
@@ -13,25 +20,29 @@ def lengths() -> DraftLength:
     return DraftLength({"sure": 0.9, "unsure": 0.3})
 
 
+def falling(rate: float, count: int) -> list[float]:
+    return [rate**place for place in range(1, count + 1)]
+
+
 def test_the_likelier_the_longer(lengths: DraftLength) -> None:
-    chosen = [lengths.choose(1, [(rate, 50)])[0] for rate in (0.0, 0.2, 0.5, 0.8, 0.99)]
+    chosen = [lengths.choose(1, [falling(rate, 50)])[0] for rate in (0.0, 0.2, 0.5, 0.8, 0.99)]
     assert chosen == sorted(chosen)
     assert chosen[0] == 0
     assert chosen[-1] == MAX_DRAFT_TOKENS
 
 
 def test_no_more_than_there_is(lengths: DraftLength) -> None:
-    assert lengths.choose(1, [(0.99, 3)]) == [3]
+    assert lengths.choose(1, [falling(0.99, 3)]) == [3]
 
 
 def test_a_full_step_has_no_room_for_guesses(lengths: DraftLength) -> None:
-    assert lengths.choose(MAX_TOKENS, [(0.99, 9)] * MAX_TOKENS) == [0] * MAX_TOKENS
-    few, many = (sum(lengths.choose(n, [(0.6, 9)] * n)) / n for n in (1, 16))
+    assert lengths.choose(MAX_TOKENS, [falling(0.99, 9)] * MAX_TOKENS) == [0] * MAX_TOKENS
+    few, many = (sum(lengths.choose(n, [falling(0.6, 9)] * n)) / n for n in (1, 16))
     assert many < few
 
 
 def test_the_likely_come_first(lengths: DraftLength) -> None:
-    likely, unlikely = lengths.choose(2, [(0.95, 9), (0.2, 9)])
+    likely, unlikely = lengths.choose(2, [falling(0.95, 9), falling(0.2, 9)])
     assert likely > unlikely
 
 
@@ -97,3 +108,42 @@ def test_steps_of_a_prompt_are_not_taken_in() -> None:
     costs.observe(0, 1.0)
     costs.observe(1, 0.01)
     assert costs.cost(1) == 1.0
+
+
+def test_a_draft_model_guesses_while_a_pass_pays() -> None:
+    for ratio, rate, wanted in ((0.4, 0.8, 1), (0.4, 0.3, 0), (0.9, 0.8, 0), (0.01, 0.2, 1)):
+        lengths = DraftLength({}, pass_ratio=ratio)
+        assert lengths.num_paying(NextStep(1, 1, 1.0), [rate]) == wanted
+
+
+def test_a_draft_model_guesses_for_those_that_gain() -> None:
+    lengths = DraftLength({}, pass_ratio=0.2)
+    assert lengths.num_paying(NextStep(3, 3, 3.0), [0.95, 0.9, 0.05]) == 2
+
+
+def test_a_draft_model_pays_for_few_requests_only() -> None:
+    lengths = DraftLength({}, pass_ratio=0.4)
+    speeds = [lengths.speed_up(count, 0.8) for count in (1, 2, 8, MAX_TOKENS)]
+    assert speeds == sorted(speeds, reverse=True)
+    assert speeds[0] > 1.15
+    assert speeds[-2:] == [1.0, 1.0]
+
+
+def test_credit_is_bounded() -> None:
+    lengths = DraftLength({})
+    lengths.settle_credit(1000.0)
+    assert lengths.credit == MAX_CREDIT
+    lengths.settle_credit(-1000.0)
+    assert lengths.credit == MIN_CREDIT
+
+
+def test_a_pass_costs_what_it_took() -> None:
+    costs = PassCosts(0.3)
+    before = costs.cost(100)
+    for _ in range(100):
+        costs.observe(1, 0.6)
+    assert costs.cost(1) == pytest.approx(0.6, rel=0.02)
+    assert costs.cost(100) == before
+    for _ in range(100):
+        costs.observe(100, 4.0)
+    assert costs.cost(100) == pytest.approx(4.0, rel=0.02)
