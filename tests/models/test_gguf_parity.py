@@ -34,6 +34,13 @@ MIXED = {
     "ffn_down": "f16",
     "output.weight": "bf16",
 }
+EXPERTS = {
+    "attn_q": "q4_0",
+    "ffn_gate_inp": "f32",
+    "ffn_gate_exps": "q4_0",
+    "ffn_up_exps": "q5_1",
+    "ffn_down_exps": "q8_0",
+}
 BLOCKS_OF_256 = {"attn_q": "q4_k", "attn_k": "q5_k", "attn_v": "q6_k", "ffn_down": "q6_k"}
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
 
@@ -45,6 +52,9 @@ CASES = (
     ("llama-linear-rope", PLAIN),
     ("llama-one-kv-head", MIXED),
     ("llama-own-head-size", PLAIN),
+    ("mixtral", EXPERTS),
+    ("qwen2-moe", EXPERTS | {"shexp.": "q8_0"}),
+    ("qwen3-moe", PLAIN),
     ("qwen2", MIXED),
     ("qwen2-tied", PLAIN),
     ("qwen3", MIXED),

@@ -26,6 +26,9 @@ LLAMA3 = ROPE_INIT_FUNCTIONS["llama3"]
 
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
+    "mixtral": gguf.MODEL_ARCH.LLAMA,
+    "qwen2_moe": gguf.MODEL_ARCH.QWEN2MOE,
+    "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
@@ -49,7 +52,7 @@ def export(model: PreTrainedModel, path: Path, formats: Mapping[str, str]) -> Pa
     state = model.state_dict()
     if config.tie_word_embeddings:
         state.pop("lm_head.weight")
-    for name, value in state.items():
+    for name, value in split_gate_up(state).items():
         file_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert file_name is not None, name
         write_tensor(writer, config, name, file_name, value, formats)
@@ -59,6 +62,30 @@ def export(model: PreTrainedModel, path: Path, formats: Mapping[str, str]) -> Pa
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def split_gate_up(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Stacks of experts as the table of names has them: gate and up apart, views of the model."""
+    found: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
+        if not name.endswith("experts.gate_up_proj"):
+            found[name + ".weight" if name.endswith("experts.down_proj") else name] = value
+            continue
+        gate, up = value.chunk(2, dim=1)
+        found[name.replace("gate_up_proj", "gate_proj.weight")] = gate
+        found[name.replace("gate_up_proj", "up_proj.weight")] = up
+    return found
+
+
+def write_experts(writer: gguf.GGUFWriter, config: object) -> None:
+    """The numbers of a mixture."""
+    is_mixtral = config.model_type == "mixtral"
+    writer.add_expert_count(config.num_local_experts if is_mixtral else config.num_experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    if not is_mixtral:
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if config.model_type == "qwen2_moe":
+        writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
 
 
 def write_keys(writer: gguf.GGUFWriter, model: PreTrainedModel) -> None:
@@ -75,8 +102,10 @@ def write_keys(writer: gguf.GGUFWriter, model: PreTrainedModel) -> None:
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_token_list([f"<{i}>" for i in range(config.vocab_size)])
-    if config.model_type in ("llama", "phi3"):
+    if config.model_type in ("llama", "mixtral", "phi3"):
         writer.add_vocab_size(config.vocab_size)
+    if hasattr(config, "num_experts_per_tok"):
+        write_experts(writer, config)
     parameters = config.rope_parameters
     if config.model_type == "gemma3_text":
         parameters = parameters["full_attention"]
@@ -90,7 +119,7 @@ def write_keys(writer: gguf.GGUFWriter, model: PreTrainedModel) -> None:
     elif head_size * config.num_attention_heads != config.hidden_size:
         writer.add_key_length(head_size)
         writer.add_value_length(head_size)
-    if config.model_type in ("llama", "phi3"):
+    if config.model_type in ("llama", "mixtral", "phi3"):
         writer.add_rope_dimension_count(
             int(head_size * parameters.get("partial_rotary_factor", 1.0))
         )
@@ -118,22 +147,30 @@ def write_tensor(
     """One tensor in the file's conventions. Mutates: value, if its format rounds it."""
     format_name = next((fmt for part, fmt in formats.items() if part in file_name), "f32")
     model_type = config.model_type
-    if value.ndim == 2 and format_name != "f32":
+    if value.ndim > 1 and format_name != "f32":
         value.copy_(torch.from_numpy(rounded(value.numpy(), format_name)))
     array = value.numpy()
-    if model_type == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+    if name.endswith("shared_expert_gate.weight"):
+        array = array[0]
+    if model_type in ("llama", "mixtral") and name.endswith(("q_proj.weight", "k_proj.weight")):
         is_query = "q_proj" in name
         heads = config.num_attention_heads if is_query else config.num_key_value_heads
         array = permute(array, heads)
     if model_type in GEMMAS and name.endswith("norm.weight"):
         array = array + np.float32(1)
-    if value.ndim == 1 or format_name == "f32":
+    if array.ndim == 1 or format_name == "f32":
         writer.add_tensor(file_name, np.ascontiguousarray(array, dtype=np.float32))
         return
     raw_type = gguf.GGMLQuantizationType[format_name.upper()]
-    blocks = quantize(array, format_name)
-    np.testing.assert_array_equal(gguf_dequantize(blocks.data, raw_type), array)
-    writer.add_tensor(file_name, blocks.data, raw_dtype=raw_type)
+    blocks = blocks_of(array, format_name)
+    np.testing.assert_array_equal(gguf_dequantize(blocks, raw_type), array)
+    writer.add_tensor(file_name, blocks, raw_dtype=raw_type)
+
+
+def blocks_of(array: NDArray[np.float32], format_name: str) -> NDArray[np.uint8]:
+    """Rows quantized, in the shape of the array but for its last axis: a stack stays one."""
+    rows = quantize(np.ascontiguousarray(array).reshape(-1, array.shape[-1]), format_name).data
+    return rows.reshape(*array.shape[:-1], -1)
 
 
 def rounded(array: NDArray[np.float32], format_name: str) -> NDArray[np.float32]:
@@ -141,7 +178,7 @@ def rounded(array: NDArray[np.float32], format_name: str) -> NDArray[np.float32]
     raw_type = gguf.GGMLQuantizationType[format_name.upper()]
     previous = array
     for _ in range(20):
-        values = gguf_dequantize(quantize(previous, format_name).data, raw_type)
+        values = gguf_dequantize(blocks_of(previous, format_name), raw_type)
         if np.array_equal(values, previous):
             return values
         previous = values

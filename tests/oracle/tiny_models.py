@@ -18,11 +18,14 @@ from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
@@ -40,6 +43,11 @@ SIZES: Mapping[str, Any] = {
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
+}
+MANY_EXPERTS: Mapping[str, Any] = {
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 64,
 }
 ROTARY_HALF = 16
 SHORT_FACTORS = [1.0 + 0.05 * i for i in range(ROTARY_HALF // 2)]
@@ -111,6 +119,13 @@ CASES = (
     TinyModel("llama-own-head-size", LlamaConfig, {"head_dim": 64}),
     TinyModel("mistral", MistralConfig, {"sliding_window": None}),
     TinyModel("mistral-window", MistralConfig, {"sliding_window": 20}),
+    TinyModel("mixtral", MixtralConfig, {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    TinyModel(
+        "qwen2-moe",
+        Qwen2MoeConfig,
+        {**MANY_EXPERTS, "shared_expert_intermediate_size": 96, "norm_topk_prob": False},
+    ),
+    TinyModel("qwen3-moe", Qwen3MoeConfig, {**MANY_EXPERTS, "norm_topk_prob": True}),
     TinyModel("qwen2", Qwen2Config),
     TinyModel("qwen2-tied", Qwen2Config, {"tie_word_embeddings": True}),
     TinyModel("qwen2-wide", Qwen2Config, {"hidden_size": 256, "intermediate_size": 256}),
@@ -218,7 +233,7 @@ def build(tiny: TinyModel, dtype: torch.dtype = torch.float32) -> PreTrainedMode
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.3)
             else:
-                parameter.copy_(torch.randn_like(parameter) * 1.5 * parameter.shape[1] ** -0.5)
+                parameter.copy_(torch.randn_like(parameter) * 1.5 * parameter.shape[-1] ** -0.5)
             parameter.copy_(parameter.to(dtype).float())
     model.tie_weights()
     return model

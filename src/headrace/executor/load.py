@@ -17,10 +17,18 @@ from headrace.core.errors import MissingTensor, ModelFileError, UnsupportedForma
 from headrace.executor.key_shift import key_shift
 from headrace.models.llama import Llama
 from headrace.models.model_config import ModelConfig
-from headrace.models.weight_spec import DecoderLayer, DecoderWeights, LayerSpec, LinearSpec
-from headrace.ops.protocol import Ops, RopeParams, RopeTable
+from headrace.models.weight_spec import (
+    DOWN,
+    GATE_UP,
+    DecoderLayer,
+    DecoderWeights,
+    LayerSpec,
+    LinearSpec,
+)
+from headrace.ops.protocol import Experts, Ops, PackedLinear, RopeParams, RopeTable
 from headrace.quant.quant_tensor import QuantTensor
-from headrace.weights.names import TensorSource, load_tensor, sources, unread_names
+from headrace.weights.names import load_tensor, sources, unread_names
+from headrace.weights.tensor_source import TensorSource
 from headrace.weights.weight_reader import WeightReader
 
 Progress = Callable[[int, int], None]
@@ -115,6 +123,8 @@ def load_layer(ops: Ops, tensors: ModelTensors, spec: LayerSpec, layer: int) -> 
     values: dict[str, Any] = {}
     for linear in spec.linears:
         values[linear.field] = pack(ops, tensors, linear, f"layers.{layer}.")
+    if tensors.config.mixture is not None:
+        values["experts"] = load_experts(ops, tensors, f"layers.{layer}.")
     for name in spec.vectors:
         vector = tensors.get(f"layers.{layer}.{name}")
         check_shape(f"layers.{layer}.{name}", vector, (vector_size(tensors.config, name),))
@@ -126,6 +136,33 @@ def load_layer(ops: Ops, tensors: ModelTensors, spec: LayerSpec, layer: int) -> 
     if shift is not None:
         values["key_shift"] = ops.pack_vector(QuantTensor.from_array(shift))
     return DecoderLayer(**values)
+
+
+def load_experts(ops: Ops, tensors: ModelTensors, prefix: str) -> Experts:
+    """Every expert of a layer, packed apart, so that a step reads those that it uses."""
+    places = [f"{prefix}experts.{expert}." for expert in range(num_experts(tensors.config))]
+    has_shared = tensors.has(prefix + "shared_down")
+    shared_gate_up = LinearSpec("gate_up", ("shared_gate", "shared_up"), interleave=True)
+    shared_down = LinearSpec("down", ("shared_down",))
+    return Experts(
+        router=pack_router(ops, tensors, prefix + "router"),
+        gate_up=tuple(pack(ops, tensors, GATE_UP, place) for place in places),
+        down=tuple(pack(ops, tensors, DOWN, place) for place in places),
+        shared_gate_up=pack(ops, tensors, shared_gate_up, prefix) if has_shared else None,
+        shared_down=pack(ops, tensors, shared_down, prefix) if has_shared else None,
+        shared_router=pack_router(ops, tensors, prefix + "shared_router") if has_shared else None,
+    )
+
+
+def num_experts(config: ModelConfig) -> int:
+    return config.mixture.routing.num_experts if config.mixture is not None else 0
+
+
+def pack_router(ops: Ops, tensors: ModelTensors, name: str) -> PackedLinear:
+    """A router in float32, whatever the file has: a rounding may choose another expert."""
+    router = tensors.get(name)
+    check_shape(name, router, linear_shape(tensors.config, name.rpartition(".")[2]))
+    return ops.pack_linear([QuantTensor.from_array(router.dequantize())])
 
 
 def key_bias(tensors: ModelTensors, layer: int) -> NDArray[np.float64] | None:
@@ -179,14 +216,22 @@ def linear_shape(config: ModelConfig, name: str) -> tuple[int, int]:
     spec = config.attention[0]
     width, heads = config.hidden_size, spec.num_heads * spec.head_size
     kv_heads = spec.num_kv_heads * spec.head_size
+    mixture = config.mixture
+    inner = config.intermediate_size if mixture is None else mixture.intermediate_size
+    shared = 0 if mixture is None else mixture.shared_intermediate_size
     shapes = {
         "q": (heads, width),
         "k": (kv_heads, width),
         "v": (kv_heads, width),
         "o": (width, heads),
-        "gate": (config.intermediate_size, width),
-        "up": (config.intermediate_size, width),
-        "down": (width, config.intermediate_size),
+        "gate": (inner, width),
+        "up": (inner, width),
+        "down": (width, inner),
+        "router": (num_experts(config), width),
+        "shared_gate": (shared, width),
+        "shared_up": (shared, width),
+        "shared_down": (width, shared),
+        "shared_router": (1, width),
     }
     return shapes[name]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
-from headrace.ops.protocol import AttentionSpec, RopeParams
+from headrace.ops.protocol import AttentionSpec, RopeParams, Routing
 
 T = TypeVar("T")
 
@@ -36,13 +36,23 @@ class LongRope:
 
 
 @dataclass(frozen=True, slots=True)
+class Mixture:
+    """The feed-forward sizes of experts; `shared_intermediate_size` 0 is no shared expert."""
+
+    routing: Routing
+    intermediate_size: int
+    shared_intermediate_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Units: sizes in elements, `max_model_len` and `original_max_model_len` in tokens.
 
     `attention` and `ropes` have one entry per layer. `has_*` say which optional tensors the
     architecture uses. `embed_scale` multiplies embeddings. `is_head_tied` is what the file says of
     an absent head, None where it says nothing. `long_rope` and `original_max_model_len` are set
-    where rotary factors depend on the context's length.
+    where rotary factors depend on the context's length. `mixture` replaces the feed-forward of
+    every layer.
     """
 
     model_type: str
@@ -61,6 +71,7 @@ class ModelConfig:
     is_head_tied: bool | None = None
     long_rope: LongRope | None = None
     original_max_model_len: int | None = None
+    mixture: Mixture | None = None
 
 
 @runtime_checkable

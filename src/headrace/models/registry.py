@@ -9,15 +9,23 @@ from headrace.models.bert import Bert
 from headrace.models.gemma2 import Gemma2
 from headrace.models.gemma3 import Gemma3
 from headrace.models.llama import Llama
+from headrace.models.mixtral import Mixtral
 from headrace.models.phi3 import Phi3
 from headrace.models.qwen2 import Qwen2
+from headrace.models.qwen2_moe import Qwen2Moe
 from headrace.models.qwen3 import Qwen3
+from headrace.models.qwen3_moe import Qwen3Moe
 
 MODELS: Mapping[str, type[Llama]] = {
     "llama": Llama,
     "mistral": Llama,
+    "mixtral": Mixtral,
     "qwen2": Qwen2,
+    "qwen2moe": Qwen2Moe,
+    "qwen2_moe": Qwen2Moe,
     "qwen3": Qwen3,
+    "qwen3moe": Qwen3Moe,
+    "qwen3_moe": Qwen3Moe,
     "gemma2": Gemma2,
     "gemma3": Gemma3,
     "gemma3_text": Gemma3,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headrace.models.model_config import ModelConfig
-from headrace.ops.protocol import Array, PackedLinear, PackedTable, RopeTable
+from headrace.ops.protocol import Array, Experts, PackedLinear, PackedTable, RopeTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,10 @@ class LinearSpec:
     interleave: bool = False
 
 
+GATE_UP = LinearSpec("gate_up", ("gate", "up"), interleave=True)
+DOWN = LinearSpec("down", ("down",))
+
+
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
     """The fields of DecoderLayer and the tensors, relative to `layers.<i>.`, that fill them."""
@@ -35,14 +39,18 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """Packed weights of one layer. `key_shift` [K*D] is what store_kv takes off its keys."""
+    """Packed weights of one layer. `key_shift` [K*D] is what store_kv takes off its keys.
+
+    A mixture has `experts` in place of `gate_up` and `down`.
+    """
 
     attn_norm: Array
     qkv: PackedLinear
     o: PackedLinear
     mlp_norm: Array
-    gate_up: PackedLinear
-    down: PackedLinear
+    gate_up: PackedLinear | None = None
+    down: PackedLinear | None = None
+    experts: Experts | None = None
     q_norm: Array | None = None
     k_norm: Array | None = None
     post_attn_norm: Array | None = None
@@ -69,12 +77,10 @@ def decoder_layer_spec(config: ModelConfig, *, has_post_norms: bool = False) -> 
         vectors += ["q_norm", "k_norm"]
     if has_post_norms:
         vectors += ["post_attn_norm", "post_mlp_norm"]
-    return LayerSpec(
-        linears=(
-            LinearSpec("qkv", ("q", "k", "v"), biases, needs_biases=config.has_qkv_bias),
-            LinearSpec("o", ("o",)),
-            LinearSpec("gate_up", ("gate", "up"), interleave=True),
-            LinearSpec("down", ("down",)),
-        ),
-        vectors=tuple(vectors),
-    )
+    linears = [
+        LinearSpec("qkv", ("q", "k", "v"), biases, needs_biases=config.has_qkv_bias),
+        LinearSpec("o", ("o",)),
+    ]
+    if config.mixture is None:
+        linears += [GATE_UP, DOWN]
+    return LayerSpec(tuple(linears), tuple(vectors))

@@ -70,6 +70,34 @@ class RopeParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Routing:
+    """A token's experts: the `num_chosen` most likely of a softmax over all `num_experts`.
+
+    `is_normalized` divides the weights of the chosen by their sum.
+    """
+
+    num_experts: int
+    num_chosen: int
+    is_normalized: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Packed weights of a mixture; gate and up are interleaved, as gated_linear reads them.
+
+    `shared_*` is an expert of every token; `shared_router` [1, C] gives the logit of its weight.
+    Shapes: router [E, C]; gate_up, down one per expert.
+    """
+
+    router: PackedLinear
+    gate_up: tuple[PackedLinear, ...]
+    down: tuple[PackedLinear, ...]
+    shared_gate_up: PackedLinear | None = None
+    shared_down: PackedLinear | None = None
+    shared_router: PackedLinear | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KVCache:
     """Keys and values per layer: [N, K, B, D]; the order inside a block is the device's."""
 
@@ -199,6 +227,16 @@ class Ops(Protocol):
         With `reader`, the linear that alone reads the result, it may have the form which that one
         computes with; the bits of the reader's result are the same.
         Shapes: Act [T, in], weight [2F, in], F a multiple of GATE_UP_INTERLEAVE -> Act [T, F].
+        """
+        ...
+
+    def moe(self, x: Act, experts: Experts, routing: Routing, activation: Activation) -> Array:
+        """The chosen experts of each row, times their weights, and the shared one times its own.
+
+        A row's experts are added in ascending order and the shared one last, so that its bits do
+        not depend on what other rows chose. Equal logits: the lower expert.
+        Shapes: Act [T, C] -> [T, C].
+        Source: arXiv 2401.04088, section 2.1; the shared expert arXiv 2407.10671, section 2.2.2.
         """
         ...
 

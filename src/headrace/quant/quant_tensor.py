@@ -99,6 +99,17 @@ class QuantTensor:
             raise ValueError(f"rows {start}:{stop} of a tensor with {self.shape[0]} rows")
         return replace(self, shape=(stop - start, self.shape[1]), data=self.data[start:stop])
 
+    def matrix(self, index: int) -> QuantTensor:
+        """One matrix of a stack [n, out, in], as a view.
+
+        Raises: ValueError if the tensor is no stack or lacks this matrix.
+        """
+        if len(self.shape) != 3 or not 0 <= index < self.shape[0]:
+            raise ValueError(f"matrix {index} of a tensor of shape {self.shape}")
+        size = self.shape[1]
+        rows = self.data[index * size : (index + 1) * size]
+        return replace(self, shape=self.shape[1:], data=rows)
+
     def take_rows(self, indices: NDArray[np.integer[Any]]) -> QuantTensor:
         """Copy rows of a matrix in the order given; exact, whatever the format.
 

@@ -149,6 +149,8 @@ def _architecture(first: GgufPart) -> str:
         raise ModelFileError(
             f"{first.path} does not name its architecture in general.architecture."
         )
+    if architecture == "llama" and first.values.get("llama.expert_count"):
+        return "mixtral"  # GGUF has one word for both
     return architecture
 
 

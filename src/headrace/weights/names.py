@@ -2,7 +2,8 @@
 
 In: architecture, kind, layer count and the file's metadata. Out: our name -> TensorSource, and the
 tensors themselves. Our names: `embed`, `norm`, `head`, and `layers.{i}.` with attn_norm, q, k, v,
-o, q_bias, k_bias, v_bias, q_norm, k_norm, post_attn_norm, mlp_norm, gate, up, down, post_mlp_norm.
+o, q_bias, k_bias, v_bias, q_norm, k_norm, post_attn_norm, mlp_norm, gate, up, down, post_mlp_norm;
+for mixtures of experts see expert_names.py.
 Row slices and row order are undone here, so that models see one layout whatever the file was.
 Knows nothing of shapes that a model wants, or of packing.
 """
@@ -11,33 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.quant.quant_tensor import QuantTensor
+from headrace.weights.expert_names import expert_sources
+from headrace.weights.tensor_source import Kind, TensorSource, read_size
 from headrace.weights.weight_reader import WeightReader
 
-Kind = Literal["gguf", "safetensors"]
-Transform = Literal["unpermute_rope", "add_one"]
 MAX_LAYERS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSource:
-    """Where one of our tensors comes from.
-
-    `rows` [start, stop) of the file's tensor, None for all. `unpermute_rope` turns rows of
-    `num_heads` heads from interleaved pairs into halves; `add_one` adds 1 to a norm's weights.
-    An optional tensor may be absent: a tied head, a bias some models lack.
-    """
-
-    name: str
-    rows: tuple[int, int] | None = None
-    transform: Transform | None = None
-    num_heads: int = 0
-    is_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +32,8 @@ class _Traits:
     has_qk_norm: bool = False
     has_post_norms: bool = False
     is_fused: bool = False
+    has_experts: bool = False
+    has_shared_expert: bool = False
     # Source: llama.cpp, convert_hf_to_gguf.py, LlamaModel.permute: only this family.
     is_permuted_in_gguf: bool = False
     # Source: transformers, Gemma2RMSNorm: x * (1 + weight); GGUF files have the 1 added.
@@ -57,8 +43,11 @@ class _Traits:
 ARCHITECTURES: dict[str, _Traits] = {
     "llama": _Traits(is_permuted_in_gguf=True),
     "mistral": _Traits(is_permuted_in_gguf=True),
+    "mixtral": _Traits(is_permuted_in_gguf=True, has_experts=True),
     "qwen2": _Traits(has_bias=True),
+    "qwen2moe": _Traits(has_bias=True, has_experts=True, has_shared_expert=True),
     "qwen3": _Traits(has_qk_norm=True),
+    "qwen3moe": _Traits(has_qk_norm=True, has_experts=True),
     "gemma2": _Traits(has_post_norms=True, is_norm_from_one=True),
     "gemma3": _Traits(has_qk_norm=True, has_post_norms=True, is_norm_from_one=True),
     "phi3": _Traits(is_fused=True),
@@ -123,7 +112,8 @@ _LAYER: dict[Kind, dict[str, str]] = {
 # With norms on both sides of a block, post_attention_layernorm is no longer the one before the MLP.
 _HF_MLP_NORM_BETWEEN_POST_NORMS = "pre_feedforward_layernorm.weight"
 
-_PLAIN = ("attn_norm", "q", "k", "v", "o", "mlp_norm", "gate", "up", "down")
+_PLAIN = ("attn_norm", "q", "k", "v", "o", "mlp_norm")
+_FEED_FORWARD = ("gate", "up", "down")
 _BIASES = ("q_bias", "k_bias", "v_bias")
 
 
@@ -164,6 +154,13 @@ def load_tensor(reader: WeightReader, source: TensorSource) -> QuantTensor:
     Raises: MissingTensor, UnsupportedFormat; ModelFileError if the file's tensor has too few rows.
     """
     tensor = reader.tensor(source.name)
+    if source.matrix is not None:
+        if len(tensor.shape) != 3 or source.matrix >= tensor.shape[0]:
+            raise ModelFileError(
+                f"{reader.path}: {source.name!r} has shape {list(tensor.shape)}; the model's "
+                f"experts ask for matrix {source.matrix} of a stack."
+            )
+        tensor = tensor.matrix(source.matrix)
     if source.rows is not None:
         start, stop = source.rows
         if stop > tensor.shape[0]:
@@ -175,6 +172,8 @@ def load_tensor(reader: WeightReader, source: TensorSource) -> QuantTensor:
         tensor = _take(tensor, np.arange(start, stop)) if is_vector else tensor.rows(start, stop)
     if source.transform == "unpermute_rope":
         return _unpermute_rope(reader, source, tensor)
+    if source.transform == "as_row" and len(tensor.shape) == 1:
+        return replace(tensor, shape=(1, *tensor.shape))
     if source.transform == "add_one":
         return QuantTensor.from_array(tensor.dequantize() + np.float32(1))
     return tensor
@@ -219,6 +218,7 @@ def _layer_sources(
     if kind == "safetensors" and traits.has_post_norms:
         names["mlp_norm"] = _HF_MLP_NORM_BETWEEN_POST_NORMS
     wanted = [*_PLAIN, *(_BIASES if traits.has_bias or traits.is_permuted_in_gguf else ())]
+    wanted += () if traits.has_experts else _FEED_FORWARD
     wanted += ("q_norm", "k_norm") if traits.has_qk_norm else ()
     wanted += ("post_attn_norm", "post_mlp_norm") if traits.has_post_norms else ()
     is_permuted = kind == "gguf" and traits.is_permuted_in_gguf
@@ -239,6 +239,8 @@ def _layer_sources(
         elif kind == "safetensors" and traits.is_norm_from_one and name.endswith("norm"):
             source = replace(source, transform="add_one")
         yield name, source
+    if traits.has_experts:
+        yield from expert_sources(architecture, kind, config, traits.has_shared_expert)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,7 @@ class _Sizes:
     @classmethod
     def read(cls, architecture: str, kind: Kind, config: Mapping[str, object]) -> _Sizes:
         if kind == "gguf":
-            key = f"{architecture}.{{}}"
+            key = f"{config.get('general.architecture', architecture)}.{{}}"
             heads, kv_heads = "attention.head_count", "attention.head_count_kv"
             width, head_size, feed_forward = (
                 "embedding_length",
@@ -264,12 +266,14 @@ class _Sizes:
             key = "{}"
             heads, kv_heads = "num_attention_heads", "num_key_value_heads"
             width, head_size, feed_forward = "hidden_size", "head_dim", "intermediate_size"
-        num_heads = _size(config, key.format(heads))
+        num_heads = read_size(config, key.format(heads))
         return cls(
             num_heads,
-            _size(config, key.format(kv_heads), num_heads),
-            _size(config, key.format(head_size), _size(config, key.format(width)) // num_heads),
-            _size(config, key.format(feed_forward)),
+            read_size(config, key.format(kv_heads), num_heads),
+            read_size(
+                config, key.format(head_size), read_size(config, key.format(width)) // num_heads
+            ),
+            read_size(config, key.format(feed_forward)),
         )
 
     def fused_rows(self) -> dict[str, tuple[str, tuple[int, int]]]:
@@ -282,16 +286,6 @@ class _Sizes:
             "gate": ("gate_up", (0, self.feed_forward)),
             "up": ("gate_up", (self.feed_forward, 2 * self.feed_forward)),
         }
-
-
-def _size(config: Mapping[str, object], key: str, default: int | None = None) -> int:
-    value = config.get(key)
-    if value is None and default is not None:
-        return default
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 24:
-        shown = "absent" if value is None else repr(value)[:80]
-        raise ModelFileError(f"the model's {key} is {shown}; allowed: one integer from 1 to 2**24.")
-    return value
 
 
 def _refuse_output_bias(architecture: str, traits: _Traits, config: Mapping[str, object]) -> None:

@@ -29,8 +29,8 @@ MAX_JSON_BYTES = 1 << 26
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _FORMAT_NAMES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _INTEGER_TYPES = {"I8": "<i1", "U8": "<u1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
-# model_type of a text model inside a family, by the family's name.
-_ARCHITECTURES = {"gemma3_text": "gemma3"}
+# What GGUF calls a model_type, where that is another word.
+_ARCHITECTURES = {"gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
 
 
 @dataclass(frozen=True, slots=True)

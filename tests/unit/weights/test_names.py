@@ -42,6 +42,9 @@ SIZES = {
 CONFIG_CLASSES = {
     "llama": "LlamaConfig",
     "mistral": "MistralConfig",
+    "mixtral": "MixtralConfig",
+    "qwen2moe": "Qwen2MoeConfig",
+    "qwen3moe": "Qwen3MoeConfig",
     "qwen2": "Qwen2Config",
     "qwen3": "Qwen3Config",
     "gemma2": "Gemma2Config",

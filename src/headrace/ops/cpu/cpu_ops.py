@@ -20,12 +20,16 @@ from headrace.ops.protocol import (
     Activation,
     Array,
     AttentionSpec,
+    Experts,
     Forward,
     KVCache,
     KVCacheDtype,
     Logprobs,
     RopeParams,
+    Routing,
 )
+from headrace.ops.reference import moe as reference_moe
+from headrace.ops.reference.exact_math import exp32
 from headrace.ops.reference.rope import RopeTable
 from headrace.ops.step_inputs import Float32, Int32, SampleInputs, StepInputs
 from headrace.quant.quant_tensor import QuantTensor
@@ -136,6 +140,11 @@ class CpuOps:
         reader: _cpu.PackedLinear | None = None,
     ) -> matmul.Act:
         return matmul.gated_linear(self._kernels, x, weight, activation, reader)
+
+    def moe(
+        self, x: Float32, experts: Experts, routing: Routing, activation: Activation
+    ) -> Float32:
+        return reference_moe.moe(self, x, experts, routing, activation, exp32)
 
     def gelu(self, x: Float32) -> Float32:
         _cpu.gelu(self._kernels, x)

@@ -12,7 +12,7 @@ from typing import Any
 
 from headrace import _cpu
 from headrace.ops.cpu.matmul import GATES
-from headrace.ops.protocol import Activation, Array, AttentionSpec, Forward
+from headrace.ops.protocol import Activation, Array, AttentionSpec, Experts, Forward, Routing
 from headrace.ops.reference.rope import RopeTable
 from headrace.ops.step_inputs import Float32, StepInputs
 from headrace.quant.quant_tensor import QuantTensor
@@ -56,6 +56,9 @@ class Recorder:
     ) -> int:
         is_read_quantized = reader is not None and reader.is_quantized
         return self.plan.gated_linear(x, weight, GATES[activation], is_read_quantized)
+
+    def moe(self, x: int, experts: Experts, routing: Routing, activation: Activation) -> int:
+        raise CannotRecord("a mixture chooses its linears by values, and a plan holds none")
 
     def rope(
         self,

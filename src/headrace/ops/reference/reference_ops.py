@@ -16,17 +16,20 @@ from headrace.ops.protocol import (
     Activation,
     Array,
     AttentionSpec,
+    Experts,
     Forward,
     KVCache,
     KVCacheDtype,
     Logprobs,
     RopeParams,
+    Routing,
 )
 from headrace.ops.reference import (
     attention,
     attention_packed,
     embed,
     matmul,
+    moe,
     norm,
     rope,
     sampling,
@@ -114,6 +117,9 @@ class ReferenceOps:
         self, x: Floats, weight: Linear, activation: Activation, reader: Linear | None = None
     ) -> Floats:
         return ACTIVATIONS[activation](matmul.linear(x, weight))
+
+    def moe(self, x: Floats, experts: Experts, routing: Routing, activation: Activation) -> Floats:
+        return moe.moe(self, x, experts, routing, activation, np.exp)
 
     def gelu(self, x: Floats) -> Floats:
         return gelu(x)

@@ -1,0 +1,44 @@
+"""TensorSource: where in a file one of our tensors lies, and what makes it ours.
+
+Knows nothing of architectures: names.py and expert_names.py fill these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from headrace.core.errors import ModelFileError
+
+Kind = Literal["gguf", "safetensors"]
+Transform = Literal["unpermute_rope", "add_one", "as_row"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSource:
+    """Where one of our tensors comes from.
+
+    `matrix` is one of a stack of experts', `rows` [start, stop) of the file's tensor, None for all.
+    `unpermute_rope` turns rows of `num_heads` heads from interleaved pairs into halves; `add_one`
+    adds 1 to a norm's weights; `as_row` makes a matrix of one row of a vector.
+    An optional tensor may be absent: a tied head, a bias some models lack.
+    """
+
+    name: str
+    rows: tuple[int, int] | None = None
+    transform: Transform | None = None
+    num_heads: int = 0
+    is_optional: bool = False
+    matrix: int | None = None
+
+
+def read_size(config: Mapping[str, object], key: str, default: int | None = None) -> int:
+    """A size that names depend on. Raises: ModelFileError."""
+    value = config.get(key)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 24:
+        shown = "absent" if value is None else repr(value)[:80]
+        raise ModelFileError(f"the model's {key} is {shown}; allowed: one integer from 1 to 2**24.")
+    return value
