@@ -21,6 +21,10 @@ RELATIVE_ERROR = 0.02
 """Root of the mean square error over the deviation of the logits. bfloat16 keys and values cost up
 to 0.0094 and bfloat16 products up to 0.0125; a window off by one token costs 0.03 and more."""
 MIXTURES = ("mixtral", "qwen2-moe", "qwen3-moe")
+MAX_SWITCHED = 4
+"""Of 75 rows of a mixture, those that may have got other experts: where two are nearly as likely, a
+rounding of bfloat16 chooses between them, and such a row is far off. 1 or 2 were seen. In float32
+every row is held to 1e-4, in test_huggingface_parity.py."""
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda tiny: tiny.name)
@@ -45,7 +49,7 @@ def test_logits_are_close_to_those_of_transformers(
     require_isa(isa)
     driver = Driver(load_model(folder, make_ops("cpu", isa=isa, num_threads=2)), block_size=32)
     logits = driver.run(token_ids(), [33, 1, 20])
-    errors = np.mean((logits - expected) ** 2, axis=1)
-    # A rounding may choose another expert where two are nearly as likely: 1 or 2 rows of these 75.
-    error = np.sqrt(np.median(errors) if tiny.name in MIXTURES else errors.mean()) / expected.std()
-    assert error < RELATIVE_ERROR
+    errors = np.sort(np.mean((logits - expected) ** 2, axis=1))
+    if tiny.name in MIXTURES:
+        errors = errors[:-MAX_SWITCHED]
+    assert np.sqrt(errors.mean()) / expected.std() < RELATIVE_ERROR

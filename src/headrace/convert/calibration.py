@@ -24,7 +24,7 @@ from headrace.models.registry import model_class
 from headrace.models.weight_spec import DecoderWeights
 from headrace.ops.protocol import Ops
 from headrace.quant.scale_search import Floats
-from headrace.weights.names import TensorSource
+from headrace.weights.tensor_source import TensorSource
 from headrace.weights.weight_reader import WeightReader
 
 WINDOW_TOKENS = 512

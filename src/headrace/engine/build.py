@@ -99,7 +99,28 @@ def work_per_token(model: type[Llama], config: ModelConfig, reader: WeightReader
                 stream_bytes += tensors.get(f"layers.{layer}.{name}").nbytes
                 rows, columns = linear_shape(config, name)
                 body_weights += rows * columns
+        for share, name in expert_parts(config, tensors):
+            part = tensors.get(f"layers.{layer}.{name}")
+            stream_bytes += int(share * part.nbytes)
+            body_weights += int(share * part.shape[0] * part.shape[1])
     head = tensors.get("head" if tensors.has("head") else "embed")
     return WorkPerToken(
         stream_bytes + head.nbytes, body_weights, config.vocab_size * config.hidden_size
     )
+
+
+def expert_parts(config: ModelConfig, tensors: ModelTensors) -> list[tuple[float, str]]:
+    """A mixture's matrices and the share of tokens that read them; without one none."""
+    mixture = config.mixture
+    if mixture is None:
+        return []
+    routing = mixture.routing
+    share = routing.num_chosen / routing.num_experts
+    parts = [
+        (share, f"experts.{expert}.{name}")
+        for expert in range(routing.num_experts)
+        for name in ("gate", "up", "down")
+    ]
+    shared = ("shared_gate", "shared_up", "shared_down")
+    has_shared = mixture.shared_intermediate_size > 0
+    return parts + ([(1.0, name) for name in shared] if has_shared else [])

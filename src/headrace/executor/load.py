@@ -85,6 +85,7 @@ def load_weights(
 
     Raises: MissingTensor, UnsupportedFormat, ModelFileError.
     """
+    refuse_mixture(config, ops)
     tensors = ModelTensors.open(reader, config)
     tensors.refuse_unread()
     spec = model.layer_spec(config)
@@ -116,6 +117,15 @@ def read_config(model: type[Llama], reader: WeightReader) -> ModelConfig:
     if reader.kind == "gguf":
         return model.config_from_gguf(metadata)
     return model.config_from_huggingface(metadata)
+
+
+def refuse_mixture(config: ModelConfig, ops: Ops) -> None:
+    """Raises: UnsupportedFormat for a mixture of experts on a device that runs none."""
+    if config.mixture is not None and not ops.has_mixtures:
+        raise UnsupportedFormat(
+            f"{config.model_type} is a mixture of experts, which headrace does not run on "
+            f"{ops.name}. Give engine.device = cpu, or take a model that is none."
+        )
 
 
 def load_layer(ops: Ops, tensors: ModelTensors, spec: LayerSpec, layer: int) -> DecoderLayer:

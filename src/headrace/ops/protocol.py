@@ -123,6 +123,8 @@ class Ops(Protocol):
     name: str
     has_bf16_products: bool
     """Whether bf16 weights are multiplied as such, several times faster than float32 ones."""
+    has_mixtures: bool
+    """Whether `moe` is there; a model that needs it is refused at load where it is not."""
 
     # -- at load -------------------------------------------------------------------------------
 

@@ -123,3 +123,12 @@ def test_progress_counts_layers(folder: Path) -> None:
         model, config, reader, ReferenceOps(np.float32), 64, lambda *done: seen.append(done)
     )
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_mixture_is_refused_where_nothing_runs_it(tmp_path: Path) -> None:
+    class PlainOps(ReferenceOps):
+        has_mixtures = False
+
+    folder = save(build(case("qwen3-moe")), tmp_path)
+    with pytest.raises(UnsupportedFormat, match=r"qwen3_?moe is a mixture .* engine\.device = cpu"):
+        load_model(folder, PlainOps(np.float32))

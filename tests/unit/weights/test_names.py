@@ -21,12 +21,12 @@ from headrace.quant.quantize import quantize
 from headrace.weights.gguf import GgufReader
 from headrace.weights.names import (
     ARCHITECTURES,
-    TensorSource,
     load_tensor,
     sources,
     unread_names,
 )
 from headrace.weights.safetensors import SafetensorsReader
+from headrace.weights.tensor_source import TensorSource
 
 SIZES = {
     "hidden_size": 64,
@@ -38,6 +38,15 @@ SIZES = {
     "vocab_size": 128,
     "pad_token_id": 0,
     "tie_word_embeddings": False,
+}
+EXPERTS = {
+    "mixtral": {"num_local_experts": 3},
+    "qwen2moe": {
+        "num_experts": 3,
+        "moe_intermediate_size": 48,
+        "shared_expert_intermediate_size": 80,
+    },
+    "qwen3moe": {"num_experts": 3, "moe_intermediate_size": 48},
 }
 CONFIG_CLASSES = {
     "llama": "LlamaConfig",
@@ -62,7 +71,9 @@ GGUF_SIZES = {
 
 def hugging_face(architecture: str, path: Path, **change: Any) -> transformers.PreTrainedModel:
     """A tiny model with random weights, saved in `path`."""
-    config = getattr(transformers, CONFIG_CLASSES[architecture])(**(SIZES | change))
+    config = getattr(transformers, CONFIG_CLASSES[architecture])(
+        **(SIZES | EXPERTS.get(architecture, {}) | change)
+    )
     model = transformers.AutoModelForCausalLM.from_config(config)
     for number, parameter in enumerate(model.parameters()):
         parameter.data.normal_(mean=number)  # norms start as ones: make every tensor its own
@@ -88,10 +99,31 @@ def test_hugging_face_tensors_are_each_wanted_and_found(architecture: str, tmp_p
     layer = model.model.layers[1]
     assert weights["layers.1.q"].shape == (64, 64)
     assert weights["layers.1.k"].shape == weights["layers.1.v"].shape == (32, 64)
+    if architecture in EXPERTS:
+        return
     assert weights["layers.1.gate"].shape == weights["layers.1.up"].shape == (96, 64)
     assert np.array_equal(
         weights["layers.1.down"].dequantize(), layer.mlp.down_proj.weight.detach().numpy()
     )
+
+
+@pytest.mark.parametrize("architecture", EXPERTS)
+def test_every_expert_of_hugging_face_is_its_own(architecture: str, tmp_path: Path) -> None:
+    layer = hugging_face(architecture, tmp_path).model.layers[1].mlp
+    reader = SafetensorsReader(tmp_path)
+    wanted = sources(architecture, "safetensors", 2, reader.metadata)
+    inner = EXPERTS[architecture].get("moe_intermediate_size", 96)
+    for expert in range(3):
+        gate_up = layer.experts.gate_up_proj[expert].detach().numpy()  # [2F, C]
+        down = layer.experts.down_proj[expert].detach().numpy()
+        expected = {"gate": gate_up[:inner], "up": gate_up[inner:], "down": down}
+        for name, values in expected.items():
+            tensor = load_tensor(reader, wanted[f"layers.1.experts.{expert}.{name}"])
+            assert np.array_equal(tensor.dequantize(), values)
+    router = load_tensor(reader, wanted["layers.1.router"])
+    assert np.array_equal(router.dequantize(), layer.gate.weight.detach().numpy())
+    shared = {name for name in wanted if name.startswith("layers.1.shared_")}
+    assert len(shared) == (4 if architecture == "qwen2moe" else 0)
 
 
 def test_hugging_face_phi3_is_cut_as_its_model_cuts_it(tmp_path: Path) -> None:

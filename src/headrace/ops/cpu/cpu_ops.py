@@ -41,6 +41,8 @@ class CpuOps:
     Raises: ConfigError for an instruction set that cannot run here.
     """
 
+    has_mixtures = True
+
     def __init__(self, isa: str | None = None, num_threads: int = 1) -> None:
         self._kernels = _cpu.CpuOps(choose_isa(isa), num_threads)
         self.name = f"cpu-{self._kernels.isa}"

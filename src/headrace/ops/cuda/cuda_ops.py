@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headrace.core.errors import InvalidLogits
+from headrace.core.errors import InvalidLogits, UnsupportedFormat
 from headrace.ops.cuda import attention, embed, matmul, norm, packing, rope, sampling, store_kv
 from headrace.ops.cuda.device import open_device
 from headrace.ops.cuda.device_step import DeviceStep, to_device, upload
@@ -25,11 +25,13 @@ from headrace.ops.cuda.store_kv import KVLayer
 from headrace.ops.protocol import (
     Activation,
     AttentionSpec,
+    Experts,
     Forward,
     KVCache,
     KVCacheDtype,
     Logprobs,
     RopeParams,
+    Routing,
 )
 from headrace.ops.reference.rope import rope_table
 from headrace.ops.reference.sampling import check_token_ids
@@ -42,6 +44,8 @@ INTERPRETED_SMS = 4
 
 class CudaOps:
     """Ops on a GPU. `dtype` is that of activations, float weights and the `bf16` KV cache."""
+
+    has_mixtures = False
 
     def __init__(
         self,
@@ -139,6 +143,10 @@ class CudaOps:
         reader: packing.Linear | None = None,
     ) -> Tensor:
         return matmul.gated_linear(x, weight, activation)
+
+    def moe(self, x: Tensor, experts: Experts, routing: Routing, activation: Activation) -> Tensor:
+        """Not written. Raises: UnsupportedFormat."""
+        raise UnsupportedFormat(f"mixtures of experts do not run on {self.name}.")
 
     def rope(
         self,

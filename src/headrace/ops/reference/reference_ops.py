@@ -48,6 +48,7 @@ class ReferenceOps:
     """Ops in numpy. `dtype` is float64 or float32; logits and what follows are always float32."""
 
     has_bf16_products = False
+    has_mixtures = True
 
     def __init__(self, dtype: DTypeLike = np.float64) -> None:
         self.dtype = np.dtype(dtype)
