@@ -114,6 +114,24 @@ def kv_block_bytes(
     key_format: KVFormat,
     value_format: KVFormat,
 ) -> int: ...
+def gate(ops: CpuOps, x: NDArray[np.float32], gate: Gate, out: NDArray[np.float32]) -> None:
+    """f(gate) * up of interleaved columns. Shapes: x [T, 2F], out [T, F]."""
+
+def add_lora(
+    ops: CpuOps,
+    x: NDArray[np.float32],
+    a: PackedLinear,
+    b: PackedLinear,
+    rows: NDArray[np.int32],
+    y: NDArray[np.float32],
+) -> None:
+    """y[rows] += (x[rows] a^T) b^T. Raises: ValueError, IndexError unless rows ascend."""
+
+class Adapter:
+    """Pairs of matrices by the weight whose products they add to; all are kept alive."""
+
+    def __init__(self) -> None: ...
+    def add(self, weight: PackedLinear, a: PackedLinear, b: PackedLinear) -> None: ...
 
 class StepPlan:
     """Ops written down once and run by one call. Results of recorded ops are numbers."""
@@ -166,6 +184,19 @@ class StepPlan:
         logit_rows: NDArray[np.int32],
     ) -> list[NDArray[np.float32]]:
         """The outputs for a step. Raises: ValueError, IndexError for arrays that do not fit."""
+
+    def run_adapted(
+        self,
+        token_ids: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        slot_mapping: NDArray[np.int32],
+        query_start: NDArray[np.int32],
+        seq_lens: NDArray[np.int32],
+        block_table: NDArray[np.int32],
+        logit_rows: NDArray[np.int32],
+        adapters: Sequence[tuple[Adapter, NDArray[np.int32], NDArray[np.int32]]],
+    ) -> list[NDArray[np.float32]]:
+        """The same with adapters, each with its rows of the T and of the S, ascending."""
 
 def can_embed(ops: CpuOps, ggml_type: int) -> bool:
     """Whether `embed` reads tables of this GGUF type."""

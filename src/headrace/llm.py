@@ -105,17 +105,19 @@ class LLM:
         sampling: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         prediction: str | None = None,
+        lora: str | None = None,
     ) -> list[Generation]:
         """Answer prompts, given as text or token ids; all run together.
 
         One SamplingParams serves all prompts, or give one per prompt. `prediction` is what the
-        answers may be like: where it is right they come faster, and it never changes them.
+        answers may be like: where it is right they come faster, and it never changes them. `lora`
+        is the name of a loaded adapter.
         Raises: RequestError, CapacityError, BackendError.
         """
         batch = as_prompts(prompts)
         params = as_params(sampling, len(batch))
         requests = [
-            self._request(params=each, prompt=prompt, prediction=prediction)
+            self._request(params=each, prompt=prompt, prediction=prediction, lora=lora)
             for prompt, each in zip(batch, params, strict=True)
         ]
         return self._wait(lambda: self._run_all(requests))
@@ -126,21 +128,43 @@ class LLM:
         sampling: SamplingParams | None = None,
         *,
         prediction: str | None = None,
+        lora: str | None = None,
     ) -> Generation:
         """Answer a conversation through the model's chat template.
 
-        Messages are Message records or mappings with `role` and `content`. `prediction`: as in
-        `generate`.
+        Messages are Message records or mappings with `role` and `content`. `prediction` and
+        `lora`: as in `generate`.
         Raises: RequestError, CapacityError, BackendError.
         """
         params = as_params(sampling, 1)[0]
         request = self._request(
-            params=params, messages=as_messages(messages), prediction=prediction
+            params=params, messages=as_messages(messages), prediction=prediction, lora=lora
         )
         return self._wait(lambda: self._run_all([request]))[0]
 
+    def load_adapter(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Load a LoRA adapter, a PEFT folder or a GGUF file, to be asked for by `name`.
+
+        It takes of `adapter_memory_bytes`, which is 0 unless it was given.
+        Raises: InvalidParameter, ModelFileError, UnsupportedFormat, OutOfMemory.
+        """
+        self._wait(lambda: self.engine.load_adapter(name, os.path.abspath(path)))
+
+    def unload_adapter(self, name: str) -> None:
+        """Give an adapter's memory back, once its requests have ended. Raises: ModelNotFound."""
+        self._wait(lambda: self.engine.unload_adapter(name))
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that are loaded."""
+        return tuple(info.name for info in self.engine.models() if info.parent is not None)
+
     def embed(
-        self, prompts: Prompt | Sequence[Prompt], pooling: Pooling = "last"
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        pooling: Pooling = "last",
+        *,
+        lora: str | None = None,
     ) -> list[tuple[float, ...]]:
         """Hidden states of prompts as vectors, not normalized: the last one, or the mean of all.
 
@@ -148,13 +172,17 @@ class LLM:
         """
         params = SamplingParams(max_tokens=1)
         requests = [
-            self._request(params=params, prompt=prompt, pooling=pooling)
+            self._request(params=params, prompt=prompt, pooling=pooling, lora=lora)
             for prompt in as_prompts(prompts)
         ]
         return self._wait(lambda: self._run_each(requests, self._embed))
 
     def stream(
-        self, prompt: Prompt | Chat, sampling: SamplingParams | None = None
+        self,
+        prompt: Prompt | Chat,
+        sampling: SamplingParams | None = None,
+        *,
+        lora: str | None = None,
     ) -> Iterator[RequestOutput]:
         """Answer a prompt (text or token ids) or a conversation piece by piece.
 
@@ -162,10 +190,10 @@ class LLM:
         """
         params = as_params(sampling, 1)[0]
         if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Message | Mapping):
-            request = self._request(params=params, messages=as_messages(prompt))
+            request = self._request(params=params, messages=as_messages(prompt), lora=lora)
         else:
             text_or_ids = as_prompt(prompt, "prompt")
-            request = self._request(params=params, prompt=text_or_ids)
+            request = self._request(params=params, prompt=text_or_ids, lora=lora)
         outputs: AsyncGenerator[RequestOutput, None] = self._wait(
             lambda: self.engine.generate(request)
         )
@@ -207,10 +235,12 @@ class LLM:
             raise BackendError("The model gave no vector.")
         return vector
 
-    def _request(self, params: SamplingParams, **prompt: Any) -> GenerateRequest:
+    def _request(
+        self, params: SamplingParams, lora: str | None = None, **prompt: Any
+    ) -> GenerateRequest:
         return GenerateRequest(
             request_id=f"llm-{next(self._ids)}",
-            model=self.engine.model_info.name,
+            model=self.engine.model_info.name if lora is None else lora,
             sampling=params,
             **prompt,
         )

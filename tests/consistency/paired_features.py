@@ -29,6 +29,7 @@ _LETTERS = {*range(ord("a"), ord("z") + 1), ord(" ")}
 BIAS = {str(i): -100 for i in range(288) if i not in _LETTERS} | {str(THOUGHT_ID): 1.0}
 # Some of it is what the model says, some is not.
 PREDICTION = "rmcpdwgelob sgrtmv, size: 3"
+ADAPTER = "tuned"
 SCHEMA = {
     "type": "object",
     "properties": {"size": {"type": "integer", "minimum": 0, "maximum": 99}},
@@ -85,6 +86,7 @@ class Seen:
     preemptions: int = 0
     drafted_tokens: int = 0
     kv_cache_dtype: str = ""
+    adapter_sha256: str | None = None
     num_chunks: int = 0
     is_from_batch: bool = False
     again: tuple[Answer, ...] = ()
@@ -187,6 +189,13 @@ def guessed(without: Seen, seen: Seen) -> None:
     assert seen.drafted_tokens > 0
 
 
+def adapted(without: Seen, seen: Seen) -> None:
+    assert without.adapter_sha256 is None
+    assert seen.adapter_sha256 is not None
+    is_held = any(each.calls or (each.text or "").startswith("{") for each in seen.answers)
+    assert is_held or seen.answers != without.answers
+
+
 def streams(without: Seen, seen: Seen) -> None:
     equal(without, seen)
     assert seen.num_chunks > 2
@@ -228,6 +237,8 @@ FEATURES = (
         prediction={"type": "content", "content": PREDICTION}), guessed),
     Feature("draft model", "the answer is the same", lambda c: c.on(
         speculative="both", draft_model=True), guessed),
+    Feature("LoRA", "the receipt names the adapter, and the answer is another", lambda c: c.on(
+        adapters=(ADAPTER,)).adding(model=ADAPTER), adapted),
     Feature("batch jobs", "the answer is the same", lambda c: replace(c, is_batch=True),
             from_batch),
     Feature("seeded sampling", "the same again with the same seed", lambda c: c.adding(

@@ -15,6 +15,7 @@ import pytest
 from openai import OpenAI
 
 from consistency.paired_features import (
+    ADAPTER,
     BIAS,
     BY_NAME,
     MAX_TOKENS,
@@ -29,6 +30,7 @@ from consistency.paired_features import (
     Seen,
     page,
 )
+from fakes.random_adapter import write_random_adapter
 from fakes.random_model import write_random_model
 from fakes.served_app import RunningServer, run_server
 from fakes.stored import begin, open_storage, results, wait_for
@@ -36,11 +38,11 @@ from headrace.config.machine import detect_machine
 from headrace.config.resolve import resolve_engine
 from headrace.core.config import EngineConfig, HubConfig
 from headrace.core.output import RequestOutput
-from headrace.core.receipt import ModelBuild
 from headrace.core.request import GenerateRequest
 from headrace.engine.started_model import start_model
 from headrace.hub.model_store import ModelStore
 from headrace.launch.local_engine import LocalEngine, finish_engine
+from headrace.launch.model_builds import ModelBuilds, with_adapter
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "feature-pairs.md"
 PROMPT = "Say how wide the river is, and then say which of the two boats is the faster one. " * 2
@@ -86,6 +88,8 @@ class Machine:
         names = (THINK, THOUGHT)
         self.model = write_random_model(folder / "pairs", 2, TEMPLATE, names)
         self.draft = write_random_model(folder / "draft", 1, TEMPLATE, names)
+        write_random_adapter(folder / ADAPTER, num_layers=2)
+        self._adapters = folder
         self._servers: dict[str, RunningServer] = {}
         self._gates: dict[str, Gate] = {}
         self._seen: dict[frozenset[str], Seen] = {}
@@ -213,7 +217,11 @@ class Machine:
         return self._servers[key]
 
     def _serve(
-        self, num_blocks: int | None, draft_model: bool = False, **settings: Any
+        self,
+        num_blocks: int | None,
+        draft_model: bool = False,
+        adapters: tuple[str, ...] = (),
+        **settings: Any,
     ) -> RunningServer:
         draft = self.draft if draft_model else None
         config = resolve_engine(
@@ -225,6 +233,7 @@ class Machine:
                 max_mixed_prompt_tokens=None,
                 num_threads=1,
                 draft_model=None if draft is None else str(draft),
+                adapters=tuple(f"{name}={self._adapters / name}" for name in adapters),
                 **settings,
             ),
             detect_machine(),
@@ -238,12 +247,18 @@ class Machine:
         engine = finish_engine(started, local, config, cache_dir=self._home)
         if engine.drafting is not None:
             engine.drafting.hold_costs()
-        build = ModelBuild("pairs", None, "0", "cpu", started.capacity.kv_cache_dtype)
+        builds = ModelBuilds(self._home)
+        builds.add(local, engine.environment)
+        self._stack.callback(builds.close)
         # One server owns the batches of a folder.
         storage = self._stack.enter_context(open_storage(self._home / str(len(self._servers))))
         gate = Gate(engine)
         server = self._stack.enter_context(
-            run_server(gate, storage=storage, build_of=lambda _: build)  # type: ignore[arg-type]
+            run_server(
+                gate,  # type: ignore[arg-type]
+                storage=storage,
+                build_of=lambda name: with_adapter(builds, engine, name),
+            )
         )
         _wait(server, engine.start)
         self._stack.callback(_wait, server, engine.stop)
@@ -287,6 +302,7 @@ def _read(body: dict[str, Any]) -> Seen:
         preemptions=request["preemptions"],
         drafted_tokens=sum(request[name] for name in DRAFTED),
         kv_cache_dtype=body["receipt"]["model"]["kv_cache_dtype"],
+        adapter_sha256=body["receipt"]["model"]["adapter_sha256"],
     )
 
 

@@ -12,6 +12,7 @@ from headrace.cache.kv_cache_manager import KVCacheManager
 from headrace.core.clock import SystemClock
 from headrace.core.request import Pooling, SamplingParams
 from headrace.core.step import StepReport, TokenLogprobs
+from headrace.executor.adapter_table import AdapterTable
 from headrace.executor.drafting_runner import Runner
 from headrace.executor.model_runner import ModelRunner
 from headrace.models.llama import Llama
@@ -39,6 +40,7 @@ class Asked:
     output: tuple[int, ...] = ()
     num_prompt_logprobs: int = 0
     predicted: tuple[int, ...] = ()
+    adapter: str = ""
 
     def spec(self) -> RequestSpec:
         return RequestSpec(
@@ -51,6 +53,7 @@ class Asked:
             output_token_ids=self.output,
             num_prompt_logprobs=self.num_prompt_logprobs,
             predicted_token_ids=self.predicted,
+            adapter=self.adapter,
         )
 
 
@@ -89,14 +92,18 @@ class EngineDriver:
     """One engine; its cache outlives the calls of `generate`, as a server's does."""
 
     def __init__(
-        self, model: Llama, setting: Setting | None = None, rules: LogitsRules | None = None
+        self,
+        model: Llama,
+        setting: Setting | None = None,
+        rules: LogitsRules | None = None,
+        adapters: AdapterTable | None = None,
     ) -> None:
         setting = setting or Setting()
         size = setting.block_size
         cache = model.ops.allocate_kv(
             model.config.attention, setting.num_blocks, size, setting.kv_cache_dtype
         )
-        self.runner = ModelRunner(model, cache, model.ops, setting.is_eager, rules)
+        self.runner = ModelRunner(model, cache, model.ops, setting.is_eager, rules, adapters)
         self._driven: Runner = setting.drafts(self.runner) if setting.drafts else self.runner
         self.manager = KVCacheManager(setting.num_blocks, size, setting.has_prefix_cache)
         limits = SchedulerLimits(

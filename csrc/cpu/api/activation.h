@@ -14,4 +14,14 @@ struct GeluArgs {
   int64_t width;
 };
 
+// out = f(gate) * up of columns that alternate in panels: x [rows, 2 * width] -> out [rows, width],
+// width a multiple of a panel. The end of a gated linear, for sums that are not a linear's alone.
+// Items: rows.
+struct GateArgs {
+  const float* x;
+  int64_t width;
+  Gate gate;
+  float* out;
+};
+
 }  // namespace headrace

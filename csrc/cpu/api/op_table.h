@@ -27,6 +27,7 @@ struct OpTable {
   Kernel<LayerNormArgs> layer_norm;
   Kernel<GeluArgs> gelu;
   AttentionPackedKernels attention_packed;
+  Kernel<GateArgs> gate;
 };
 
 }  // namespace headrace

@@ -57,6 +57,7 @@ void check_rope(int64_t width, const In<float, 2>& cosines, const In<float, 2>& 
                 const std::optional<In<float, 1>>& q_norm,
                 const std::optional<In<float, 1>>& k_norm);
 void check_heads(int64_t width, const KVStorage& cache, int32_t num_heads);
+void check_adapter_rows(const int32_t* rows, int64_t num_rows, int64_t num_all);
 void check_key_shift(const KVStorage& cache, const std::optional<In<float, 1>>& key_shift);
 
 // An array over a result's memory.

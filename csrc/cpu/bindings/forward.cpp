@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "runtime/adapters.h"
 #include "runtime/forward.h"
 #include "runtime/kv_storage.h"
 
@@ -68,6 +69,27 @@ void checked_gelu(CpuOps& ops, Out<float, 2> x) {
   const GeluArgs args{x.data(), (int64_t)x.shape(1)};
   Running running(ops);
   gelu(ops, args, (int64_t)x.shape(0));
+}
+
+void checked_gate(CpuOps& ops, In<float, 2> x, Gate kind, Out<float, 2> out) {
+  const auto num_rows = (int64_t)x.shape(0), width = (int64_t)out.shape(1);
+  require((int64_t)out.shape(0) == num_rows && (int64_t)x.shape(1) == 2 * width,
+          "out must be [T, F] for x [T, 2F]");
+  require(width % kPanelColumns == 0, "F must be a multiple of 16");
+  Running running(ops);
+  gate(ops, {x.data(), width, kind, out.data()}, num_rows);
+}
+
+void checked_add_lora(CpuOps& ops, In<float, 2> x, const PackedLinear& a, const PackedLinear& b,
+                      In<int32_t, 1> rows, Out<float, 2> y) {
+  require((int64_t)x.shape(1) == a.depth() && a.num_columns() == b.depth() &&
+              b.num_columns() == (int64_t)y.shape(1),
+          "x must be [T, in] for a [r, in] and b [out, r], y [T, out]");
+  require(x.shape(0) == y.shape(0), "x and y must have the same rows");
+  const auto num_rows = (int64_t)rows.shape(0);
+  check_adapter_rows(rows.data(), num_rows, (int64_t)x.shape(0));
+  Running running(ops);
+  add_lora(ops, x.data(), a, b, rows.data(), num_rows, (int64_t)x.shape(0), y.data());
 }
 
 void checked_attention_packed(CpuOps& ops, In<float, 2> qkv, In<int32_t, 1> query_start,
@@ -179,6 +201,8 @@ void bind_forward(nb::module_& m) {
   m.def("layer_norm", &checked_layer_norm, "ops"_a, "h"_a, "weight"_a, "bias"_a, "eps"_a, "out"_a,
         "add"_a = nb::none());
   m.def("gelu", &checked_gelu, "ops"_a, "x"_a);
+  m.def("gate", &checked_gate, "ops"_a, "x"_a, "gate"_a, "out"_a);
+  m.def("add_lora", &checked_add_lora, "ops"_a, "x"_a, "a"_a, "b"_a, "rows"_a, "y"_a);
   m.def("attention_packed", &checked_attention_packed, "ops"_a, "qkv"_a, "query_start"_a,
         "num_heads"_a, "scale"_a, "out"_a);
   m.def("rope", &checked_rope, "ops"_a, "qkv"_a, "positions"_a, "cosines"_a, "sines"_a,

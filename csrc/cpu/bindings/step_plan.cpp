@@ -1,6 +1,7 @@
 // Bindings of recorded steps.
 #include "runtime/step_plan.h"
 
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include "bindings/arrays.h"
@@ -49,6 +50,11 @@ void check_heads(int64_t width, const KVStorage& cache, int32_t num_heads) {
           "qkv must be [T, (H+2K)*D] of the cache's heads");
 }
 
+void check_adapter_rows(const int32_t* rows, int64_t num_rows, int64_t num_all) {
+  for (int64_t i = 0; i < num_rows; i++)
+    require_range(rows + i, 1, i ? rows[i - 1] + 1 : 0, num_all, "ascending adapter row");
+}
+
 void check_key_shift(const KVStorage& cache, const std::optional<In<float, 1>>& key_shift) {
   const KVLayer& layer = cache.layer();
   require(
@@ -57,6 +63,22 @@ void check_key_shift(const KVStorage& cache, const std::optional<In<float, 1>>& 
 }
 
 namespace {
+
+using AdapterOfRows = std::tuple<const Adapter*, In<int32_t, 1>, In<int32_t, 1>>;
+
+// The rows of a step by adapter, checked.
+std::vector<AdapterRows> to_rows(const std::vector<AdapterOfRows>& adapters, int64_t num_tokens,
+                                 int64_t num_wanted) {
+  std::vector<AdapterRows> found;
+  for (const auto& [adapter, token_rows, wanted_rows] : adapters) {
+    require(adapter != nullptr, "an adapter may not be None");
+    found.push_back({adapter, token_rows.data(), (int64_t)token_rows.shape(0), wanted_rows.data(),
+                     (int64_t)wanted_rows.shape(0)});
+    check_adapter_rows(found.back().token_rows, found.back().num_token_rows, num_tokens);
+    check_adapter_rows(found.back().wanted_rows, found.back().num_wanted_rows, num_wanted);
+  }
+  return found;
+}
 
 // A plan, and the arrays whose memory its ops read. Weights and caches are kept alive by Python.
 class RecordedPlan {
@@ -127,6 +149,15 @@ class RecordedPlan {
   nb::list run(In<int32_t, 1> token_ids, In<int32_t, 1> positions, In<int32_t, 1> slot_mapping,
                In<int32_t, 1> query_start, In<int32_t, 1> seq_lens, In<int32_t, 2> block_table,
                In<int32_t, 1> logit_rows) const {
+    return run_adapted(token_ids, positions, slot_mapping, query_start, seq_lens, block_table,
+                       logit_rows, {});
+  }
+
+  nb::list run_adapted(In<int32_t, 1> token_ids, In<int32_t, 1> positions,
+                       In<int32_t, 1> slot_mapping, In<int32_t, 1> query_start,
+                       In<int32_t, 1> seq_lens, In<int32_t, 2> block_table,
+                       In<int32_t, 1> logit_rows,
+                       const std::vector<AdapterOfRows>& adapters) const {
     const StepArrays step{(int64_t)token_ids.shape(0),
                           (int64_t)seq_lens.shape(0),
                           (int64_t)logit_rows.shape(0),
@@ -137,7 +168,9 @@ class RecordedPlan {
                           seq_lens.data(),
                           block_table.data(),
                           (int64_t)block_table.shape(1),
-                          logit_rows.data()};
+                          logit_rows.data(),
+                          to_rows(adapters, (int64_t)token_ids.shape(0),
+                                  (int64_t)logit_rows.shape(0))};
     const StepLimits& limits = plan_.limits();
     require(positions.shape(0) == token_ids.shape(0), "positions must be [T]");
     require(slot_mapping.shape(0) == token_ids.shape(0), "slot_mapping must be [T]");
@@ -172,6 +205,19 @@ class RecordedPlan {
 }  // namespace
 
 void bind_step_plan(nb::module_& m) {
+  nb::class_<Adapter>(m, "Adapter")
+      .def(nb::init<>())
+      .def(
+          "add",
+          [](Adapter& adapter, const PackedLinear& weight, const PackedLinear& a,
+             const PackedLinear& b) {
+            require(a.depth() == weight.depth() && b.num_columns() == weight.num_columns() &&
+                        a.num_columns() == b.depth(),
+                    "a must be [r, in] and b [out, r] of the weight [out, in]");
+            adapter.add(weight, a, b);
+          },
+          "weight"_a, "a"_a, "b"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(),
+          nb::keep_alive<1, 4>());
   nb::class_<RecordedPlan>(m, "StepPlan")
       .def(nb::init<CpuOps&>(), "ops"_a, nb::keep_alive<1, 2>())
       .def("embed", &RecordedPlan::embed, "table"_a, "ggml_type"_a, "width"_a, "scale"_a)
@@ -188,7 +234,10 @@ void bind_step_plan(nb::module_& m) {
       .def("take_wanted", &RecordedPlan::take_wanted, "x"_a)
       .def("finish", &RecordedPlan::finish, "outputs"_a)
       .def("run", &RecordedPlan::run, "token_ids"_a, "positions"_a, "slot_mapping"_a,
-           "query_start"_a, "seq_lens"_a, "block_table"_a, "logit_rows"_a);
+           "query_start"_a, "seq_lens"_a, "block_table"_a, "logit_rows"_a)
+      .def("run_adapted", &RecordedPlan::run_adapted, "token_ids"_a, "positions"_a,
+           "slot_mapping"_a, "query_start"_a, "seq_lens"_a, "block_table"_a, "logit_rows"_a,
+           "adapters"_a);
 }
 
 }  // namespace headrace

@@ -14,6 +14,16 @@ HR_INLINE F32x16 gelu_tanh(F32x16 g) {
 
 HR_INLINE F32x16 activate(Gate gate, F32x16 g) { return gate == kSilu ? silu(g) : gelu_tanh(g); }
 
+static void gate_rows(const GateArgs* args, const Work* work) {
+  const int64_t width = args->width;
+  for (int64_t row = work->begin; row < work->end; row++) {
+    const float* x = args->x + row * 2 * width;
+    float* out = args->out + row * width;
+    for (int64_t i = 0; i < width; i += 16)
+      store(out + i, mul(activate(args->gate, load(x + 2 * i)), load(x + 2 * i + 16)));
+  }
+}
+
 // erfc(|z|), absolute error under 2e-7. Source: Abramowitz and Stegun, 7.1.26.
 HR_INLINE F32x16 erfc_of_magnitude(F32x16 z) {
   const F32x16 magnitude = abs(z);

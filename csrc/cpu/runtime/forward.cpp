@@ -27,6 +27,10 @@ void gelu(CpuOps& ops, const GeluArgs& args, int64_t num_rows) {
   ops.parallel(ops.table().gelu, args, num_rows, rows_at_once(args.width));
 }
 
+void gate(CpuOps& ops, const GateArgs& args, int64_t num_rows) {
+  ops.parallel(ops.table().gate, args, num_rows, rows_at_once(2 * args.width));
+}
+
 void rope(CpuOps& ops, const RopeArgs& args, int64_t num_rows) {
   const int64_t width = (int64_t)(args.num_heads + 2 * args.num_kv_heads) * args.head_size;
   ops.parallel(ops.table().rope, args, num_rows, rows_at_once(width));

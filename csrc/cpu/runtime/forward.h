@@ -11,6 +11,7 @@ void embed(CpuOps& ops, const EmbedArgs& args, int64_t num_rows);
 void rms_norm(CpuOps& ops, const RmsNormArgs& args, int64_t num_rows);
 void layer_norm(CpuOps& ops, const LayerNormArgs& args, int64_t num_rows);
 void gelu(CpuOps& ops, const GeluArgs& args, int64_t num_rows);
+void gate(CpuOps& ops, const GateArgs& args, int64_t num_rows);
 void rope(CpuOps& ops, const RopeArgs& args, int64_t num_rows);
 void store_kv(CpuOps& ops, const StoreKvArgs& args, int64_t num_rows);
 

@@ -28,6 +28,21 @@ struct StepPlan::Running {
     floats[(size_t)value].reset();
     quantized[(size_t)value].reset();
   }
+  // Whether the weight gives other sums than the base's in this step.
+  bool is_adapted(const PackedLinear& weight) const {
+    for (const AdapterRows& each : step.adapters)
+      if (each.adapter->find(weight)) return true;
+    return false;
+  }
+  // What the adapters of the step add to y = x weight^T, rows of `x`. Mutates: y.
+  void adapt(Value x, const PackedLinear& weight, float* y) {
+    const bool is_wanted = plan.shapes_[(size_t)x].is_wanted;
+    for (const AdapterRows& each : step.adapters)
+      if (const Adapter::Pair* pair = each.adapter->find(weight))
+        add_lora(plan.ops_, data(x), *pair->a, *pair->b,
+                 is_wanted ? each.wanted_rows : each.token_rows,
+                 is_wanted ? each.num_wanted_rows : each.num_token_rows, num_rows(x), y);
+  }
   // Layers of one shape share a plan.
   const AttentionPlan& attention_plan(const AttentionArgs& args) {
     const auto key = std::make_tuple(args.num_heads, args.layer.num_kv_heads, args.window);
@@ -83,6 +98,7 @@ StepPlan::Value StepPlan::linear(Value x, const PackedLinear& weight) {
       headrace::linear(ops_, *r.quantized[(size_t)x], weight, y);
     else
       headrace::linear(ops_, r.data(x), r.num_rows(x), weight, kNoGate, y);
+    r.adapt(x, weight, y);
   });
   return out;
 }
@@ -92,7 +108,14 @@ StepPlan::Value StepPlan::gated_linear(Value x, const PackedLinear& weight, Gate
   const Value out = define(weight.num_columns() / 2, shapes_.at((size_t)x).is_wanted);
   record({x, out}, [this, x, &weight, gate, is_read_quantized, out](Running& r) {
     const int64_t rows = r.num_rows(x);
-    if (is_read_quantized && can_quantize_gated(ops_, rows, weight)) {
+    if (r.is_adapted(weight)) {
+      const Buffer sums(ops_.buffers(), (size_t)(rows * weight.num_columns()) * sizeof(float));
+      auto* y = reinterpret_cast<float*>(sums.data());
+      headrace::linear(ops_, r.data(x), rows, weight, kNoGate, y);
+      r.adapt(x, weight, y);
+      headrace::gate(ops_, {y, width(out), gate, r.take(out)}, rows);
+    } else if (is_read_quantized && r.step.adapters.empty() &&
+               can_quantize_gated(ops_, rows, weight)) {
       r.quantized[(size_t)out] = std::make_unique<QuantizedActivation>(ops_, rows, width(out));
       headrace::gated_linear(ops_, r.data(x), weight, gate, *r.quantized[(size_t)out]);
     } else {

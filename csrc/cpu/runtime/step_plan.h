@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "runtime/adapters.h"
 #include "runtime/forward.h"
 #include "runtime/linear.h"
 
@@ -27,6 +28,7 @@ struct StepArrays {
   const int32_t* block_table;
   int64_t table_width;
   const int32_t* logit_rows;
+  std::vector<AdapterRows> adapters;  // none: the base alone
 };
 
 // What a step's values must stay below, over all ops of a plan.

@@ -41,9 +41,12 @@ class KVCacheManager:
     def num_cached_blocks(self) -> int:
         return len(self._prefixes)
 
-    def new_table(self, tenant: str, cache_salt: str = "") -> BlockTable:
-        """Make the empty table of a sequence that shares within this tenant and salt only."""
-        return BlockTable(root_hash(tenant, cache_salt))
+    def new_table(self, tenant: str, cache_salt: str = "", adapter: str = "") -> BlockTable:
+        """Make the empty table of a sequence that shares within this tenant and salt only.
+
+        `adapter` names what changes the model: equal tokens have other keys and values with it.
+        """
+        return BlockTable(root_hash(tenant, cache_salt, adapter))
 
     def lookup(self, table: BlockTable, token_ids: Sequence[int]) -> list[int]:
         """Find the blocks of the longest cached beginning, always leaving one token to compute.

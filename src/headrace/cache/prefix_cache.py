@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 
-def root_hash(tenant: str, cache_salt: str = "") -> bytes:
-    """Start a chain that nobody but this tenant (with this salt) can share.
+def root_hash(tenant: str, cache_salt: str = "", adapter: str = "") -> bytes:
+    """Start a chain that nobody but this tenant (with this salt and adapter) can share.
 
     Lengths come before the texts, so that ("a", "bc") and ("ab", "c") differ.
     """
-    digest = sha256(b"headrace prefix 1")
-    for text in (tenant, cache_salt):
+    digest = sha256(b"headrace prefix 2")
+    for text in (tenant, cache_salt, adapter):
         raw = text.encode("utf-8", "surrogatepass")
         digest.update(len(raw).to_bytes(8, "little"))
         digest.update(raw)

@@ -45,10 +45,11 @@ def make_request(
     messages: Sequence[Message] | None = None,
     default_max_tokens: int | None = None,
 ) -> GenerateRequest:
-    """One request to the backend's first model."""
+    """One request to the backend's first adapter, or to the model where there is none."""
+    models = backend.models()
     return GenerateRequest(
         request_id=f"cli-{uuid.uuid4().hex[:12]}",
-        model=backend.models()[0].name,
+        model=next((info.name for info in models if info.parent is not None), models[0].name),
         prompt=prompt,
         messages=None if messages is None else tuple(messages),
         add_special_tokens=messages is None,

@@ -24,6 +24,7 @@ from headrace.cli.generation import (
     DraftModelOption,
     IsaOption,
     KVCacheDtypeOption,
+    LoraOption,
     MaxTokensOption,
     MemoryOption,
     ModelOption,
@@ -116,6 +117,7 @@ def chat(
     kv_cache_dtype: KVCacheDtypeOption = None,
     speculative: SpeculativeOption = None,
     draft_model: DraftModelOption = None,
+    lora: LoraOption = None,
     no_pull: NoPullOption = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Tokens and speed after each answer.")
@@ -137,6 +139,7 @@ def chat(
         "engine.kv_cache_dtype": kv_cache_dtype,
         "engine.speculative": speculative,
         "engine.draft_model": draft_model,
+        "engine.adapters": tuple(lora) if lora else None,
     }
     config = load_config(config_file, flags)
     entry = load_catalogue().find(model)

@@ -114,6 +114,16 @@ DraftModelOption = Annotated[
         show_default=False,
     ),
 ]
+LoraOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="NAME=PATH",
+        help="LoRA adapter to load: a PEFT folder or a GGUF file, and the name it goes by; may be "
+        "repeated. `run` and `chat` answer with the first.",
+        show_default=False,
+    ),
+]
 NoPullOption = Annotated[
     bool, typer.Option("--no-pull", help="Fail when the model is not on this machine.")
 ]

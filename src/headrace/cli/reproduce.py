@@ -17,6 +17,7 @@ from headrace.cli.generation import (
     DraftModelOption,
     IsaOption,
     KVCacheDtypeOption,
+    LoraOption,
     MemoryOption,
     NoPullOption,
     SpeculativeOption,
@@ -26,7 +27,7 @@ from headrace.cli.generation import (
 from headrace.cli.keys import DatabaseOption, database_url
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.clock import SystemClock
-from headrace.core.config import Config
+from headrace.core.config import Config, parse_adapters
 from headrace.core.errors import ConfigError, HeadraceError
 from headrace.core.stored_requests import StoredRequest
 from headrace.launch.backends import open_engine
@@ -70,6 +71,7 @@ def reproduce(
     kv_cache_dtype: KVCacheDtypeOption = None,
     speculative: SpeculativeOption = None,
     draft_model: DraftModelOption = None,
+    lora: LoraOption = None,
     no_pull: NoPullOption = False,
     database: DatabaseOption = None,
     config_file: ConfigOption = None,
@@ -88,10 +90,14 @@ def reproduce(
         "engine.kv_cache_dtype": kv_cache_dtype,
         "engine.speculative": speculative,
         "engine.draft_model": draft_model,
+        "engine.adapters": tuple(lora) if lora else None,
     }
     config = load_config(config_file, flags)
     stored = _find(config, request_id, tenant)
     if url is None:
+        is_adapter = stored.model in parse_adapters(config.engine.adapters)
+        if is_adapter and model is None:
+            raise ConfigError("--model", model, "the model that --lora goes over")
         compared = asyncio.run(_repeat_here(config, stored, model or stored.model, not no_pull))
     else:
         server = _Server(url, _read_key(api_key_env), stored.operation)
@@ -135,6 +141,8 @@ async def _repeat_here(
     with local_sender(engine, model, config, stored) as (send, name):
         await engine.start()
         try:
+            if any(info.name == stored.model for info in engine.models()):
+                name = stored.model  # an adapter's
             return await repeat(stored, send, name)
         finally:
             await engine.stop()

@@ -13,6 +13,7 @@ from headrace.cli.generation import (
     DraftModelOption,
     IsaOption,
     KVCacheDtypeOption,
+    LoraOption,
     MaxTokensOption,
     MemoryOption,
     ModelOption,
@@ -63,6 +64,7 @@ def run(
     kv_cache_dtype: KVCacheDtypeOption = None,
     speculative: SpeculativeOption = None,
     draft_model: DraftModelOption = None,
+    lora: LoraOption = None,
     no_pull: NoPullOption = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")
@@ -94,6 +96,7 @@ def run(
         "engine.kv_cache_dtype": kv_cache_dtype,
         "engine.speculative": speculative,
         "engine.draft_model": draft_model,
+        "engine.adapters": tuple(lora) if lora else None,
     }
     if quiet:
         flags["server.log_level"] = "error"

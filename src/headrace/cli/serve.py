@@ -14,6 +14,7 @@ from headrace.cli.generation import (
     DraftModelOption,
     IsaOption,
     KVCacheDtypeOption,
+    LoraOption,
     MemoryOption,
     NoPullOption,
     SpeculativeOption,
@@ -104,6 +105,21 @@ def serve(
     require_key: Annotated[
         bool, typer.Option("--require-key", help="Do not start while there is no API key.")
     ] = False,
+    adapter_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Room for adapters that are loaded later. Default: none, or 256MiB with "
+            "--allow-runtime-adapters.",
+        ),
+    ] = None,
+    allow_runtime_adapters: Annotated[
+        bool,
+        typer.Option(
+            "--allow-runtime-adapters",
+            help="Load and unload LoRA adapters over HTTP, by keys with the scope admin.",
+        ),
+    ] = False,
     idle_unload: Annotated[
         float | None,
         typer.Option(
@@ -146,6 +162,7 @@ def serve(
     kv_cache_dtype: KVCacheDtypeOption = None,
     speculative: SpeculativeOption = None,
     draft_model: DraftModelOption = None,
+    lora: LoraOption = None,
     no_pull: NoPullOption = False,
     config_file: ConfigOption = None,
 ) -> None:
@@ -160,6 +177,8 @@ def serve(
         "server.served_model_names": tuple(served_model_name) if served_model_name else None,
         "server.default_max_tokens": default_max_tokens,
         "server.idle_unload_s": idle_unload,
+        "server.allow_runtime_adapters": allow_runtime_adapters or None,
+        "engine.adapter_memory_bytes": adapter_memory,
         "server.require_key": require_key or None,
         "server.ssl_certfile": ssl_certfile,
         "server.ssl_keyfile": ssl_keyfile,
@@ -178,6 +197,7 @@ def serve(
         "engine.kv_cache_dtype": kv_cache_dtype,
         "engine.speculative": speculative,
         "engine.draft_model": draft_model,
+        "engine.adapters": tuple(lora) if lora else None,
     }
     name_process(SERVER)
     config = load_config(config_file, flags, is_server=True)

@@ -28,6 +28,8 @@ ConfigOption = Annotated[
 _FLAG_NAMES = {
     "engine.memory_bytes": "--memory",
     "engine.num_threads": "--threads",
+    "engine.adapters": "--lora",
+    "engine.adapter_memory_bytes": "--adapter-memory",
     "server.served_model_names": "--served-model-name",
     "server.cors_origins": "--cors-origin",
     "server.idle_unload_s": "--idle-unload",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headrace.config import env, load
-from headrace.core.config import Config, EngineConfig
+from headrace.core.config import DEFAULT_ADAPTER_MEMORY_BYTES, Config, EngineConfig
 from headrace.core.errors import ConfigError
 from headrace.core.machine import Machine
 
@@ -51,7 +51,8 @@ def resolve_config(
     given = gather_settings(flags, environ, config_file, flag_names)
     path = config_file if config_file is not None else env.config_file(environ)
     try:
-        config = load.build_config({name: setting.value for name, setting in given.items()})
+        built = load.build_config({name: setting.value for name, setting in given.items()})
+        config = _with_adapter_room(built)
     except ConfigError as error:
         wrong = given.get(error.field)
         if wrong is None or not wrong.source.startswith((env.PREFIX, "-")):
@@ -110,3 +111,11 @@ def resolve_engine(config: EngineConfig, machine: Machine) -> EngineConfig:
         num_threads=config.num_threads or machine.num_cores,
         kv_cache_dtype="bf16" if config.kv_cache_dtype == "auto" else config.kv_cache_dtype,
     )
+
+
+def _with_adapter_room(config: Config) -> Config:
+    """Room for adapters that a server loads while it runs, unless somebody said how much."""
+    if not config.server.allow_runtime_adapters or config.engine.adapter_memory_bytes is not None:
+        return config
+    engine = replace(config.engine, adapter_memory_bytes=DEFAULT_ADAPTER_MEMORY_BYTES)
+    return replace(config, engine=engine)

@@ -23,7 +23,8 @@ class ModelInfo:
     it answers, makes vectors and nothing else, or classifies; `pooling` is what makes its
     vectors where a request does not say. `prompts` are texts by name that may go before an
     input, `default_prompt_name` the one that does where a request names none. `labels` and
-    `problem_type` are those of a head.
+    `problem_type` are those of a head. An adapter's `parent` is the model it was loaded over, and
+    `adapter_sha256` the digest of its file.
     """
 
     name: str
@@ -41,6 +42,8 @@ class ModelInfo:
     default_prompt_name: str | None = None
     labels: tuple[str, ...] = ()
     problem_type: ProblemType | None = None
+    parent: str | None = None
+    adapter_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +130,27 @@ class ModelControl(Protocol):
 
     async def replace(self, name: str) -> None:
         """Load a model's files anew. Raises: BackendError."""
+        ...
+
+
+@runtime_checkable
+class AdapterControl(Protocol):
+    """A Backend whose models take adapters, which are further models, while it runs."""
+
+    async def load_adapter(
+        self, name: str, path: str, *, base: str | None = None, is_replacing: bool = False
+    ) -> ModelInfo:
+        """Read an adapter's files and serve it as `name`, over `base` or the first model.
+
+        With `is_replacing` the name may be an adapter's already: its requests end on what they
+        began with. Raises: InvalidParameter, ModelNotFound, ModelFileError, OutOfMemory,
+        BackendError.
+        """
+        ...
+
+    async def unload_adapter(self, name: str) -> None:
+        """Take no more requests for it, and free its memory once its last one has ended.
+
+        Raises: ModelNotFound, BackendError.
+        """
         ...

@@ -34,6 +34,8 @@ RequestStorage = Literal["off", "redacted", "full"]
 DEFAULT_MODEL = "qwen2.5-coder:0.5b"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
 MIN_MEMORY_BYTES = 64 * 1024**2
+DEFAULT_ADAPTER_MEMORY_BYTES = 256 * 1024**2
+ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 _ENDPOINT = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?(?<!/v1/traces)")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
@@ -76,6 +78,10 @@ class EngineConfig:
             others.
         draft_model: name or path of a small model with the same vocabulary, which guesses what the
             large one will say. Loaded beside it, within the same memory.
+        adapters: LoRA adapters to load with the model, `NAME=PATH` each: a PEFT folder or a GGUF
+            file; NAME is what requests give as their model.
+        adapter_memory_bytes: of memory_bytes, room for adapters that are loaded later than those
+            of `adapters`; None is none, or 256 MiB where a server may load some.
         stall_timeout_s: requests run, no step ends and the engine uses no processor: a server ends
             the engine process after that and starts it again. Long steps may be longer.
         max_restarts: restarts of the engine process in a row, each within a minute of the one
@@ -100,6 +106,8 @@ class EngineConfig:
     policy: QueuePolicy = "fair"
     speculative: Speculative = "auto"
     draft_model: str | None = None
+    adapters: tuple[str, ...] = ()
+    adapter_memory_bytes: int | None = None
     stall_timeout_s: float = 5.0
     max_restarts: int = 5
 
@@ -125,6 +133,9 @@ class EngineConfig:
         _check_choice("engine.policy", self.policy, get_args(QueuePolicy))
         _check_choice("engine.speculative", self.speculative, get_args(Speculative))
         self._check_draft_model()
+        parse_adapters(self.adapters)
+        if self.adapter_memory_bytes is not None:
+            _check_bytes("engine.adapter_memory_bytes", self.adapter_memory_bytes, 0, 2**50)
         _check_number("engine.stall_timeout_s", self.stall_timeout_s, 0.5, 3600.0)
         _check_integer("engine.max_restarts", self.max_restarts, 0, 1000)
         if self.max_num_batched_tokens < self.max_num_seqs:
@@ -158,6 +169,20 @@ class EngineConfig:
                 "off, auto or prompt-lookup where engine.draft_model names no model",
                 "Name a small model with the same vocabulary: --draft-model qwen2.5-coder:0.5b.",
             )
+
+
+def parse_adapters(texts: object) -> dict[str, Path]:
+    """Names and paths of `NAME=PATH`. Raises: ConfigError."""
+    allowed = "NAME=PATH, NAME of letters, digits and . _ : / -, each once"
+    if not isinstance(texts, tuple):
+        raise ConfigError("engine.adapters", texts, f"a list of {allowed}")
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, mark, path = text.partition("=") if isinstance(text, str) else ("", "", "")
+        if not mark or not path or not ADAPTER_NAME.fullmatch(name) or name in found:
+            raise ConfigError("engine.adapters", text, allowed)
+        found[name] = Path(path).expanduser().absolute()
+    return found
 
 
 def default_home() -> Path:
@@ -259,6 +284,8 @@ class ServerConfig:
         max_tenant_file_bytes: files of one tenant together.
         max_tenant_batches: batches of one tenant that are not finished.
         max_batch_requests: answers of batches in progress at once, of all tenants together.
+        allow_runtime_adapters: load and unload LoRA adapters while the server runs, with the routes
+            of vLLM, by keys with the scope admin.
         idle_unload_s: a model that nobody asked for so long gives its memory back, and is loaded
             when the next request comes; None keeps it.
         require_key: do not start, and answer nobody, while there is no API key.
@@ -298,6 +325,7 @@ class ServerConfig:
     max_tenant_file_bytes: int = 10 * 1024**3
     max_tenant_batches: int = 100
     max_batch_requests: int = 16
+    allow_runtime_adapters: bool = False
     idle_unload_s: float | None = None
     require_key: bool = False
     protect_metrics: bool = False
@@ -340,6 +368,7 @@ class ServerConfig:
         _check_bytes("server.max_tenant_file_bytes", self.max_tenant_file_bytes, 1024, 2**50)
         _check_integer("server.max_tenant_batches", self.max_tenant_batches, 1, 2**20)
         _check_integer("server.max_batch_requests", self.max_batch_requests, 1, 4096)
+        _check_boolean("server.allow_runtime_adapters", self.allow_runtime_adapters)
         if self.idle_unload_s is not None:
             _check_number("server.idle_unload_s", self.idle_unload_s, 1.0, 2**24)
         _check_boolean("server.require_key", self.require_key)

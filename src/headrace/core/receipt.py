@@ -32,6 +32,7 @@ class ModelBuild:
     """What answers for a model: its file and the engine around it.
 
     `sha256` is None until it is known. `kernels` names the kernels and their instruction set.
+    `adapter` is the name of the one that was used, with the digest of its file.
     """
 
     file: str
@@ -39,6 +40,8 @@ class ModelBuild:
     version: str
     kernels: str
     kv_cache_dtype: str
+    adapter: str | None = None
+    adapter_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ class NewRequest:
     `seed` is resolved (unsigned 64 bit). `bad_words_ids` are token sequences that
     may not be completed. `output_token_ids` were chosen before, by an engine that ended.
     `predicted_token_ids` are what the caller thinks the answer will be like.
-    `max_num_tokens` bounds prompt and output together; None is not known.
+    `max_num_tokens` bounds prompt and output together; None is not known. `adapter` is the
+    digest of the one it runs with, or "".
     """
 
     request_id: str
@@ -34,6 +35,7 @@ class NewRequest:
     output_token_ids: Sequence[int] = ()
     predicted_token_ids: Sequence[int] = ()
     max_num_tokens: int | None = None
+    adapter: str = ""
 
 
 class ScheduledRequest(NamedTuple):

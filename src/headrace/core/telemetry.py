@@ -102,7 +102,7 @@ CACHE_CONFIG = Metric(
 LORA_REQUESTS = Metric(
     "vllm:lora_requests_info",
     "gauge",
-    "Adapters, in labels: none is served; the value is 1.",
+    "Labels of vLLM, not filled: an adapter is a model of its own; the value is 1.",
     ("max_lora", "running_lora_adapters", "waiting_lora_adapters"),
 )
 PREFIX_CACHE_QUERIES = Metric(

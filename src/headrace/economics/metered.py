@@ -32,7 +32,7 @@ from headrace.economics.call_parts import CallPart, add_costs, parts_of
 from headrace.economics.call_watch import AttemptEnd, CallEnd, tell
 from headrace.economics.cost import NOTHING, Cost, price_call
 from headrace.economics.most_cost import most_it_costs
-from headrace.economics.prices import LOCAL, format_usd
+from headrace.economics.prices import LOCAL, Price, PriceBook, format_usd
 from headrace.economics.rate_limits import LimitLevel, Reservation
 from headrace.economics.usage_row import UsageRow, UsageSource, new_row_id
 
@@ -290,9 +290,8 @@ class Metered:
                 spender = Spender(caller.tenant, caller.key_id, model, self._facts.tags, day)
                 most: int | None = 0
                 if budgets.limits(spender):
-                    price = prices.find(
-                        self._provider() if info is None else info.provider, model, day
-                    )
+                    provider = self._provider() if info is None else info.provider
+                    price = self._find_price(prices, provider, model, day)
                     asked = replace(request, model=model)
                     most = await most_it_costs(self._backend, asked, price, info)
                 hold = budgets.reserve(spender, most)
@@ -348,6 +347,15 @@ class Metered:
             now_s = self._clock.monotonic_s()
             self._account.settle(held, usage.input_tokens, usage.output_tokens, now_s)
 
+    def _find_price(self, prices: PriceBook, provider: str, model: str, day: date) -> Price | None:
+        """The model's own price; an adapter without one costs what its model does."""
+        found = prices.find(provider, model, day)
+        if found is not None:
+            return found
+        parents = (info.parent for info in self.models() if info.name == model)
+        parent = next(parents, None)
+        return None if parent is None else prices.find(provider, parent, day)
+
     def _day(self) -> date:
         return datetime.fromtimestamp(self._accepted_at_s, UTC).date()
 
@@ -377,7 +385,7 @@ class Metered:
         prices, day = self._accounts.prices, self._day()
         if prices is None:
             return NOTHING
-        price = prices.find(part.provider, part.model, day)
+        price = self._find_price(prices, part.provider, part.model, day)
         is_batch = self._facts.is_background
         return price_call(part.usages, price, day, prices.stale_after_days, is_batch=is_batch)
 

@@ -26,9 +26,19 @@ from headrace.engine.activity import EngineActivity
 from headrace.engine.admission import Admission
 from headrace.engine.engine_host import EngineHost
 from headrace.engine.input_processor import InputProcessor, PreparedRequest
-from headrace.engine.messages import Abort, EngineEnded, EngineReply, Inspection, Stop, Submit
+from headrace.engine.messages import (
+    Abort,
+    AdapterLoaded,
+    AdapterUnloaded,
+    EngineEnded,
+    EngineReply,
+    Inspection,
+    Stop,
+    Submit,
+)
 from headrace.engine.output_processor import OutputProcessor
 from headrace.engine.output_stream import Mailbox, OutputStream
+from headrace.engine.served_adapters import ServedAdapters
 from headrace.engine.stats import EngineStats
 from headrace.engine.tokenizer_text import TokenizerText
 from headrace.text.tokenizer import Tokenizer
@@ -55,6 +65,7 @@ class AsyncEngine:
     ) -> None:
         """`max_num_requests` is the scheduler's limit of unfinished answers."""
         self._models = tuple(models)
+        self._adapters = ServedAdapters(host.send, self._models[0], clock)
         self._input = input_processor
         self._stats = stats
         self._clock = clock
@@ -74,13 +85,25 @@ class AsyncEngine:
         self._moved_at_s = clock.monotonic_s()
 
     def models(self) -> Sequence[ModelInfo]:
-        """See core.backend.Backend."""
-        return self._models
+        """See core.backend.Backend. The model itself, then its adapters."""
+        return (*self._models, *self._adapters.infos())
 
     def text(self, model: str) -> ModelText:
         """See core.backend.Backend."""
-        self._check_model(model)
+        self._adapters.sha256(model)
         return self._text
+
+    async def load_adapter(
+        self, name: str, path: str, *, base: str | None = None, is_replacing: bool = False
+    ) -> ModelInfo:
+        """See core.backend.AdapterControl."""
+        if base is not None and base != self._models[0].name:
+            raise ModelNotFound(base, [self._models[0].name])
+        return await self._adapters.load(name, path, is_replacing=is_replacing)
+
+    async def unload_adapter(self, name: str) -> None:
+        """See core.backend.AdapterControl."""
+        await self._adapters.unload(name)
 
     async def start(self) -> None:
         """Start the threads. Calling it twice is harmless."""
@@ -143,13 +166,13 @@ class AsyncEngine:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend. The stream works in the event loop that called."""
         arrived_at_s = self._clock.monotonic_s()
-        self._check_model(request.model)
+        adapter = self._adapters.sha256(request.model)
         self._check_room(request.sampling.n, request.patience_s)
         event_loop = asyncio.get_running_loop()
         unique_id = f"{request.request_id}-{next(self._serial)}"
         with self._activity.preparing(unique_id, request):
             prepared = await event_loop.run_in_executor(
-                self._text_pool, self._input.prepare, request, unique_id
+                self._text_pool, self._input.prepare, request, unique_id, adapter
             )
         return self._submit(prepared, Mailbox(event_loop), arrived_at_s)
 
@@ -165,11 +188,6 @@ class AsyncEngine:
         for spec in prepared.specs:
             self._host.send(Submit(spec))
         return stream
-
-    def _check_model(self, name: str) -> None:
-        known = [model.name for model in self._models]
-        if name not in known:
-            raise ModelNotFound(name, known)
 
     def _check_room(self, num_answers: int, patience_s: float | None) -> None:
         """Refuse what cannot be taken now. Raises: CapacityError, EngineDied."""
@@ -206,6 +224,8 @@ class AsyncEngine:
                 return True
             if isinstance(reply, Inspection):
                 self._activity.take(reply)
+            elif isinstance(reply, AdapterLoaded | AdapterUnloaded):
+                self._adapters.take(reply)
             elif self._state != "dead":
                 self._apply(reply)
         return False
@@ -231,3 +251,4 @@ class AsyncEngine:
                 self._detail = f"The engine ended with an error: {reason}"
                 error = EngineDied(self._detail, retryable=True)
             self._output.fail_all(error)
+            self._adapters.end(error)

@@ -12,6 +12,7 @@ from pathlib import Path
 from headrace.engine.engine import make_drafter
 from headrace.engine.model_text import load_text
 from headrace.engine.started_model import Progress, StartedModel, ignore_progress
+from headrace.executor.adapter_table import AdapterTable
 from headrace.executor.drafting_runner import Drafter
 from headrace.executor.load import ModelTensors, linear_shape
 from headrace.executor.memory import Capacity
@@ -50,6 +51,7 @@ class LoadedModel:
     ops: Ops
     reader: WeightReader
     rules: LogitsRules
+    adapters: AdapterTable
     drafter: Drafter | None = None
     draft_reader: WeightReader | None = None
 
@@ -74,18 +76,24 @@ def finish_model(
     if not is_brief:
         started.finish_packing()
     rules = LogitsRules(lambda: tokenizer, started.config.vocab_size)
+    adapters = AdapterTable(
+        started.model, started.ops, started.reader.architecture, started.capacity.adapter_bytes
+    )
     (progress or ignore_progress)("loading", 1.0)
     return LoadedModel(
         config=started.config,
         tokenizer=tokenizer,
         chat_template=template,
-        runner=ModelRunner(started.model, started.cache, started.ops, started.is_eager, rules),
+        runner=ModelRunner(
+            started.model, started.cache, started.ops, started.is_eager, rules, adapters
+        ),
         capacity=started.capacity,
         ops=started.ops,
         reader=started.reader,
         rules=rules,
         drafter=make_drafter(started),
         draft_reader=started.draft.reader if started.draft else None,
+        adapters=adapters,
     )
 
 

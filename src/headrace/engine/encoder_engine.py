@@ -27,6 +27,7 @@ from headrace.core.errors import (
     InvalidParameter,
     ModelNotFound,
     RequestError,
+    UnsupportedFormat,
 )
 from headrace.core.output import RequestOutput, RequestTimes
 from headrace.core.request import GenerateRequest, Pooling
@@ -84,6 +85,16 @@ class EncoderEngine:
         """See core.backend.Backend."""
         self._check_model(model)
         return self._text
+
+    async def load_adapter(
+        self, name: str, path: str, *, base: str | None = None, is_replacing: bool = False
+    ) -> ModelInfo:
+        """Encoders run none. Raises: UnsupportedFormat."""
+        raise UnsupportedFormat(f"{self._info.name} is an encoder, which runs no adapters.")
+
+    async def unload_adapter(self, name: str) -> None:
+        """There is none. Raises: ModelNotFound."""
+        raise ModelNotFound(name, (self._info.name,))
 
     def health(self) -> Health:
         """See core.backend.Backend."""

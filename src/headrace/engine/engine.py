@@ -6,15 +6,27 @@ channels.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
 
 from headrace.cache.kv_cache_manager import KVCacheManager
 from headrace.core.activity import AnswerActivity
+from headrace.core.adapters import AdapterFacts
 from headrace.core.clock import Clock
 from headrace.core.config import EngineConfig
-from headrace.core.errors import HeadraceError
+from headrace.core.errors import HeadraceError, ModelFileError, UnsupportedFormat
 from headrace.core.step import StepReport
-from headrace.engine.messages import Abort, Submit
+from headrace.engine.error_record import to_record
+from headrace.engine.messages import (
+    Abort,
+    AdapterLoaded,
+    AdapterUnloaded,
+    LoadAdapter,
+    Submit,
+    UnloadAdapter,
+)
 from headrace.engine.started_model import StartedModel
 from headrace.executor.draft_model import DraftModel
 from headrace.executor.drafting_runner import Drafter, DraftingRunner, Runner
@@ -23,13 +35,31 @@ from headrace.executor.model_guesser import LOOKAHEAD_TOKENS
 from headrace.sched.scheduler import Scheduler
 from headrace.sched.token_budget import SchedulerLimits
 
+logger = logging.getLogger(__name__)
+
+
+class Adapters(Protocol):
+    """What the runner knows of adapters, by digest: executor.adapter_table."""
+
+    def __contains__(self, sha256: str) -> bool: ...
+
+    def load(self, path: Path) -> AdapterFacts:
+        """Raises: ModelFileError, UnsupportedFormat, OutOfMemory."""
+        ...
+
+    def unload(self, sha256: str) -> None: ...
+
 
 class Engine:
-    """A scheduler and a runner."""
+    """A scheduler, a runner, and the adapters that the runner knows."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+    def __init__(
+        self, scheduler: Scheduler, runner: Runner, adapters: Adapters | None = None
+    ) -> None:
         self._scheduler = scheduler
         self._runner = runner
+        self._adapters = adapters
+        self._leaving: dict[str, None] = {}
 
     @property
     def drafting(self) -> DraftingRunner | None:
@@ -46,10 +76,47 @@ class Engine:
         if isinstance(message, Abort):
             self._scheduler.abort(message.request_id)
             return
+        adapter = message.spec.adapter
+        if adapter and (self._adapters is None or adapter not in self._adapters):
+            reason = "Its adapter was unloaded before the request could begin."
+            self._scheduler.refuse(message.spec.request_id, reason)
+            return
         try:
             self._scheduler.add(message.spec)
         except HeadraceError as error:
             self._scheduler.refuse(message.spec.request_id, error.message)
+
+    def load_adapter(self, message: LoadAdapter) -> AdapterLoaded:
+        """Have an adapter in memory. Steps wait for it."""
+        try:
+            if self._adapters is None:
+                raise UnsupportedFormat("This engine runs no adapters.")
+            facts = self._adapters.load(Path(message.path))
+        except HeadraceError as error:
+            return AdapterLoaded(message.load_id, error=to_record(error))
+        except Exception as failure:  # steps can go on: nothing of theirs has changed
+            logger.exception("An adapter could not be read.")
+            told = ModelFileError(f"{message.path} cannot be read: {failure}")
+            return AdapterLoaded(message.load_id, error=to_record(told))
+        self._leaving.pop(facts.sha256, None)
+        return AdapterLoaded(
+            message.load_id, facts.sha256, facts.rank, facts.num_bytes, facts.base_name
+        )
+
+    def unload_adapter(self, message: UnloadAdapter) -> None:
+        """Let go of an adapter as soon as no request runs with it."""
+        self._leaving[message.sha256] = None
+
+    def retire_adapters(self) -> list[AdapterUnloaded]:
+        """Let go of adapters that are to leave and that nobody runs with any more."""
+        if not self._leaving:
+            return []
+        left = [name for name in self._leaving if name not in self._scheduler.adapters_in_use]
+        for sha256 in left:
+            del self._leaving[sha256]
+            if self._adapters is not None:
+                self._adapters.unload(sha256)
+        return [AdapterUnloaded(sha256) for sha256 in left]
 
     def inspect(self) -> tuple[AnswerActivity, ...]:
         """What runs and what waits, and why."""
@@ -71,6 +138,7 @@ def make_engine(
     runner: Runner,
     clock: Clock,
     drafter: Drafter | None = None,
+    adapters: Adapters | None = None,
 ) -> Engine:
     """An engine for what fits."""
     limits = scheduler_limits(config, capacity.max_model_len)
@@ -81,7 +149,7 @@ def make_engine(
     )
     if config.speculative != "off":
         runner = DraftingRunner(runner, clock, config.looks_up_all, drafter)
-    return Engine(Scheduler(limits, kv_cache, clock, config.policy), runner)
+    return Engine(Scheduler(limits, kv_cache, clock, config.policy), runner, adapters)
 
 
 def make_drafter(started: StartedModel) -> Drafter | None:

@@ -18,6 +18,8 @@ import msgspec
 from headrace.core.step import StepReport
 from headrace.engine.messages import (
     Abort,
+    AdapterLoaded,
+    AdapterUnloaded,
     CheckForm,
     EngineEnded,
     EngineNotStarted,
@@ -25,15 +27,18 @@ from headrace.engine.messages import (
     FormChecked,
     Inspect,
     Inspection,
+    LoadAdapter,
     LogLine,
     StartEngine,
     Stop,
     Submit,
+    UnloadAdapter,
 )
 
 _KINDS: tuple[type, ...] = (
     StartEngine, EngineReady, EngineNotStarted, Submit, Abort, Stop, StepReport, EngineEnded,
     CheckForm, FormChecked, LogLine, Inspect, Inspection,
+    LoadAdapter, AdapterLoaded, UnloadAdapter, AdapterUnloaded,
 )  # fmt: skip
 _NUMBER_OF = {kind: number for number, kind in enumerate(_KINDS)}
 _HEADER = struct.Struct("<IB")

@@ -16,7 +16,9 @@ from headrace.engine.messages import (
     EngineReply,
     Inspect,
     Inspection,
+    LoadAdapter,
     Stop,
+    UnloadAdapter,
 )
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ class EngineLoop:
             while self._take_messages():
                 if self._engine.has_work:
                     self._outbox.send(self._engine.step(), timeout_s=None)
+                for unloaded in self._engine.retire_adapters():
+                    self._outbox.send(unloaded, timeout_s=None)
         except Exception as failure:
             logger.exception("The engine ended with an error.")
             error = f"{type(failure).__name__}: {failure}"
@@ -55,6 +59,10 @@ class EngineLoop:
             if isinstance(message, Inspect):
                 answers = self._engine.inspect()
                 self._outbox.send(Inspection(message.inspect_id, answers), timeout_s=None)
+            elif isinstance(message, LoadAdapter):
+                self._outbox.send(self._engine.load_adapter(message), timeout_s=None)
+            elif isinstance(message, UnloadAdapter):
+                self._engine.unload_adapter(message)
             else:
                 self._engine.apply(message)
         return True

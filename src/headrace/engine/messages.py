@@ -1,8 +1,8 @@
 """What goes into the engine and what comes out. Frozen, plain data: they can cross a process.
 
-In: Submit, Abort, Inspect, Stop. Out: StepReport (core/step.py) after each step, Inspections, and
-one EngineEnded last. The rest is between the two processes alone: how the engine process starts,
-forms, its log.
+In: Submit, Abort, Inspect, LoadAdapter, UnloadAdapter, Stop. Out: StepReport (core/step.py) after
+each step, Inspections, what became of adapters, and one EngineEnded last. The rest is between the
+two processes alone: how the engine process starts, forms, its log.
 """
 
 from __future__ import annotations
@@ -16,6 +16,15 @@ from headrace.core.config import EngineConfig
 from headrace.core.step import StepReport
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.sched.request_state import RequestSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """A HeadraceError on its way to another process: its class, its text, its fields."""
+
+    kind: str
+    message: str
+    fields: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,40 @@ class Inspection:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadAdapter:
+    """Read and pack an adapter, between two steps."""
+
+    load_id: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLoaded:
+    """The answer to a LoadAdapter: what the adapter is, or why there is none. Units: bytes."""
+
+    load_id: int
+    sha256: str = ""
+    rank: int = 0
+    num_bytes: int = 0
+    base_name: str = ""
+    error: ErrorRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAdapter:
+    """Let go of an adapter once no request runs with it. A LoadAdapter of it keeps it after all."""
+
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterUnloaded:
+    """The answer to an UnloadAdapter, when it is done."""
+
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End the loop; what is unfinished stays so."""
 
@@ -59,17 +102,8 @@ class EngineEnded:
     error: str | None = None
 
 
-EngineMessage = Submit | Abort | Inspect | Stop
-EngineReply = StepReport | Inspection | EngineEnded
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorRecord:
-    """A HeadraceError on its way to another process: its class, its text, its fields."""
-
-    kind: str
-    message: str
-    fields: Mapping[str, Any]
+EngineMessage = Submit | Abort | Inspect | LoadAdapter | UnloadAdapter | Stop
+EngineReply = StepReport | Inspection | AdapterLoaded | AdapterUnloaded | EngineEnded
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from headrace.core.config import EngineConfig
 from headrace.core.errors import OutOfMemory
 from headrace.core.units import format_bytes
 from headrace.engine.started_draft import StartedDraft, open_draft
+from headrace.executor.adapter_table import adapter_room
 from headrace.executor.load import load_weights, read_config
 from headrace.executor.memory import NO_DRAFT, Capacity, kv_cache_dtype, plan_capacity
 from headrace.executor.uneven_keys import mark_uneven_keys
@@ -74,7 +75,8 @@ def start_model(
     draft = draft_path and open_draft(draft_path, reader, config.vocab_size, engine)
     wanted_len = engine.max_model_len or config.max_model_len
     need = draft.need(ops, engine, wanted_len) if draft else NO_DRAFT
-    capacity = plan_capacity(config, reader, ops, engine, free, need)
+    adapter_bytes = adapter_room(engine, model, config, reader.architecture, ops)
+    capacity = plan_capacity(config, reader, ops, engine, free, need, adapter_bytes)
     weights = load_weights(
         model,
         config,

@@ -20,8 +20,11 @@ from headrace.core.step import StepReport
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.engine.engine_process import EngineProcess
 from headrace.engine.form_checks import FormChecks
+from headrace.engine.kept_adapters import KeptAdapters
 from headrace.engine.messages import (
     Abort,
+    AdapterLoaded,
+    AdapterUnloaded,
     CheckForm,
     EngineEnded,
     EngineMessage,
@@ -29,9 +32,11 @@ from headrace.engine.messages import (
     EngineReply,
     FormChecked,
     Inspection,
+    LoadAdapter,
     StartEngine,
     Stop,
     Submit,
+    UnloadAdapter,
 )
 from headrace.engine.stall_watch import StallWatch
 from headrace.engine.unfinished import UnfinishedRequests
@@ -81,6 +86,7 @@ class Supervisor:
         self._watch = StallWatch(config.stall_timeout_s, config.max_num_batched_tokens)
         self._tick_s = min(TICK_S, config.stall_timeout_s / 4)
         self._requests = UnfinishedRequests(clock)
+        self._adapters = KeptAdapters()
         self._forms = FormChecks(self._send_if_up)
         # Reentrant: a collected stream sends its abort from wherever the collector runs.
         self._lock = RLock()
@@ -105,6 +111,8 @@ class Supervisor:
                 self._requests.submit(message, self._is_up)
             elif isinstance(message, Abort):
                 self._requests.abort(message)
+            elif isinstance(message, LoadAdapter | UnloadAdapter):
+                self._adapters.send(message)
             self._send_if_up(message)
 
     def check_form(self, form: StructuredOutputs) -> None:
@@ -160,6 +168,10 @@ class Supervisor:
                 self._forms.take(message)
             elif isinstance(message, Inspection):
                 replies.append(message)
+            elif isinstance(message, AdapterLoaded | AdapterUnloaded):
+                with self._lock:
+                    self._adapters.take(message)
+                replies.append(message)
             elif isinstance(message, EngineEnded) and message.error is not None:
                 self._reason = message.error  # the process ends next
         with self._lock:
@@ -199,14 +211,18 @@ class Supervisor:
             self._process, self._is_up = started, True
             for check in self._forms.start_again():
                 started.send(check)
+            # Before the requests that run with them.
+            for adapter in self._adapters.start_again():
+                started.send(adapter)
             for request in self._requests.start_again():
                 started.send(request)
+            failed: list[EngineReply] = [*self._adapters.failed()]
         self._up_since_s, self._reason, self._pause = time.monotonic(), "", None
         self._watch.moved()
         logger.warning("The engine runs again; requests that go on: %d.", len(self._requests))
         if self._on_restart is not None:
             self._on_restart(kind, len(self._requests))
-        return []
+        return failed
 
     def _describe_end(self, kind: str) -> str:
         end = self._process.close()

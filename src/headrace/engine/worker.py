@@ -45,6 +45,7 @@ _PR_SET_PDEATHSIG = 1
 # Loaded while C++ packs the weights.
 _ENGINE = "headrace.engine.engine"
 _RUNNER = "headrace.executor.model_runner"
+_ADAPTERS = "headrace.executor.adapter_table"
 _RULES = "headrace.sampling.logits_rule"
 _LOOP = "headrace.engine.loop"
 # Loaded with the first form.
@@ -129,11 +130,19 @@ class Worker:
             ),
             started.config.vocab_size,
         )
+        adapters = importlib.import_module(_ADAPTERS).AdapterTable(
+            started.model,
+            started.ops,
+            started.reader.architecture,
+            started.capacity.adapter_bytes,
+        )
         runner = importlib.import_module(_RUNNER).ModelRunner(
-            started.model, started.cache, started.ops, started.is_eager, self._rules
+            started.model, started.cache, started.ops, started.is_eager, self._rules, adapters
         )
         drafter = build.make_drafter(started)
-        engine = build.make_engine(start.engine, started.capacity, runner, SystemClock(), drafter)
+        engine = build.make_engine(
+            start.engine, started.capacity, runner, SystemClock(), drafter, adapters
+        )
         limits = build.scheduler_limits(start.engine, started.capacity.max_model_len)
         self._inbox: ThreadChannel[EngineMessage] = ThreadChannel(4 * limits.max_num_requests + 1)
         self._loop = importlib.import_module(_LOOP).EngineLoop(engine, self._inbox, link)

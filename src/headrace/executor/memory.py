@@ -49,6 +49,7 @@ class Capacity:
     """What fits. `max_model_len` is the model's, lowered to what the KV cache holds.
 
     `draft_bytes` are weights and scratch of a draft model; its keys and values are in `kv_bytes`.
+    `adapter_bytes` is room for adapters, those of the settings and those loaded later.
     """
 
     weights_bytes: int
@@ -60,10 +61,11 @@ class Capacity:
     max_model_len: int
     kv_cache_dtype: KVCacheDtype = "bf16"
     draft_bytes: int = 0
+    adapter_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        model = self.weights_bytes + self.draft_bytes
+        model = self.weights_bytes + self.draft_bytes + self.adapter_bytes
         return model + self.kv_bytes + self.scratch_bytes + self.program_bytes
 
     @property
@@ -73,11 +75,13 @@ class Capacity:
     def describe(self) -> str:
         """The breakdown as one line for people."""
         draft = f"draft model {format_bytes(self.draft_bytes)}, " if self.draft_bytes else ""
+        has_room = self.adapter_bytes > 0
+        adapters = f"adapters {format_bytes(self.adapter_bytes)}, " if has_room else ""
         return (
             f"memory {format_bytes(self.total_bytes)}: weights {format_bytes(self.weights_bytes)}, "
             f"{draft}KV cache {format_bytes(self.kv_bytes)} ({self.num_kv_tokens} tokens of "
             f"{self.kv_cache_dtype} in {self.num_blocks} blocks of {self.block_size}), "
-            f"scratch {format_bytes(self.scratch_bytes)}, "
+            f"{adapters}scratch {format_bytes(self.scratch_bytes)}, "
             f"program {format_bytes(self.program_bytes)}; context {self.max_model_len} tokens"
         )
 
@@ -89,8 +93,12 @@ def plan_capacity(
     engine: EngineConfig,
     free_bytes: int,
     draft: DraftNeed = NO_DRAFT,
+    adapter_bytes: int = 0,
 ) -> Capacity:
-    """Split the budget into weights, scratch and KV blocks. Raises: OutOfMemory, ConfigError."""
+    """Split the budget into weights, adapters, scratch and KV blocks.
+
+    Raises: OutOfMemory, ConfigError.
+    """
     if engine.max_model_len is not None and engine.max_model_len > config.max_model_len:
         raise ConfigError(
             "engine.max_model_len",
@@ -112,7 +120,7 @@ def plan_capacity(
     wanted_len = engine.max_model_len or config.max_model_len
     weights = weights_bytes(config, reader, ops, wanted_len)
     scratch = scratch_bytes(config, engine)
-    fixed = weights + draft.fixed_bytes + scratch + PROGRAM_BYTES
+    fixed = weights + draft.fixed_bytes + scratch + PROGRAM_BYTES + adapter_bytes
     if budget is None:
         usual = max(wanted_len, engine.max_num_seqs * DEFAULT_CONTEXT_SHARE)
         num_blocks = -(-usual // block_size) + 1
@@ -130,6 +138,7 @@ def plan_capacity(
             f"The model needs {format_bytes(needed)} ({format_bytes(weights)} weights, "
             f"{_describe_draft(draft)}{format_bytes(scratch)} scratch, "
             f"{format_bytes(PROGRAM_BYTES)} program, "
+            f"{f'{format_bytes(adapter_bytes)} adapters, ' if adapter_bytes else ''}"
             f"{format_bytes(min_blocks * block_bytes)} KV cache for {min_len} tokens) and there is "
             f"{source}. Give it --memory {-(-needed // 2**20)}MiB or more, lower --max-model-len, "
             "or take a smaller model.",
@@ -146,6 +155,7 @@ def plan_capacity(
         max_model_len=min(wanted_len, (num_blocks - 1) * block_size),
         kv_cache_dtype=kv_dtype,
         draft_bytes=draft.fixed_bytes,
+        adapter_bytes=adapter_bytes,
     )
 
 

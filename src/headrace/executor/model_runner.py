@@ -21,6 +21,7 @@ from headrace.core.step import (
     SchedulerOutput,
     TokenLogprobs,
 )
+from headrace.executor.adapter_table import AdapterTable
 from headrace.executor.input_batch import flatten
 from headrace.executor.memory import MAX_LOGIT_ROWS
 from headrace.executor.pooling_sums import PoolingSums, is_finite
@@ -110,11 +111,14 @@ class ModelRunner:
         ops: Ops,
         is_eager: bool = False,
         rules: LogitsRules | None = None,
+        adapters: AdapterTable | None = None,
     ) -> None:
-        """`rules` makes the rules of answers that must have a form; without it there are none."""
+        """`rules` makes the rules of answers that must have a form, `adapters` has those that
+        requests name; without them there are none.
+        """
         self.model, self.cache, self.ops = model, cache, ops
         self._replay = None if is_eager else ops.record(self._recorded)
-        self._rules = rules
+        self._rules, self._adapters = rules, adapters
         self._rows: dict[str, SampleRow] = {}
         self._pooling = PoolingSums()
         self._finished: deque[ModelRunnerOutput] = deque()
@@ -132,7 +136,7 @@ class ModelRunner:
             self._rows[new.request_id] = make_row(new, self.model.config.vocab_size, rule)
         found = {request.request_id: Gathered() for request in output.scheduled}
         if output.scheduled:
-            step = flatten(output.scheduled, self.cache.block_size)
+            step = self._flatten(output.scheduled)
             hidden = self._forward(step)
             wanted = self._wanted(output.scheduled)
             chosen = self._pool(hidden, wanted, found)
@@ -147,9 +151,18 @@ class ModelRunner:
         """The oldest submitted step's result."""
         return self._finished.popleft()
 
+    def _flatten(self, scheduled: Sequence[ScheduledRequest]) -> StepInputs:
+        step = flatten(scheduled, self.cache.block_size)
+        if self._adapters is None:
+            return step
+        digests = [self._rows[request.request_id].new.adapter for request in scheduled]
+        rows = self._adapters.rows(scheduled, digests, step)
+        return replace(step, adapters=rows) if rows else step
+
     def _forward(self, step: StepInputs) -> Hidden:
         if self._replay is None:
-            return self.model.forward(step, self.cache)
+            model = self.model.over(self.ops.adapted(step)) if step.adapters else self.model
+            return model.forward(step, self.cache)
         return Hidden(*self._replay(step))
 
     def _recorded(self, ops: Ops, step: StepInputs) -> Sequence[Array]:

@@ -38,6 +38,16 @@ class RunningEngine(Backend, Protocol):
         """See core.activity.Inspectable."""
         ...
 
+    async def load_adapter(
+        self, name: str, path: str, *, base: str | None = None, is_replacing: bool = False
+    ) -> ModelInfo:
+        """See core.backend.AdapterControl."""
+        ...
+
+    async def unload_adapter(self, name: str) -> None:
+        """See core.backend.AdapterControl."""
+        ...
+
 
 class EngineBackend:
     """The engine and what people ask of it: its plan, and what computes, for records."""
@@ -65,6 +75,16 @@ class EngineBackend:
     async def stop(self) -> None:
         """End what runs. Calling it twice is harmless."""
         await self._engine.stop()
+
+    async def load_adapter(
+        self, name: str, path: str, *, base: str | None = None, is_replacing: bool = False
+    ) -> ModelInfo:
+        """See core.backend.AdapterControl."""
+        return await self._engine.load_adapter(name, path, base=base, is_replacing=is_replacing)
+
+    async def unload_adapter(self, name: str) -> None:
+        """See core.backend.AdapterControl."""
+        await self._engine.unload_adapter(name)
 
     def models(self) -> Sequence[ModelInfo]:
         """See core.backend.Backend."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from headrace.core.clock import Clock, SystemClock
-from headrace.core.config import EngineConfig
+from headrace.core.config import EngineConfig, parse_adapters
 from headrace.core.machine import Roof
 from headrace.core.telemetry import MetricSink, NoMetrics
 from headrace.engine.async_engine import AsyncEngine
@@ -54,6 +54,17 @@ class LocalEngine(EngineBackend):
         """What a step moves and computes. Not after `stop`."""
         return self._loaded.work_per_token()
 
+    async def start(self) -> None:
+        """Start the threads and load the adapters of the settings.
+
+        Raises: ModelFileError, UnsupportedFormat, OutOfMemory for one that cannot be loaded.
+        """
+        await super().start()
+        known = {model.name for model in self.models()}
+        for name, path in parse_adapters(self._config.adapters).items():
+            if name not in known:
+                await self.load_adapter(name, str(path))
+
     async def stop(self) -> None:
         """End what runs, stop the threads, unmap the weights. Calling it twice is harmless."""
         await super().stop()
@@ -81,7 +92,9 @@ def finish_engine(
     loaded = finish_model(started, cache_dir, progress, is_brief)
     sink = make_sink(local.name) if make_sink is not None else NoMetrics()
     clock = SystemClock()
-    engine = make_engine(config, loaded.capacity, loaded.runner, clock, loaded.drafter)
+    engine = make_engine(
+        config, loaded.capacity, loaded.runner, clock, loaded.drafter, loaded.adapters
+    )
     running = assemble(engine, loaded, local, config, sink, clock)
     return LocalEngine(running, loaded, config, engine.drafting)
 

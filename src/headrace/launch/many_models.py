@@ -65,7 +65,10 @@ def plan_model(
             return facts.plan, encoder_info(local, facts, SystemClock())
         config = read_config(model_class(reader.architecture), reader)
         free_bytes = int(budget_bytes / FREE_SHARE)
-        plan = plan_capacity(config, reader, make_ops("cpu"), engine, free_bytes)
+        room = engine.adapter_memory_bytes or 0
+        plan = plan_capacity(
+            config, reader, make_ops("cpu"), engine, free_bytes, adapter_bytes=room
+        )
         _, template = load_text(reader, cache_dir)
     size = config.hidden_size
     return plan, model_info(local, plan.max_model_len, size, template, SystemClock())
@@ -97,6 +100,12 @@ def share_models(
         )
     why = "Serve each model with a draft model by a server of its own."
     refuse_draft(config.engine, "several models", why)
+    if config.engine.adapters:
+        raise ConfigError(
+            "engine.adapters",
+            ", ".join(config.engine.adapters),
+            "nothing where several models are served: load them later, with base_model_name",
+        )
     engine_config = replace(resolve_engine(config.engine, detect_machine()), memory_bytes=None)
     found = [ModelStore(config.hub).resolve(name) for name in names]
     if len({local.name for local in found}) < len(found):

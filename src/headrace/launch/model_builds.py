@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from headrace.core.backend import Backend
 from headrace.core.receipt import ModelBuild
 from headrace.core.version import headrace_version
 from headrace.hub.digests import model_digest
@@ -79,3 +80,14 @@ class ModelBuilds:
     def _check(self) -> None:
         if self._closing.is_set():
             raise _Closing
+
+
+def with_adapter(builds: ModelBuilds, backend: Backend, name: str) -> ModelBuild | None:
+    """What answers for a name: a model's build, with the adapter that the name stands for."""
+    adapter = next((info for info in backend.models() if info.name == name and info.parent), None)
+    if adapter is None:
+        return builds.find(name)
+    build = builds.find(adapter.parent or "")
+    if build is None:
+        return None
+    return replace(build, adapter=name, adapter_sha256=adapter.adapter_sha256)

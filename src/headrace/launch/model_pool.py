@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from headrace.core.errors import (
     CapacityError,
     ConfigError,
     HeadraceError,
+    InvalidParameter,
     ModelNotFound,
 )
 from headrace.core.output import RequestOutput
@@ -42,6 +44,16 @@ class LoadedModel(Backend, Inspectable, Protocol):
 
     async def stop(self) -> None:
         """Give the memory back."""
+        ...
+
+    async def load_adapter(
+        self, name: str, path: str, *, base: str | None = None, is_replacing: bool = False
+    ) -> ModelInfo:
+        """See core.backend.AdapterControl."""
+        ...
+
+    async def unload_adapter(self, name: str) -> None:
+        """See core.backend.AdapterControl."""
         ...
 
 
@@ -81,6 +93,18 @@ class _Resident:
             self.became_idle.set()
 
 
+@dataclass(frozen=True, slots=True)
+class _Adapter:
+    """An adapter that is served, in memory whenever its model is."""
+
+    path: str
+    info: ModelInfo
+
+    @property
+    def base(self) -> str:
+        return self.info.parent or ""
+
+
 @dataclass(eq=False, slots=True)
 class _Load:
     """A load, and how many wait for it."""
@@ -99,8 +123,10 @@ class ModelPool:
         clock: Clock,
         idle_unload_s: float | None = None,
         first: LoadedModel | None = None,
+        adapters: Mapping[str, Path] | None = None,
     ) -> None:
-        """`first` is the first model, where that is loaded already; `start` starts it.
+        """`first` is the first model, where that is loaded already; `start` starts it, and loads
+        `adapters` over it.
 
         Raises: ConfigError for a model that does not fit alone.
         """
@@ -119,20 +145,24 @@ class ModelPool:
         self._sweep: asyncio.Task[None] | None = None
         self._is_over = False
         self._first = first
+        self._first_adapters = dict(adapters or {})
+        self._adapters: dict[str, _Adapter] = {}
         self._activity = PoolActivity(clock)
 
     def models(self) -> Sequence[ModelInfo]:
         """See core.backend.Backend. Loaded or not; what is loaded knows best what it is."""
         residents = self._residents
-        return [
+        models = [
             residents[name].engine.models()[0] if name in residents else model.info
             for name, model in self._models.items()
         ]
+        return [*models, *(adapter.info for adapter in self._adapters.values())]
 
     def text(self, model: str) -> ModelText:
         """See core.backend.Backend."""
-        self._find(model)
-        resident = self._residents.get(model)
+        base = self._base_of(model)
+        self._find(base)
+        resident = self._residents.get(base)
         return _TextOnDemand(self, model) if resident is None else resident.engine.text(model)
 
     def loaded(self) -> list[str]:
@@ -156,6 +186,8 @@ class ModelPool:
         if self._first is not None:
             await self._keep(model, self._first)
         await self.load(model.info.name)
+        for name, path in self._first_adapters.items():
+            await self.load_adapter(name, str(path))
         if self._idle_unload_s is not None:
             self._sweep = asyncio.create_task(self._unload_idle(self._idle_unload_s))
 
@@ -176,7 +208,7 @@ class ModelPool:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend. Waits for the model where it is not loaded."""
         with self._activity.loading(request):
-            resident = await self._take(request.model)
+            resident = await self._take(self._base_of(request.model))
         try:
             stream = await resident.engine.generate(request)
         except BaseException:
@@ -191,7 +223,7 @@ class ModelPool:
 
     async def load(self, name: str) -> None:
         """Have a model in memory. Raises: ModelNotFound, BackendError."""
-        (await self._take(name)).release(self._clock.monotonic_s())
+        (await self._take(self._base_of(name))).release(self._clock.monotonic_s())
 
     async def unload(self, name: str) -> None:
         """Free a model's memory once its requests have ended. Raises: ModelNotFound."""
@@ -216,6 +248,36 @@ class ModelPool:
             await self._admit(model)
             if old is not None:
                 self._send_away(old)
+
+    async def load_adapter(
+        self, name: str, path: str, *, base: str | None = None, is_replacing: bool = False
+    ) -> ModelInfo:
+        """See core.backend.AdapterControl. The model is loaded for it where it is not."""
+        known = self._adapters.get(name)
+        base = base or (known.base if known is not None else next(iter(self._models)))
+        if name in self._models or (known is not None and known.base != base):
+            raise InvalidParameter("lora_name", name, "a name that is not in use")
+        resident = await self._take(base)
+        try:
+            info = await resident.engine.load_adapter(name, path, is_replacing=is_replacing)
+            self._adapters[name] = _Adapter(path, info)
+        finally:
+            resident.release(self._clock.monotonic_s())
+        return info
+
+    async def unload_adapter(self, name: str) -> None:
+        """See core.backend.AdapterControl."""
+        adapter = self._adapters.pop(name, None)
+        if adapter is None:
+            raise ModelNotFound(name, tuple(self._adapters))
+        resident = self._residents.get(adapter.base)
+        if resident is not None:
+            await resident.engine.unload_adapter(name)
+
+    def _base_of(self, name: str) -> str:
+        """The model that an adapter was loaded over; of any other name the name itself."""
+        adapter = self._adapters.get(name)
+        return name if adapter is None else adapter.base
 
     def _find(self, name: str) -> PooledModel:
         """Raises: ModelNotFound."""
@@ -289,9 +351,22 @@ class ModelPool:
     async def _keep(self, model: PooledModel, engine: LoadedModel) -> _Resident:
         """Let a loaded engine take its model's requests."""
         await engine.start()
+        await self._load_again(model.info.name, engine)
         resident = _Resident(model.info.name, model.num_bytes, engine, self._clock.monotonic_s())
         self._residents[resident.name] = resident
         return resident
+
+    async def _load_again(self, model: str, engine: LoadedModel) -> None:
+        """Have a model's new engine load its adapters; one that is gone is served no longer."""
+        for name, adapter in list(self._adapters.items()):
+            if adapter.base != model:
+                continue
+            try:
+                info = await engine.load_adapter(name, adapter.path)
+                self._adapters[name] = _Adapter(adapter.path, info)
+            except HeadraceError as error:
+                del self._adapters[name]
+                logger.error("adapter %s is not served any more: %s", name, error.message)
 
     def _send_away(self, resident: _Resident) -> asyncio.Task[None]:
         """Unload a model as soon as its requests have ended; those that come meanwhile wait."""

@@ -22,7 +22,7 @@ from headrace.core.version import headrace_version
 from headrace.economics.metered import CallFacts, Metered
 from headrace.hub.model_store import ModelStore
 from headrace.launch.local_engine import LocalEngine
-from headrace.launch.model_builds import ModelBuilds
+from headrace.launch.model_builds import ModelBuilds, with_adapter
 from headrace.launch.response_door import ResponseDoor
 from headrace.observe.prometheus import PrometheusMetrics
 from headrace.server.anthropic_messages import create_message
@@ -53,6 +53,7 @@ _REASONS = {
     "model_context_window_exceeded": "length",
 }
 _MODEL_FACTS = ("sha256", "version", "kernels", "kv_cache_dtype")
+_ADAPTER_FACTS = ("adapter_sha256",)  # None is none
 _REQUEST_FACTS = ("truncated_tokens", "input_tokens")
 _UNKNOWN = object()
 
@@ -143,7 +144,7 @@ def local_sender(
         headrace_version(),
         SystemClock(),
         kept=KeptResponses(door.open),
-        build_of=builds.find,
+        build_of=lambda name: with_adapter(builds, engine, name),
     )
     # What a response goes on from is its tenant's.
     facts = CallFacts("reproduce", stored.operation, Caller(stored.tenant))
@@ -219,6 +220,10 @@ def _compare_receipts(
     ]
     # What either side does not know is no difference.
     pairs = [pair for pair in known if None not in pair]
+    pairs += [
+        (f"model {name}", (before["model"] or {}).get(name), (after["model"] or {}).get(name))
+        for name in _ADAPTER_FACTS
+    ]
     names = before["parameters"] | after["parameters"]
     pairs += [
         (name, _value(before["parameters"], name), _value(after["parameters"], name))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from headrace.config.machine import detect_machine
 from headrace.core.backend import Backend
 from headrace.core.clock import SystemClock
-from headrace.core.config import Config
+from headrace.core.config import Config, parse_adapters
 from headrace.core.errors import ConfigError
 from headrace.core.version import headrace_version
 from headrace.economics.tenant_metrics import TenantMetrics
@@ -21,7 +21,7 @@ from headrace.launch.accounts import AccountsWatch
 from headrace.launch.engine_backend import EngineBackend
 from headrace.launch.engine_start import Starting, StartingEncoder, start_engine
 from headrace.launch.late_part import LatePart
-from headrace.launch.model_builds import ModelBuilds
+from headrace.launch.model_builds import ModelBuilds, with_adapter
 from headrace.launch.model_pool import ModelPool, PooledModel
 from headrace.launch.open_traces import open_traces
 from headrace.launch.response_door import ResponseDoor
@@ -137,7 +137,7 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
         accounts=accounts,
         kept=KeptResponses(door.open if door.is_wanted else None),
         storage=storage,
-        build_of=builds.find,
+        build_of=lambda name: with_adapter(builds, pool, name) if pool else None,
     )
     return Served(HeadraceApp(services, run_engines), pool, plans)
 
@@ -177,5 +177,6 @@ def _one_model(
     model = PooledModel(engine.model_info, engine.total_bytes, load)
     budget_bytes = max(budget_bytes, engine.total_bytes)
     idle_s = config.server.idle_unload_s
-    pool = ModelPool([model], budget_bytes, SystemClock(), idle_s, first=engine)
+    adapters = parse_adapters(config.engine.adapters)
+    pool = ModelPool([model], budget_bytes, SystemClock(), idle_s, engine, adapters)
     return pool, (engine.memory_plan,)

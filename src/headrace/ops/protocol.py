@@ -24,6 +24,7 @@ Act = Any
 PackedLinear = Any
 PackedTable = Any
 RopeTable = Any
+PackedAdapter = Any
 KVLayer = Any
 Activation = Literal["silu", "gelu_tanh"]
 KVCacheDtype = Literal["bf16", "int8"]
@@ -98,6 +99,20 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True)
+class AdaptedLinear:
+    """What an adapter adds to a packed linear of the base: x w^T + (x a^T) b^T.
+
+    `b_parts` are fused as the parts of `weight` were, all with r columns.
+    Shapes: a [r, in]; b_parts [out_i, r].
+    """
+
+    weight: PackedLinear
+    a: QuantTensor
+    b_parts: tuple[QuantTensor, ...]
+    interleave: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class KVCache:
     """Keys and values per layer: [N, K, B, D]; the order inside a block is the device's."""
 
@@ -125,6 +140,8 @@ class Ops(Protocol):
     """Whether bf16 weights are multiplied as such, several times faster than float32 ones."""
     has_mixtures: bool
     """Whether `moe` is there; a model that needs it is refused at load where it is not."""
+    has_adapters: bool
+    """Whether steps may have adapters."""
 
     # -- at load -------------------------------------------------------------------------------
 
@@ -148,6 +165,21 @@ class Ops(Protocol):
 
     def pack_table(self, table: QuantTensor) -> PackedTable:
         """Keep an embedding table [V, C] for row reads."""
+        ...
+
+    def pack_adapter(self, linears: Sequence[AdaptedLinear]) -> PackedAdapter:
+        """An adapter for StepInputs.adapters. Its memory is given back with the last reference.
+
+        Raises: UnsupportedFormat where the device has none.
+        """
+        ...
+
+    def adapted(self, step: StepInputs) -> Ops:
+        """These ops, with linears that add what the step's adapters give to their rows.
+
+        A row's bits do not depend on other rows and their adapters; those of rows without one are
+        as ever. For one forward pass over that step, call by call; replays do so by themselves.
+        """
         ...
 
     def packed_bytes(self, tensor: QuantTensor) -> int:

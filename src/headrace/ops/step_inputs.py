@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,17 @@ UInt64 = NDArray[np.uint64]
 Float32 = NDArray[np.float32]
 
 
+class AdapterRows(NamedTuple):
+    """The rows of a step that are of requests with one adapter, ascending.
+
+    `adapter` is what Ops.pack_adapter gave. Shapes: token_rows [n] of T; logit_rows [m] of S.
+    """
+
+    adapter: Any
+    token_rows: Int32
+    logit_rows: Int32
+
+
 @dataclass(frozen=True, slots=True)
 class StepInputs:
     """The flat batch: T tokens of R requests, S rows whose logits are wanted. All int32.
@@ -21,7 +33,8 @@ class StepInputs:
     Contiguous. Shapes: token_ids, positions, slot_mapping [T] (block id * block_size + offset,
     -1 skips);
     query_start [R+1]; seq_lens [R] (tokens in the cache after this step); block_table [R, P],
-    unused entries -1; logit_rows [S] (rows of the flat batch).
+    unused entries -1; logit_rows [S] (rows of the flat batch). `adapters`: each once; rows of none
+    are the base's.
     """
 
     token_ids: Int32
@@ -31,6 +44,7 @@ class StepInputs:
     seq_lens: Int32
     block_table: Int32
     logit_rows: Int32
+    adapters: tuple[AdapterRows, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ class RequestSpec:
     `seed` is unsigned 64 bit. `priority`: lower runs earlier. `is_background`: with what is left.
     `output_token_ids` and `num_prompt_logprobs` are what the answer has already, from an engine
     that ended: it goes on after them as a preempted request does. `predicted_token_ids` are what
-    the caller thinks the answer will be like.
+    the caller thinks the answer will be like. `adapter` is the digest of the one it runs with, or
+    "": its keys and values are another's than those of the base.
     """
 
     request_id: str
@@ -48,6 +49,7 @@ class RequestSpec:
     output_token_ids: tuple[int, ...] = ()
     num_prompt_logprobs: int = 0
     predicted_token_ids: tuple[int, ...] = ()
+    adapter: str = ""
 
 
 class RequestState:
@@ -161,4 +163,5 @@ class RequestState:
             output_token_ids=self.spec.output_token_ids,
             predicted_token_ids=self.spec.predicted_token_ids,
             max_num_tokens=self.max_num_tokens,
+            adapter=self.spec.adapter,
         )

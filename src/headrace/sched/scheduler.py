@@ -95,6 +95,11 @@ class Scheduler:
     def num_unfinished(self) -> int:
         return len(self._requests)
 
+    @property
+    def adapters_in_use(self) -> frozenset[str]:
+        """Digests that unfinished requests run with."""
+        return frozenset(request.spec.adapter for request in self._requests.values())
+
     def add(self, spec: RequestSpec) -> None:
         """Queue a request.
 
@@ -106,7 +111,7 @@ class Scheduler:
             raise ContextTooLong(num_known_tokens, self.max_num_tokens, param="prompt")
         if spec.request_id in self._requests:
             raise InvalidParameter("request_id", spec.request_id, "an id that is not in use")
-        table = self._kv_cache.new_table(spec.tenant, spec.cache_salt)
+        table = self._kv_cache.new_table(spec.tenant, spec.cache_salt, spec.adapter)
         self._waiting.check_room()
         rank = self._ranks.rank(spec, self._num_arrivals)
         now_s = self._clock.monotonic_s()

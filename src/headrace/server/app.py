@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from headrace.core.tracing import TraceContext, begin_trace, parse_traceparent
 from headrace.economics.metered import CallFacts, Metered
 from headrace.economics.usage_row import UsageRow
+from headrace.server.adapter_routes import load_adapter, unload_adapter
 from headrace.server.anthropic_dialect import ANTHROPIC, VERSION_HEADER
 from headrace.server.anthropic_messages import count_message_tokens, create_message
 from headrace.server.auth import admit
@@ -310,6 +311,8 @@ def _routes(services: Services) -> list[Route]:
         ("/v1/models", {"GET": list_models}),
         ("/v1/models/{name:path}", {"GET": retrieve_model}),
         ("/v1/models/{name:path}/reload", {"POST": reload_model}),
+        ("/v1/load_lora_adapter", {"POST": load_adapter}),
+        ("/v1/unload_lora_adapter", {"POST": unload_adapter}),
         ("/v1/files", {"GET": list_files, "POST": create_file}),
         ("/v1/files/{id}", {"GET": retrieve_file, "DELETE": delete_file}),
         ("/v1/files/{id}/content", {"GET": retrieve_content}),

@@ -16,7 +16,12 @@ from headrace.core.stores import ANONYMOUS, Caller, KeyRing, Scope
 OPEN_PATHS = frozenset({"/health", "/ping", "/version"})
 _METRICS_PATHS = frozenset({"/metrics", "/load"})
 _ADMIN_PREFIXES = ("/admin", "/debug")
-_ADMIN_PATHS = frozenset({"/sleep", "/wake_up", "/is_sleeping"})
+_ADMIN_PATHS = frozenset(
+    {
+        *("/sleep", "/wake_up", "/is_sleeping"),
+        *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
+    }
+)
 
 
 def needed_scope(path: str, config: ServerConfig) -> Scope | None:

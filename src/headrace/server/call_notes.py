@@ -142,6 +142,8 @@ class CallNotes:
             headers["x-headrace-engine"] = engine
             if build.sha256 is not None:
                 headers["x-headrace-model-sha256"] = build.sha256
+            if build.adapter_sha256 is not None:
+                headers["x-headrace-adapter-sha256"] = build.adapter_sha256
         return headers
 
     def _request_receipt(self, noted: NotedRequest) -> RequestReceipt:

@@ -112,7 +112,7 @@ REFUSED: dict[str, str] = {
     "prompt_embeds": "prompts are text or token ids. Use prompt.",
     "thinking_token_budget": "reasoning has no limit of its own. Use max_tokens.",
     "include_reasoning": "reasoning is part of a completion's text. Use chat completions.",
-    "lora_request": "adapters are not served yet. Leave it out.",
+    "lora_request": "an adapter is asked for as the model, by its name. Leave it out.",
     "grammar": 'it is a field of llama.cpp. Use structured_outputs: {"grammar": ...}.',
     "json_schema": 'it is a field of llama.cpp. Use structured_outputs: {"json": ...}.',
     "n_predict": "it is a field of llama.cpp. Use max_tokens.",

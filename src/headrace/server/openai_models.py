@@ -21,7 +21,7 @@ class ModelBody(msgspec.Struct, frozen=True):
     max_model_len: int
     object: str = "model"
     owned_by: str = "headrace"
-    parent: None = None
+    parent: str | None = None
     permission: tuple[()] = ()
 
 
@@ -32,7 +32,7 @@ async def list_models(services: Services, visit: Visit) -> JsonReply:
     """
     if VERSION_HEADER in visit.headers:
         return anthropic_models.list_models(services, visit)
-    models = [_describe(name, info) for name, info in services.models().items()]
+    models = [describe_model(services, name, info) for name, info in services.models().items()]
     return JsonReply(msgspec.json.encode({"object": "list", "data": models}))
 
 
@@ -44,10 +44,20 @@ async def retrieve_model(services: Services, visit: Visit) -> JsonReply:
     if VERSION_HEADER in visit.headers:
         return anthropic_models.retrieve_model(services, visit)
     name = visit.path["name"]
-    return JsonReply(msgspec.json.encode(_describe(name, services.find_model(name))))
+    return JsonReply(msgspec.json.encode(describe_model(services, name, services.find_model(name))))
 
 
-def _describe(name: str, info: ModelInfo) -> ModelBody:
+def describe_model(services: Services, name: str, info: ModelInfo) -> ModelBody:
+    """A model under the name that clients use; an adapter with that of its model."""
     return ModelBody(
-        id=name, created=info.created, root=info.root, max_model_len=info.max_model_len
+        id=name,
+        created=info.created,
+        root=info.root,
+        max_model_len=info.max_model_len,
+        parent=None if info.parent is None else _shown(services, info.parent),
     )
+
+
+def _shown(services: Services, model: str) -> str:
+    """The served name of a model of the backend."""
+    return next((name for name, info in services.models().items() if info.name == model), model)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -153,11 +154,18 @@ def load_tensor(reader: WeightReader, source: TensorSource) -> QuantTensor:
     Without transform a matrix stays a view of the file; `add_one` gives f32.
     Raises: MissingTensor, UnsupportedFormat; ModelFileError if the file's tensor has too few rows.
     """
-    tensor = reader.tensor(source.name)
+    return take_source(reader.path, reader.tensor(source.name), source)
+
+
+def take_source(path: Path, tensor: QuantTensor, source: TensorSource) -> QuantTensor:
+    """Our part of a file's tensor: its rows, in our order. `path` is for errors.
+
+    Raises: ModelFileError.
+    """
     if source.matrix is not None:
         if len(tensor.shape) != 3 or source.matrix >= tensor.shape[0]:
             raise ModelFileError(
-                f"{reader.path}: {source.name!r} has shape {list(tensor.shape)}; the model's "
+                f"{path}: {source.name!r} has shape {list(tensor.shape)}; the model's "
                 f"experts ask for matrix {source.matrix} of a stack."
             )
         tensor = tensor.matrix(source.matrix)
@@ -165,13 +173,13 @@ def load_tensor(reader: WeightReader, source: TensorSource) -> QuantTensor:
         start, stop = source.rows
         if stop > tensor.shape[0]:
             raise ModelFileError(
-                f"{reader.path}: {source.name!r} has {tensor.shape[0]} rows, and the model's "
+                f"{path}: {source.name!r} has {tensor.shape[0]} rows, and the model's "
                 f"head and feed-forward sizes ask for rows {start} to {stop}."
             )
         is_vector = len(tensor.shape) == 1
         tensor = _take(tensor, np.arange(start, stop)) if is_vector else tensor.rows(start, stop)
     if source.transform == "unpermute_rope":
-        return _unpermute_rope(reader, source, tensor)
+        return _unpermute_rope(path, source, tensor)
     if source.transform == "as_row" and len(tensor.shape) == 1:
         return replace(tensor, shape=(1, *tensor.shape))
     if source.transform == "add_one":
@@ -302,12 +310,12 @@ def _take(tensor: QuantTensor, indices: np.ndarray[tuple[int], np.dtype[np.int64
     return tensor.take_rows(indices)
 
 
-def _unpermute_rope(reader: WeightReader, source: TensorSource, tensor: QuantTensor) -> QuantTensor:
+def _unpermute_rope(path: Path, source: TensorSource, tensor: QuantTensor) -> QuantTensor:
     """Rows of each head from (pair, half) order back to (half, pair)."""
     num_rows, num_heads = tensor.shape[0], source.num_heads
     if num_heads < 1 or num_rows % (2 * num_heads):
         raise ModelFileError(
-            f"{reader.path}: {source.name!r} has {num_rows} rows, which {num_heads} heads of an "
+            f"{path}: {source.name!r} has {num_rows} rows, which {num_heads} heads of an "
             "even size do not fill."
         )
     indices = np.arange(num_rows).reshape(num_heads, -1, 2).swapaxes(1, 2).reshape(-1)

@@ -55,7 +55,7 @@ class SafetensorsReader:
         Raises: ModelFileError, UnsupportedFormat.
         """
         self.path = path
-        self.metadata: Mapping[str, object] = _read_json(path, "config.json")
+        self.metadata: Mapping[str, object] = read_json(path, "config.json")
         self.architecture = _architecture(path, self.metadata)
         self._maps: dict[str, mmap.mmap] = {}
         self._bytes: dict[str, NDArray[np.uint8]] = {}
@@ -76,15 +76,7 @@ class SafetensorsReader:
         Raises: MissingTensor; UnsupportedFormat for a dtype that is not f32, f16 or bf16.
         """
         stored = self._find(name)
-        format_name = _FORMAT_NAMES.get(stored.dtype)
-        if format_name is None or 0 in stored.shape:
-            raise UnsupportedFormat(
-                f"{self.path / stored.shard}: tensor {name!r} is {stored.dtype} of shape "
-                f"{stored.shape}; headrace reads {', '.join(_FORMAT_NAMES)} with no empty axis."
-            )
-        shape = stored.shape or (1,)
-        rows = self._data(stored).reshape(math.prod(shape[:-1]), -1)
-        return QuantTensor(FORMATS[format_name], shape, rows)
+        return _view(name, stored, self._bytes[stored.shard], self.path / stored.shard)
 
     def outline(self, name: str) -> QuantTensor:
         """A tensor for its format and shape: here the tensor itself. Raises: as `tensor`."""
@@ -140,7 +132,28 @@ class SafetensorsReader:
             self._bytes[shard] = np.frombuffer(self._maps[shard], dtype=np.uint8)
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
+def read_tensors(path: Path) -> dict[str, QuantTensor]:
+    """All tensors of a small file, read into memory. Raises: ModelFileError, UnsupportedFormat."""
+    header = _read_header(path, path.name)
+    data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    return {name: _view(name, stored, data, path) for name, stored in header.items()}
+
+
+def _view(name: str, stored: _StoredTensor, data: NDArray[np.uint8], path: Path) -> QuantTensor:
+    """A tensor of a file. Raises: UnsupportedFormat."""
+    format_name = _FORMAT_NAMES.get(stored.dtype)
+    if format_name is None or 0 in stored.shape:
+        raise UnsupportedFormat(
+            f"{path}: tensor {name!r} is {stored.dtype} of shape {stored.shape}; headrace reads "
+            f"{', '.join(_FORMAT_NAMES)} with no empty axis."
+        )
+    shape = stored.shape or (1,)
+    rows = data[stored.start : stored.stop].reshape(math.prod(shape[:-1]), -1)
+    return QuantTensor(FORMATS[format_name], shape, rows)
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON object of a folder. Raises: ModelFileError."""
     path = folder / name
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
@@ -181,7 +194,7 @@ def _shards(folder: Path) -> Mapping[str, frozenset[str] | None]:
 
 
 def _shards_of_index(folder: Path) -> Mapping[str, frozenset[str]]:
-    weight_map = _read_json(folder, _INDEX).get("weight_map")
+    weight_map = read_json(folder, _INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelFileError(f"{folder / _INDEX} has no weight_map from tensors to files.")
     wanted: dict[str, set[str]] = {}

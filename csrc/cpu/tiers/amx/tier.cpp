@@ -51,5 +51,6 @@ const headrace::OpTable headrace_ops_amx = {
     headrace::amx::layer_norm,
     headrace::amx::gelu,
     headrace::amx::kAttentionPackedKernels,
+    headrace::amx::gate_rows,
 };
 }

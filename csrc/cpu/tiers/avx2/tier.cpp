@@ -44,5 +44,6 @@ const headrace::OpTable headrace_ops_avx2 = {
     headrace::avx2::layer_norm,
     headrace::avx2::gelu,
     headrace::avx2::kAttentionPackedKernels,
+    headrace::avx2::gate_rows,
 };
 }

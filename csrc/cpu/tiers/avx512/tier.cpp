@@ -45,5 +45,6 @@ const headrace::OpTable headrace_ops_avx512 = {
     headrace::avx512::layer_norm,
     headrace::avx512::gelu,
     headrace::avx512::kAttentionPackedKernels,
+    headrace::avx512::gate_rows,
 };
 }

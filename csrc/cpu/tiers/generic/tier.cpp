@@ -40,5 +40,6 @@ const headrace::OpTable headrace_ops_generic = {
     headrace::generic::layer_norm,
     headrace::generic::gelu,
     headrace::generic::kAttentionPackedKernels,
+    headrace::generic::gate_rows,
 };
 }

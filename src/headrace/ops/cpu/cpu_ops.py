@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from headrace import _cpu
-from headrace.ops.cpu import forward, matmul, sampling, step_plan
+from headrace.ops.cpu import adapters, forward, matmul, sampling, step_plan
 from headrace.ops.cpu.isa import choose_isa
 from headrace.ops.cpu.kernels import BF16_KERNELS
 from headrace.ops.cpu.rope_fill import RopeFill
 from headrace.ops.protocol import (
     Activation,
+    AdaptedLinear,
     Array,
     AttentionSpec,
     Experts,
@@ -25,9 +26,11 @@ from headrace.ops.protocol import (
     KVCache,
     KVCacheDtype,
     Logprobs,
+    Ops,
     RopeParams,
     Routing,
 )
+from headrace.ops.reference import lora
 from headrace.ops.reference import moe as reference_moe
 from headrace.ops.reference.exact_math import exp32
 from headrace.ops.reference.rope import RopeTable
@@ -42,6 +45,7 @@ class CpuOps:
     """
 
     has_mixtures = True
+    has_adapters = True
 
     def __init__(self, isa: str | None = None, num_threads: int = 1) -> None:
         self._kernels = _cpu.CpuOps(choose_isa(isa), num_threads)
@@ -86,6 +90,12 @@ class CpuOps:
 
     def pack_table(self, table: QuantTensor) -> QuantTensor:
         return table
+
+    def pack_adapter(self, linears: Sequence[AdaptedLinear]) -> lora.Adapter:
+        return adapters.with_handle(lora.pack_adapter(self, linears))
+
+    def adapted(self, step: StepInputs) -> Ops:
+        return adapters.adapted(self, self._kernels, step)
 
     def packed_bytes(self, tensor: QuantTensor) -> int:
         return matmul.packed_bytes(tensor)

@@ -106,7 +106,7 @@ def record(
     plan: _cpu.StepPlan = recorder.plan
 
     def replay(step: StepInputs) -> Sequence[Float32]:
-        return plan.run(
+        arrays = (
             step.token_ids,
             step.positions,
             step.slot_mapping,
@@ -115,5 +115,9 @@ def record(
             step.block_table,
             step.logit_rows,
         )
+        if not step.adapters:
+            return plan.run(*arrays)
+        adapters = [(each.adapter.handle, *each[1:]) for each in step.adapters]
+        return plan.run_adapted(*arrays, adapters)
 
     return replay

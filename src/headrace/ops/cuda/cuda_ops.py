@@ -24,12 +24,15 @@ from headrace.ops.cuda.step_replay import MakeGraph, StepReplay, cuda_graphs
 from headrace.ops.cuda.store_kv import KVLayer
 from headrace.ops.protocol import (
     Activation,
+    AdaptedLinear,
     AttentionSpec,
     Experts,
     Forward,
     KVCache,
     KVCacheDtype,
     Logprobs,
+    Ops,
+    PackedAdapter,
     RopeParams,
     Routing,
 )
@@ -46,6 +49,7 @@ class CudaOps:
     """Ops on a GPU. `dtype` is that of activations, float weights and the `bf16` KV cache."""
 
     has_mixtures = False
+    has_adapters = False
 
     def __init__(
         self,
@@ -113,6 +117,14 @@ class CudaOps:
         dtype: KVCacheDtype = "bf16",
     ) -> KVCache:
         return store_kv.allocate_kv(specs, num_blocks, block_size, self.dtype, dtype, self.device)
+
+    def pack_adapter(self, linears: Sequence[AdaptedLinear]) -> PackedAdapter:
+        """Not written. Raises: UnsupportedFormat."""
+        raise UnsupportedFormat(f"adapters do not run on {self.name}.")
+
+    def adapted(self, step: StepInputs) -> Ops:
+        """Not written. Raises: UnsupportedFormat."""
+        raise UnsupportedFormat(f"adapters do not run on {self.name}.")
 
     def free_bytes(self) -> int | None:
         """What the device has free, None where its memory is the machine's."""

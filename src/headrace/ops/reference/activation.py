@@ -58,3 +58,8 @@ ACTIVATIONS: Mapping[Activation, Callable[[Floats], Floats]] = {
     "silu": silu_mul,
     "gelu_tanh": gelu_mul,
 }
+
+
+def gate(gate_up: Floats, activation: Activation) -> Floats:
+    """activation(gate) * up. Shapes: [T, 2F] -> [T, F]."""
+    return ACTIVATIONS[activation](gate_up)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from headrace.ops.protocol import (
     Activation,
+    AdaptedLinear,
     Array,
     AttentionSpec,
     Experts,
@@ -21,6 +24,7 @@ from headrace.ops.protocol import (
     KVCache,
     KVCacheDtype,
     Logprobs,
+    Ops,
     RopeParams,
     Routing,
 )
@@ -28,6 +32,7 @@ from headrace.ops.reference import (
     attention,
     attention_packed,
     embed,
+    lora,
     matmul,
     moe,
     norm,
@@ -35,7 +40,7 @@ from headrace.ops.reference import (
     sampling,
     store_kv,
 )
-from headrace.ops.reference.activation import ACTIVATIONS, gelu
+from headrace.ops.reference.activation import ACTIVATIONS, gate, gelu
 from headrace.ops.reference.matmul import Linear
 from headrace.ops.reference.norm import Floats
 from headrace.ops.reference.rope import RopeTable
@@ -49,6 +54,7 @@ class ReferenceOps:
 
     has_bf16_products = False
     has_mixtures = True
+    has_adapters = True
 
     def __init__(self, dtype: DTypeLike = np.float64) -> None:
         self.dtype = np.dtype(dtype)
@@ -71,6 +77,12 @@ class ReferenceOps:
 
     def pack_table(self, table: QuantTensor) -> QuantTensor:
         return table
+
+    def pack_adapter(self, linears: Sequence[AdaptedLinear]) -> lora.Adapter:
+        return lora.pack_adapter(self, linears)
+
+    def adapted(self, step: StepInputs) -> Ops:
+        return cast(Ops, lora.AdaptedOps(self, step, gate, partial(lora.add_lora, self)))
 
     def packed_bytes(self, tensor: QuantTensor) -> int:
         return math.prod(tensor.shape) * self.dtype.itemsize

@@ -1,0 +1,58 @@
+"""`headrace serve --lora`: an adapter outlives the engine process, and so do its requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from programs import eventually
+from served_model import ServedModel, serve
+from test_faults import engine_of
+
+from fakes.random_adapter import write_random_adapter
+from fakes.random_model import write_random_model
+
+LAYERS = 2
+SETTINGS = "engine: {max_restarts: 20, memory_bytes: 400MiB}\n"
+
+
+def answer(server: ServedModel, model: str, max_tokens: int = 8) -> Any:
+    body = {"prompt": "A river is", "temperature": 0, "ignore_eos": True, "model": model}
+    with server.client() as client:
+        reply = client.post("/v1/completions", json=body | {"max_tokens": max_tokens})
+    assert reply.status_code == 200, reply.text
+    return reply.json()["choices"]
+
+
+def test_adapters_are_there_again_after_the_engine_died(tmp_path: Path) -> None:
+    model = write_random_model(tmp_path / "model", LAYERS)
+    first, later = (
+        write_random_adapter(tmp_path / name, seed, LAYERS)
+        for seed, name in enumerate(("first", "later"))
+    )
+    (tmp_path / "settings.yaml").write_text(SETTINGS)
+    options = ("--config", str(tmp_path / "settings.yaml"), "--lora", f"first={first}")
+    with serve(model, tmp_path, *options, "--allow-runtime-adapters") as server:
+        with server.client() as client:
+            loaded = client.post(
+                "/v1/load_lora_adapter", json={"lora_name": "later", "lora_path": str(later)}
+            )
+            assert loaded.status_code == 200, loaded.text
+        names = (server.model, "first", "later")
+        before = [answer(server, name) for name in names]
+        assert len({each[0]["text"] for each in before}) == 3
+        body = {"model": "later", "prompt": "A river is", "temperature": 0, "ignore_eos": True}
+        with (
+            server.client() as client,
+            client.stream(
+                "POST", "/v1/completions", json=body | {"max_tokens": 40, "stream": True}
+            ) as reply,
+        ):
+            lines = reply.iter_lines()
+            next(lines)
+            dead = engine_of(server)
+            dead.kill()
+            streamed = [line for line in lines if line.startswith("data: {")]
+        assert not any('"error"' in line for line in streamed)
+        eventually(lambda: engine_of(server).pid != dead.pid, "another engine runs")
+        assert [answer(server, name) for name in names] == before

@@ -1,0 +1,130 @@
+"""Names of adapters: loading, replacing, unloading, and what another engine process finds."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fakes.fake_clock import FakeClock
+from headrace.core.backend import ModelInfo
+from headrace.core.errors import EngineDied, InvalidParameter, ModelFileError, ModelNotFound
+from headrace.engine.error_record import to_record
+from headrace.engine.kept_adapters import KeptAdapters
+from headrace.engine.messages import (
+    AdapterLoaded,
+    AdapterUnloaded,
+    LoadAdapter,
+    UnloadAdapter,
+)
+from headrace.engine.served_adapters import ServedAdapters
+
+BASE = ModelInfo("base", 100, 0, "base.gguf")
+
+
+class Engine:
+    """Answers loads with the digest that a path has, and unloads at once."""
+
+    def __init__(self) -> None:
+        self.sent: list[LoadAdapter | UnloadAdapter] = []
+        self.adapters = ServedAdapters(self.send, BASE, FakeClock())
+        self.is_silent = False
+
+    def send(self, message: LoadAdapter | UnloadAdapter) -> None:
+        self.sent.append(message)
+        if self.is_silent:
+            return
+        if isinstance(message, UnloadAdapter):
+            self.adapters.take(AdapterUnloaded(message.sha256))
+        elif message.path == "bad":
+            error = to_record(ModelFileError("bad is no adapter"))
+            self.adapters.take(AdapterLoaded(message.load_id, error=error))
+        else:
+            self.adapters.take(AdapterLoaded(message.load_id, f"sha of {message.path}", 8, 9))
+
+
+async def test_an_adapter_is_a_model_of_its_own_until_it_is_unloaded() -> None:
+    engine = Engine()
+    info = await engine.adapters.load("sql", "/x/sql")
+    assert (info.name, info.root, info.parent) == ("sql", "sql", "base")
+    assert engine.adapters.infos() == [info]
+    assert engine.adapters.sha256("sql") == "sha of /x/sql"
+    assert engine.adapters.sha256("base") == ""
+    await engine.adapters.unload("sql")
+    with pytest.raises(ModelNotFound, match="Known: base"):
+        engine.adapters.sha256("sql")
+    assert engine.sent[-1] == UnloadAdapter("sha of /x/sql")
+    with pytest.raises(ModelNotFound):
+        await engine.adapters.unload("sql")
+
+
+async def test_names_in_use_are_refused_unless_they_are_replaced() -> None:
+    engine = Engine()
+    await engine.adapters.load("sql", "/1")
+    for name in ("base", "sql"):
+        with pytest.raises(InvalidParameter, match="a name that is not in use"):
+            await engine.adapters.load(name, "/2")
+    await engine.adapters.load("sql", "/2", is_replacing=True)
+    assert engine.adapters.sha256("sql") == "sha of /2"
+    assert engine.sent[-1] == UnloadAdapter("sha of /1")
+
+
+async def test_one_file_under_two_names_stays_until_both_are_gone() -> None:
+    engine = Engine()
+    await engine.adapters.load("a", "/1")
+    await engine.adapters.load("b", "/1")
+    await engine.adapters.unload("a")
+    assert not any(isinstance(message, UnloadAdapter) for message in engine.sent)
+    await engine.adapters.unload("b")
+    assert engine.sent[-1] == UnloadAdapter("sha of /1")
+
+
+async def test_what_cannot_be_loaded_raises_what_the_engine_raised() -> None:
+    engine = Engine()
+    with pytest.raises(ModelFileError, match="bad is no adapter"):
+        await engine.adapters.load("sql", "bad")
+    assert engine.adapters.infos() == []
+    await engine.adapters.load("sql", "/1")  # the name is free
+
+
+async def test_who_waits_is_told_when_the_engine_ends() -> None:
+    engine = Engine()
+    engine.is_silent = True
+    waiting = asyncio.create_task(engine.adapters.load("sql", "/1"))
+    while not engine.sent:
+        await asyncio.sleep(0)
+    engine.adapters.end(EngineDied("over"))
+    with pytest.raises(EngineDied, match="over"):
+        await waiting
+    with pytest.raises(EngineDied, match="over"):
+        await engine.adapters.load("other", "/1")
+
+
+async def test_another_engine_process_may_find_other_files() -> None:
+    engine = Engine()
+    await engine.adapters.load("changed", "/1")
+    await engine.adapters.load("gone", "/2")
+    first, second = engine.sent
+    engine.adapters.take(AdapterLoaded(first.load_id, "other sha"))
+    error = to_record(ModelFileError("it is gone"))
+    engine.adapters.take(AdapterLoaded(second.load_id, error=error))
+    assert [info.name for info in engine.adapters.infos()] == ["changed"]
+    assert engine.adapters.sha256("changed") == "other sha"
+
+
+def test_the_next_process_is_told_what_the_last_one_had() -> None:
+    kept = KeptAdapters()
+    loaded, pending, leaving = (LoadAdapter(number, f"/{number}") for number in range(3))
+    for message in (loaded, pending, leaving):
+        kept.send(message)
+    kept.take(AdapterLoaded(0, "a"))
+    kept.take(AdapterLoaded(2, "c"))
+    kept.send(UnloadAdapter("c"))
+    assert kept.start_again() == [loaded, pending, leaving, UnloadAdapter("c")]
+    kept.take(AdapterUnloaded("c"))
+    # An engine ended on it for the second time.
+    assert kept.start_again() == [loaded]
+    (failed,) = kept.failed()
+    assert failed.load_id == 1
+    assert failed.error is not None
+    assert kept.failed() == []
