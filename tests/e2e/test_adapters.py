@@ -13,7 +13,7 @@ from fakes.random_adapter import write_random_adapter
 from fakes.random_model import write_random_model
 
 LAYERS = 2
-SETTINGS = "engine: {max_restarts: 20, memory_bytes: 400MiB}\n"
+SETTINGS = "engine: {max_restarts: 20, memory_bytes: 400MiB, adapter_memory_bytes: 8MiB}\n"
 
 
 def answer(server: ServedModel, model: str, max_tokens: int = 8) -> Any:
