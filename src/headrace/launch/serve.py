@@ -137,7 +137,7 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
         accounts=accounts,
         kept=KeptResponses(door.open if door.is_wanted else None),
         storage=storage,
-        build_of=lambda name: with_adapter(builds, pool, name) if pool else None,
+        build_of=lambda name: with_adapter(builds, pool, name) if pool is not None else None,
     )
     return Served(HeadraceApp(services, run_engines), pool, plans)
 
