@@ -190,7 +190,7 @@ def test_it_must_be_allowed_and_needs_the_scope_admin() -> None:
     with run_server(config=ServerConfig()) as server, server.client() as client:
         for path in (LOAD, UNLOAD):
             reply = client.post(path, json=body)
-            assert reply.status_code == 403
+            assert reply.status_code == 404
             assert "allow_runtime_adapters" in reply.json()["error"]["message"]
     scopes: tuple[Scope, ...] = ("inference",)
     key = ApiKey(id="k", name="k", tenant="t", scopes=scopes)

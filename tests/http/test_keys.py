@@ -87,7 +87,10 @@ def test_a_key_opens_what_its_scopes_name(keys: Keys) -> None:
     scopes = ("inference", "metrics", "admin")
     secrets = {scope: keys.make(scope, scope) for scope in scopes}
     needed = {"/load": "metrics", "/metrics": "metrics", "/debug/x": "admin", "/admin/x": "admin"}
-    by_hand = ("/sleep", "/wake_up", "/is_sleeping", "/v1/models/tiny/reload", "/debug/requests")
+    by_hand = (
+        *("/sleep", "/wake_up", "/is_sleeping", "/v1/models/tiny/reload", "/debug/requests"),
+        *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
+    )
     needed |= dict.fromkeys(by_hand, "admin")
     config = ServerConfig(port=0, protect_metrics=True)
     with run_server(config=config, accounts=keys.accounts) as server, server.client() as client:

@@ -85,7 +85,7 @@ def _control(services: Services, visit: Visit) -> AdapterControl:
     check_page(visit.headers, services.config, visit.caller.key_id is None)
     if not services.config.allow_runtime_adapters:
         raise HttpRefusal(
-            403,
+            404,
             "This server loads no adapters while it runs. Start it with the setting "
             "server.allow_runtime_adapters (--allow-runtime-adapters), or name them with --lora.",
         )
