@@ -78,6 +78,8 @@ def test_a_receipt_names_every_parameter_and_its_source(client: httpx.Client, pa
         "version": "9.9",
         "kernels": "cpu-generic",
         "kv_cache_dtype": "bf16",
+        "adapter": None,
+        "adapter_sha256": None,
     }
     assert receipt["requests"] == [
         {
