@@ -81,8 +81,8 @@ class ConnectionPool:
     ) -> HttpExchange:
         """Send a POST and wait for the head of its answer. Raises: ConnectionFailed, PoolFull.
 
-        A kept connection that ends without a byte is replaced once: all but surely the server closed
-        it before it had read the request.
+        A kept connection that ends without a byte is replaced once: all but surely the server
+        closed it before it had read the request.
         """
         if self._num_lent >= self._max_connections:
             raise PoolFull
