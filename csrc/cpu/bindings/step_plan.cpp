@@ -158,19 +158,19 @@ class RecordedPlan {
                        In<int32_t, 1> seq_lens, In<int32_t, 2> block_table,
                        In<int32_t, 1> logit_rows,
                        const std::vector<AdapterOfRows>& adapters) const {
-    const StepArrays step{(int64_t)token_ids.shape(0),
-                          (int64_t)seq_lens.shape(0),
-                          (int64_t)logit_rows.shape(0),
-                          token_ids.data(),
-                          positions.data(),
-                          slot_mapping.data(),
-                          query_start.data(),
-                          seq_lens.data(),
-                          block_table.data(),
-                          (int64_t)block_table.shape(1),
-                          logit_rows.data(),
-                          to_rows(adapters, (int64_t)token_ids.shape(0),
-                                  (int64_t)logit_rows.shape(0))};
+    const StepArrays step{
+        (int64_t)token_ids.shape(0),
+        (int64_t)seq_lens.shape(0),
+        (int64_t)logit_rows.shape(0),
+        token_ids.data(),
+        positions.data(),
+        slot_mapping.data(),
+        query_start.data(),
+        seq_lens.data(),
+        block_table.data(),
+        (int64_t)block_table.shape(1),
+        logit_rows.data(),
+        to_rows(adapters, (int64_t)token_ids.shape(0), (int64_t)logit_rows.shape(0))};
     const StepLimits& limits = plan_.limits();
     require(positions.shape(0) == token_ids.shape(0), "positions must be [T]");
     require(slot_mapping.shape(0) == token_ids.shape(0), "slot_mapping must be [T]");
