@@ -112,6 +112,17 @@ def test_preempted(best: Llama, alike: Llama, kv_cache_dtype: str) -> None:
     assert answers == each_alone(best, asked, setting)
 
 
+def test_guesses_that_nobody_asked_for_come_true(best: Llama) -> None:
+    """Beside others a background request gets one token a step, and its guesses stay unused."""
+    plain = SamplingParams(temperature=0.0)
+    batch = Asked("batch", tuple(token_ids(20)), plain, max_tokens=40, is_background=True)
+    chat = Asked("chat", tuple(token_ids(30, seed=2)), plain, max_tokens=12)
+    driver = EngineDriver(best, drafted(Setting(max_mixed_background_tokens=1), best))
+    answers = driver.generate([batch, chat], arrivals={"chat": 8})
+    assert answers == each_alone(best, [batch, chat], Setting())
+    assert num_drafted(answers)[1] > 4
+
+
 def test_what_the_cache_holds_need_not_be_drafted_again(best: Llama) -> None:
     """A prefix that is found is found for the draft model too, where it has computed it."""
     setting = drafted(Setting(num_blocks=200), best)

@@ -41,6 +41,7 @@ class Asked:
     num_prompt_logprobs: int = 0
     predicted: tuple[int, ...] = ()
     adapter: str = ""
+    is_background: bool = False
 
     def spec(self) -> RequestSpec:
         return RequestSpec(
@@ -54,6 +55,7 @@ class Asked:
             num_prompt_logprobs=self.num_prompt_logprobs,
             predicted_token_ids=self.predicted,
             adapter=self.adapter,
+            is_background=self.is_background,
         )
 
 
@@ -86,6 +88,7 @@ class Setting:
     is_eager: bool = False
     drafts: Callable[[ModelRunner], Runner] | None = None
     num_lookahead_tokens: int = 0
+    max_mixed_background_tokens: int = 0
 
 
 class EngineDriver:
@@ -112,6 +115,7 @@ class EngineDriver:
             max_waiting_requests=1000,
             max_model_len=model.config.max_model_len,
             num_lookahead_tokens=setting.num_lookahead_tokens,
+            max_mixed_background_tokens=setting.max_mixed_background_tokens,
         )
         self.scheduler = Scheduler(limits, self.manager, SystemClock())
 

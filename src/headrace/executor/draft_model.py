@@ -53,6 +53,14 @@ class DraftSequence:
     def num_behind(self) -> int:
         return len(self.token_ids) + len(self.guesses) - self.num_in_cache
 
+    def look_again(self) -> None:
+        """Have the newest token computed, once more if need be: the guess comes of its logits.
+
+        Guesses that came true are in the cache, also when the target was not asked for them.
+        Mutates: self.
+        """
+        self.num_in_cache = min(self.num_in_cache, len(self.token_ids) - 1)
+
 
 class DraftModel:
     """Requests as the target's steps go on, and guesses for some of them."""
@@ -91,6 +99,7 @@ class DraftModel:
             if sequence is not None and is_start:
                 _drop_guesses(sequence, ())
                 sequence.num_in_cache = self._slots.num_computed(row.request_id)
+                sequence.look_again()
 
     def take(self, row: ScheduledRequest, token_ids: Sequence[int]) -> None:
         """Take in what a step chose for a request. Mutates: self."""
@@ -101,6 +110,7 @@ class DraftModel:
             return
         _drop_guesses(sequence, token_ids)
         sequence.token_ids.extend(self._known(token_ids))
+        sequence.look_again()
         for token_id in token_ids:
             sequence.row.append(token_id)
         self._slots.fill(row.request_id, sequence.num_in_cache)
