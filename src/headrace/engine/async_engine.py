@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Lock, Thread
 
 from headrace.core.activity import ModelActivity
@@ -166,14 +167,19 @@ class AsyncEngine:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend. The stream works in the event loop that called."""
         arrived_at_s = self._clock.monotonic_s()
-        adapter = self._adapters.sha256(request.model)
+        # An unknown name waits for nothing; what a known one stands for is asked when it is sent.
+        self._adapters.sha256(request.model)
         self._check_room(request.sampling.n, request.patience_s)
         event_loop = asyncio.get_running_loop()
         unique_id = f"{request.request_id}-{next(self._serial)}"
         with self._activity.preparing(unique_id, request):
             prepared = await event_loop.run_in_executor(
-                self._text_pool, self._input.prepare, request, unique_id, adapter
+                self._text_pool, self._input.prepare, request, unique_id
             )
+        adapter = self._adapters.sha256(request.model)
+        if adapter:
+            specs = tuple(replace(spec, adapter=adapter) for spec in prepared.specs)
+            prepared = replace(prepared, specs=specs)
         return self._submit(prepared, Mailbox(event_loop), arrived_at_s)
 
     def _submit(

@@ -62,10 +62,8 @@ class InputProcessor:
             tokenizer, None if chat_template is None else chat_template.source
         )
 
-    def prepare(
-        self, request: GenerateRequest, unique_id: str | None = None, adapter: str = ""
-    ) -> PreparedRequest:
-        """Turn a request into specs with ids `{unique_id}.{index}`. `adapter` is its digest.
+    def prepare(self, request: GenerateRequest, unique_id: str | None = None) -> PreparedRequest:
+        """Turn a request into specs with ids `{unique_id}.{index}`, without an adapter.
 
         The first answer scores the prompt; the others can then reuse its KV blocks.
         Raises: RequestError and its kinds.
@@ -93,7 +91,6 @@ class InputProcessor:
                 cache_salt=request.cache_salt,
                 pooling=request.pooling,
                 predicted_token_ids=predicted,
-                adapter=adapter,
             )
             for index in range(sampling.n)
         )

@@ -91,6 +91,7 @@ class ServedAdapters:
         finally:
             self._taken.discard(name)
         if before is not None and before.sha256 != reply.sha256:
+            await self._loads_are_done()
             self._let_go(before.sha256)
         made_for = f", made for {reply.base_name}" if reply.base_name else ""
         logger.info(
@@ -106,6 +107,7 @@ class ServedAdapters:
         served = self._served.pop(name, None)
         if served is None:
             raise ModelNotFound(name, tuple(self._served))
+        await self._loads_are_done()
         future = self._let_go(served.sha256)
         if future is not None:
             await asyncio.wrap_future(future)
@@ -146,6 +148,11 @@ class ServedAdapters:
             self._loading[message.load_id] = future
         self._send(message)
         return await asyncio.wrap_future(future)
+
+    async def _loads_are_done(self) -> None:
+        """What is being loaded may be the files that are let go: then they stay."""
+        while self._taken:
+            await asyncio.sleep(0.01)
 
     def _let_go(self, sha256: str) -> Future[None] | None:
         """Have the engine unload it unless another name stands for it."""

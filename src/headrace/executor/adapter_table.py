@@ -8,6 +8,7 @@ requests that wait, or text.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from headrace.core.adapters import AdapterFacts
 from headrace.core.config import EngineConfig, parse_adapters
-from headrace.core.errors import OutOfMemory, UnsupportedFormat
+from headrace.core.errors import HeadraceError, OutOfMemory, UnsupportedFormat
 from headrace.core.step import ScheduledRequest
 from headrace.core.units import format_bytes
 from headrace.executor.load import linear_shape
@@ -202,7 +203,7 @@ def adapter_room(
 ) -> int:
     """Bytes for adapters: what those of the settings take, and room for others.
 
-    Raises: ModelFileError, UnsupportedFormat for adapters that cannot be loaded here.
+    Raises: UnsupportedFormat where adapters do not run.
     """
     paths = list(parse_adapters(engine.adapters).values())
     if paths and not ops.has_adapters:
@@ -211,7 +212,12 @@ def adapter_room(
             "cpu, or merge them into the base."
         )
     base = adapted_base(model, config, architecture)
-    files = {file.sha256: file for file in (read_adapter(path, base) for path in paths)}
+    files = {}
+    for path in paths:
+        # Whoever loads it says what is wrong; one that was unloaded since may be gone.
+        with suppress(HeadraceError):
+            file = read_adapter(path, base)
+            files[file.sha256] = file
     wanted = sum(adapter_bytes(file, model, config) for file in files.values())
     return wanted + (engine.adapter_memory_bytes or 0)
 

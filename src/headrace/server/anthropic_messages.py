@@ -81,14 +81,14 @@ async def create_message(services: Services, call: Call) -> JsonReply | EventRep
     model = services.find_model(fields.model)
     prompt = _read_prompt(fields, model)
     _check_form(fields, prompt)
+    # Now: an adapter may be replaced before its answer ends.
+    build = services.build_of(model.name)
     words = AnswerWords(
         message_id(),
         fields.model,
         fields.max_tokens,
         prompt.thinking.shown,
-        lambda: call.notes.members(
-            services.build_of(model.name), bool(fields.receipt), bool(fields.return_token_ids)
-        ),
+        lambda: call.notes.members(build, bool(fields.receipt), bool(fields.return_token_ids)),
     )
     sampling = with_seed(make_sampling(fields, prompt.form))
     # An upper bound in this API: what the context leaves may be less.
@@ -98,7 +98,7 @@ async def create_message(services: Services, call: Call) -> JsonReply | EventRep
     message = MessageCall(request, words, prompt.wire_names, call.notes)
     call.notes.begin("/v1/messages", call.body, [request], has_server_length=False)
     call.notes.keeps_tokens |= bool(fields.return_token_ids)
-    headers = warning_headers(prompt.ignored) | call.notes.headers(services.build_of(model.name))
+    headers = warning_headers(prompt.ignored) | call.notes.headers(build)
     if fields.stream:
         return EventReply(_stream(services, message), headers)
     return JsonReply(encode(await _complete(services, message)), headers=headers)

@@ -199,8 +199,10 @@ async def _make_call(
 
 
 def _what_is_shown(services: Services, call: Call, fields: ResponsesFields) -> Shown:
+    # Now: an adapter may be unloaded before its answer ends.
+    build = services.build_of(services.find_model(fields.model).name)
+
     def members() -> Mapping[str, Any]:
-        build = services.build_of(services.find_model(fields.model).name)
         return call.notes.members(build, bool(fields.receipt), bool(fields.return_token_ids))
 
     return Shown(
