@@ -74,6 +74,8 @@ def _check(request: GenerateRequest) -> None:
 def _prompt(request: GenerateRequest) -> dict[str, Any]:
     prompt = list(request.prompt) if isinstance(request.prompt, tuple) else request.prompt
     body: dict[str, Any] = {"prompt": prompt}
+    if request.suffix is not None:
+        body["suffix"] = request.suffix
     if not request.add_special_tokens:
         body["add_special_tokens"] = False
     if request.sampling.logprobs is not None:

@@ -22,6 +22,7 @@ from headrace.core.errors import (
 MAX_SHOWN = 400
 # What the caller sent is at fault. Keys, names of models and money are the operator's.
 _CALLER_FAULTS = frozenset({400, 413, 422})
+_OPERATOR_FAULTS = frozenset({401, 402, 403})
 _PASSING = frozenset({408, 409, 425, 429})
 # Keys this short would be found in any text.
 _MIN_KEY_LENGTH = 6
@@ -69,7 +70,8 @@ class UpstreamWords:
         if status in _CALLER_FAULTS:
             text = shown or f"The upstream {self._name} refused the request with status {status}."
             return RequestError(text, param, code)
-        said = f": {shown}" if shown else ""
+        # What is said of a key or an account is for nobody but its owner.
+        said = f": {shown}" if shown and status not in _OPERATOR_FAULTS else ""
         return self.error(
             f"answered with status {status}{said}",
             status=status,

@@ -56,6 +56,13 @@ class UsageTotal:
 _SUMS = tuple(field.name for field in dataclasses.fields(UsageTotal))[3:]
 
 
+def _storable(value: object) -> object:
+    """A text that every database takes: one row that cannot be written would keep all others."""
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
+
+
 class UsageLedger:
     """Appends and adds up."""
 
@@ -72,7 +79,7 @@ class UsageLedger:
 
         Raises: StoreError.
         """
-        values = [row._asdict() for row in rows]
+        values = [{name: _storable(value) for name, value in row._asdict().items()} for row in rows]
         with self._database.writing() as connection:
             connection.execute(self._insert, values)
 

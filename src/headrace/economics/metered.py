@@ -386,7 +386,8 @@ class Metered:
         if prices is None:
             return NOTHING
         price = self._find_price(prices, part.provider, part.model, day)
-        is_batch = self._facts.is_background
+        # Elsewhere a line of a batch is a call like any other.
+        is_batch = self._facts.is_background and part.provider == LOCAL
         return price_call(part.usages, price, day, prices.stale_after_days, is_batch=is_batch)
 
     def _make_rows(self, http_status: int | None, error: str | None) -> list[UsageRow]:

@@ -24,8 +24,9 @@ async def most_it_costs(
     """Raises: RequestError for a prompt that cannot be read."""
     if price is None:
         return None
-    num_input = await _most_input(backend, request)
-    num_output = 0 if request.pooling is not None else _most_output(request, num_input, info)
+    num_input, is_counted = await _most_input(backend, request)
+    least_input = num_input if is_counted else 0
+    num_output = 0 if request.pooling is not None else _most_output(request, least_input, info)
     # Which tier and which kind the tokens will be is not known yet.
     rates = [
         tier.resolved()
@@ -41,28 +42,30 @@ async def most_it_costs(
     return -(-nano_usd_mtok // MTOK)
 
 
-async def _most_input(backend: Backend, request: GenerateRequest) -> int:
+async def _most_input(backend: Backend, request: GenerateRequest) -> tuple[int, bool]:
+    """The most tokens the prompt has, and whether they were counted."""
     if isinstance(request.prompt, tuple):
-        return len(request.prompt)
+        return len(request.prompt), True
     try:
-        return len(await backend.text(request.model).encode(request))
+        return len(await backend.text(request.model).encode(request)), True
     except (ModelNotFound, UnsupportedParameter):
-        return _num_bytes(request)
+        return _num_bytes(request), False
 
 
 def _num_bytes(request: GenerateRequest) -> int:
     """No token is shorter than a byte."""
     if isinstance(request.prompt, str):
-        return len(request.prompt.encode("utf-8", "replace")) + _AROUND_MESSAGE
+        whole = request.prompt + (request.suffix or "")
+        return len(whole.encode("utf-8", "replace")) + _AROUND_MESSAGE
     total = _AROUND_MESSAGE
     for message in request.messages or ():
         total += len(repr(message).encode("utf-8", "replace")) + _AROUND_MESSAGE
     return total + sum(len(repr(tool).encode("utf-8", "replace")) for tool in request.tools)
 
 
-def _most_output(request: GenerateRequest, num_input: int, info: ModelInfo | None) -> int:
+def _most_output(request: GenerateRequest, least_input: int, info: ModelInfo | None) -> int:
     sampling = request.sampling
-    left = None if info is None else max(1, info.max_model_len - num_input)
+    left = None if info is None else max(1, info.max_model_len - least_input)
     wanted = sampling.max_tokens or request.default_max_tokens or left or 0
     return sampling.n * (wanted if left is None else min(wanted, left))
 

@@ -150,6 +150,9 @@ def _route(
     Raises: ConfigError.
     """
     if config.routing is not None:
+        if config.server.served_model_names:
+            names = ", ".join(config.server.served_model_names)
+            raise ConfigError("server.served_model_names", names, "none where there are tiers")
         # Connections and policies, which a server of its own models does without.
         tiers = importlib.import_module("headrace.launch.tiers")
         found: tuple[Backend, Callable[[], None]] = tiers.open_tiers(

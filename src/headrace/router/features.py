@@ -17,11 +17,12 @@ from headrace.economics.metered import estimate_input_tokens
 MAX_TEXT = 20_000
 """Characters of the last message that are looked at."""
 
+# No run is looked at twice from its every place: callers choose the text.
 _CODE = re.compile(
     r"```"
-    r"|^\s*(?:def|class|import|from|func|fn|public|private|static|const|let|var|package|using"
-    r"|return|#include|SELECT)\b.*[:;({=>]"
-    r"|[{};]\s*$|\w\+\+|[-+*]=|</[a-z]+>|\w+ ?\(.*\)\s*[;{]|=>|->|::|!=|==|&&",
+    r"|^[ \t]{0,64}(?:def|class|import|from|func|fn|public|private|static|const|let|var|package"
+    r"|using|return|#include|SELECT)\b.*[:;({=>]"
+    r"|[{};][ \t]{0,64}$|\w\+\+|[-+*]=|</[a-z]+>|\w ?\([^\n]{0,200}\)\s{0,8}[;{]|=>|->|::|!=|==|&&",
     re.MULTILINE,
 )
 # Blocks of Unicode: their first characters and what languages are written in them.

@@ -96,7 +96,8 @@ class Router:
         while name is not None:
             members |= {member.name: member for member in self._tiers[name].members}
             name = self._tiers[name].config.fallback
-        return [member.info for member in members.values()][: self._parts.max_attempts]
+        # Which of them are asked is decided by their health, later.
+        return [member.info for member in members.values()]
 
     async def activity(self) -> Sequence[ModelActivity]:
         """See core.activity.Inspectable: of this machine."""

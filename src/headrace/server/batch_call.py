@@ -29,12 +29,14 @@ from headrace.economics.accounts import Accounts
 from headrace.economics.metered import CallFacts, Metered
 from headrace.economics.usage_row import Ledger, UsageRow
 from headrace.server.batch_lines import BatchLine, ResponseBody, count_answers, encode_output
+from headrace.server.cache_control import read_cache_control
 from headrace.server.call_log import call_fields
 from headrace.server.error_responses import describe_error, is_our_fault
 from headrace.server.kept_requests import keep_request
 from headrace.server.lifetime import stopping_error
 from headrace.server.replies import WARNINGS, EventReply, JsonReply
 from headrace.server.services import Call, Services
+from headrace.server.task_of import task_of
 
 Route = Callable[[Services, Call], Awaitable[JsonReply | EventReply]]
 
@@ -122,6 +124,8 @@ class BatchCall:
             meter.begin()
             services.check_ready()
             check_line(line)
+            meter.task = task_of({}, line.body)
+            meter.cache_control = read_cache_control({}, line.body)
             call = Call(line.body, Headers(), request_id, caller, meter)
             call.notes.keeps_tokens = services.accounts.requests is not None
             reply = await self._route(self._background(meter), call)

@@ -13,8 +13,8 @@ def route_headers(route: Route | None) -> dict[str, str]:
     if route is None:
         return {}
     headers = {
-        "x-headrace-selected-tier": route.tier,
-        "x-headrace-selected-reason": route.reason,
+        "x-headrace-selected-tier": _plain(route.tier),
+        "x-headrace-selected-reason": _plain(route.reason),
         "x-headrace-attempted-fallbacks": str(route.num_fallbacks),
     }
     if route.cache is not None:

@@ -26,4 +26,5 @@ def task_of(headers: Mapping[str, str], body: Mapping[str, Any]) -> str | None:
     metadata = body.get("metadata")
     task = metadata.get("task") if isinstance(metadata, Mapping) else None
     # Of another type it is the dialect's to refuse.
-    return task if isinstance(task, str) and 0 < len(task) <= MAX_TASK_LENGTH else None
+    is_name = isinstance(task, str) and 0 < len(task) <= MAX_TASK_LENGTH and task.isprintable()
+    return task if is_name else None

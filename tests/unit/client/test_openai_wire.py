@@ -64,6 +64,11 @@ def test_what_differs_is_named() -> None:
     }
 
 
+def test_what_stands_after_an_answer_is_said() -> None:
+    asked = replace(ask(), messages=None, prompt="a", suffix="b")
+    assert body(asked)["suffix"] == "b"
+
+
 def test_openai_itself_knows_the_new_name_of_the_length() -> None:
     config = replace(FAR, url="https://api.openai.com/v1")
     assert body(ask(), config)["max_completion_tokens"] == 3

@@ -293,7 +293,9 @@ async def test_the_key_is_in_no_error_and_no_line_of_the_log(
             await collect(upstream)
         shown = f"{caught.value} {upstream!r} {upstream.config!r} {caplog.text}"
     assert KEY not in shown
-    assert "***" in str(caught.value)
+    assert "Authorization: Bearer ***" in caplog.text
+    # What is said of a key is for its owner alone.
+    assert "API key" not in shown and "status 401" in str(caught.value)
 
 
 @pytest.mark.parametrize(

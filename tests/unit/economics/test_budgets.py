@@ -9,8 +9,14 @@ import pytest
 
 from fakes.fake_backend import FakeBackend
 from fakes.usage import NOON_MS, make_row, open_database
+from headrace.core.backend import ModelText
 from headrace.core.budgets import Budget
-from headrace.core.errors import BudgetExceeded, CapacityError, StoreError
+from headrace.core.errors import (
+    BudgetExceeded,
+    CapacityError,
+    StoreError,
+    UnsupportedParameter,
+)
 from headrace.core.message import Message
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.economics.budgets import Budgets, Spender
@@ -183,3 +189,23 @@ async def test_the_most_that_a_request_costs() -> None:
     assert await most({}, None) is None
     assert await most({"sampling": sampling}, priced(input=2_000_000)) is None
     assert await most({"pooling": "mean"}, priced(input=2_000_000)) == 9
+
+
+async def test_bytes_of_a_prompt_take_nothing_from_the_length_of_its_answer() -> None:
+    """Where nobody here counts tokens, the prompt may have few of them."""
+
+    class Elsewhere(FakeBackend):
+        def text(self, model: str) -> ModelText:
+            raise UnsupportedParameter("model", "its tokens are counted elsewhere.")
+
+    backend = Elsewhere()
+    (info,) = backend.models()
+    asked = request(prompt="x" * info.max_model_len, suffix="y" * 10)
+    price = Price(
+        provider="far",
+        model="tiny",
+        match=Match("equals", "tiny"),
+        standard=Schedule(Rates(input=1_000_000, output=5_000_000)),
+    )
+    length = info.max_model_len
+    assert await most_it_costs(backend, asked, price, info) == length + 10 + 64 + 5 * length

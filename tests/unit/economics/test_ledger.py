@@ -122,6 +122,14 @@ def test_a_batch_is_written_whole_or_not_at_all(ledger: UsageLedger) -> None:
     assert ledger.report(["tenant"]) == []
 
 
+def test_a_text_that_no_database_takes_is_written_all_the_same(ledger: UsageLedger) -> None:
+    """One row that is refused for ever would keep all others from being written."""
+    row = random_row(1, random.Random(1))
+    ledger.append([row._replace(task="a\0b", error="\ud800", route_reason="名前")])
+    (found,) = ledger.report(["model"])
+    assert found.requests == 1
+
+
 def test_an_empty_ledger_has_no_groups(ledger: UsageLedger) -> None:
     assert ledger.report(["model"]) == []
     empty: list[UsageTotal] = ledger.report(["day"], 0, 1)
