@@ -202,7 +202,7 @@ BAD: tuple[tuple[int, str, dict[str, Any] | bytes], ...] = (
     (400, TEXT, {"prompt": "Hello", "max_tokens": 2 * MAX_MODEL_LEN}),
     (400, TEXT, {"prompt": [5] * (2 * MAX_MODEL_LEN)}),
     (400, TEXT, {"prompt": [10**9]}),
-    (400, TEXT, {"prompt": "Hello", "suffix": "world"}),
+    (400, TEXT, {"prompt": "Hello", "suffix": 3}),
     (404, TEXT, {"prompt": "Hello", "model": "no-such-model"}),
     (404, "/v1/nothing", {"prompt": "Hello"}),
     (400, TEXT, b'{"prompt": "Hel'),

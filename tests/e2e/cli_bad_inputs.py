@@ -136,7 +136,7 @@ BAD_COMMANDS = (
     ),
     file(
         "mamba.gguf",
-        "The architecture 'mamba' is not supported; known: gemma2, gemma3, gemma3_text, llama, mistral, phi3, qwen2, qwen3.",
+        "The architecture 'mamba' is not supported; known: gemma2, gemma3, gemma3_text, llama, mistral, mixtral, phi3, qwen2, qwen2_moe, qwen2moe, qwen3, qwen3_moe, qwen3moe.",
     ),
     file(
         "nameless.gguf",
@@ -160,7 +160,7 @@ BAD_COMMANDS = (
     ),
     file(
         "mamba",
-        "The architecture 'mamba' is not supported; known: gemma2, gemma3, gemma3_text, llama, mistral, phi3, qwen2, qwen3.",
+        "The architecture 'mamba' is not supported; known: gemma2, gemma3, gemma3_text, llama, mistral, mixtral, phi3, qwen2, qwen2_moe, qwen2moe, qwen3, qwen3_moe, qwen3moe.",
     ),
     file(
         "broken-config",
@@ -204,7 +204,7 @@ BAD_COMMANDS = (
     usage(
         "--config",
         "{files}/typo.yaml",
-        message="engine.num_thread is no setting; allowed: engine.device, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.encoder_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_mixed_prompt_tokens, engine.max_mixed_background_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.eager, engine.policy, engine.speculative, engine.draft_model, engine.stall_timeout_s, engine.max_restarts. Did you mean engine.num_threads or engine.max_restarts or engine.max_num_seqs?",
+        message="engine.num_thread is no setting; allowed: engine.device, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.encoder_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_mixed_prompt_tokens, engine.max_mixed_background_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.eager, engine.policy, engine.speculative, engine.draft_model, engine.adapters, engine.adapter_memory_bytes, engine.stall_timeout_s, engine.max_restarts. Did you mean engine.num_threads or engine.max_restarts or engine.max_num_seqs?",
     ),
     usage(
         environ={"HEADRACE_MEMORY": "1MiB"},

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from pages import Block, blocks
 from programs import environment
 from served_model import ServedModel
+
+from fakes.random_adapter import write_adapter
 
 # The address and the model that examples for clients write.
 ADDRESS = "http://127.0.0.1:8000"
 EXAMPLES = list(blocks("python"))
 
 
-def run(code: str) -> str:
+WIDTH = 896  # of the model of the examples
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the files lie that examples name."""
+    folder = tmp_path_factory.mktemp("workplace")
+    name = "base_model.model.model.layers.0.self_attn.o_proj"
+    matrix = np.full((4, WIDTH), 1e-3, np.float32)
+    tensors = {f"{name}.lora_A.weight": matrix, f"{name}.lora_B.weight": matrix.T}
+    write_adapter(folder / "adapters" / "sql", tensors, r=4)
+    return folder
+
+
+def run(code: str, folder: Path | None = None) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
@@ -23,6 +41,7 @@ def run(code: str) -> str:
         check=False,
         timeout=240,
         env=environment(),
+        cwd=folder,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -36,8 +55,8 @@ def test_there_are_examples_for_both_faces() -> None:
 @pytest.mark.parametrize(
     "block", [b for b in EXAMPLES if ADDRESS not in b.text], ids=lambda block: block.name
 )
-def test_library_example(block: Block, qwen05_path: object) -> None:
-    assert run(block.text).strip()
+def test_library_example(block: Block, qwen05_path: object, workplace: Path) -> None:
+    assert run(block.text, workplace).strip()
 
 
 @pytest.mark.parametrize(
