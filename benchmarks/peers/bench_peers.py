@@ -34,7 +34,8 @@ from headrace.config.machine import detect_machine
 from headrace.config.resolve import resolve_config
 from headrace.hub.model_store import ModelStore
 
-RESULTS = Path(__file__).parent.parent / "results"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 CONTENDER = 1.5
 """Engines at most this many times slower than the best of the heat stay in a cell."""
 MAX_CONTENDERS = 2
@@ -153,7 +154,8 @@ class Contest:
         try:
             yield
         except (CommandFailed, RunnerFailed) as error:
-            self._failures[name] = str(error)
+            # A record says nothing of where this checkout lies.
+            self._failures[name] = str(error).replace(f"{ROOT}/", "")
             print(f"{name} on {self._gguf.stem}: {error}", flush=True)
             if name in self._runners:
                 self._runners.pop(name).close()
