@@ -79,6 +79,24 @@ async def test_one_file_under_two_names_stays_until_both_are_gone() -> None:
     assert engine.sent[-1] == UnloadAdapter("sha of /1")
 
 
+async def test_files_that_are_being_loaded_are_not_let_go() -> None:
+    engine = Engine()
+    await engine.adapters.load("a", "/1")
+    engine.is_silent = True
+    loading = asyncio.create_task(engine.adapters.load("b", "/1"))
+    while len(engine.sent) < 2:
+        await asyncio.sleep(0)
+    unloading = asyncio.create_task(engine.adapters.unload("a"))
+    await asyncio.sleep(0)  # it has begun, and waits
+    assert not unloading.done()
+    asked = engine.sent[-1]
+    assert isinstance(asked, LoadAdapter)
+    engine.adapters.take(AdapterLoaded(asked.load_id, "sha of /1", 8, 9))
+    await asyncio.gather(loading, unloading)
+    assert engine.adapters.sha256("b") == "sha of /1"
+    assert not any(isinstance(message, UnloadAdapter) for message in engine.sent)
+
+
 async def test_what_cannot_be_loaded_raises_what_the_engine_raised() -> None:
     engine = Engine()
     with pytest.raises(ModelFileError, match="bad is no adapter"):
