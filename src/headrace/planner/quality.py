@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,7 +40,7 @@ class TaskMetric(Protocol):
         ...
 
 
-class MeanMetric:
+class MeanMetric(ABC):
     """The mean of a score per answer."""
 
     num_columns = 2
@@ -56,9 +57,9 @@ class MeanMetric:
         """See TaskMetric."""
         return np.asarray(sums[..., 0] / sums[..., 1])
 
+    @abstractmethod
     def score(self, sample: Sample, answer: str) -> float:
         """Of one answer."""
-        raise NotImplementedError
 
 
 class ExactMatch(MeanMetric):
