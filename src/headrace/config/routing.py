@@ -22,6 +22,13 @@ from headrace.core.routing_config import (
     RuleConfig,
     TierBackendConfig,
     TierConfig,
+)
+from headrace.core.routing_options import (
+    HedgeConfig,
+    LearnedConfig,
+    SelfCheckConfig,
+    SemanticConfig,
+    ShadowConfig,
     check_name,
 )
 from headrace.core.units import parse_bytes
@@ -56,14 +63,20 @@ def make_routing(tree: Mapping[Any, Any]) -> RoutingConfig:
         if not isinstance(use, str):
             raise ConfigError(f"routing.tasks.{task}", use, "the name of a destination")
     cascades = tuple(
-        _make(CascadeConfig, value, f"routing.cascades.{name}", name=str(name))
+        _make_cascade(str(name), value)
         for name, value in _map(given.pop("cascades", None), "routing.cascades").items()
     )
-    cache = given.pop("cache", None)
-    made: dict[str, Any] = {"cascades": cascades}
-    if cache is not None:
-        # `cache: {}` is one with defaults.
-        made["cache"] = _make(CacheConfig, cache, "routing.cache")
+    learned = tuple(
+        _make(LearnedConfig, value, f"routing.learned.{name}", name=str(name))
+        for name, value in _map(given.pop("learned", None), "routing.learned").items()
+    )
+    made: dict[str, Any] = {"cascades": cascades, "learned": learned}
+    # `cache: {}` is one with defaults.
+    if (cache := given.pop("cache", None)) is not None:
+        options = _options(cache, "routing.cache", semantic=SemanticConfig)
+        made["cache"] = _make(CacheConfig, *options[:2], **options[2])
+    if (shadow := given.pop("shadow", None)) is not None:
+        made["shadow"] = _make(ShadowConfig, shadow, "routing.shadow")
     made |= {"upstreams": upstreams, "tiers": tiers, "tasks": dict(tasks), "rules": rules}
     return _make(RoutingConfig, given, "routing", **made)
 
@@ -84,7 +97,26 @@ def _make_tier(name: str, value: object) -> TierConfig:
         _make_backend(entry, f"{where}.backends[{number}]")
         for number, entry in enumerate(_list(given.pop("backends", None), f"{where}.backends"), 1)
     )
-    return _make(TierConfig, given, where, name=name, backends=backends)
+    rest, where, made = _options(given, where, hedge=HedgeConfig)
+    return _make(TierConfig, rest, where, name=name, backends=backends, **made)
+
+
+def _make_cascade(name: str, value: object) -> CascadeConfig:
+    rest, where, made = _options(value, f"routing.cascades.{name}", self_check=SelfCheckConfig)
+    return _make(CascadeConfig, rest, where, name=name, **made)
+
+
+def _options(
+    value: object, where: str, **kinds: type[Any]
+) -> tuple[dict[Any, Any], str, dict[str, Any]]:
+    """A map without its keys that are maps themselves, its place, and the records of those."""
+    given = dict(_map(value, where))
+    made = {
+        name: _make(kind, option, f"{where}.{name}")
+        for name, kind in kinds.items()
+        if (option := given.pop(name, None)) is not None
+    }
+    return given, where, made
 
 
 def _make_backend(value: object, where: str) -> TierBackendConfig:

@@ -24,6 +24,7 @@ WaitReason = Literal[
     "form",
     "engine",
     "model",
+    "pause",
 ]
 WAIT_REASONS: dict[WaitReason, str] = {
     "turn": "others come before it in the queue",
@@ -37,6 +38,7 @@ WAIT_REASONS: dict[WaitReason, str] = {
     "form": "the form of its answer is compiled",
     "engine": "the engine does not have it yet, or does not answer",
     "model": "its model is loaded",
+    "pause": "the engine is paused (POST /resume)",
 }
 RequestPhase = Literal["loading", "preparing", "waiting", "running"]
 

@@ -11,6 +11,7 @@ from headrace.core.request import GenerateRequest, Pooling
 from headrace.core.scores import ProblemType
 
 ModelKind = Literal["generate", "embed", "classify"]
+PauseMode = Literal["abort", "wait", "keep"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,10 @@ class ModelInfo:
 class Health:
     """`ready` means that tokens can move.
 
-    `is_recovering`: they will again, soon; requests are taken meanwhile and wait.
+    `is_recovering`: they will again; requests are taken meanwhile and wait.
     """
 
-    status: Literal["starting", "ready", "stalled", "draining", "dead"]
+    status: Literal["starting", "ready", "paused", "stalled", "draining", "dead"]
     detail: str = ""
     is_recovering: bool = False
 
@@ -130,6 +131,38 @@ class ModelControl(Protocol):
 
     async def replace(self, name: str) -> None:
         """Load a model's files anew. Raises: BackendError."""
+        ...
+
+
+@runtime_checkable
+class EngineControl(Protocol):
+    """A Backend whose engines are paused and resumed while it runs.
+
+    `name` is a model's, None every model's. All raise ModelNotFound and BackendError.
+    """
+
+    async def pause(self, name: str | None, mode: PauseMode, *, clear_cache: bool = True) -> bool:
+        """Start no request until `resume`; those that come wait in the queue.
+
+        `abort` ends all others with an error, `wait` lets those that run end, `keep` has them stand
+        still. Returns when nothing moves any more: true, or false where it was resumed before.
+        `clear_cache` then forgets cached prefixes, except with `keep`.
+        """
+        ...
+
+    async def resume(self, name: str | None) -> None:
+        """Go on after a pause. Without one nothing happens."""
+        ...
+
+    def is_paused(self, name: str | None) -> bool:
+        """Whether the model, or every one, is paused."""
+        ...
+
+    async def reset_prefix_cache(self, name: str | None, *, reset_running: bool = False) -> bool:
+        """Forget cached prefixes; false, and no change, while requests run that hold blocks.
+
+        With `reset_running` those are stopped first and computed again, to the same answer.
+        """
         ...
 
 

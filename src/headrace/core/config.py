@@ -23,7 +23,9 @@ Device = Literal["auto", "cpu", "cuda", "reference"]
 Isa = Literal["generic", "avx2", "avx512", "amx"]
 KVCacheDtype = Literal["auto", "bf16", "int8"]
 EncoderDtype = Literal["auto", "f32", "bf16"]
+CanaryMode = Literal["warn", "refuse", "off"]
 Speculative = Literal["off", "auto", "prompt-lookup", "draft-model", "both"]
+DraftAcceptance = Literal["same-noise", "rejection"]
 QueuePolicy = Literal["fair", "fcfs", "priority"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -34,6 +36,7 @@ RequestStorage = Literal["off", "redacted", "full"]
 DEFAULT_MODEL = "qwen2.5-coder:0.5b"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
 MIN_MEMORY_BYTES = 64 * 1024**2
+MAX_PAST_TOKENS = 2**22
 DEFAULT_ADAPTER_MEMORY_BYTES = 256 * 1024**2
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
@@ -78,10 +81,21 @@ class EngineConfig:
             others.
         draft_model: name or path of a small model with the same vocabulary, which guesses what the
             large one will say. Loaded beside it, within the same memory.
+        lookup_past_tokens: tokens of answers that have ended, of all tenants together, to look
+            guesses up in too: each request in those of its own tenant, and of its own cache salt.
+            Some 200 bytes of memory each, beside memory_bytes; 0 keeps none.
+        draft_acceptance: when a draft model's guess of a drawn token is kept: `same-noise` where
+            the large model draws the same token with the same noise, so that no answer changes;
+            `rejection` as often as both models' distributions allow, which is more often: answers
+            of the same distribution, but others each time. Greedy requests and those that give a
+            seed always have `same-noise`.
         adapters: LoRA adapters to load with the model, `NAME=PATH` each: a PEFT folder or a GGUF
             file; NAME is what requests give as their model.
         adapter_memory_bytes: of memory_bytes, room for adapters that are loaded later than those
             of `adapters`; None is none, or 256 MiB where a server may load some.
+        canary: what happens when a model says other things of a short text than its file stores,
+            where `headrace quantize` has stored some: `warn` logs it, `refuse` does not load it,
+            `off` does not look.
         stall_timeout_s: requests run, no step ends and the engine uses no processor: a server ends
             the engine process after that and starts it again. Long steps may be longer.
         max_restarts: restarts of the engine process in a row, each within a minute of the one
@@ -106,8 +120,11 @@ class EngineConfig:
     policy: QueuePolicy = "fair"
     speculative: Speculative = "auto"
     draft_model: str | None = None
+    lookup_past_tokens: int = 0
+    draft_acceptance: DraftAcceptance = "same-noise"
     adapters: tuple[str, ...] = ()
     adapter_memory_bytes: int | None = None
+    canary: CanaryMode = "warn"
     stall_timeout_s: float = 5.0
     max_restarts: int = 5
 
@@ -132,10 +149,13 @@ class EngineConfig:
         _check_boolean("engine.eager", self.eager)
         _check_choice("engine.policy", self.policy, get_args(QueuePolicy))
         _check_choice("engine.speculative", self.speculative, get_args(Speculative))
+        _check_integer("engine.lookup_past_tokens", self.lookup_past_tokens, 0, MAX_PAST_TOKENS)
+        _check_choice("engine.draft_acceptance", self.draft_acceptance, get_args(DraftAcceptance))
         self._check_draft_model()
         parse_adapters(self.adapters)
         if self.adapter_memory_bytes is not None:
             _check_bytes("engine.adapter_memory_bytes", self.adapter_memory_bytes, 0, 2**50)
+        _check_choice("engine.canary", self.canary, get_args(CanaryMode))
         _check_number("engine.stall_timeout_s", self.stall_timeout_s, 0.5, 3600.0)
         _check_integer("engine.max_restarts", self.max_restarts, 0, 1000)
         if self.max_num_batched_tokens < self.max_num_seqs:
@@ -168,6 +188,21 @@ class EngineConfig:
                 self.speculative,
                 "off, auto or prompt-lookup where engine.draft_model names no model",
                 "Name a small model with the same vocabulary: --draft-model qwen2.5-coder:0.5b.",
+            )
+        if self.lookup_past_tokens and not self.looks_up_all:
+            raise ConfigError(
+                "engine.lookup_past_tokens",
+                self.lookup_past_tokens,
+                "0 where guesses are not looked up for all requests",
+                "Say so with --speculative prompt-lookup, or name a draft model.",
+            )
+        if self.draft_acceptance == "rejection" and self.wanted_draft_model is None:
+            raise ConfigError(
+                "engine.draft_acceptance",
+                self.draft_acceptance,
+                "same-noise where no draft model guesses",
+                "Guesses of prompt lookup are kept as often either way. Name a small model: "
+                "--draft-model qwen2.5-coder:0.5b.",
             )
 
 
@@ -461,7 +496,9 @@ def _check_integer(
 def _check_bytes(name: str, value: object, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
         raise ConfigError(
-            name, value, f"a whole number of bytes from {format_bytes(low)} to {format_bytes(high)}"
+            name,
+            value,
+            f"bytes from {format_bytes(low)} to {format_bytes(high)}, a number or with a unit",
         )
 
 

@@ -9,7 +9,7 @@ HeadraceError
 |   |-- RateLimited        retry_after_s
 |   `-- BudgetExceeded     budget
 |-- CapacityError          full, draining, waking up: retry_after_s
-|-- ModelFileError         UnsupportedFormat, MissingTensor, DigestMismatch
+|-- ModelFileError         UnsupportedFormat, MissingTensor, DigestMismatch, QualityDrift
 |-- ModelSourceError       a model could not be fetched: every source and why
 |-- DiskFull               a download would not fit: needed and free bytes
 |-- StoreError             the database cannot be opened, read or written
@@ -136,10 +136,20 @@ class BudgetExceeded(RequestError):
 
 
 class CapacityError(HeadraceError):
-    """Full, draining or not ready yet. Units: seconds. `is_full`: the queue is, no more."""
+    """Full, draining or not ready yet. Units: seconds. `is_full`: the queue is, no more.
 
-    def __init__(self, message: str, retry_after_s: float = 1.0, is_full: bool = True) -> None:
+    `is_impatience`: who waits longer is taken; it says nothing of others.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        retry_after_s: float = 1.0,
+        is_full: bool = True,
+        is_impatience: bool = False,
+    ) -> None:
         self.retry_after_s, self.is_full = retry_after_s, is_full
+        self.is_impatience = is_impatience
         super().__init__(message)
 
 
@@ -167,6 +177,22 @@ class DigestMismatch(ModelFileError):
         super().__init__(
             f"{path} has sha256 {actual}, expected {expected}. The file is damaged or was changed; "
             "remove it and pull the model again."
+        )
+
+
+class QualityDrift(ModelFileError):
+    """A model says other things of its canary text than when its file was written.
+
+    Units: nats per token, absolute; NaN where the model gives no numbers.
+    """
+
+    def __init__(self, mean: float, limit: float, worst: float, num_tokens: int) -> None:
+        self.mean, self.limit, self.worst, self.num_tokens = mean, limit, worst, num_tokens
+        super().__init__(
+            f"The model drifts: over the {num_tokens} tokens of its canary text the "
+            f"log-probabilities are {mean:.3f} nats from those stored in its file, {worst:.3f} at "
+            f"most; allowed are {limit} on average. The file is damaged or computed wrongly here: "
+            "fetch or quantize it again, or try --isa generic. --canary warn or off runs it anyway."
         )
 
 
@@ -234,7 +260,8 @@ class UpstreamError(BackendError):
     """Another server that answers requests refused, failed or cannot be reached.
 
     `status` is None where none came. `was_asked`: the request may have reached it, so that asking
-    it again may cost twice. Units: seconds.
+    it again may cost twice. `num_in_doubt` tries brought nothing and may be billed all the same.
+    Units: seconds.
     """
 
     def __init__(
@@ -250,6 +277,7 @@ class UpstreamError(BackendError):
     ) -> None:
         self.upstream, self.status = upstream, status
         self.retry_after_s, self.was_asked = retry_after_s, was_asked
+        self.num_in_doubt = int(was_asked)
         super().__init__(message, retryable, tokens_sent)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from headrace.core.receipt import ResolvedRequest
 from headrace.core.usage import Usage
 
-FinishReason = Literal["stop", "length", "abort", "error", "tool_calls"]
+FinishReason = Literal["stop", "length", "abort", "error", "tool_calls", "repetition"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,10 +46,15 @@ class ModelBuild:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRequest:
-    """What only the engine knows of a request. Units: tokens."""
+    """What only the engine knows of a request. Units: tokens.
+
+    `draft_acceptance` is `rejection` where the tokens depend on what a draft model guessed when,
+    else None.
+    """
 
     max_tokens: int
     num_truncated_tokens: int = 0
+    draft_acceptance: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +63,9 @@ class RequestReceipt:
 
     `truncated_tokens` is 0 unless the body asked for a cut, and `dropped_items` unless it let old
     items of a conversation go. Of the tokens that were guessed, `accepted_draft_tokens` are part of
-    the output, `rejected_draft_tokens` of no total. Answer i of n has a seed derived of this one;
-    answer 0 has it as it is.
+    the output, `rejected_draft_tokens` of no total. `draft_acceptance` is `rejection` where the
+    seed does not give the same tokens again, else None. Answer i of n has a seed derived of this
+    one; answer 0 has it as it is.
     """
 
     seed: Parameter
@@ -71,6 +77,7 @@ class RequestReceipt:
     output_tokens: int | None
     accepted_draft_tokens: int | None
     rejected_draft_tokens: int | None
+    draft_acceptance: str | None
     preemptions: int | None
     queue_s: float | None
     prefill_s: float | None

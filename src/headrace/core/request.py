@@ -18,9 +18,37 @@ Pooling = Literal["last", "mean", "cls", "classify"]
 MAX_LOGPROBS = 20
 MAX_N = 128
 MAX_STOP_STRINGS = 64
+MAX_PATTERN_SIZE = 1024
+"""Each new token is compared with as many before it."""
 
 # Decimal digits only: `str.isdigit` also takes characters that `int` refuses.
 _TOKEN_ID = re.compile(r"[0-9]{1,18}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepetitionDetection:
+    """Ends an answer whose newest tokens are one pattern `min_count` times. Units: tokens.
+
+    Patterns of `min_pattern_size` (0 is 1) to `max_pattern_size` are looked for; a
+    `max_pattern_size` of 0 looks for none.
+    Source: vLLM, sampling_params.RepetitionDetectionParams.
+    """
+
+    max_pattern_size: int = 0
+    min_pattern_size: int = 0
+    min_count: int = 0
+
+    def __post_init__(self) -> None:
+        largest = self.max_pattern_size
+        self._check("max_pattern_size", largest, 0, MAX_PATTERN_SIZE)
+        self._check("min_pattern_size", self.min_pattern_size, 0, largest, "max_pattern_size")
+        self._check("min_count", self.min_count, 2 if largest else 0, 2**31 - 1)
+
+    def _check(self, name: str, value: object, low: int, high: int, what: str = "") -> None:
+        if type(value) is not int or not low <= value <= high:
+            shown = f"{what} ({high})" if what else str(high)
+            allowed = f"a whole number from {low} to {shown}"
+            raise InvalidParameter(f"repetition_detection.{name}", value, allowed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +63,13 @@ class SamplingParams:
         presence_penalty, frequency_penalty: over the output; -2 to 2, 0 is off.
         logit_bias: token id -> number added to its logit, -100 to 100.
         allowed_token_ids: nothing else may be chosen. bad_words: texts that may not appear.
-        seed: same seed, same answer, whatever the batch; None draws one.
+        seed: same seed, same answer, whatever the batch; None draws one. is_seed_drawn: who took
+            the request in has drawn it, so that the same answer is promised to nobody.
         n: answers per prompt. logprobs: None, or how many beside the chosen one (0 to 20).
         stop: texts that end the answer. stop_token_ids: tokens that do.
         min_tokens: nothing ends the answer before. max_tokens: None is what the context leaves.
         structured_outputs: the form the answer must have; it ends when the form is complete.
+        repetition_detection: ends the answer when it goes round in circles, from `min_tokens` on.
     """
 
     temperature: float = 1.0
@@ -67,6 +97,8 @@ class SamplingParams:
     spaces_between_special_tokens: bool = True
     return_token_ids: bool = False
     structured_outputs: StructuredOutputs | None = None
+    repetition_detection: RepetitionDetection | None = None
+    is_seed_drawn: bool = False
 
     def __post_init__(self) -> None:
         for name, allowed, is_allowed in _NUMBER_RULES:
@@ -99,6 +131,9 @@ class SamplingParams:
         form = self.structured_outputs
         if form is not None and not isinstance(form, StructuredOutputs):
             raise InvalidParameter("structured_outputs", form, "a StructuredOutputs")
+        repetition = self.repetition_detection
+        if repetition is not None and not isinstance(repetition, RepetitionDetection):
+            raise InvalidParameter("repetition_detection", repetition, "a RepetitionDetection")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             allowed = f"0 to max_tokens ({self.max_tokens})"
             raise InvalidParameter("min_tokens", self.min_tokens, allowed)
@@ -106,6 +141,11 @@ class SamplingParams:
     @property
     def is_greedy(self) -> bool:
         return self.temperature == 0.0
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the answer is promised to be the same again: greedy, or a seed was given."""
+        return self.is_greedy or (self.seed is not None and not self.is_seed_drawn)
 
     def _set_texts(self, name: str, value: object) -> None:
         texts = (value,) if name == "stop" and isinstance(value, str) else value
@@ -177,8 +217,8 @@ class GenerateRequest:
     and never changes it.
 
     `task` is what the caller says that it is about; routing goes by it. `is_whole`: nobody sees the
-    answer before its end, so that it may begin again elsewhere. `cache_control` is what the caller
-    wants of kept answers.
+    answer before its end, so that it may begin again elsewhere. `has_effects`: the answer is
+    stored. `cache_control` is what the caller wants of kept answers.
 
     `patience_s`: how long the caller waits; who would not start in it is refused at once.
 
@@ -214,6 +254,7 @@ class GenerateRequest:
     trace: TraceContext | None = None
     task: str | None = None
     is_whole: bool = False
+    has_effects: bool = False
     cache_control: CacheControl | None = None
 
 

@@ -6,6 +6,7 @@ are made of. Holds neither prompt nor answer.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -14,11 +15,12 @@ from headrace.core.backend import ModelInfo
 from headrace.core.request import GenerateRequest
 from headrace.core.usage import Usage
 
-# answered: what it said was sent. escalated: it will not do, and another is asked. failed: it
-# broke. left: nobody waited for it any more.
-AttemptOutcome = Literal["running", "answered", "escalated", "failed", "left"]
-# bypass: answers to such a request are not kept, or the caller wanted none of it.
-CacheStatus = Literal["hit", "miss", "bypass"]
+# answered: what it said was sent. escalated: it will not do, and another is asked. checked: it said
+# whether another's answer is right. failed: it broke. left: nobody waited for it any more.
+AttemptOutcome = Literal["running", "answered", "escalated", "checked", "failed", "left"]
+# semantic: an answer to a question that means the same. bypass: answers to such a request are not
+# kept, or the caller wanted none of it.
+CacheStatus = Literal["hit", "semantic", "miss", "bypass"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Route:
     """A request's way. The last attempt is the one that answers, or did.
 
     `reason` is a few words: `task`, `rule long`, `default`, `tier`. `task` was declared. `cache` is
-    None where no answers are kept; of an old answer there are no attempts.
+    None where no answers are kept; of an old answer there are no attempts. `similarity` is that of
+    the question it was given to.
     """
 
     tier: str
@@ -51,19 +54,33 @@ class Route:
     confidence: float | None = None
     attempts: tuple[RouteAttempt, ...] = ()
     cache: CacheStatus | None = None
+    similarity: float | None = None
 
     @property
     def num_fallbacks(self) -> int:
-        """Backends that failed before the one that answers."""
-        return sum(attempt.outcome == "failed" for attempt in self.attempts[:-1])
+        """Backends that failed before the one that answers; tries of that one are none."""
+        if not self.attempts:
+            return 0
+        name = self.attempts[-1].backend
+        return sum(a.outcome == "failed" and a.backend != name for a in self.attempts[:-1])
 
 
-@runtime_checkable
-class Routed(Protocol):
-    """A stream that says where it comes from, at any time."""
+class Routed(ABC):
+    """A stream that says where it comes from, at any time. A class: every request is asked."""
 
     @property
-    def route(self) -> Route: ...
+    @abstractmethod
+    def route(self) -> Route:
+        """Where it is now."""
+
+
+class Retried:
+    """A stream of a server that may have been asked more than once for it.
+
+    `num_in_doubt` tries brought nothing, and the server may bill them all the same.
+    """
+
+    num_in_doubt: int = 0
 
 
 @runtime_checkable

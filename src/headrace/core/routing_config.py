@@ -6,19 +6,22 @@ a request may be sent to: a tier, or a cascade of them. Holds no backend and dec
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from headrace.core.errors import ConfigError
+from headrace.core.routing_options import (
+    HedgeConfig,
+    LearnedConfig,
+    SelfCheckConfig,
+    SemanticConfig,
+    ShadowConfig,
+    check_name,
+)
 from headrace.core.upstreams import UpstreamConfig
 
 BackendOrder = Literal["first", "least-busy"]
-
-# They stand in names of models and in headers.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-NAME_RULE = "1 to 64 letters, digits and _ . -, a letter or digit first"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,7 @@ class TierConfig:
         fallback: the tier that is asked when none of them can answer.
         note: what is known of its quality, for people.
         ttft_target_s: wanted time to the first token; backends that were slower lately come last.
+        hedge: asks a second backend where the first one is slow; None never does.
     """
 
     name: str
@@ -61,6 +65,7 @@ class TierConfig:
     fallback: str | None = None
     note: str = ""
     ttft_target_s: float | None = None
+    hedge: HedgeConfig | None = None
 
     def __post_init__(self) -> None:
         where = f"tiers.{self.name}"
@@ -75,6 +80,8 @@ class TierConfig:
         target_s = self.ttft_target_s
         if target_s is not None and not 0 < target_s <= 3600:
             raise ConfigError(f"{where}.ttft_target_s", target_s, "a number above 0, at most 3600")
+        if self.hedge is not None and len(names) < 2:
+            raise ConfigError(f"{where}.hedge", names[0], "a tier of at least two backends")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,12 +128,14 @@ class CascadeConfig:
         min_mean_logprob: an answer whose tokens were less likely on average will not do; its
             backends have to give logprobs.
         check_form: neither will one that is empty or has not the form that was asked for.
+        self_check: nor one of which a model does not say that it is right; asked last.
     """
 
     name: str
     tiers: tuple[str, ...]
     min_mean_logprob: float | None = None
     check_form: bool = True
+    self_check: SelfCheckConfig | None = None
 
     def __post_init__(self) -> None:
         where = f"routing.cascades.{self.name}"
@@ -137,8 +146,9 @@ class CascadeConfig:
         least = self.min_mean_logprob
         if least is not None and not -100 <= least < 0:
             raise ConfigError(f"{where}.min_mean_logprob", least, "a number from -100 to below 0")
-        if least is None and not self.check_form:
-            raise ConfigError(where, "without a check", "min_mean_logprob, check_form, or both")
+        if least is None and not self.check_form and self.self_check is None:
+            allowed = "min_mean_logprob, check_form, self_check, or several"
+            raise ConfigError(where, "without a check", allowed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,11 +161,13 @@ class CacheConfig:
         ttl_s: how long one is kept; a request may ask for less.
         max_bytes: all of them together, about.
         max_entries: how many of them.
+        semantic: gives them to questions that mean the same, too; None does not.
     """
 
     ttl_s: float = 3600.0
     max_bytes: int = 64 * 1024**2
     max_entries: int = 10_000
+    semantic: SemanticConfig | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (("ttl_s", 0.001, 1e9), ("max_bytes", 1024, 2**44)):
@@ -177,6 +189,8 @@ class RoutingConfig:
         tasks: destinations of declared tasks.
         rules: tried in their order, before the default.
         cascades: destinations beside the tiers.
+        learned: destinations too, which choose a tier by a model of the request.
+        shadow: compares a share of answers with another tier's; without it none.
         cache: keeps answers to `auto` names; without it none is kept.
         max_attempts: backends that one request may ask, fallbacks included.
     """
@@ -187,16 +201,19 @@ class RoutingConfig:
     tasks: Mapping[str, str] = field(default_factory=dict)
     rules: tuple[RuleConfig, ...] = ()
     cascades: tuple[CascadeConfig, ...] = ()
+    learned: tuple[LearnedConfig, ...] = ()
+    shadow: ShadowConfig | None = None
     cache: CacheConfig | None = None
     max_attempts: int = 6
 
     def __post_init__(self) -> None:
-        _check_once("tiers and routing.cascades", self.destinations)
+        _check_once("tiers, routing.cascades and routing.learned", self.destinations)
         _check_once("routing.rules", (rule.name for rule in self.rules))
         if not 1 <= self.max_attempts <= 64:
             raise ConfigError("routing.max_attempts", self.max_attempts, "1 to 64")
         if not self.tiers:
-            if self.upstreams or self.default or self.tasks or self.rules or self.cascades:
+            given = (self.upstreams, self.default, self.tasks, self.rules, self.cascades)
+            if any((*given, self.learned, self.shadow)):
                 raise ConfigError("tiers", "missing", "at least one tier, where there is routing")
             return
         known = self.destinations
@@ -210,7 +227,9 @@ class RoutingConfig:
     @property
     def destinations(self) -> tuple[str, ...]:
         """What requests may be sent to."""
-        return (*(tier.name for tier in self.tiers), *(entry.name for entry in self.cascades))
+        names = [entry.name for entry in self.tiers]
+        names += [entry.name for entry in self.cascades]
+        return (*names, *(entry.name for entry in self.learned))
 
     @property
     def local_models(self) -> tuple[str, ...]:
@@ -226,6 +245,18 @@ class RoutingConfig:
         for rule in self.rules:
             yield f"routing.rules.{rule.name}.use", rule.use
 
+    def _tier_references(self) -> Iterable[tuple[str, str]]:
+        for cascade in self.cascades:
+            if cascade.self_check is not None and cascade.self_check.tier is not None:
+                yield f"routing.cascades.{cascade.name}.self_check.tier", cascade.self_check.tier
+        for entry in self.learned:
+            yield f"routing.learned.{entry.name}.cheap", entry.cheap
+            yield f"routing.learned.{entry.name}.premium", entry.premium
+        if self.shadow is not None:
+            yield "routing.shadow.use", self.shadow.use
+            for name in self.shadow.of:
+                yield "routing.shadow.of", name
+
     def _check_tiers(self) -> None:
         tiers = {tier.name: tier for tier in self.tiers}
         upstreams = {upstream.name for upstream in self.upstreams}
@@ -235,6 +266,9 @@ class RoutingConfig:
                     where = f"routing.cascades.{cascade.name}.tiers"
                     raise ConfigError(where, name, f"one of {', '.join(tiers)}")
             self._check_logprobs(cascade)
+        for where, name in self._tier_references():
+            if name not in tiers:
+                raise ConfigError(where, name, f"one of {', '.join(tiers)}")
         for tier in self.tiers:
             where = f"tiers.{tier.name}"
             for backend in tier.backends:
@@ -263,12 +297,6 @@ class RoutingConfig:
                     cascade.min_mean_logprob,
                     f"nothing where {tier.name} is at Anthropic's API, which gives no logprobs",
                 )
-
-
-def check_name(name: object, where: str) -> None:
-    """Raises: ConfigError."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(where, name, f"names of {NAME_RULE}")
 
 
 def _check_once(where: str, names: Iterable[str]) -> None:

@@ -22,7 +22,7 @@ class NewRequest:
     may not be completed. `output_token_ids` were chosen before, by an engine that ended.
     `predicted_token_ids` are what the caller thinks the answer will be like.
     `max_num_tokens` bounds prompt and output together; None is not known. `adapter` is the
-    digest of the one it runs with, or "".
+    digest of the one it runs with, or "". `tenant` and `cache_salt` are whose it is.
     """
 
     request_id: str
@@ -36,6 +36,8 @@ class NewRequest:
     predicted_token_ids: Sequence[int] = ()
     max_num_tokens: int | None = None
     adapter: str = ""
+    tenant: str = "default"
+    cache_salt: str = ""
 
 
 class ScheduledRequest(NamedTuple):

@@ -326,8 +326,8 @@ TENANT_FIRST_OUTPUT = Metric(
 ROUTED_ATTEMPTS = Metric(
     "headrace_routed_attempts_total",
     "counter",
-    "Backends that were asked for a tier, by how it ended: answered, failed or left; escalated is "
-    "one of those that answered.",
+    "Backends that were asked for a tier, by how it ended: answered, failed or left; escalated and "
+    "checked are of those that answered.",
     labels=("tier", "backend", "outcome"),
     per_model=False,
 )
@@ -335,8 +335,24 @@ ROUTED_ATTEMPTS = Metric(
 CACHED_RESPONSES = Metric(
     "headrace_cached_responses_total",
     "counter",
-    "Requests where answers are kept: hit, miss, or bypass, where this one's are not.",
+    "Requests where answers are kept: hit, semantic, miss, or bypass, where this one's are not.",
     labels=("status",),
+    per_model=False,
+)
+HEDGED_REQUESTS = Metric(
+    "headrace_hedged_requests_total",
+    "counter",
+    "Requests for which a second backend of a tier was asked, by which one answered: first or "
+    "second.",
+    labels=("tier", "winner"),
+    per_model=False,
+)
+SHADOW_REQUESTS = Metric(
+    "headrace_shadow_requests_total",
+    "counter",
+    "Answers chosen for a comparison with another tier's, by what came of it: compared, failed, "
+    "or dropped, where too many were running.",
+    labels=("tier", "outcome"),
     per_model=False,
 )
 
@@ -394,4 +410,6 @@ METRICS: tuple[Metric, ...] = (
     BUDGET_REFUSALS,
     ROUTED_ATTEMPTS,
     CACHED_RESPONSES,
+    HEDGED_REQUESTS,
+    SHADOW_REQUESTS,
 )

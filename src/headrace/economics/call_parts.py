@@ -13,10 +13,16 @@ from headrace.core.routing import Route, RouteAttempt
 from headrace.core.usage import Usage
 from headrace.economics.cost import UNPRICED, Cost
 
+# Work that was not to be the answer, or came too late to be it.
+_NOTES = {"checked": "self-check", "left": "hedge"}
+
 
 @dataclass(slots=True)
 class CallPart:
-    """One backend's work for a call. `usages` are of its requests."""
+    """One backend's work for a call. `usages` are of its requests.
+
+    `note` says what it was for, where it was not to answer.
+    """
 
     model: str
     provider: str
@@ -24,18 +30,20 @@ class CallPart:
     backend: str | None = None
     error: str | None = None
     usages: list[Usage] = field(default_factory=list)
+    note: str | None = None
 
 
 def parts_of(routes: Iterable[Route]) -> list[CallPart]:
     """Who is owed something, and who answered even where it is owed nothing."""
-    parts: dict[tuple[str, str], CallPart] = {}
+    parts: dict[tuple[str, str, str | None], CallPart] = {}
     answering = [route.attempts[-1] for route in routes if route.attempts]
     earlier = [attempt for route in routes for attempt in route.attempts[:-1]]
-    for attempt in (*answering, *earlier):
+    noted = [(attempt, _NOTES.get(attempt.outcome)) for attempt in earlier]
+    for attempt, note in (*((attempt, None) for attempt in answering), *noted):
         is_main = not parts
         if attempt.usage is None and not is_main:
             continue
-        part = parts.setdefault((attempt.tier, attempt.backend), _part(attempt))
+        part = parts.setdefault((attempt.tier, attempt.backend, note), _part(attempt, note))
         if attempt.usage is not None:
             part.usages.append(attempt.usage)
     return list(parts.values())
@@ -55,5 +63,6 @@ def add_costs(costs: Sequence[Cost]) -> Cost:
     return replace(first, state=state, nano_usd=sum(known), marginal_nano_usd=sum(marginal))
 
 
-def _part(attempt: RouteAttempt) -> CallPart:
-    return CallPart(attempt.model, attempt.provider, attempt.tier, attempt.backend, attempt.error)
+def _part(attempt: RouteAttempt, note: str | None) -> CallPart:
+    names = (attempt.model, attempt.provider, attempt.tier, attempt.backend, attempt.error)
+    return CallPart(*names, note=note)

@@ -17,13 +17,14 @@ from headrace.economics.prices import KINDS
 from headrace.economics.usage_table import NUM_CALLS, USAGE_ROWS, in_order
 from headrace.store.database import Database
 
-CostDimension = Literal["tenant", "key", "model", "tag", "tier", "task", "day"]
+CostDimension = Literal["tenant", "key", "user", "model", "tag", "tier", "task", "day"]
 COST_DIMENSIONS: tuple[CostDimension, ...] = get_args(CostDimension)
 
 _c = USAGE_ROWS.c
 _GROUPS: dict[CostDimension, Any] = {
     "tenant": _c.tenant,
     "key": _c.key_id,
+    "user": _c.user_digest,
     "model": _c.model,
     "tag": _c.tags,
     "tier": _c.tier,

@@ -22,12 +22,13 @@ from headrace.economics.usage_row import UsageRow
 from headrace.economics.usage_table import NUM_CALLS, STEPS, USAGE_ROWS, in_order
 from headrace.store.database import Database
 
-Dimension = Literal["tenant", "key", "model", "tier", "task", "day"]
+Dimension = Literal["tenant", "key", "user", "model", "tier", "task", "day"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
 _GROUPS: dict[Dimension, Any] = {
     "tenant": USAGE_ROWS.c.tenant,
     "key": USAGE_ROWS.c.key_id,
+    "user": USAGE_ROWS.c.user_digest,
     "model": USAGE_ROWS.c.model,
     "tier": USAGE_ROWS.c.tier,
     "task": USAGE_ROWS.c.task,

@@ -41,6 +41,8 @@ class UsageRow(NamedTuple):
         tier, backend: which one of them served, where requests are routed; `route_reason` is why.
         attempt: 1 for the first backend that was paid, and so on.
         is_part: 1 for a row beside the call's own one: what another backend was paid for it.
+        user_digest, safety_digest, cache_key_digest: of `user`, `safety_identifier` and
+            `prompt_cache_key` of the body: see core.end_user.
     """
 
     row_id: str
@@ -86,6 +88,9 @@ class UsageRow(NamedTuple):
     route_reason: str | None = None
     attempt: int | None = None
     is_part: int | None = None
+    user_digest: str | None = None
+    safety_digest: str | None = None
+    cache_key_digest: str | None = None
 
 
 class Ledger(Protocol):

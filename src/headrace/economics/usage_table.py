@@ -71,14 +71,17 @@ USAGE_ROWS = Table(
     Column("route_reason", String),
     Column("attempt", Integer),
     Column("is_part", Integer),
+    Column("user_digest", String),
+    Column("safety_digest", String),
+    Column("cache_key_digest", String),
     Index("usage_rows_by_time", "accepted_at_ms"),
     Index("usage_rows_by_request", "request_id"),
     sqlite_with_rowid=False,
 )
 
 _ADD = add_missing_columns(USAGE_ROWS)
-# One for each version: the table, then what costs need, then routing.
-STEPS = (USAGE_ROWS.create, _ADD, _ADD)
+# One for each version: the table, then what costs need, then routing, then for whom a caller asks.
+STEPS = (USAGE_ROWS.create, _ADD, _ADD, _ADD)
 # Rows that are calls, and not what else was paid for one.
 NUM_CALLS = func.coalesce(func.sum(case((USAGE_ROWS.c.is_part == 1, 0), else_=1)), 0)
 

@@ -104,7 +104,7 @@ class PrometheusMetrics:
 
     def _child(self, metric: Metric, labels: dict[str, str]) -> _Collector:
         """The series of these labels; kept, because finding it costs more than adding to it."""
-        values = tuple(labels[name] for name in metric.labels)
+        values = tuple([labels[name] for name in metric.labels]) if metric.labels else ()
         key = (metric.name, *values)
         child = self._children.get(key)
         if child is None:

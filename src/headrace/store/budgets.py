@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 from sqlalchemy import BigInteger, Column, MetaData, String, Table, delete, func, select
 
@@ -104,4 +105,7 @@ def _check(budget: Budget) -> None:
         if value is not None and not 0 <= value <= MAX_BUDGET_NANO_USD:
             raise ConfigError(flag, value, "dollars from 0 to 1000000000")
     if stop is not None and warn is not None and warn > stop:
-        raise ConfigError("--warn", warn, "no more than --stop")
+        limit = Decimal(stop) / 10**9
+        raise ConfigError(
+            "--warn", float(Decimal(warn) / 10**9), f"dollars, at most --stop, {limit}"
+        )

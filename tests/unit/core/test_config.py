@@ -42,6 +42,7 @@ def test_frozen() -> None:
         (EngineConfig, {"num_threads": 2.0}, "engine.num_threads"),
         (EngineConfig, {"memory_bytes": 1000}, "engine.memory_bytes"),
         (EngineConfig, {"kv_cache_dtype": "int4"}, "engine.kv_cache_dtype"),
+        (EngineConfig, {"canary": "shout"}, "engine.canary"),
         (EngineConfig, {"block_size": 33}, "engine.block_size"),
         (EngineConfig, {"block_size": True}, "engine.block_size"),
         (EngineConfig, {"max_model_len": 0}, "engine.max_model_len"),

@@ -13,6 +13,8 @@ from fakes.usage import NOON_MS, make_row, open_database
 from headrace.core.errors import StoreError
 from headrace.economics.ledger import UsageLedger, UsageTotal
 from headrace.economics.usage_row import UsageRow
+from headrace.economics.usage_table import STEPS
+from headrace.store.database import Database
 
 DAY_MS = 86_400_000
 
@@ -32,6 +34,7 @@ def random_row(number: int, source: random.Random) -> UsageRow:
         tenant=source.choice("ab"),
         key_id=source.choice([None, "k1", "k2"]),
         model=source.choice(["m", "n", None]),
+        user_digest=source.choice([None, "u1", "u2"]),
         input_tokens=prompt if is_known else None,
         cached_input_tokens=source.randrange(prompt) if is_known else None,
         output_tokens=answer if is_known else None,
@@ -89,7 +92,9 @@ def test_sums_are_those_of_the_rows(ledger: UsageLedger) -> None:
         assert total.queue_s == pytest.approx(sum(row.queue_s or 0 for row in own))
 
 
-@pytest.mark.parametrize("by", [["tenant"], ["key"], ["model"], ["day"], ["model", "key"]])
+@pytest.mark.parametrize(
+    "by", [["tenant"], ["key"], ["model"], ["day"], ["model", "key"], ["user"]]
+)
 def test_every_grouping_adds_up_to_the_whole(ledger: UsageLedger, by: list[str]) -> None:
     source = random.Random(4)
     rows = [random_row(number, source) for number in range(200)]
@@ -134,3 +139,28 @@ def test_an_empty_ledger_has_no_groups(ledger: UsageLedger) -> None:
     assert ledger.report(["model"]) == []
     empty: list[UsageTotal] = ledger.report(["day"], 0, 1)
     assert empty == []
+
+
+def test_an_older_table_gets_the_columns_of_users_and_keeps_its_rows(tmp_path: Path) -> None:
+    database = open_database(tmp_path)
+    make_older(database)
+    with database.writing() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO usage_rows (row_id, request_id, accepted_at_ms, day, tenant, "
+                "operation, usage_source, estimated_input_tokens) "
+                "VALUES ('0', 'r', 1, 'd', 't', '', 'none', 0)"
+            )
+        )
+    ledger = UsageLedger(database)
+    ledger.append([make_row(1, user_digest="u", safety_digest="s", cache_key_digest="c")])
+    assert [total.group for total in ledger.report(["user"])] == [(None,), ("u",)]
+    database.close()
+
+
+def make_older(database: Database) -> None:
+    """The table as the version before had it."""
+    database.prepare("usage", STEPS[:3])
+    with database.writing() as connection:
+        for name in ("user_digest", "safety_digest", "cache_key_digest"):
+            connection.execute(text(f"ALTER TABLE usage_rows DROP COLUMN {name}"))
