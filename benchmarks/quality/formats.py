@@ -3,9 +3,11 @@
     make bench name=quality/formats
     python benchmarks/quality/formats.py --model gemma3:270m --variants q4_0:nearest q4_0 q4_0:text
 
-A variant is FORMAT[:METHOD]: `nearest` takes each group's range, `search` (the default) looks for
-scales, `text` searches with the importance that a calibration text gives each column. That text is
-this project's pages and code, none of the measured ones. The oracle is transformers in float32 on
+A variant is FORMAT[:METHOD], or bitsNUMBER[:METHOD] for a mix of that many bits per weight:
+`nearest` takes each group's range, `search` (the default) looks for scales, `text` searches with
+the importance that a calibration text gives each column. That text is this project's pages and
+code, none of the measured ones. A folder of safetensors is measured as the file that it becomes.
+The oracle is transformers in float32 on
 the dequantized weights of the model itself; the row `source` is headrace on its file, so that what
 the arithmetic costs is seen apart. When the model is quantized already, its weights lie on the grid
 of its own formats: a variant that can hold this grid looks better than on weights never rounded.
@@ -39,9 +41,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from floors import RESULTS, environment
 
 from headrace.convert.calibration import calibrate
+from headrace.convert.folder_source import FolderSource
 from headrace.convert.format_plan import plan_formats
 from headrace.convert.gguf_source import GgufSource
-from headrace.convert.quantize_file import Rounding, quantize_file
+from headrace.convert.mixed_plan import plan_mixed
+from headrace.convert.quantize_file import Method, Rounding, quantize_file
 from headrace.models.llama import Llama
 from headrace.ops.protocol import Ops
 from headrace.ops.table import make_ops
@@ -49,6 +53,7 @@ from headrace.quant.scale_search import Floats
 from headrace.text.tokenizer import Tokenizer
 from headrace.weights.gguf import GgufReader
 from headrace.weights.names import sources
+from headrace.weights.safetensors import SafetensorsReader
 from oracle import quality, transformers_logits
 from oracle.driver import Driver, Piece, load_model
 from oracle.real_models import real_model
@@ -72,7 +77,9 @@ class Variant:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="qwen2.5-coder:0.5b", help="name or path of a GGUF file")
+    parser.add_argument(
+        "--model", default="qwen2.5-coder:0.5b", help="name, or path of a GGUF file or folder"
+    )
     parser.add_argument("--variants", nargs="+", default=VARIANTS, metavar="FORMAT[:METHOD]")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--max-tokens", type=int, default=512, help="tokens of each text")
@@ -111,16 +118,34 @@ def make_variant(
     if not path.exists():
         reader = GgufReader(source)
         given = GgufSource(reader)
-        rounding = Rounding(
-            plan_formats(given.tensors, format_name),
-            "nearest" if method == "nearest" else "search",
-            importance if method == "text" else {},
+        weights = importance if method == "text" else {}
+        bits = format_name.removeprefix("bits")
+        formats = (
+            plan_formats(given.tensors, format_name)
+            if bits == format_name
+            else plan_mixed(given, float(bits), weights)
         )
+        how: Method = "nearest" if method == "nearest" else "search"
+        rounding = Rounding(formats, how, weights)
         started = time.perf_counter()
         quantize_file(given, rounding, path, threads)
         reader.close()
         print(f"{name}: made in {time.perf_counter() - started:.0f} s", file=sys.stderr)
     return Variant(name, path, bits_of(path))
+
+
+def as_file(source: Path, folder: Path) -> Path:
+    """The GGUF file of a folder, its weights as they are; a file itself."""
+    path = folder / f"{source.name}.gguf"
+    if not source.is_dir():
+        return source
+    if not path.exists():
+        reader = SafetensorsReader(source)
+        given = FolderSource(reader)
+        kept = {tensor.name: tensor.format.name for tensor in given.tensors}
+        quantize_file(given, Rounding(kept), path)
+        reader.close()
+    return path
 
 
 def oracle_logits(
@@ -186,7 +211,7 @@ def show(results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    source = model_path(args.model)
+    source = as_file(model_path(args.model), folder)
     ops = make_ops("cpu", num_threads=args.threads)
     needs_text = any(name.endswith(":text") for name in args.variants)
     importance = importance_of(source, ops, args.calibration_tokens) if needs_text else {}

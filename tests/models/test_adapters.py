@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from headrace.executor.adapter_table import AdapterTable
-from headrace.executor.input_batch import flatten
-from headrace.ops.protocol import Ops
 from headrace.ops.reference.reference_ops import ReferenceOps
 from headrace.ops.table import make_ops
 from oracle import transformers_logits
-from oracle.driver import Driver, Piece, load_model
+from oracle.adapted_driver import AdaptedDriver
 from oracle.gguf_export import export
 from oracle.isas import require_isa
 from oracle.tiny_adapters import ALL, FUSED, draw
@@ -25,7 +21,6 @@ FLOAT32_LOGITS = 2e-4
 """Merging rounds weights once more than the base without adapters (1e-4)."""
 RELATIVE_ERROR = 0.02
 """As in test_cpu_parity.py: keys and values of bfloat16."""
-ROOM_BYTES = 2**30
 NAMES = (
     "llama",
     "llama-one-kv-head",
@@ -37,25 +32,6 @@ NAMES = (
     "qwen2-moe",
 )
 TARGETS = {"phi3": FUSED, "qwen2-moe": ("q_proj", "k_proj", "v_proj", "o_proj")}
-
-
-class AdaptedDriver(Driver):
-    """A driver that runs every step with one adapter."""
-
-    def __init__(self, folder: Path, ops: Ops, adapter: Path, architecture: str) -> None:
-        super().__init__(load_model(folder, ops), block_size=32)
-        self._table = AdapterTable(self.model, ops, architecture, ROOM_BYTES)
-        self._sha256 = self._table.load(adapter).sha256
-
-    def step(self, pieces: list[Piece]) -> Mapping[str, np.ndarray]:
-        (piece,) = pieces
-        scheduled = [self._schedule(piece)]
-        inputs = flatten(scheduled, self.block_size)
-        rows = self._table.rows(scheduled, [self._sha256], inputs)
-        inputs = replace(inputs, adapters=rows)
-        hidden = self.model.over(self.model.ops.adapted(inputs)).forward(inputs, self.cache)
-        wanted = np.arange(len(inputs.logit_rows), dtype=np.int32)
-        return {piece.name: np.array(self.model.logits(hidden, wanted))}
 
 
 def architecture_of(name: str) -> str:

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from fakes.real_tokenizers import real_tokenizer
 from headrace.core.request import SamplingParams
 from headrace.models.llama import Llama
 from headrace.ops.reference.reference_ops import ReferenceOps
 from headrace.ops.table import make_ops
-from headrace.text.tokenizer import Tokenizer
 from headrace.weights.gguf import GgufReader
 from oracle import quality, transformers_logits
 from oracle.driver import Driver, load_model
@@ -55,7 +55,7 @@ def real(request: pytest.FixtureRequest) -> Iterator[Real]:
     previous = torch.get_num_threads()
     torch.set_num_threads(2)
     reader = GgufReader(path)
-    tokenizer = Tokenizer.from_gguf(reader.metadata)
+    tokenizer = real_tokenizer(path)
     texts = quality.texts()
     if reader.architecture == "gemma3":  # longer than its window of 512
         texts["prose and code"] = texts.pop("prose") + texts.pop("code")

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from headrace.core.errors import InvalidParameter
 from headrace.quant.format import FORMATS, QuantFormat
 
-TARGETS: tuple[str, ...] = tuple(name for name in FORMATS if name not in ("f32", "bf16", "f16"))
-"""The formats a model can be quantized to."""
+FLOAT_TARGETS: tuple[str, ...] = ("f16", "bf16", "f32")
+TARGETS: tuple[str, ...] = (*(n for n in FORMATS if n not in FLOAT_TARGETS), *FLOAT_TARGETS)
+"""The formats a model can be written in."""
 
 # Where rows do not fill blocks of 256: the next format of 32 with at least its precision.
 _NARROW = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
@@ -58,6 +59,7 @@ def fitting(format_name: str, width: int) -> str:
 def plan_formats(tensors: Sequence[SourceTensor], to: str) -> dict[str, str]:
     """The format of each tensor. One that has no more bits than its target stays as it is.
 
+    To a float target go all matrices that are floats, wider or narrower.
     Raises: InvalidParameter for a target that is none.
     """
     check_target(to)
@@ -78,6 +80,8 @@ def check_target(to: str) -> None:
 def _target_of(tensor: SourceTensor, target: str) -> str:
     if not is_rounded(tensor):
         return tensor.format.name
+    if not FORMATS[target].is_quantized:
+        return tensor.format.name if tensor.format.is_quantized else target
     name = fitting(target, tensor.shape[-1])
     is_smaller = FORMATS[name].bits_per_weight < tensor.format.bits_per_weight
     return name if is_smaller else tensor.format.name

@@ -29,12 +29,18 @@ Method = Literal["nearest", "search"]
 Progress = Callable[[int, int, str], None]
 """Called with weights done, weights in all, and the tensor that is next."""
 
+Measure = Callable[[Path], Mapping[str, KeyValue]]
+"""Called with the file when its tensors are in it; gives values of keys it has room for."""
+
 _PIECE_WEIGHTS = 1 << 20
 # Source: llama.cpp, include/llama.h, enum llama_ftype; what most of a file's weights are.
 _FILE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10,
     "q3_k": 12, "q4_k": 15, "q5_k": 17, "q6_k": 18, "iq4_nl": 25, "bf16": 32,
 }  # fmt: skip
+
+
+_OF_OTHER_WEIGHTS = "headrace.canary."  # what the source says of its text
 
 
 class Source(Protocol):
@@ -63,12 +69,14 @@ class Rounding:
         method: "nearest" covers each group's range, "search" looks for the best scales.
         importance: by GGUF name, mean square of what each column multiplies; for "search".
         facts: more metadata of the new file, under headrace.quantize.
+        canary: keys of the canary, with room for what `quantize_file` measures.
     """
 
     formats: Mapping[str, str]
     method: Method = "search"
     importance: Mapping[str, Floats] = field(default_factory=dict)
     facts: Mapping[str, KeyValue] = field(default_factory=dict)
+    canary: Mapping[str, KeyValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,7 @@ def quantize_file(
     path: Path,
     num_threads: int = 1,
     progress: Progress | None = None,
+    measure: Measure | None = None,
 ) -> Written:
     """Write the quantized model. Raises: ModelFileError for weights that cannot be rounded."""
     plans = [
@@ -98,16 +107,16 @@ def quantize_file(
     ]
     total = sum(math.prod(plan.shape) for plan in plans)
     done = 0
-    with (
-        ThreadPoolExecutor(num_threads) as pool,
-        GgufWriter(path, _keys(source, rounding, plans), plans) as writer,
-    ):
+    keys = _keys(source, rounding, plans)
+    with ThreadPoolExecutor(num_threads) as pool, GgufWriter(path, keys, plans) as writer:
         for plan in plans:
             if progress is not None:
                 progress(done, total, plan.name)
             writer.write(_round_tensor(source.tensor(plan.name), plan, rounding, pool))
             done += math.prod(plan.shape)
             source.release()
+        if measure is not None:
+            writer.replace_keys({**keys, **measure(writer.readable())})
     return Written(path, _add_up(plans, _weights), _add_up(plans, lambda plan: plan.num_bytes))
 
 
@@ -139,7 +148,8 @@ def _keys(
         "headrace.quantize.method": rounding.method,
     }
     facts = {f"headrace.quantize.{name}": value for name, value in rounding.facts.items()}
-    return {**source.keys(), **ours, **facts}
+    kept = {k: v for k, v in source.keys().items() if not k.startswith(_OF_OTHER_WEIGHTS)}
+    return {**kept, **ours, **facts, **rounding.canary}
 
 
 def _round_tensor(

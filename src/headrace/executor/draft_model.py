@@ -2,9 +2,10 @@
 
 In: the target's scheduled steps and the tokens that came of them. Out: guesses, each with how sure
 the model was. It chooses as the target does, with the request's own parameters and the same noise
-at the same place: where the two models' distributions are alike they draw the same token, and
-sampled guesses are right nearly as often as greedy ones. Owns its KV arrays, in the slots that the
-target's tokens have. Knows nothing of what a guess costs.
+at the same place: where the two models' distributions are alike they draw the same token. Or, where
+rejection settles them, with noise of its own; then what was drawn at a place, and from what, is
+kept until the place is settled. Owns its KV arrays, in the slots that the target's tokens have.
+Knows nothing of what a guess costs.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from headrace.executor.draft_slots import DraftSlots
 from headrace.executor.input_batch import flatten
 from headrace.models.llama import Hidden, Llama
 from headrace.ops.protocol import Array, KVCache, Ops
-from headrace.ops.step_inputs import StepInputs
+from headrace.ops.step_inputs import SampleInputs, StepInputs
+from headrace.sampling.rejection import DrawnGuess, distribution, guess_seed
 from headrace.sampling.sample_rows import SampleRow, gather, make_row
 
 SHARPNESS = 1.4
 """A small model is less sure than a large one. Of 728 tokens at temperature 0.7, qwen2.5-coder 0.5B
 guessed 76.1 % of the 1.5B's with the same temperature, 77.9 % with this."""
+REJECTION_SHARPNESS = 1.0
+"""Of guesses that rejection settles, which wants the distributions alike, not their best tokens."""
 
 
 class Guess(NamedTuple):
@@ -42,11 +46,15 @@ class DraftSequence:
 
     token_ids | chosen ............... | guesses ... |
     in cache  |----------------- num_in_cache           the rest is computed before the next guess
+    drawn                        |.............         first for the place after the chosen ones
+
+    `drawn` are guesses for rejection to settle, also when they were made for a step that is over.
     """
 
     row: SampleRow
     token_ids: list[int]
     guesses: list[int] = field(default_factory=list)
+    drawn: list[DrawnGuess] = field(default_factory=list)
     num_in_cache: int = 0
 
     @property
@@ -61,6 +69,14 @@ class DraftSequence:
         """
         self.num_in_cache = min(self.num_in_cache, len(self.token_ids) - 1)
 
+    def settle_drawn(self, token_ids: Sequence[int]) -> None:
+        """Keep what was drawn after these tokens, if they are those that were drawn before it.
+
+        Mutates: self.
+        """
+        is_right = [guess.token_id for guess in self.drawn[: len(token_ids)]] == list(token_ids)
+        self.drawn = self.drawn[len(token_ids) :] if is_right else []
+
 
 class DraftModel:
     """Requests as the target's steps go on, and guesses for some of them."""
@@ -73,14 +89,16 @@ class DraftModel:
         vocab_size: int,
         is_eager: bool = False,
         sharpness: float = SHARPNESS,
+        is_rejecting: bool = False,
     ) -> None:
         """`vocab_size` is the target's. `cache` has as many blocks as the target's.
 
-        `sharpness` divides temperatures.
+        `sharpness` divides temperatures. `is_rejecting`: guesses for requests that need not be
+        repeatable are settled by rejection, and drawn at their own sharpness.
         """
         self._model, self._cache, self._ops = model, cache, ops
         self._vocab_size = vocab_size
-        self._sharpness = np.float32(sharpness)
+        self._sharpness, self._is_rejecting = sharpness, is_rejecting
         self._replay = None if is_eager else ops.record(self._recorded)
         self._slots = DraftSlots(cache.num_blocks, cache.block_size)
         self._sequences: dict[str, DraftSequence] = {}
@@ -109,11 +127,24 @@ class DraftModel:
         if sequence is None or not token_ids:
             return
         _drop_guesses(sequence, token_ids)
+        sequence.settle_drawn(token_ids)
         sequence.token_ids.extend(self._known(token_ids))
         sequence.look_again()
         for token_id in token_ids:
             sequence.row.append(token_id)
         self._slots.fill(row.request_id, sequence.num_in_cache)
+
+    def drawn(self, request_id: str, token_ids: Sequence[int]) -> DrawnGuess | None:
+        """See sampling.rejection.DrawnGuesses."""
+        sequence = self._sequences.get(request_id)
+        place = len(token_ids)
+        if sequence is None or place >= len(sequence.drawn):
+            return None
+        is_right = all(
+            guess.token_id == token_id
+            for guess, token_id in zip(sequence.drawn, token_ids, strict=False)
+        )
+        return sequence.drawn[place] if is_right else None
 
     def num_behind(self, request_id: str) -> int:
         """Tokens of a request to be computed before there is a guess: at least one."""
@@ -189,17 +220,19 @@ class DraftModel:
         return hidden.h, hidden.add
 
     def _choose(self, logits: Array, names: Sequence[str]) -> dict[str, Guess]:
-        """Sample as the target does. Mutates: logits."""
+        """Sample as the target does, or for rejection. Mutates: logits, sequences."""
         sequences = [self._sequences[name] for name in names]
         rows = [sequence.row for sequence in sequences]
         positions = [len(each.token_ids) + len(each.guesses) for each in sequences]
         if logits.shape[1] < self._vocab_size and not all(_is_plain(row) for row in rows):
             logits = _widen(logits, self._vocab_size)
-        inputs = gather(rows, positions, self._vocab_size)
-        inputs = replace(inputs, temperature=inputs.temperature / self._sharpness)
+        inputs = self._guessing(gather(rows, positions, self._vocab_size), sequences)
         self._ops.adjust_logits(logits, inputs)
         try:
             chosen = self._ops.sample(logits, inputs)
+            for s, sequence in enumerate(sequences):
+                if self._is_drawn_for(sequence):
+                    chosen[s] = _draw(sequence, int(chosen[s]), logits, inputs, s)
             logprobs = self._ops.logprobs(logits, chosen, 0).logprobs
         except InvalidLogits as error:
             good = [row for row in range(len(names)) if row not in error.rows]
@@ -214,6 +247,32 @@ class DraftModel:
                 names, chosen.tolist(), probabilities, strict=True
             )
         }
+
+    def _is_drawn_for(self, sequence: DraftSequence) -> bool:
+        return self._is_rejecting and not sequence.row.sampling.is_repeatable
+
+    def _guessing(self, inputs: SampleInputs, sequences: Sequence[DraftSequence]) -> SampleInputs:
+        """The target's parameters and noise, sharper; other noise for what rejection settles."""
+        sharpness = np.full(len(sequences), self._sharpness, dtype=np.float32)
+        seeds = inputs.seeds.copy()
+        for s, sequence in enumerate(sequences):
+            if self._is_drawn_for(sequence):
+                sharpness[s] = REJECTION_SHARPNESS
+                seeds[s] = guess_seed(int(seeds[s]), len(sequence.token_ids))
+        return replace(inputs, temperature=inputs.temperature / sharpness, seeds=seeds)
+
+
+def _draw(
+    sequence: DraftSequence, token_id: int, logits: Array, inputs: SampleInputs, s: int
+) -> int:
+    """What is guessed at a place: what was drawn there before, if it was, and else this.
+
+    Mutates: sequence.
+    """
+    place = len(sequence.guesses)
+    if place == len(sequence.drawn):
+        sequence.drawn.append(DrawnGuess(token_id, distribution(logits[s], inputs, s)))
+    return sequence.drawn[place].token_id
 
 
 def _drop_guesses(sequence: DraftSequence, token_ids: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 from headrace.core.clock import Clock
@@ -23,13 +24,23 @@ from headrace.core.step import (
 from headrace.executor.draft_model import DraftModel
 from headrace.executor.model_guesser import DraftedRequest, ModelGuesser, Offer
 from headrace.spec.draft_length import MAX_DRAFT_TOKENS, DraftLength, NextStep
-from headrace.spec.prompt_lookup import Match, PromptLookup
+from headrace.spec.past_answers import PastAnswers
+from headrace.spec.prompt_lookup import PromptLookup
 from headrace.spec.speed_up import SpeedUp
 from headrace.spec.step_costs import MAX_TOKENS
 
 MIN_MATCHES = {"pair": 2, "short": 3, "middle": 5, "long": 9}
 """Kinds of looked-up guesses, by the tokens that are equal before them."""
-PRIORS = {"pair": 0.35, "short": 0.5, "middle": 0.65, "long": 0.85}
+PAST_MATCHES = {"past": 4, "long past": 9}
+"""The same, of those that were found in answers that had ended."""
+PRIORS = {
+    "pair": 0.35,
+    "short": 0.5,
+    "middle": 0.65,
+    "long": 0.85,
+    "past": 0.5,
+    "long past": 0.8,
+}
 
 
 class Runner(Protocol):
@@ -53,17 +64,24 @@ class Drafter:
 
 
 class DraftingRunner:
-    """Guesses by prompt lookup, for requests with a prediction or for all (`is_for_all`), and by a
-    draft model where there is one and lookup has nothing."""
+    """Guesses by prompt lookup, for requests with a prediction or for all (`is_for_all`), also in
+    `past` answers where those are kept, and by a draft model where there is one and lookup has
+    nothing."""
 
     def __init__(
-        self, runner: Runner, clock: Clock, is_for_all: bool, drafter: Drafter | None = None
+        self,
+        runner: Runner,
+        clock: Clock,
+        is_for_all: bool,
+        drafter: Drafter | None = None,
+        past: PastAnswers | None = None,
     ) -> None:
         self.is_on = True
         """Whether guesses are made; for measurements that compare."""
         self._runner = runner
         self._clock = clock
         self._is_for_all = is_for_all
+        self._past = past
         self._lengths = DraftLength(PRIORS, drafter.pass_ratio if drafter else 1.0)
         self._guesser = ModelGuesser(drafter.model, self._lengths, clock) if drafter else None
         self._speed_up = SpeedUp()
@@ -80,7 +98,7 @@ class DraftingRunner:
         if self._guesser is not None:
             self._guesser.follow(output)
         for request_id in output.finished_request_ids:
-            self._requests.pop(request_id, None)
+            self._close(self._requests.pop(request_id, None))
         for new in output.new_requests:
             if new.pooling is None and (self._guesser or self._is_looked_up(new)):
                 self._requests[new.request_id] = self._open(new)
@@ -116,6 +134,13 @@ class DraftingRunner:
             lookup.append(new.output_token_ids)
         return DraftedRequest(new, lookup, frozenset(new.stop_token_ids))
 
+    def _close(self, request: DraftedRequest | None) -> None:
+        if request is None:
+            return
+        self._lengths.close(request.record)
+        if self._past is not None and request.lookup is not None:
+            self._past.add(_owner(request.new), request.lookup.answer())
+
     def _learn(self, output: SchedulerOutput, result: ModelRunnerOutput, seconds: float) -> None:
         """Take in how long the step took, and how its drafts did."""
         num_tokens = output.num_scheduled_tokens
@@ -127,7 +152,7 @@ class DraftingRunner:
                 num_found = sum(len(row.token_ids) for row in result.rows.values())
                 self._observe_speed(len(output.scheduled), num_tokens, num_found)
                 if num_drafts:
-                    lost_per_token = self._loss(len(output.scheduled), num_drafts)
+                    lost_per_token = self._lengths.loss(len(output.scheduled), num_drafts)
         self._spent = 0.0
         for row in output.scheduled:
             request = self._requests.get(row.request_id)
@@ -157,13 +182,6 @@ class DraftingRunner:
         time = costs.cost(num_tokens) + self._spent
         self._speed_up.observe(num_found, time / costs.cost(num_requests) * num_requests)
 
-    def _loss(self, num_requests: int, num_drafts: int) -> float:
-        """Steps of one request that could be taken in the time of one drafted token."""
-        costs = self._lengths.costs
-        alone = costs.cost(num_requests)
-        longer = costs.cost(num_requests + num_drafts) / alone - 1
-        return max(0.0, longer) * num_requests / num_drafts
-
     def _draft(
         self, output: SchedulerOutput, result: ModelRunnerOutput
     ) -> Mapping[str, tuple[int, ...]]:
@@ -178,7 +196,7 @@ class DraftingRunner:
         offers = [offer for request in requests if (offer := self._look_up(request)) is not None]
         if self._guesser is not None and len(going_on) < MAX_TOKENS:
             offers += self._guess(len(going_on), offers, requests)
-        lengths = self._lengths.choose(len(going_on), [offer.chances for offer in offers])
+        lengths = self._choose(len(going_on), offers)
         drafts = {}
         for offer, length in zip(offers, lengths, strict=True):
             token_ids = _before_end(offer.request, offer.token_ids[:length])
@@ -190,18 +208,28 @@ class DraftingRunner:
 
     def _look_up(self, request: DraftedRequest) -> Offer | None:
         """A guess from the request's text, unless the draft model's is likely to be better."""
-        if request.lookup is None or request.record.balance <= 0:
+        if request.lookup is None or request.record.balance < 0:
             return None
-        match = request.lookup.find()
-        if match is None:
+        kind, token_ids = self._find(request.new, request.lookup)
+        if not token_ids:
             return None
-        kind = _kind(match)
         rate = self._lengths.hit_rate(request.record, kind)
         if self._guesser is not None and self._guesser.is_better(request, rate):
             return None
-        token_ids = request.lookup.read(match, MAX_DRAFT_TOKENS)
         chances = [rate**place for place in range(1, len(token_ids) + 1)]
         return Offer(request, list(token_ids), chances, kind)
+
+    def _find(self, new: NewRequest, lookup: PromptLookup) -> tuple[str, tuple[int, ...]]:
+        """What followed at the longest place like the end of the text, its own before others'."""
+        own = lookup.find()
+        past = self._past.find(_owner(new), lookup.tail()) if self._past is not None else None
+        if past is not None and past.num_tokens > (own.num_tokens if own else 0):
+            token_ids = past.segment.read(past.start, MAX_DRAFT_TOKENS)
+            if token_ids:
+                return _kind(past.num_tokens, PAST_MATCHES), token_ids
+        if own is None:
+            return "", ()
+        return _kind(own.num_tokens, MIN_MATCHES), lookup.read(own, MAX_DRAFT_TOKENS)
 
     def _guess(
         self, num_requests: int, offers: Sequence[Offer], requests: Sequence[DraftedRequest]
@@ -210,7 +238,7 @@ class DraftingRunner:
         if self._guesser is None:
             return []
         found = {offer.request_id for offer in offers}
-        lengths = self._lengths.choose(num_requests, [offer.chances for offer in offers])
+        lengths = self._choose(num_requests, offers)
         step = NextStep(num_requests, num_requests, float(num_requests))
         for offer, length in zip(offers, lengths, strict=True):
             step.num_tokens += length
@@ -219,6 +247,14 @@ class DraftingRunner:
         more = self._guesser.propose(step, others)
         self._spent = step.spent
         return more
+
+    def _choose(self, num_requests: int, offers: Sequence[Offer]) -> list[int]:
+        """Tokens of each offer. The draft model's pay by its credit for what they may lose."""
+        return self._lengths.choose(
+            num_requests,
+            [offer.chances for offer in offers],
+            [inf if offer.probabilities else offer.request.record.balance for offer in offers],
+        )
 
 
 def _is_decode(row: ScheduledRequest) -> bool:
@@ -232,9 +268,13 @@ def _goes_on(request: DraftedRequest, found: RowOutput) -> bool:
     return found.token_ids[-1] not in request.ending_token_ids
 
 
-def _kind(match: Match) -> str:
-    kinds = [kind for kind, least in MIN_MATCHES.items() if match.num_tokens >= least]
-    return kinds[-1]
+def _kind(num_tokens: int, kinds: Mapping[str, int]) -> str:
+    return [kind for kind, least in kinds.items() if num_tokens >= least][-1]
+
+
+def _owner(new: NewRequest) -> tuple[str, str]:
+    """Who may see what a request said: whoever shares its cached prefixes."""
+    return new.tenant, new.cache_salt
 
 
 def _before_end(request: DraftedRequest, token_ids: Sequence[int]) -> tuple[int, ...]:

@@ -31,6 +31,8 @@ MAX_CHUNK = 64
 """Tokens of one pass that catches up: an answer waits for it."""
 FIRST_ANSWER_TOKENS = 128.0
 """Length of answers before any was seen."""
+MIN_BALANCE = 1.0
+"""Units: steps. What a request must have saved itself to be guessed for without credit."""
 CATCH_UP_GAIN = 2.0
 """Catching up must be expected to save this much of its cost."""
 
@@ -108,14 +110,16 @@ class ModelGuesser:
 
         Mutates: self, request.
         """
-        saved = num_hits - lost - request.spent
-        request.spent = 0.0
+        spent, request.spent = request.spent, 0.0
+        saved = num_hits - lost - spent
         if row.num_draft_tokens:
             probabilities = request.probabilities[: row.num_draft_tokens]
             self._chances.observe(request.chances, probabilities, num_hits)
         else:
             self._chances.rest(request.chances)
             self._lengths.settle_credit(CREDIT_SHARE)
+            if not spent:
+                self._lengths.pass_costs.rest()
         self._lengths.settle(request.record, saved)
         self._lengths.settle_credit(saved)
 
@@ -144,7 +148,7 @@ class ModelGuesser:
         return [offer for offer in offers if offer.token_ids]
 
     def _is_allowed(self, request: DraftedRequest) -> bool:
-        has_account = request.record.balance > 0 or self._lengths.credit > 0
+        has_account = request.record.balance >= MIN_BALANCE or self._lengths.credit > 0
         name = request.new.request_id
         has_begun = self._draft.num_output_tokens(name) >= _MIN_OUTPUT_TOKENS
         return has_account and has_begun and self._room(request) > 0

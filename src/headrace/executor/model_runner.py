@@ -29,6 +29,7 @@ from headrace.models.llama import Hidden, Llama
 from headrace.ops.protocol import Array, KVCache, Logprobs, Ops
 from headrace.ops.step_inputs import Int32, SampleInputs, StepInputs
 from headrace.sampling.logits_rule import LogitsRule, LogitsRules
+from headrace.sampling.rejection import DrawnGuesses, decide, distribution
 from headrace.sampling.sample_rows import SampleRow, gather, make_row
 
 NO_CHOICE = (
@@ -112,13 +113,14 @@ class ModelRunner:
         is_eager: bool = False,
         rules: LogitsRules | None = None,
         adapters: AdapterTable | None = None,
+        guesses: DrawnGuesses | None = None,
     ) -> None:
         """`rules` makes the rules of answers that must have a form, `adapters` has those that
-        requests name; without them there are none.
+        requests name, `guesses` are those that another model drew; without them there are none.
         """
         self.model, self.cache, self.ops = model, cache, ops
         self._replay = None if is_eager else ops.record(self._recorded)
-        self._rules, self._adapters = rules, adapters
+        self._rules, self._adapters, self._guesses = rules, adapters, guesses
         self._rows: dict[str, SampleRow] = {}
         self._pooling = PoolingSums()
         self._finished: deque[ModelRunnerOutput] = deque()
@@ -263,7 +265,10 @@ class ModelRunner:
             if not good:
                 return
             part = self.ops.take_rows(part, np.array(good, dtype=np.int32))
-            chosen = self.ops.sample(part, self._inputs([rows[index] for index in good]))
+            inputs = self._inputs([rows[index] for index in good])
+            chosen = self.ops.sample(part, inputs)
+        if self._guesses is not None:
+            self._settle_guesses(part, inputs, [rows[index] for index in good], found, chosen)
         for index, token_id in zip(good, chosen.tolist(), strict=True):
             token_ids[sampled[index]] = token_id
             rows[index].sample_row.append(token_id)
@@ -272,6 +277,29 @@ class ModelRunner:
             gathered.is_ahead = token_id == rows[index].draft_token_id
             gathered.is_settled = not gathered.is_ahead
         self._follow_rules([rows[index] for index in good], found)
+
+    def _settle_guesses(
+        self,
+        logits: Array,
+        inputs: SampleInputs,
+        rows: Sequence[LogitRow],
+        found: Mapping[str, Gathered],
+        chosen: Int32,
+    ) -> None:
+        """Where another model has drawn a guess, that or another takes the place of what was drawn
+        without it.
+
+        It is asked of every such place, also where the guess was left out of the step: whether a
+        guess counts must not depend on what it is.
+        Mutates: chosen.
+        """
+        for s, row in enumerate(rows):
+            guess = self._guesses and self._guesses.drawn(
+                row.request_id, found[row.request_id].token_ids
+            )
+            if guess:
+                own = distribution(logits[s], inputs, s)
+                chosen[s] = decide(own, guess, int(inputs.seeds[s]), row.position)
 
     def _follow_rules(self, rows: Sequence[LogitRow], found: Mapping[str, Gathered]) -> None:
         """Note the answers that are complete, and begin the masks of the others."""

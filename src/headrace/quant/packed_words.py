@@ -57,7 +57,12 @@ class GroupScales:
 
 
 def unpack_words(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
-    """Integers of `bits` 4 or 8, lowest bits first. Shapes: [rows, n] -> [rows, 32 / bits * n]."""
+    """Integers of `bits` 4 or 8, lowest bits first. Shapes: [rows, n] -> [rows, 32 / bits * n].
+
+    Raises: ValueError for words of another type or rank.
+    """
+    if words.dtype != np.int32 or words.ndim != 2:
+        raise ValueError(f"words of {words.dtype} in {words.ndim} axes, not int32 in 2")
     octets = np.ascontiguousarray(words).view("<i4").view(np.uint8).reshape(len(words), -1)
     if bits == 8:
         return octets

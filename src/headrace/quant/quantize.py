@@ -28,7 +28,7 @@ def quantize(array: NDArray[np.floating[Any]], format_name: str) -> QuantTensor:
 
     Shapes: array [.., in], in a multiple of the format's block.
     Raises: ValueError for an unknown format, a width that blocks do not fill, or weights that are
-    not finite or too large for a float16 scale.
+    not finite or too large for float16, of which f16 and scales are.
     """
     fmt = FORMATS.get(format_name)
     if fmt is None:
@@ -48,7 +48,10 @@ def _narrow(fmt: QuantFormat, x: Floats) -> NDArray[np.uint8]:
         rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> 16
         return rounded.astype(np.uint16).view(np.uint8)
     with np.errstate(over="ignore"):
-        return x.astype("<f4" if fmt.name == "f32" else "<f2").view(np.uint8)
+        narrow = x.astype("<f4" if fmt.name == "f32" else "<f2")
+    if not np.isfinite(narrow).all():
+        raise ValueError("weights are too large for float16")
+    return narrow.view(np.uint8)
 
 
 def _round_blocks(fmt: QuantFormat, x: Floats) -> NDArray[np.uint8]:

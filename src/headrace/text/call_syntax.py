@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,9 @@ class CallSyntax:
         is_list: the calls are one JSON list. between: what stands between two calls; None where
             a model makes one call at a time.
         other_openings: markers the family's models use too, each with its closing.
+        notation: of calls that are not JSON: `gemma`, or `python` for what is no JSON after
+            `opening`. They are read when they are whole: see text/loose_calls.py.
+        quote: around texts in Gemma's notation.
     """
 
     name: str
@@ -34,6 +38,13 @@ class CallSyntax:
     is_list: bool = False
     between: str | None = None
     other_openings: tuple[tuple[str, str], ...] = ()
+    notation: Literal["", "gemma", "python"] = ""
+    quote: str = ""
+
+    @property
+    def has_bare_names(self) -> bool:
+        """Whether a name stands before its arguments, and not in an object with them."""
+        return bool(self.arguments_marker) or self.notation == "gemma"
 
     @property
     def openings(self) -> dict[str, str]:
@@ -54,7 +65,7 @@ class CallSyntax:
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts that must stay visible where they are control tokens."""
-        names = (*self.openings, *self.openings.values(), self.arguments_marker)
+        names = (*self.openings, *self.openings.values(), self.arguments_marker, self.quote)
         return tuple(name for name in names if name) + (_CALL_ID,) * bool(self.arguments_marker)
 
 
@@ -72,12 +83,22 @@ MISTRAL = CallSyntax("mistral", "[TOOL_CALLS]", is_list=True, between=", ")
 MISTRAL_ARGS = CallSyntax("mistral_args", "[TOOL_CALLS]", arguments_marker="[ARGS]", between="")
 FENCED = CallSyntax(
     "fenced", "```tool_code", "```", before="\n", after="\n", arguments_key="parameters",
-    between="\n", other_openings=((JSON_FENCE, "```"),),
+    between="\n", other_openings=((JSON_FENCE, "```"),), notation="python",
+)  # fmt: skip
+FUNCTION_GEMMA = CallSyntax(
+    "function_gemma", "<start_function_call>", "<end_function_call>", before="call:", between="",
+    notation="gemma", quote="<escape>",
+)  # fmt: skip
+GEMMA4 = CallSyntax(
+    "gemma4", "<|tool_call>", "<tool_call|>", before="call:", between="",
+    notation="gemma", quote='<|"|>',
 )  # fmt: skip
 
 # Families that write arguments as tags of their own, which are not read.
 _TAGGED = ("<function=", "<arg_key>", "<invoke", "<parameter")
 _READS_TOOLS = re.compile(r"\btools\b")
+# What templates for Gemma 3 ask its models for: fences, or Python as vLLM's template has it.
+_PYTHONIC = (FENCED.opening, "func_name1(params_name1=")
 
 
 def find_call_syntax(template: str) -> CallSyntax | None:
@@ -85,6 +106,9 @@ def find_call_syntax(template: str) -> CallSyntax | None:
 
     A template that does not read `tools` teaches none: its models are asked for `FENCED`.
     """
+    for syntax in (FUNCTION_GEMMA, GEMMA4):
+        if syntax.opening in template:
+            return syntax
     if "[TOOL_CALLS]" in template:
         return MISTRAL_ARGS if MISTRAL_ARGS.arguments_marker in template else MISTRAL
     if any(tag in template for tag in _TAGGED):
@@ -93,7 +117,8 @@ def find_call_syntax(template: str) -> CallSyntax | None:
         return HERMES
     if "<|start_header_id|>" in template and '"parameters"' in template:
         return LLAMA3
-    return None if reads_tools(template) else FENCED
+    is_pythonic = any(mark in template for mark in _PYTHONIC)
+    return None if reads_tools(template) and not is_pythonic else FENCED
 
 
 def reads_tools(template: str) -> bool:

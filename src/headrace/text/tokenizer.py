@@ -78,18 +78,7 @@ class Tokenizer:
 
         Raises: ModelFileError.
         """
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise ModelFileError(
-                f"{folder} has no tokenizer.json. Save one there with the tokenizers library, "
-                "or use a GGUF file, which carries its own."
-            )
-        try:
-            backend = Backend.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise ModelFileError(f"{path} is not a tokenizer: {error}.") from error
-        backend.no_truncation()
-        backend.no_padding()
+        backend = open_tokenizer_json(folder)
         return Tokenizer(backend, folder_facts(folder))
 
     @staticmethod
@@ -223,6 +212,23 @@ class Tokenizer:
         for token_id in ids:
             if not 0 <= token_id < self.vocab_size:
                 raise InvalidParameter("token_ids", token_id, f"0 to {self.vocab_size - 1}")
+
+
+def open_tokenizer_json(folder: Path) -> Backend:
+    """The tokenizer.json of a folder. Raises: ModelFileError."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ModelFileError(
+            f"{folder} has no tokenizer.json. Save one there with the tokenizers library, "
+            "or use a GGUF file, which carries its own."
+        )
+    try:
+        backend = Backend.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ModelFileError(f"{path} is not a tokenizer: {error}.") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 _NONE: _Strips = (False, False)

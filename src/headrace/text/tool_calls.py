@@ -2,8 +2,8 @@
 
 In: pieces of text, cut anywhere. Out: what is text and what is a call, the same however the answer
 was cut. A call begins when its name is read, that of a known tool; its arguments are then passed on
-as the model writes them. What looks like a call and is none comes back as text, complete.
-Knows nothing of tokens and schemas.
+as the model writes them; a call that is not JSON is passed on when it is whole. What looks like a
+call and is none comes back as text, complete. Knows nothing of tokens and schemas.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from dataclasses import dataclass
 from headrace.core.output import ToolCallDelta
 from headrace.text.call_syntax import CallSyntax
 from headrace.text.json_extent import JsonExtent
+from headrace.text.loose_calls import Calls, read_gemma_calls, read_python_calls
 
 # A call's usual beginning, up to its arguments. Any other object is read when it is whole.
 _HEAD = re.compile(r'\{\s*"name"\s*:\s*"([^"\\]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
 _NAMED_HEAD = re.compile(r"\s*([^\s\[\]{}]+)(?:\[CALL_ID\][^\s\[\]{}]*)?\[ARGS\]\s*(?=\{)")
+_PYTHON_START = re.compile(r"\[\s*([^\W\d][\w.:/-]*)\s*\(")
 _MAX_HEAD = 1024
+_MAX_WHOLE = 65_536
+"""Characters of calls that are read when they are whole."""
 _SPACE = " \t\r\n"
 
 
@@ -110,8 +114,20 @@ class ToolCallParser:
             self._is_bare = True
             self._raw = self._held[: -len(body)]
             self._enter_head(body)
+        elif body.startswith("[") and self._syntax.notation == "python":
+            return self._at_list(body)
         else:
             self._state = self._in_text
+        return True
+
+    def _at_list(self, body: str) -> bool:
+        """A list of calls in Python's words may stand alone, without its marker."""
+        found = _PYTHON_START.match(body[:_MAX_HEAD])
+        if found is None and not self._is_final and _may_begin_list(body):
+            return False
+        is_call = found is not None and self._known(found.group(1)) is not None
+        self._at = 0
+        self._state = self._in_whole if is_call else self._in_text
         return True
 
     def _at_opening(self) -> bool:
@@ -159,6 +175,8 @@ class ToolCallParser:
 
     def _after_opening(self) -> bool:
         body = self._held.lstrip(_SPACE)
+        if self._syntax.notation and self._closing == self._syntax.closing:
+            return self._before_whole(body)
         if not self._syntax.arguments_marker or body[:1] in ("[", "{"):
             self._state = self._before_object
             return bool(body) or self._is_final
@@ -171,6 +189,56 @@ class ToolCallParser:
         else:
             return False
         return True
+
+    def _before_whole(self, body: str) -> bool:
+        """After the opening of calls that need not be JSON; where Python is wanted they may be."""
+        inner = body[1:].lstrip(_SPACE) if body.startswith("[") else body
+        if not inner and not self._is_final:
+            return False
+        is_json = self._syntax.notation == "python" and inner.startswith("{")
+        self._at = 0
+        self._state = self._before_object if is_json else self._in_whole
+        return True
+
+    def _in_whole(self) -> bool:
+        """Wait for the closing of calls, or the end of the answer, and read them at once."""
+        since = max(0, self._at - len(self._closing))
+        end = self._held.find(self._closing, since) if self._closing else -1
+        self._at = len(self._held)
+        if end < 0 and not self._is_final and len(self._held) <= _MAX_WHOLE:
+            return False
+        whole = self._held if end < 0 else self._held[:end]
+        calls = None if len(whole) > _MAX_WHOLE else self._read_whole(whole)
+        if calls is None:
+            self._refuse()
+            return True
+        for name, arguments in calls:
+            if not self.is_over:
+                self._calls.append(ToolCallDelta(self.num_calls, new_call_id(), name))
+                self.num_calls += 1
+                self._emit_arguments(arguments)
+        self._raw, self._is_after_call = "", True
+        self._held = "" if end < 0 else self._held[end + len(self._closing) :]
+        self._state = self._in_text
+        return True
+
+    def _read_whole(self, text: str) -> Calls | None:
+        """The calls of a text, all of known tools; None where it is anything else."""
+        is_gemma = self._syntax.notation == "gemma"
+        found = read_gemma_calls(text, self._syntax.quote) if is_gemma else read_python_calls(text)
+        calls = Calls()
+        for written, arguments in found or ():
+            name = self._known(written)
+            # Arguments of these are held to their schemas, and so they are JSON.
+            if name is None or (name in self._exact_names and not is_gemma):
+                return None
+            calls.append((name, arguments))
+        return calls or None
+
+    def _known(self, written: str) -> str | None:
+        """The tool of a name, also of one in a module, as `default_api.add`."""
+        last = written.rpartition(".")[2]
+        return next((name for name in (written, last) if name in self._names), None)
 
     def _before_object(self) -> bool:
         """Skip what stands before an object."""
@@ -331,3 +399,10 @@ def _read_call(text: str, names: Collection[str], needs_arguments: bool) -> tupl
     if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
         return None
     return name, json.dumps(arguments, ensure_ascii=False)
+
+
+def _may_begin_list(body: str) -> bool:
+    """Whether a text may be cut off before the parenthesis of a list's first call."""
+    return (
+        len(body) < _MAX_HEAD and re.fullmatch(r"\[\s*(?:[^\W\d][\w.:/-]*)?\s*", body) is not None
+    )

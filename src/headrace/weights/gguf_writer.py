@@ -59,7 +59,8 @@ class GgufWriter:
         self._tensors, self._num_written = list(tensors), 0
         self._partial = path.with_name(path.name + PARTIAL_SUFFIX)
         head = encode_head(keys, self._tensors)
-        self._file = self._partial.open("wb")
+        self._head_bytes = len(head)
+        self._file = self._partial.open("w+b")
         self._file.write(head)
 
     def __enter__(self) -> GgufWriter:
@@ -93,6 +94,22 @@ class GgufWriter:
         self._file.write(tensor.data.data)
         self._file.write(bytes(-plan.num_bytes % ALIGNMENT))
         self._num_written += 1
+
+    def readable(self) -> Path:
+        """The partial file with all that was written so far, to be read before it is finished."""
+        self._file.flush()
+        return self._partial
+
+    def replace_keys(self, keys: Mapping[str, KeyValue]) -> None:
+        """Write other values of the keys. Raises: ValueError if they take more or less room."""
+        head = encode_head(keys, self._tensors)
+        if len(head) != self._head_bytes:
+            raise ValueError(
+                f"the new keys of {self.path} take {len(head)} bytes, not {self._head_bytes}"
+            )
+        self._file.seek(0)
+        self._file.write(head)
+        self._file.seek(0, os.SEEK_END)
 
 
 def encode_head(keys: Mapping[str, KeyValue], tensors: Sequence[TensorPlan]) -> bytes:

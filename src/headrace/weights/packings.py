@@ -89,6 +89,8 @@ class CompressedPacking:
 
     def scales(self, module: str, read: Read, has: Callable[[str], bool]) -> GroupScales:
         rows, width = (int(size) for size in read(module + ".weight_shape").reshape(-1))
+        if rows < 1 or width < 1:
+            raise ValueError(f"its shape is [{rows}, {width}]")
         bits = 32 * read(module + self.main).shape[1] // width
         if bits not in (4, 8):
             raise ValueError(f"its words hold {bits} bits per weight, not 4 or 8")
@@ -113,6 +115,8 @@ class Int8Packing:
 
     def scales(self, module: str, read: Read, has: Callable[[str], bool]) -> GroupScales:
         weight = read(module + self.main)
+        if weight.dtype != np.int8:
+            raise ValueError(f"its weight is {weight.dtype}, not int8")
         scales = read(module + ".weight_scale").reshape(len(weight), -1)
         zeros = np.full(scales.shape, 128, np.int16)
         if has(module + ".weight_zero_point"):
@@ -164,15 +168,17 @@ def packing_of(folder: str, config: Mapping[str, Any]) -> Packing:
     )
 
 
-def _groups(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _groups(config: Mapping[str, Any]) -> list[Any]:
     groups = config.get("config_groups")
     return list(groups.values()) if isinstance(groups, dict) else []
 
 
-def _refuse_group(folder: str, group: Mapping[str, Any]) -> None:
+def _refuse_group(folder: str, group: object) -> None:
     """Integers of weights only, or activations that are rounded by row as headrace does anyway."""
-    _expect(folder, group.get("weights") or {}, "type", ("int",))
-    _expect(folder, group.get("weights") or {}, "num_bits", (4, 8))
+    if not isinstance(group, dict):
+        raise UnsupportedFormat(f"{folder}: config_groups holds {group!r}, not objects.")
+    _expect(folder, group.get("weights"), "type", ("int",))
+    _expect(folder, group.get("weights"), "num_bits", (4, 8))
     activations = group.get("input_activations")
     if activations is not None:
         _expect(folder, activations, "type", ("int",))
@@ -182,10 +188,11 @@ def _refuse_group(folder: str, group: Mapping[str, Any]) -> None:
         raise UnsupportedFormat(f"{folder} rounds output activations, which headrace does not.")
 
 
-def _expect(folder: str, config: Mapping[str, Any], key: str, allowed: tuple[object, ...]) -> None:
-    if config.get(key) not in allowed:
+def _expect(folder: str, config: object, key: str, allowed: tuple[object, ...]) -> None:
+    value = config.get(key) if isinstance(config, dict) else None
+    if value not in allowed or isinstance(value, float):  # 4.0 is no number of bits
         names = ", ".join(str(value) for value in allowed if value is not None)
         raise UnsupportedFormat(
-            f"{folder}: quantization_config has {key} {config.get(key)!r}; headrace reads {names}. "
+            f"{folder}: quantization_config has {key} {value!r}; headrace reads {names}. "
             "Use another quantization of the model, the unquantized one, or GGUF."
         )

@@ -11,6 +11,7 @@ from fakes.fake_clock import FakeClock
 from fakes.fake_runner import expected_output
 from fakes.scheduling import Answer, Bench, make_spec
 from headrace.executor.drafting_runner import DraftingRunner, Runner
+from headrace.spec.past_answers import PastAnswers
 
 PROMPT = (1, 2, 3)
 SAID = expected_output(PROMPT, 7, 30, 1000)
@@ -99,3 +100,46 @@ def test_answers_that_are_stopped_and_computed_again() -> None:
         answer = answers[spec.request_id]
         assert answer.token_ids == spec.predicted_token_ids
         assert answer.num_accepted_tokens > 5
+
+
+def with_past(max_tokens: int = 10_000) -> Watched:
+    made = Watched(is_for_all=True)
+    made.guessing._past = PastAnswers(max_tokens)
+    return made
+
+
+def test_what_a_tenant_was_told_before_is_guessed() -> None:
+    made = with_past()
+    made.ask(make_spec("first", PROMPT, max_tokens=30, tenant="a"))
+    answers = made.ask(make_spec("again", PROMPT, max_tokens=30, tenant="a"))
+    assert answers["first"].num_draft_tokens == 0
+    assert answers["again"].token_ids == answers["first"].token_ids == SAID
+    assert answers["again"].num_accepted_tokens > 15
+
+
+@pytest.mark.parametrize("other", [{"tenant": "b"}, {"tenant": "a", "cache_salt": "s"}])
+def test_nothing_is_guessed_of_what_others_were_told(other: dict[str, str]) -> None:
+    made = with_past()
+    made.ask(make_spec("first", PROMPT, max_tokens=30, tenant="a"))
+    answers = made.ask(make_spec("again", PROMPT, max_tokens=30, **other))
+    assert answers["again"].token_ids == SAID
+    assert answers["again"].num_draft_tokens == 0
+
+
+def test_answers_that_were_cut_off_are_kept_as_far_as_they_came() -> None:
+    made = with_past()
+    made.add(make_spec("first", PROMPT, max_tokens=30))
+    for _ in range(12):
+        made.step()
+    made.scheduler.abort("first")
+    answers = made.ask(make_spec("again", PROMPT, max_tokens=30))
+    assert answers["again"].token_ids == SAID
+    assert 0 < answers["again"].num_accepted_tokens < 15
+
+
+def test_a_prediction_is_no_past_answer() -> None:
+    made = with_past()
+    spec = make_spec("first", (9, 8), max_tokens=4, tenant="a")
+    made.ask(replace(spec, predicted_token_ids=SAID))
+    answers = made.ask(make_spec("again", PROMPT, max_tokens=30, tenant="a"))
+    assert answers["again"].num_draft_tokens == 0

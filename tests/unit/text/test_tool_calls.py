@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from headrace.core.output import join_calls
 from headrace.text.call_syntax import (
     FENCED,
+    FUNCTION_GEMMA,
+    GEMMA4,
     HERMES,
     LLAMA3,
     MISTRAL,
@@ -60,6 +62,17 @@ MISTRAL_TWO = (
     f'[TOOL_CALLS] [{{"name": "add", "arguments": {ADD}, "id": "Ab3dEf7h9"}}, '
     f'{{"name": "get_weather", "arguments": {CITY}}}]'
 )
+GEMMA_CITY = (
+    "<start_function_call>call:get_weather{city:<escape>Zürich 🌊<escape>}<end_function_call>"
+)
+GEMMA_NESTED = (
+    "<start_function_call>call:add{a:1,b:[2,{c:<escape>}<escape>,d:-3.50}],deep:{x:true,y:null},"
+    "unit:celsius}<end_function_call>"
+)
+NESTED = (
+    '{"a": 1, "b": [2, {"c": "}", "d": -3.50}], "deep": {"x": true, "y": null}, "unit": "celsius"}'
+)
+PYTHON_CITY = "get_weather(city='Zürich 🌊')"
 BOTH = [("add", ADD), ("get_weather", CITY)]
 
 RECORDED: list[tuple[CallSyntax, str, Found]] = [
@@ -97,6 +110,26 @@ RECORDED: list[tuple[CallSyntax, str, Found]] = [
     (FENCED, f'```tool_code\n{{"name": "add", "parameters": {ADD}}}\n```', ("", [("add", ADD)])),
     (FENCED, f'Sure!\n```json\n{{"name": "add", "parameters": {ADD}}}\n```\n',
      ("Sure!", [("add", ADD)])),
+    (FENCED, f"Let me look.\n```tool_code\n{PYTHON_CITY}\n```\n",
+     ("Let me look.", [("get_weather", CITY)])),
+    (FENCED, f"```tool_code\nprint({PYTHON_CITY})\n```", ("", [("get_weather", CITY)])),
+    (FENCED, f"```tool_code\nprint(default_api.{PYTHON_CITY})\n```", ("", [("get_weather", CITY)])),
+    (FENCED, f"```tool_code\nnow()\n{PYTHON_CITY}\n``` Done.",
+     (" Done.", [("now", "{}"), ("get_weather", CITY)])),
+    (FENCED, f"```tool_code\n[now(), {PYTHON_CITY}]", ("", [("now", "{}"), ("get_weather", CITY)])),
+    (FENCED, f"[{PYTHON_CITY}, now()]\n", ("", [("get_weather", CITY), ("now", "{}")])),
+    (FENCED, 'tool: [now()]', ("tool: [now()]", [])),
+    (FENCED, "```tool_code\nadd(a=1, b=[2, {'c': '}\"'}], d=(True, None), e=-0.5,)\n```",
+     ("", [("add", '{"a": 1, "b": [2, {"c": "}\\""}], "d": [true, null], "e": -0.5}')])),
+    (FUNCTION_GEMMA, GEMMA_CITY, ("", [("get_weather", CITY)])),
+    (FUNCTION_GEMMA, f"Ok.\n{GEMMA_CITY}{GEMMA_NESTED}",
+     ("Ok.", [("get_weather", CITY), ("add", NESTED)])),
+    (FUNCTION_GEMMA, "<start_function_call>call:now{}<end_function_call>", ("", [("now", "{}")])),
+    (FUNCTION_GEMMA, f"<start_function_call>call:add{ADD}<end_function_call>",
+     ("", [("add", ADD)])),
+    (FUNCTION_GEMMA, GEMMA_NESTED.removesuffix("<end_function_call>"), ("", [("add", NESTED)])),
+    (GEMMA4, '<|tool_call>call:get_weather{city:<|"|>Zürich 🌊<|"|>}<tool_call|>'
+     "<|tool_call>call:now{}<tool_call|>", ("", [("get_weather", CITY), ("now", "{}")])),
 ]  # fmt: skip
 
 # What looks like a call and is none: it comes back as it is.
@@ -121,6 +154,22 @@ NO_CALLS = [
     (LLAMA3, '{"answer": 3}'),
     (FENCED, "```tool_code\nprint(add(1, 2))\n```"),
     (FENCED, "```python\nx = {}\n```"),
+    (FENCED, "```tool_code\nadd(a=b)\n```"),
+    (FENCED, "```tool_code\nadd(**{'a': 1})\n```"),
+    (FENCED, "```tool_code\nunknown(a=1)\n```"),
+    (FENCED, "```tool_code\nimport os\nadd(a=1)\n```"),
+    (FENCED, "```tool_code\nadd(a=1\n```"),
+    (FENCED, "```tool_code\n```"),
+    (FENCED, f"```tool_code\nadd(a={'[' * 100}{']' * 100})\n```"),
+    (FENCED, "[1, 2, 3]"),
+    (FENCED, "[add"),
+    (FENCED, "[unknown(a=1)]"),
+    (FENCED, "[add(a=1), 2]"),
+    (FUNCTION_GEMMA, "<start_function_call>call:unknown{}<end_function_call>"),
+    (FUNCTION_GEMMA, "<start_function_call>call:add{a:<escape>x}<end_function_call>"),
+    (FUNCTION_GEMMA, "<start_function_call>add{}<end_function_call>"),
+    (FUNCTION_GEMMA, "<start_function_call>call:add{a:1"),
+    (GEMMA4, GEMMA_CITY),
 ]
 
 
@@ -199,6 +248,15 @@ FRAGMENTS = st.sampled_from(
             '{"name": "now"}',
             '{"name": "other", "arguments": {}}',
             '"id": "123"',
+            *(
+                GEMMA_CITY,
+                GEMMA_NESTED,
+                "<start_function_call>",
+                "<end_function_call>",
+                "call:add{",
+            ),
+            *("<escape>", "a:1", "call:", "add(", "a=1", ")", "print(", PYTHON_CITY, "'", "[add("),
+            *("<|tool_call>", "<tool_call|>", '<|"|>'),
             "null",
             "<think>",
         ),
@@ -206,11 +264,12 @@ FRAGMENTS = st.sampled_from(
 )
 ANSWERS = st.lists(FRAGMENTS | st.text(max_size=4), max_size=14).map("".join)
 SYNTAXES = st.sampled_from([HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS, FENCED])
+LOOSE = st.sampled_from([FENCED, FUNCTION_GEMMA, GEMMA4])
 PLACES = st.lists(st.integers(0, 600), max_size=12)
 
 
 @settings(max_examples=400, deadline=None)
-@given(SYNTAXES, ANSWERS, PLACES, st.sampled_from([None, 1, 2]))
+@given(SYNTAXES | LOOSE, ANSWERS, PLACES, st.sampled_from([None, 1, 2]))
 def test_cut_anywhere_it_is_the_same(
     syntax: CallSyntax, text: str, at: list[int], max_calls: int | None
 ) -> None:
@@ -267,6 +326,59 @@ def test_calls_as_templates_write_them_are_read(
     assert parse(syntax, cuts(answer, at)) == (before, texts)
 
 
+def loosely(syntax: CallSyntax, value: object) -> str:
+    """A value as the family's template writes it."""
+    quote = syntax.quote
+    if isinstance(value, str):
+        return f"{quote}{value}{quote}" if quote else repr(value)
+    if isinstance(value, list):
+        return f"[{','.join(loosely(syntax, item) for item in value)}]"
+    if isinstance(value, dict):
+        pairs = (f"{loosely(syntax, k)}:{loosely(syntax, v)}" for k, v in value.items())
+        return f"{{{','.join(pairs)}}}"
+    return json.dumps(value) if quote else repr(value)
+
+
+KEYS = st.from_regex(r"[a-z_][a-z0-9_]{0,5}", fullmatch=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    LOOSE,
+    st.lists(
+        st.tuples(st.sampled_from(NAMES), st.dictionaries(KEYS, JSON, max_size=3)),
+        min_size=1,
+        max_size=3,
+    ),
+    PLACES,
+    st.sampled_from(["", "Well."]),
+)
+def test_calls_that_are_not_json_are_read_as_they_are_meant(
+    syntax: CallSyntax, calls: list[tuple[str, dict[str, Any]]], at: list[int], before: str
+) -> None:
+    if syntax.quote:
+        answer = "".join(
+            f"{syntax.opening}call:{name}{loosely(syntax, value)}{syntax.closing}"
+            for name, value in calls
+        )
+    else:
+        texts = (
+            f"{name}({', '.join(f'{k}={loosely(syntax, v)}' for k, v in value.items())})"
+            for name, value in calls
+        )
+        answer = "```tool_code\n" + "\n".join(texts) + "\n```"
+    text, found = parse(syntax, cuts(before + answer, at))
+    assert text == before
+    assert [(name, json.loads(arguments)) for name, arguments in found] == calls
+
+
+def test_strict_tools_are_not_called_in_python() -> None:
+    text = "```tool_code\nadd(a=1)\n```"
+    assert parse(FENCED, [text], exact_names=("add",)) == (text, [])
+    held = f"<start_function_call>call:add{ADD}<end_function_call>"
+    assert parse(FUNCTION_GEMMA, [held], exact_names=("add",)) == ("", [("add", ADD)])
+
+
 @pytest.mark.parametrize(
     ("template", "syntax"),
     [
@@ -277,8 +389,29 @@ def test_calls_as_templates_write_them_are_read(
         ("{{ tools }}[TOOL_CALLS]{{ name }}[ARGS]{{ arguments }}", MISTRAL_ARGS),
         ('<|start_header_id|>{{ tools }} {"name": n, "parameters": p}', LLAMA3),
         ("<start_of_turn>{{ messages }}", FENCED),
+        ("{{ tools }}```tool_code\n{{ call }}\n```", FENCED),
+        ("{{ tools }}[func_name1(params_name1=params_value1, ...)]", FENCED),
+        ("{{ tools }}<start_function_call>call:{{ name }}{", FUNCTION_GEMMA),
+        ("{{ tools }}<|tool_call>call:{{ name }}{", GEMMA4),
+        ("{{ tools }}<|tool_call|>{{ call }}", None),
     ],
 )
 def test_the_template_says_how_calls_are_written(template: str, syntax: CallSyntax | None) -> None:
     assert find_call_syntax(template) is syntax
     assert reads_tools(template) is ("tools" in template)
+
+
+def test_texts_in_pythons_words() -> None:
+    text = "```tool_code\nadd(a='''one\n'two' ''', b=\"\\u00e4\\x41\\n\\d\\'\")\n```"
+    (call,) = parse(FENCED, [text])[1]
+    assert json.loads(call[1]) == {"a": "one\n'two' ", "b": "äA\n\\d'"}
+    text = "```tool_code\nadd(a='\\ud83c\\udf0a', b='\\U0001f30a', c='\\ud83c')\n```"
+    (call,) = parse(FENCED, [text])[1]
+    assert json.loads(call[1]) == {"a": "🌊", "b": "🌊", "c": "\ufffd"}
+
+
+def test_a_call_that_never_ends_is_given_up_and_comes_back_whole() -> None:
+    text = f"<start_function_call>call:add{{a:<escape>{'x' * 70_000}<escape>}}<end_function_call>"
+    for size in (1000, 4097, len(text)):
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        assert parse(FUNCTION_GEMMA, pieces) == (text, [])

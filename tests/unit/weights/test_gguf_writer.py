@@ -106,3 +106,22 @@ def test_values_that_gguf_cannot_hold_are_refused(
     with pytest.raises(ValueError, match=f"k: .*{says}"):
         GgufWriter(tmp_path / "m.gguf", {"k": value}, [])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_are_filled_in_once_the_tensors_are_there(tmp_path: Path) -> None:
+    tensor = QuantTensor.from_array(np.arange(6, dtype=np.float32).reshape(2, 3))
+    plans = [TensorPlan("a.weight", tensor.format, tensor.shape)]
+    path = tmp_path / "a.gguf"
+    empty = {"general.architecture": "llama", "x.values": [0.0, 0.0], "x.name": "ab"}
+    with GgufWriter(path, empty, plans) as writer:
+        writer.write(tensor)
+        early = GgufReader(writer.readable())
+        assert early.tensor("a.weight").dequantize()[1, 2] == 5
+        early.close()
+        with pytest.raises(ValueError, match=r"take \d+ bytes, not"):
+            writer.replace_keys(empty | {"x.values": [0.5] * 99})
+        writer.replace_keys(empty | {"x.values": [0.5, -1.5]})
+    reader = GgufReader(path)
+    assert list(reader.metadata["x.values"]) == [0.5, -1.5]
+    assert reader.tensor("a.weight").data.tobytes() == tensor.data.tobytes()
+    reader.close()

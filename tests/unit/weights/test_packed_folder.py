@@ -89,6 +89,9 @@ def test_groups_that_are_written_down_but_in_order_are_no_shuffle(tmp_path: Path
         ("awq", {"version": "gemv"}, "version 'gemv'; headrace reads gemm"),
         ("awq", {"bits": 3}, "bits 3; headrace reads 4"),
         ("gptq", {"bits": 2}, "bits 2; headrace reads 4, 8"),
+        ("gptq", {"bits": 4.0}, r"bits 4\.0; headrace reads 4, 8"),
+        ("ct", {"config_groups": {"group_0": [1]}}, r"config_groups holds \[1\], not objects"),
+        ("ct", {"config_groups": {"group_0": {"weights": [4]}}}, "type None; headrace reads int"),
         ("gptq", {"checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"),
         ("ct", {"format": "nvfp4-pack-quantized"}, "format 'nvfp4-pack-quantized'"),
         ("ct", {"quant_method": "fp8"}, "quantized with fp8.*awq, gptq, compressed-tensors"),
@@ -155,11 +158,27 @@ def test_damaged_modules_are_refused_by_name(tmp_path: Path) -> None:
         "no-zeros": _without(good, "m.qzeros"),
         "odd-index": good | {"m.g_idx": good["m.g_idx"] + 1},
         "huge": good | {"m.scales": good["m.scales"].float() * 1e9},
+        "float-words": good | {"m.qweight": good["m.qweight"].float()},
+        "wide-words": good | {"m.qweight": good["m.qweight"].long()},
+        "flat-words": good | {"m.qzeros": good["m.qzeros"].reshape(-1)},
     }
     for name, tensors in cases.items():
         (tmp_path / name).mkdir()
         reader = open_weights(folder(tmp_path / name, kind, tensors))
         with pytest.raises(ModelFileError, match=r"'m(\.[a-z]+)?'"):
+            reader.tensor("m.weight")
+
+
+def test_a_shape_of_nothing_and_a_weight_of_floats_are_refused(tmp_path: Path) -> None:
+    cases = {
+        "ct": {"m.weight_shape": torch.tensor([40, 0])},
+        "ct-int8": {"m.weight": torch.ones(40, 192)},
+    }
+    for name, change in cases.items():
+        (tmp_path / name).mkdir()
+        kind = BY_NAME[name]
+        reader = open_weights(folder(tmp_path / name, kind, module(matrix(kind)) | change))
+        with pytest.raises(ModelFileError, match="'m' is damaged"):
             reader.tensor("m.weight")
 
 
