@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.config.resolve import resolve_config
 from headrace.core.config import Config
-from headrace.core.errors import BackendError, ConfigError, InvalidParameter, RequestError
+from headrace.core.errors import BackendError, InvalidParameter, RequestError
 from headrace.core.request import Pooling
 from headrace.core.scores import to_scores
 from headrace.engine.encoder_model import EncoderInput, EncoderModel
@@ -24,7 +23,7 @@ from headrace.hub.model_store import ModelStore
 from headrace.launch.backends import find_model
 from headrace.launch.encoder_backend import open_encoder
 from headrace.launch.model_kind import is_encoder
-from headrace.llm import LLM, as_prompts
+from headrace.llm import LLM, as_prompts, config_for
 from headrace.weights.sentence_config import language_model_sentence
 
 Vectors = NDArray[np.float32]
@@ -51,10 +50,7 @@ class Embedder:
         config: Config | None = None,
         **options: object,
     ) -> None:
-        if not isinstance(model, str | os.PathLike):
-            raise ConfigError("model", model, "a model's name, or the path of a file or folder")
-        flags = {f"engine.{name}": value for name, value in options.items()}
-        self.config = config or resolve_config(flags=flags, environ=os.environ, config_file=None)
+        self.config = config_for(model, config, options)
         local = find_model(ModelStore(self.config.hub), os.fspath(model), may_pull=True)
         self._encoder: EncoderModel | None = None
         self._llm: LLM | None = None

@@ -87,10 +87,7 @@ class LLM:
         config: Config | None = None,
         **options: object,
     ) -> None:
-        if not isinstance(model, str | os.PathLike):
-            raise ConfigError("model", model, "a model's name, or the path of a file or folder")
-        flags = {f"engine.{name}": value for name, value in options.items()}
-        self.config = config or resolve_config(flags=flags, environ=os.environ, config_file=None)
+        self.config = config_for(model, config, options)
         self.engine = open_engine(os.fspath(model), self.config, progress=progress, may_pull=True)
         self._ids = itertools.count()
         self._loop = asyncio.new_event_loop()
@@ -304,6 +301,17 @@ def collect(outputs: Sequence[RequestOutput]) -> Generation:
         prompt_logprobs=next((o.prompt_logprobs for o in outputs if o.prompt_logprobs), None),
         times=last.times,
     )
+
+
+def config_for(model: Any, config: Config | None, options: Mapping[str, object]) -> Config:
+    """The settings that hold for a model: those given, else the machine's with `options`.
+
+    Raises: ConfigError, also for what is no model's name.
+    """
+    if not isinstance(model, str | os.PathLike):
+        raise ConfigError("model", model, "a model's name, or the path of a file or folder")
+    flags = {f"engine.{name}": value for name, value in options.items()}
+    return config or resolve_config(flags=flags, environ=os.environ, config_file=None)
 
 
 def as_prompts(prompts: Any) -> list[str | tuple[int, ...]]:

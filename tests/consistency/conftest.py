@@ -76,6 +76,12 @@ def setting(request: pytest.FixtureRequest) -> Setting:
 @pytest.fixture(scope="session")
 def alone(model: Llama, setting: Setting) -> dict[str, Answer]:
     """What each request gets with an engine to itself, nothing cached and nothing replayed."""
+    return answers_alone(model, setting)
+
+
+@cache
+def answers_alone(model: Llama, setting: Setting) -> dict[str, Answer]:
+    """Computed once, also for several files of tests."""
     cold = replace(setting, has_prefix_cache=False, is_eager=True)
     answers: dict[str, Answer] = {}
     for asked in requests():

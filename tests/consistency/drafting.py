@@ -22,15 +22,19 @@ PASS_RATIO = 0.01
 
 
 def drafted(
-    setting: Setting, draft: Llama, is_for_all: bool = False, sharpness: float = 1.0
+    setting: Setting,
+    draft: Llama,
+    is_for_all: bool = False,
+    sharpness: float = 1.0,
+    is_rejecting: bool = False,
 ) -> Setting:
     """The setting with a draft model."""
-    wrap = wrapper(draft, setting.kv_cache_dtype, is_for_all, sharpness)
+    wrap = wrapper(draft, setting.kv_cache_dtype, is_for_all, sharpness, is_rejecting)
     return replace(setting, drafts=wrap, num_lookahead_tokens=LOOKAHEAD_TOKENS)
 
 
 def wrapper(
-    draft: Llama, dtype: KVCacheDtype, is_for_all: bool, sharpness: float
+    draft: Llama, dtype: KVCacheDtype, is_for_all: bool, sharpness: float, is_rejecting: bool
 ) -> Callable[[ModelRunner], DraftingRunner]:
     """What puts a draft model around a runner."""
 
@@ -39,7 +43,11 @@ def wrapper(
             draft.config.attention, runner.cache.num_blocks, runner.cache.block_size, dtype
         )
         vocab_size = runner.model.config.vocab_size
-        model = DraftModel(draft, cache, draft.ops, vocab_size, sharpness=sharpness)
+        model = DraftModel(
+            draft, cache, draft.ops, vocab_size, sharpness=sharpness, is_rejecting=is_rejecting
+        )
+        if is_rejecting:
+            runner = ModelRunner(runner.model, runner.cache, runner.ops, guesses=model)
         return DraftingRunner(runner, FakeClock(), is_for_all, Drafter(model, PASS_RATIO))
 
     return wrap

@@ -235,8 +235,12 @@ FEATURES = (
             preempted),
     Feature("speculation", "the answer is the same", lambda c: c.on(speculative="auto").adding(
         prediction={"type": "content", "content": PREDICTION}), guessed),
-    Feature("draft model", "the answer is the same", lambda c: c.on(
-        speculative="both", draft_model=True), guessed),
+    Feature("draft model", "the answer is the same, also with rejection: it is greedy or seeded",
+            lambda c: c.on(speculative="both", draft_model=True, draft_acceptance="rejection"),
+            guessed),
+    Feature("past answers", "the answer is the same", lambda c: replace(c.on(
+        speculative="both" if c.engine.get("draft_model") else "prompt-lookup",
+        lookup_past_tokens=65536), is_warm=True), guessed),
     Feature("LoRA", "the receipt names the adapter, and the answer is another", lambda c: c.on(
         adapters=(ADAPTER,)).adding(model=ADAPTER), adapted),
     Feature("batch jobs", "the answer is the same", lambda c: replace(c, is_batch=True),

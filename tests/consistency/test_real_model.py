@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from consistency.drafting import drafted, num_drafted
+from fakes.real_tokenizers import real_tokenizer
 from headrace.core.request import SamplingParams
 from headrace.executor.draft_model import SHARPNESS
 from headrace.models.llama import Llama
 from headrace.ops.table import make_ops
-from headrace.text.tokenizer import Tokenizer
-from headrace.weights.gguf import GgufReader
 from oracle import quality
 from oracle.driver import load_model
 from oracle.engine_driver import Answer, Asked, EngineDriver, Setting
@@ -37,7 +36,7 @@ def model(qwen05_path: Path) -> Llama:
 
 @pytest.fixture(scope="module")
 def asked(qwen05_path: Path) -> list[Asked]:
-    tokenizer = Tokenizer.from_gguf(GgufReader(qwen05_path).metadata)
+    tokenizer = real_tokenizer(qwen05_path)
     texts = [tuple(tokenizer.encode(text)) for text in quality.texts().values()]
     lengths = (5, 40, 90, 130)
     return [
@@ -117,7 +116,7 @@ def test_a_draft_model_of_another_size(qwen15_path: Path, qwen05_path: Path) -> 
     ops = make_ops("cpu", num_threads=2)
     target = load_model(qwen15_path, ops, MAX_POSITIONS)
     draft = load_model(qwen05_path, ops, MAX_POSITIONS, head_rows=76_000)
-    tokenizer = Tokenizer.from_gguf(GgufReader(qwen15_path).metadata)
+    tokenizer = real_tokenizer(qwen15_path)
     text = "<|im_start|>user\nWhat is a hash map?<|im_end|>\n<|im_start|>assistant\n"
     prompt = tuple(tokenizer.encode(text, parse_special=True))
     asked = [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
@@ -20,6 +22,13 @@ else:
     _UNSUPPORTED = "the C++ extension is not built"
 
 ISAS = ("generic", "avx2", "avx512", "amx")
+
+
+class Once(Protocol):
+    """See the fixture of this name."""
+
+    def __call__(self, make: Callable[[], np.ndarray], *names: str) -> np.ndarray: ...
+
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """The process is there for the Triton kernels: `make test-cuda-cpu` runs the cases over them."""
@@ -59,6 +68,40 @@ def exact_ops() -> ReferenceOps:
 
 
 @pytest.fixture
-def rng(request: pytest.FixtureRequest) -> np.random.Generator:
-    """Random numbers of the test's own name, the same in every order of tests."""
-    return np.random.default_rng(list(request.node.name.encode()))
+def case_name(request: pytest.FixtureRequest) -> str:
+    """The test's own name, the same for the reference and every instruction set."""
+    if IS_INTERPRETED:  # there is one implementation
+        return str(request.node.name)
+    name, bracket, rest = request.node.name.partition("[")
+    words = rest.removesuffix("]").split("-")
+    return name + bracket + "-".join(word for word in words if word not in ("reference", *ISAS))
+
+
+@pytest.fixture
+def rng(case_name: str) -> np.random.Generator:
+    """Random numbers of the case, the same in every order of tests."""
+    return np.random.default_rng(list(case_name.encode()))
+
+
+@pytest.fixture(scope="session")
+def _results() -> dict[tuple[str, ...], Any]:
+    return {}
+
+
+@pytest.fixture
+def once(
+    request: pytest.FixtureRequest, case_name: str, _results: dict[tuple[str, ...], Any]
+) -> Once:
+    """Computes what every implementation of a case is held against for the first of them only.
+
+    With `rng` all of them have the same inputs. `names` tell results of one case apart.
+    """
+
+    def compute(make: Callable[[], np.ndarray], *names: str) -> np.ndarray:
+        key = (request.node.path.name, case_name, *names)
+        if key not in _results:
+            _results[key] = make()
+            _results[key].setflags(write=False)
+        return _results[key]
+
+    return compute

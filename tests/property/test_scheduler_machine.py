@@ -14,6 +14,7 @@ from fakes.fake_runner import expected_output
 from fakes.guessing_runner import GuessingRunner
 from fakes.scheduling import Bench, make_spec
 from headrace.sched.request_state import RequestSpec
+from headrace.sched.scheduler import Hold
 
 BLOCK_SIZE = 4
 # Few beginnings and few lengths, so that prefixes are shared and end at block edges.
@@ -103,6 +104,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.bench.scheduler.abort(name)
         self.aborted.add(name)
 
+    @rule(what=st.sampled_from((None, None, "admissions", "everything")))
+    def hold(self, what: Hold | None) -> None:
+        self.bench.scheduler.hold(what)
+
+    @rule(reset_running=st.booleans())
+    def reset_prefixes(self, reset_running: bool) -> None:
+        used = self.bench.kv_cache.usage
+        assert self.bench.scheduler.reset_prefixes(reset_running) == (reset_running or not used)
+
     @rule(count=st.integers(1, 6))
     def step(self, count: int) -> None:
         for _ in range(count):
@@ -116,6 +126,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "bench"):
             return
+        self.bench.scheduler.hold(None)
         answers = self.bench.run()
         assert set(answers) == set(self.specs)
         for name, spec in self.specs.items():

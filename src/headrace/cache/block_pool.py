@@ -83,6 +83,17 @@ class BlockPool:
             raise RuntimeError(f"Block {block_id} is free and cannot become cached.")
         self._is_cached[block_id] = True
 
+    def forget_cached(self) -> None:
+        """Make every cached block an empty one. Mutates: the blocks lose what they cached.
+
+        Raises: RuntimeError while a block is used.
+        """
+        if self.num_used_blocks:
+            raise RuntimeError(f"{self.num_used_blocks} blocks are in use.")
+        self._is_cached = bytearray(self.num_blocks)
+        self._empty += self._evictable
+        self._evictable.clear()
+
     def num_free_among(self, block_ids: Sequence[int]) -> int:
         """Count blocks that nobody uses."""
         return sum(self._num_users[block_id] == 0 for block_id in block_ids)

@@ -115,6 +115,11 @@ class KVCacheManager:
         table.block_ids.clear()
         table.num_registered = table.num_claimed = 0
 
+    def forget_prefixes(self) -> None:
+        """Compute everything anew from now on. Raises: RuntimeError while a block is used."""
+        self.pool.forget_cached()
+        self._prefixes.clear()
+
     def check_integrity(self, tables: Sequence[BlockTable]) -> None:
         """Prove that pool, prefix cache and the live tables agree. Expensive; for tests.
 

@@ -61,6 +61,11 @@ class PrefixCache:
         self._hash_of[block_id] = name
         return True
 
+    def clear(self) -> None:
+        """Forget every block."""
+        self._block_of.clear()
+        self._hash_of.clear()
+
     def forget(self, block_ids: Sequence[int]) -> None:
         """Drop blocks that get new content. Blocks without an entry are fine."""
         for block_id in block_ids:

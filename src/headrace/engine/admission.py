@@ -77,6 +77,7 @@ class Admission:
                 f"The request would wait about {wait_s:.0f} s for its turn, and its client gives "
                 f"up after {patience_s:g} s. Try again later, or wait longer.",
                 _bounded(wait_s - patience_s),
+                is_impatience=True,
             )
 
     def _s_per_start(self) -> float:

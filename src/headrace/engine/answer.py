@@ -14,6 +14,9 @@ from headrace.text.detokenizer import IncrementalDetokenizer
 from headrace.text.stop_strings import StopStringBuffer
 from headrace.text.tokenizer import Tokenizer
 
+REPETITION_DETECTED = "repetition_detected"
+"""vLLM's word, in place of a stop text."""
+
 
 class Answer:
     """Text, count and end of answer `index`. Tokens after its end are not taken.
@@ -107,6 +110,8 @@ class Answer:
         if stop_reason is None and not self._parts.is_over:
             stop_reason = progress.stop_token_id
         finish_reason = self.finish_reason
+        if finish_reason == "repetition":
+            stop_reason = REPETITION_DETECTED
         if finish_reason == "stop" and self._parts.has_calls:
             finish_reason = "tool_calls"
         return CompletionDelta(

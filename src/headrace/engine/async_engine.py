@@ -11,13 +11,13 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Lock, Thread
 
 from headrace.core.activity import ModelActivity
-from headrace.core.backend import Health, ModelInfo, ModelText
+from headrace.core.backend import Health, ModelInfo, ModelText, PauseMode
 from headrace.core.clock import Clock
 from headrace.core.errors import BackendError, CapacityError, EngineDied, ModelNotFound
 from headrace.core.output import RequestOutput
@@ -26,6 +26,7 @@ from headrace.core.step import StepReport
 from headrace.engine.activity import EngineActivity
 from headrace.engine.admission import Admission
 from headrace.engine.engine_host import EngineHost
+from headrace.engine.given_orders import PAUSED, GivenOrders
 from headrace.engine.input_processor import InputProcessor, PreparedRequest
 from headrace.engine.messages import (
     Abort,
@@ -34,6 +35,7 @@ from headrace.engine.messages import (
     EngineEnded,
     EngineReply,
     Inspection,
+    OrderDone,
     Stop,
     Submit,
 )
@@ -67,6 +69,7 @@ class AsyncEngine:
         """`max_num_requests` is the scheduler's limit of unfinished answers."""
         self._models = tuple(models)
         self._adapters = ServedAdapters(host.send, self._models[0], clock)
+        self._orders = GivenOrders(host.send)
         self._input = input_processor
         self._stats = stats
         self._clock = clock
@@ -106,6 +109,28 @@ class AsyncEngine:
         """See core.backend.AdapterControl."""
         await self._adapters.unload(name)
 
+    def pause(self, mode: PauseMode, *, clear_cache: bool = True) -> Awaitable[bool]:
+        """See core.backend.EngineControl. What is to be awaited is how it ends."""
+        keeps_running = mode == "keep"
+        done = self._orders.pause(keeps_running, clear_cache and not keeps_running)
+        if mode == "abort":
+            self._output.abort_all(
+                CapacityError(
+                    "The engine was paused (POST /pause) while it ran this request. Send it again.",
+                    is_full=False,
+                )
+            )
+        return done
+
+    def resume(self) -> Awaitable[bool]:
+        """See core.backend.EngineControl."""
+        self._moved_at_s = self._clock.monotonic_s()
+        return self._orders.resume()
+
+    def reset_prefix_cache(self, *, reset_running: bool = False) -> Awaitable[bool]:
+        """See core.backend.EngineControl."""
+        return self._orders.reset_prefixes(reset_running)
+
     async def start(self) -> None:
         """Start the threads. Calling it twice is harmless."""
         if self._state != "starting":
@@ -143,10 +168,14 @@ class AsyncEngine:
         pause = self._host.pause()
         if pause is not None and self._state == "ready":
             return Health("stalled", pause, is_recovering=True)
+        if self._orders.is_paused and self._state == "ready":
+            return Health("paused", PAUSED, is_recovering=True)
         idle_s = self._clock.monotonic_s() - self._moved_at_s
         if self._output.num_unfinished and idle_s > self._stall_timeout_s:
             waiting = f"Unfinished requests: {self._output.num_unfinished}"
-            return Health("stalled", f"{waiting}; no step ended for {idle_s:.0f} s.")
+            detail = f"{waiting}; no step ended for {idle_s:.0f} s."
+            # Steps wait for an adapter that is read and packed.
+            return Health("stalled", detail, is_recovering=self._adapters.are_loading)
         if self._state == "starting":
             return Health("starting", "The engine was not started.")
         return Health("draining" if self._state == "draining" else "ready")
@@ -154,7 +183,8 @@ class AsyncEngine:
     async def activity(self) -> list[ModelActivity]:
         """See core.activity.Inspectable. A scheduler that is away is not waited for."""
         health = self.health()
-        answers = await self._activity.ask() if health.status in ("ready", "draining") else None
+        is_there = health.status in ("ready", "paused", "draining")
+        answers = await self._activity.ask() if is_there else None
         return [
             ModelActivity(
                 model=self._models[0].name,
@@ -232,6 +262,8 @@ class AsyncEngine:
                 self._activity.take(reply)
             elif isinstance(reply, AdapterLoaded | AdapterUnloaded):
                 self._adapters.take(reply)
+            elif isinstance(reply, OrderDone):
+                self._orders.take(reply)
             elif self._state != "dead":
                 self._apply(reply)
         return False
@@ -258,3 +290,4 @@ class AsyncEngine:
                 error = EngineDied(self._detail, retryable=True)
             self._output.fail_all(error)
             self._adapters.end(error)
+            self._orders.end(error)

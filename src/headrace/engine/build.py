@@ -69,29 +69,36 @@ def finish_model(
     """Load the text side and wait for the weights. `cache_dir` keeps built tokenizers.
 
     `is_brief` is for a few short prompts: the tokenizer loads no more than they need, and the
-    first step waits for the weights.
-    Raises: ModelFileError, UnsupportedFormat.
+    first step waits for the weights, unless the model has a canary that is asked before.
+    Raises: ModelFileError, UnsupportedFormat; QualityDrift where that is to be refused.
     """
     tokenizer, template = load_text(started.reader, cache_dir, is_brief)
-    if not is_brief:
+    if not is_brief or started.has_canary:
         started.finish_packing()
     rules = LogitsRules(lambda: tokenizer, started.config.vocab_size)
     adapters = AdapterTable(
         started.model, started.ops, started.reader.architecture, started.capacity.adapter_bytes
     )
+    drafter = make_drafter(started)
     (progress or ignore_progress)("loading", 1.0)
     return LoadedModel(
         config=started.config,
         tokenizer=tokenizer,
         chat_template=template,
         runner=ModelRunner(
-            started.model, started.cache, started.ops, started.is_eager, rules, adapters
+            started.model,
+            started.cache,
+            started.ops,
+            started.is_eager,
+            rules,
+            adapters,
+            drafter.model if drafter else None,
         ),
         capacity=started.capacity,
         ops=started.ops,
         reader=started.reader,
         rules=rules,
-        drafter=make_drafter(started),
+        drafter=drafter,
         draft_reader=started.draft.reader if started.draft else None,
         adapters=adapters,
     )

@@ -12,18 +12,19 @@ import logging
 import queue
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 
 from headrace.core.activity import ModelActivity, RequestActivity
-from headrace.core.backend import Health, ModelInfo, ModelText
+from headrace.core.backend import Health, ModelInfo, ModelText, PauseMode
 from headrace.core.clock import Clock
 from headrace.core.errors import (
     BackendError,
     CapacityError,
     EngineDied,
+    HeadraceError,
     InvalidParameter,
     ModelNotFound,
     RequestError,
@@ -34,6 +35,7 @@ from headrace.core.request import GenerateRequest, Pooling
 from headrace.core.usage import Usage
 from headrace.engine.encoder_model import EncoderInput, EncoderModel
 from headrace.engine.encoder_text import EncoderText
+from headrace.engine.given_orders import PAUSED
 from headrace.executor.encoder_runner import MAX_PASS_TOKENS, EncoderSequence
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,10 @@ class EncoderEngine:
         self._jobs: dict[_Job, None] = {}
         self._state = "starting"
         self._detail = ""
+        # Clear while it is paused; who holds the lock may begin a pass, or knows that none runs.
+        self._may_run = Event()
+        self._may_run.set()
+        self._passing = Lock()
         self._text_pool = ThreadPoolExecutor(1, thread_name_prefix="headrace-text")
         self._text = EncoderText(model, self._text_pool)
         self._thread: Thread | None = None
@@ -98,9 +104,32 @@ class EncoderEngine:
 
     def health(self) -> Health:
         """See core.backend.Backend."""
+        if self._state == "ready" and not self._may_run.is_set():
+            return Health("paused", PAUSED, is_recovering=True)
         if self._state in ("ready", "starting", "draining"):
             return Health(self._state)  # type: ignore[arg-type]
         return Health("dead", self._detail or "The engine was stopped.")
+
+    def pause(self, mode: PauseMode, *, clear_cache: bool = True) -> Awaitable[bool]:
+        """See core.backend.EngineControl. There is no cache; a pass that runs is finished."""
+        self._may_run.clear()
+        if mode == "abort":
+            with self._lock:
+                jobs = list(self._jobs)
+            stopped = (
+                "The engine was paused (POST /pause) while it ran this request. Send it again."
+            )
+            _deliver(jobs, [CapacityError(stopped, is_full=False)] * len(jobs))
+        return asyncio.to_thread(self._wait_for_pass)
+
+    async def resume(self) -> bool:
+        """See core.backend.EngineControl."""
+        self._may_run.set()
+        return True
+
+    async def reset_prefix_cache(self, *, reset_running: bool = False) -> bool:
+        """See core.backend.EngineControl. There is none, so nothing is found in it."""
+        return True
 
     async def start(self) -> None:
         """Start the thread. Calling it twice is harmless."""
@@ -123,6 +152,7 @@ class EncoderEngine:
         """End what waits with a BackendError, and the thread. Calling it twice is harmless."""
         self._state = "dead"
         self._inbox.put(None)
+        self._may_run.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
         self._text_pool.shutdown(wait=False, cancel_futures=True)
@@ -237,17 +267,28 @@ class EncoderEngine:
         """Body of the thread: passes until the end."""
         waiting: deque[_Job] = deque()
         while self._receive(waiting):
-            jobs = _next_jobs(waiting)
-            results: Sequence[_Result | BackendError]
-            try:
-                results = self._answer(jobs)
-            except Exception as failure:
-                logger.exception("A pass of the encoder failed.")
-                results = [BackendError(f"The model failed: {failure}")] * len(jobs)
-            # Places are free before anyone can know that a request has ended and ask again.
-            self._leave_room(jobs)
-            _deliver(jobs, results)
+            self._may_run.wait()
+            with self._passing:
+                # It may have been paused, or stopped, since.
+                if self._may_run.is_set() and self._state != "dead":
+                    self._run_pass(_next_jobs(waiting))
         self._end(list(waiting))
+
+    def _run_pass(self, jobs: Sequence[_Job]) -> None:
+        results: Sequence[_Result | HeadraceError]
+        try:
+            results = self._answer(jobs)
+        except Exception as failure:
+            logger.exception("A pass of the encoder failed.")
+            results = [BackendError(f"The model failed: {failure}")] * len(jobs)
+        # Places are free before anyone can know that a request has ended and ask again.
+        self._leave_room(jobs)
+        _deliver(jobs, results)
+
+    def _wait_for_pass(self) -> bool:
+        """Wait until none runs that began before a pause; whether it is paused still."""
+        with self._passing:
+            return not self._may_run.is_set()
 
     def _receive(self, waiting: deque[_Job]) -> bool:
         """Wait for a job, take all that are there. False at the end. Mutates: waiting."""
@@ -314,9 +355,9 @@ def _next_jobs(waiting: deque[_Job]) -> list[_Job]:
     return jobs
 
 
-def _deliver(jobs: Sequence[_Job], results: Sequence[_Result | BackendError]) -> None:
+def _deliver(jobs: Sequence[_Job], results: Sequence[_Result | HeadraceError]) -> None:
     """Tell who waits, with one call for each event loop. A loop that is gone waits for nothing."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Job, _Result | BackendError]]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Job, _Result | HeadraceError]]] = {}
     for job, result in zip(jobs, results, strict=True):
         by_loop.setdefault(job.loop, []).append((job, result))
     for loop, pairs in by_loop.items():
@@ -326,11 +367,11 @@ def _deliver(jobs: Sequence[_Job], results: Sequence[_Result | BackendError]) ->
             logger.debug("an event loop ended before its vectors")
 
 
-def _resolve(pairs: Sequence[tuple[_Job, _Result | BackendError]]) -> None:
+def _resolve(pairs: Sequence[tuple[_Job, _Result | HeadraceError]]) -> None:
     for job, result in pairs:
         if job.future.done():
             continue
-        if isinstance(result, BackendError):
+        if isinstance(result, HeadraceError):
             job.future.set_exception(result)
         else:
             job.future.set_result(result)

@@ -1,7 +1,7 @@
 """Engine: one step is schedule -> execute -> update.
 
-In: Submit and Abort. Out: StepReport. Belongs to one thread. Knows nothing of text, threads or
-channels.
+In: Submit, Abort and orders. Out: StepReport. Belongs to one thread. Knows nothing of text, threads
+or channels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from headrace.engine.messages import (
     Abort,
     AdapterLoaded,
     AdapterUnloaded,
+    EngineOrder,
     LoadAdapter,
+    OrderDone,
+    PauseEngine,
+    ResetPrefixes,
     Submit,
     UnloadAdapter,
 )
@@ -34,6 +38,7 @@ from headrace.executor.memory import Capacity
 from headrace.executor.model_guesser import LOOKAHEAD_TOKENS
 from headrace.sched.scheduler import Scheduler
 from headrace.sched.token_budget import SchedulerLimits
+from headrace.spec.past_answers import PastAnswers
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +65,8 @@ class Engine:
         self._runner = runner
         self._adapters = adapters
         self._leaving: dict[str, None] = {}
+        # Pauses that wait for what still moves, oldest first.
+        self._pausing: list[PauseEngine] = []
 
     @property
     def drafting(self) -> DraftingRunner | None:
@@ -118,6 +125,29 @@ class Engine:
                 self._adapters.unload(sha256)
         return [AdapterUnloaded(sha256) for sha256 in left]
 
+    def order(self, order: EngineOrder) -> list[OrderDone]:
+        """Follow an order, and say which ones are done or overtaken by it. See `settle_pauses`."""
+        if isinstance(order, ResetPrefixes):
+            is_done = self._scheduler.reset_prefixes(order.resets_running)
+            return [OrderDone(order.order_id, is_done)]
+        if isinstance(order, PauseEngine):
+            self._scheduler.hold("everything" if order.keeps_running else "admissions")
+            self._pausing.append(order)
+            return []
+        overtaken, self._pausing = self._pausing, []
+        self._scheduler.hold(None)
+        undone = [OrderDone(pause.order_id, is_done=False) for pause in overtaken]
+        return [*undone, OrderDone(order.order_id, is_done=True)]
+
+    def settle_pauses(self) -> list[OrderDone]:
+        """Pauses that are reached: nothing moves any more, and all of it was told."""
+        if not self._pausing or self.has_work:
+            return []
+        reached, self._pausing = self._pausing, []
+        if any(pause.clears_cache for pause in reached):
+            self._scheduler.reset_prefixes()
+        return [OrderDone(pause.order_id, is_done=True) for pause in reached]
+
     def inspect(self) -> tuple[AnswerActivity, ...]:
         """What runs and what waits, and why."""
         return self._scheduler.inspect()
@@ -148,7 +178,8 @@ def make_engine(
         capacity.num_blocks, capacity.block_size, config.enable_prefix_caching
     )
     if config.speculative != "off":
-        runner = DraftingRunner(runner, clock, config.looks_up_all, drafter)
+        past = PastAnswers(config.lookup_past_tokens) if config.lookup_past_tokens else None
+        runner = DraftingRunner(runner, clock, config.looks_up_all, drafter, past)
     return Engine(Scheduler(limits, kv_cache, clock, config.policy), runner, adapters)
 
 
@@ -158,7 +189,14 @@ def make_drafter(started: StartedModel) -> Drafter | None:
     if draft is None:
         return None
     vocab_size = started.config.vocab_size
-    model = DraftModel(draft.model, draft.cache, started.ops, vocab_size, started.is_eager)
+    model = DraftModel(
+        draft.model,
+        draft.cache,
+        started.ops,
+        vocab_size,
+        started.is_eager,
+        is_rejecting=draft.is_rejecting,
+    )
     return Drafter(model, draft.pass_ratio)
 
 

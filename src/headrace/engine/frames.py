@@ -29,6 +29,10 @@ from headrace.engine.messages import (
     Inspection,
     LoadAdapter,
     LogLine,
+    OrderDone,
+    PauseEngine,
+    ResetPrefixes,
+    ResumeEngine,
     StartEngine,
     Stop,
     Submit,
@@ -39,6 +43,7 @@ _KINDS: tuple[type, ...] = (
     StartEngine, EngineReady, EngineNotStarted, Submit, Abort, Stop, StepReport, EngineEnded,
     CheckForm, FormChecked, LogLine, Inspect, Inspection,
     LoadAdapter, AdapterLoaded, UnloadAdapter, AdapterUnloaded,
+    PauseEngine, ResumeEngine, ResetPrefixes, OrderDone,
 )  # fmt: skip
 _NUMBER_OF = {kind: number for number, kind in enumerate(_KINDS)}
 _HEADER = struct.Struct("<IB")

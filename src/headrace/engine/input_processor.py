@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from headrace.core.config import DraftAcceptance
 from headrace.core.errors import (
     ContextTooLong,
     InvalidGrammar,
@@ -29,7 +30,10 @@ from headrace.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """A request as tokens. `sampling` is the caller's, with max_tokens resolved."""
+    """A request as tokens. `sampling` is the caller's, with max_tokens resolved.
+
+    `draft_acceptance` is named where its tokens depend on it.
+    """
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
@@ -39,6 +43,7 @@ class PreparedRequest:
     answer_format: AnswerFormat = TEXT_ALONE
     num_truncated_tokens: int = 0
     call_id: str = ""
+    draft_acceptance: DraftAcceptance | None = None
 
 
 class InputProcessor:
@@ -51,6 +56,7 @@ class InputProcessor:
         max_model_len: int,
         vocab_size: int | None = None,
         check_form: Callable[[StructuredOutputs], None] | None = None,
+        draft_acceptance: DraftAcceptance = "same-noise",
     ) -> None:
         """`check_form` raises InvalidGrammar for forms that answers cannot be held to."""
         self._tokenizer = tokenizer
@@ -58,6 +64,7 @@ class InputProcessor:
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size or tokenizer.vocab_size
         self._check_form = check_form
+        self._draft_acceptance = draft_acceptance
         self._planner = AnswerPlanner(
             tokenizer, None if chat_template is None else chat_template.source
         )
@@ -103,7 +110,13 @@ class InputProcessor:
             answer_format,
             num_truncated,
             request.call_id,
+            self._acceptance(request),
         )
+
+    def _acceptance(self, request: GenerateRequest) -> DraftAcceptance | None:
+        is_fixed = request.pooling is not None or request.sampling.is_repeatable
+        is_rejection = self._draft_acceptance == "rejection" and not is_fixed
+        return self._draft_acceptance if is_rejection else None
 
     def _hold_to_form(
         self, request: GenerateRequest, sampling: SamplingParams, answer_format: AnswerFormat

@@ -1,11 +1,13 @@
 """KeptAdapters: the adapters that an engine process was told to load, for the next process.
 
-In: messages to the engine and its replies. Out: what a new process is sent before any request. A
-load that engines end on is tried once more, and failed then. Knows nothing of names.
+In: messages to the engine and its replies. Out: what a new process is sent before any request, and
+what when those are there that run with an adapter which is to leave. A load that engines end on is
+tried once more, and failed then. Knows nothing of names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from headrace.core.errors import ModelFileError
@@ -22,9 +24,12 @@ MAX_ENGINES = 2
 
 @dataclass(slots=True)
 class _Load:
+    """`is_answered` is about the engine that runs now, `sha256` what any one found."""
+
     message: LoadAdapter
     sha256: str | None = None
     num_engines: int = 0
+    is_answered: bool = False
 
 
 class KeptAdapters:
@@ -33,32 +38,54 @@ class KeptAdapters:
     def __init__(self) -> None:
         self._loads: dict[int, _Load] = {}
         self._leaving: dict[str, UnloadAdapter] = {}
+        # Of them, those that the engine which runs now was not told.
+        self._untold: set[str] = set()
         self._failed: list[AdapterLoaded] = []
+
+    @property
+    def are_loading(self) -> bool:
+        """Whether the engine has not answered to a load."""
+        return any(not load.is_answered for load in list(self._loads.values()))
 
     def send(self, message: LoadAdapter | UnloadAdapter) -> None:
         """Keep what the engine is sent."""
         if isinstance(message, LoadAdapter):
             self._loads[message.load_id] = _Load(message)
         else:
-            self._leaving[message.sha256] = message
+            self._leave(message)
 
     def take(self, reply: AdapterLoaded | AdapterUnloaded) -> None:
         """Keep what became of it."""
         if isinstance(reply, AdapterUnloaded):
-            self._leaving.pop(reply.sha256, None)
+            self._stay(reply.sha256)
             for load_id, load in list(self._loads.items()):
                 if load.sha256 == reply.sha256:
                     del self._loads[load_id]
         elif reply.error is not None:
             self._loads.pop(reply.load_id, None)
         elif reply.load_id in self._loads:
-            self._loads[reply.load_id].sha256 = reply.sha256
-            self._leaving.pop(reply.sha256, None)
+            self._take_loaded(self._loads[reply.load_id], reply.sha256)
 
-    def start_again(self) -> list[LoadAdapter | UnloadAdapter]:
-        """The engine has ended: what the next one is sent. See `failed`."""
-        again: list[LoadAdapter | UnloadAdapter] = []
+    def _take_loaded(self, load: _Load, sha256: str) -> None:
+        before, load.sha256, load.is_answered = load.sha256, sha256, True
+        if before is None:
+            self._stay(sha256)
+        elif before != sha256 and before in self._leaving:
+            # The files of one that is to leave have changed: what they are now must leave too.
+            self._leave(UnloadAdapter(sha256))
+
+    def unloads(self, needed: Container[str]) -> list[UnloadAdapter]:
+        """What the engine was not told yet; `needed` are digests of requests that it has not."""
+        told = sorted(sha256 for sha256 in self._untold if sha256 not in needed)
+        self._untold.difference_update(told)
+        return [self._leaving[sha256] for sha256 in told]
+
+    def start_again(self) -> list[LoadAdapter]:
+        """The engine has ended: what the next one is sent first. See `failed` and `unloads`."""
+        self._untold = set(self._leaving)
+        again: list[LoadAdapter] = []
         for load_id, load in list(self._loads.items()):
+            load.is_answered = False
             if load.sha256 is None:
                 load.num_engines += 1
             if load.num_engines < MAX_ENGINES:
@@ -67,9 +94,18 @@ class KeptAdapters:
             del self._loads[load_id]
             error = ModelFileError(f"The engine ended while it loaded {load.message.path}.")
             self._failed.append(AdapterLoaded(load_id, error=to_record(error)))
-        return [*again, *self._leaving.values()]
+        return again
 
     def failed(self) -> list[AdapterLoaded]:
         """Loads that failed without an engine since the last call."""
         failed, self._failed = self._failed, []
         return failed
+
+    def _leave(self, message: UnloadAdapter) -> None:
+        self._leaving[message.sha256] = message
+        self._untold.add(message.sha256)
+
+    def _stay(self, sha256: str) -> None:
+        """It is not to leave any more, or has left."""
+        self._leaving.pop(sha256, None)
+        self._untold.discard(sha256)

@@ -17,6 +17,9 @@ from headrace.engine.messages import (
     Inspect,
     Inspection,
     LoadAdapter,
+    PauseEngine,
+    ResetPrefixes,
+    ResumeEngine,
     Stop,
     UnloadAdapter,
 )
@@ -46,6 +49,8 @@ class EngineLoop:
                     self._outbox.send(self._engine.step(), timeout_s=None)
                 for unloaded in self._engine.retire_adapters():
                     self._outbox.send(unloaded, timeout_s=None)
+                for paused in self._engine.settle_pauses():
+                    self._outbox.send(paused, timeout_s=None)
         except Exception as failure:
             logger.exception("The engine ended with an error.")
             error = f"{type(failure).__name__}: {failure}"
@@ -59,6 +64,9 @@ class EngineLoop:
             if isinstance(message, Inspect):
                 answers = self._engine.inspect()
                 self._outbox.send(Inspection(message.inspect_id, answers), timeout_s=None)
+            elif isinstance(message, PauseEngine | ResumeEngine | ResetPrefixes):
+                for done in self._engine.order(message):
+                    self._outbox.send(done, timeout_s=None)
             elif isinstance(message, LoadAdapter):
                 self._outbox.send(self._engine.load_adapter(message), timeout_s=None)
             elif isinstance(message, UnloadAdapter):

@@ -1,8 +1,9 @@
 """What goes into the engine and what comes out. Frozen, plain data: they can cross a process.
 
-In: Submit, Abort, Inspect, LoadAdapter, UnloadAdapter, Stop. Out: StepReport (core/step.py) after
-each step, Inspections, what became of adapters, and one EngineEnded last. The rest is between the
-two processes alone: how the engine process starts, forms, its log.
+In: Submit, Abort, Inspect, orders to the engine as a whole, LoadAdapter, UnloadAdapter, Stop. Out:
+StepReport (core/step.py) after each step, Inspections, what became of orders and adapters, and one
+EngineEnded last. The rest is between the two processes alone: how the engine process starts, forms,
+its log.
 """
 
 from __future__ import annotations
@@ -57,6 +58,38 @@ class Inspection:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseEngine:
+    """Start no request until a ResumeEngine; with `keeps_running` go on with none either."""
+
+    order_id: int
+    keeps_running: bool
+    clears_cache: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeEngine:
+    """Go on after a PauseEngine."""
+
+    order_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResetPrefixes:
+    """Forget cached prefixes; with `resets_running` stop those that hold blocks before."""
+
+    order_id: int
+    resets_running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OrderDone:
+    """The answer to one of the three. Of a pause it comes when nothing moves any more."""
+
+    order_id: int
+    is_done: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LoadAdapter:
     """Read and pack an adapter, between two steps."""
 
@@ -102,8 +135,9 @@ class EngineEnded:
     error: str | None = None
 
 
-EngineMessage = Submit | Abort | Inspect | LoadAdapter | UnloadAdapter | Stop
-EngineReply = StepReport | Inspection | AdapterLoaded | AdapterUnloaded | EngineEnded
+EngineOrder = PauseEngine | ResumeEngine | ResetPrefixes
+EngineMessage = Submit | Abort | Inspect | EngineOrder | LoadAdapter | UnloadAdapter | Stop
+EngineReply = StepReport | Inspection | OrderDone | AdapterLoaded | AdapterUnloaded | EngineEnded
 
 
 @dataclass(frozen=True, slots=True)

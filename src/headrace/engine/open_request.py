@@ -102,7 +102,9 @@ class OpenRequest:
 
     def _resolved(self) -> ResolvedRequest:
         prepared = self.prepared
-        return ResolvedRequest(prepared.specs[0].max_tokens, prepared.num_truncated_tokens)
+        return ResolvedRequest(
+            prepared.specs[0].max_tokens, prepared.num_truncated_tokens, prepared.draft_acceptance
+        )
 
     def _text(self, token_ids: Sequence[int]) -> str:
         """Padding ids past the vocabulary have no text."""

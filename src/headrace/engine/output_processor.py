@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from headrace.core.errors import BackendError
+from headrace.core.errors import BackendError, HeadraceError
 from headrace.core.step import RequestProgress, StepReport
 from headrace.engine.input_processor import PreparedRequest
 from headrace.engine.open_request import OpenRequest
@@ -84,6 +84,15 @@ class OutputProcessor:
                 type(error)(error.message, error.retryable, request.num_output_tokens)
             )
         wake_readers(request.mailbox for request in requests.values())
+
+    def abort_all(self, error: HeadraceError) -> None:
+        """End every stream that has a reader with an error, and abort what still runs of it."""
+        requests = {id(request): request for request in list(self._requests.values())}
+        left = [request for request in requests.values() if not request.is_closed]
+        for request in left:
+            request.mailbox.fail(error)
+            self.close(request)
+        wake_readers(request.mailbox for request in left)
 
     def _advance(self, request: OpenRequest, progress: RequestProgress, now_s: float) -> None:
         answer = request.answers[progress.request_id]

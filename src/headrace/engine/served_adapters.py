@@ -50,7 +50,8 @@ class ServedAdapters:
         self._serial = itertools.count()
         self._served: dict[str, _Served] = {}
         self._loading: dict[int, Future[AdapterLoaded]] = {}
-        self._taken: set[str] = set()
+        # Names that are being loaded, each with its end.
+        self._taken: dict[str, Future[None]] = {}
         self._leaving: dict[str, Future[None]] = {}
         # Between the last reply and the engine's end.
         self._lock = Lock()
@@ -59,6 +60,11 @@ class ServedAdapters:
     def infos(self) -> list[ModelInfo]:
         """What is served, in the order in which it was loaded."""
         return [served.info for served in list(self._served.values())]
+
+    @property
+    def are_loading(self) -> bool:
+        """Whether an engine reads one now."""
+        return bool(self._loading)
 
     def sha256(self, name: str) -> str:
         """The digest that a name stands for; "" for the base's own. Raises: ModelNotFound."""
@@ -80,7 +86,8 @@ class ServedAdapters:
             hint = "Unload it first, or replace it (load_inplace)." if is_known else ""
             raise InvalidParameter("lora_name", name, "a name that is not in use", hint)
         load_id = next(self._serial)
-        self._taken.add(name)
+        loaded: Future[None] = Future()
+        self._taken[name] = loaded
         try:
             reply = await self._ask(LoadAdapter(load_id, path))
             if reply.error is not None:
@@ -89,7 +96,8 @@ class ServedAdapters:
             info = self._describe(name, path, reply)
             self._served[name] = _Served(info, load_id)
         finally:
-            self._taken.discard(name)
+            del self._taken[name]
+            loaded.set_result(None)
         if before is not None and before.sha256 != reply.sha256:
             await self._loads_are_done()
             self._let_go(before.sha256)
@@ -119,12 +127,14 @@ class ServedAdapters:
             self._resolve(reply.sha256)
             return
         future = self._loading.pop(reply.load_id, None)
-        if reply.error is None:
+        if reply.error is None and future is not None:
             self._resolve(reply.sha256)  # it stays after all
-        if future is not None and future.set_running_or_notify_cancel():
-            future.set_result(reply)
-        elif future is None:
+        if future is None:
             self._notice(reply)
+        elif future.set_running_or_notify_cancel():
+            future.set_result(reply)
+        elif reply.error is None and not self._taken:
+            self._let_go(reply.sha256)  # who asked for it has gone
 
     def end(self, error: HeadraceError) -> None:
         """No engine will ever answer."""
@@ -152,11 +162,11 @@ class ServedAdapters:
     async def _loads_are_done(self) -> None:
         """What is being loaded may be the files that are let go: then they stay."""
         while self._taken:
-            await asyncio.sleep(0.01)
+            await asyncio.wait([asyncio.wrap_future(end) for end in self._taken.values()])
 
     def _let_go(self, sha256: str) -> Future[None] | None:
         """Have the engine unload it unless another name stands for it."""
-        if any(served.sha256 == sha256 for served in self._served.values()):
+        if any(served.sha256 == sha256 for served in list(self._served.values())):
             return None
         with self._lock:
             if self._end is not None:

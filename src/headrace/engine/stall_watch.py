@@ -14,6 +14,8 @@ SLACK = 8
 """Times the longest step that is expected; doubled each time it was too little."""
 FIRST_STEP_S = 120.0
 """For steps before any has been measured."""
+LOAD_S = 600.0
+"""For a step that waits until an adapter was read and packed, whatever that takes of a disk."""
 
 
 class StallWatch:
@@ -48,10 +50,13 @@ class StallWatch:
         """Something came, or nothing is wanted."""
         self._silent_s = self._idle_s = 0.0
 
-    def is_stalled(self, waited_s: float, processor_s: float | None) -> bool:
+    def is_stalled(
+        self, waited_s: float, processor_s: float | None, *, is_loading: bool = False
+    ) -> bool:
         """Judge after another `waited_s` without a message.
 
-        `processor_s` is the process's own clock, None when there is none.
+        `processor_s` is the process's own clock, None when there is none. `is_loading`: an adapter
+        is, and steps wait for it.
         """
         self._silent_s += waited_s
         is_working = processor_s is None or processor_s != self._processor_s
@@ -59,7 +64,7 @@ class StallWatch:
         self._processor_s = processor_s
         if self._idle_s >= self._stall_timeout_s:
             return True
-        if self._silent_s < self.longest_step_s:
+        if self._silent_s < max(self.longest_step_s, LOAD_S if is_loading else 0.0):
             return False
         self._slack *= 2
         return True

@@ -34,13 +34,15 @@ _ALLOWED = "a model with the vocabulary of the model that it guesses for"
 class StartedDraft:
     """A draft model that can run once its weights are packed.
 
-    `pass_ratio`: bytes that a pass reads, relative to the target's.
+    `pass_ratio`: bytes that a pass reads, relative to the target's. `is_rejecting`: its guesses are
+    kept by rejection sampling, where a request does not forbid it.
     """
 
     model: Llama
     cache: KVCache
     reader: WeightReader
     pass_ratio: float
+    is_rejecting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class DraftFile:
     model: type[Llama]
     config: ModelConfig
     head_rows: int
+    is_rejecting: bool = False
 
     def need(self, ops: Ops, engine: EngineConfig, max_positions: int) -> DraftNeed:
         """What it takes."""
@@ -78,7 +81,8 @@ class DraftFile:
             self.model, self.config, self.reader, ops, max_positions, head_rows=self.head_rows
         )
         ratio = weights_bytes / capacity.weights_bytes
-        return StartedDraft(self.model(ops, self.config, weights), cache, self.reader, ratio)
+        model = self.model(ops, self.config, weights)
+        return StartedDraft(model, cache, self.reader, ratio, self.is_rejecting)
 
 
 def open_draft(
@@ -104,7 +108,7 @@ def open_draft(
         reader.close()
         raise
     head_rows = min(config.vocab_size, vocab_size, max(config.vocab_size // 2, MIN_HEAD_ROWS))
-    return DraftFile(reader, model, config, head_rows)
+    return DraftFile(reader, model, config, head_rows, engine.draft_acceptance == "rejection")
 
 
 def check_vocabularies(name: str, target: WeightReader, draft: WeightReader) -> None:

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.core.config import EngineConfig
+from headrace.core.config import CanaryMode, EngineConfig
 from headrace.core.errors import OutOfMemory
 from headrace.core.units import format_bytes
 from headrace.engine.started_draft import StartedDraft, open_draft
 from headrace.executor.adapter_table import adapter_room
+from headrace.executor.canary import Reference, check_canary, read_reference
 from headrace.executor.load import load_weights, read_config
 from headrace.executor.memory import NO_DRAFT, Capacity, kv_cache_dtype, plan_capacity
 from headrace.executor.uneven_keys import mark_uneven_keys
@@ -42,10 +43,28 @@ class StartedModel:
     reader: WeightReader
     is_eager: bool = False
     draft: StartedDraft | None = None
+    canary: CanaryMode = "off"
+    reference: Reference | None = None
+
+    @property
+    def has_canary(self) -> bool:
+        """Whether the model is to be asked a text before it answers anybody."""
+        return self.canary != "off" and self.reference is not None
 
     def finish_packing(self) -> None:
-        """Wait until all is packed, and give the pages of the files back."""
+        """Wait until all is packed, ask the canary, and give the pages of the files back.
+
+        Raises: QualityDrift where that is to be refused.
+        """
         self.ops.finish_packing()
+        check_canary(
+            self.model,
+            self.cache,
+            self.reference,
+            self.canary,
+            block_size=self.capacity.block_size,
+            max_model_len=self.capacity.max_model_len,
+        )
         self.reader.release()
         if self.draft is not None:
             self.draft.reader.release()
@@ -67,6 +86,8 @@ def start_model(
     reader = open_weights(path)
     model = model_class(reader.architecture)
     config = read_config(model, reader)
+    is_asked = engine.canary != "off"
+    reference = read_reference(reader.metadata, path, config.vocab_size) if is_asked else None
     if kv_cache_dtype(engine) == "int8":
         config = mark_uneven_keys(config, reader)
     ops = make_ops(engine.device, isa=engine.isa, num_threads=engine.num_threads)
@@ -91,7 +112,18 @@ def start_model(
         draft_cache = allocate_cache(draft.config, ops, capacity)
         started_draft = draft.start(ops, capacity, draft_cache, need.weights_bytes)
     own = model(ops, config, weights)
-    return StartedModel(own, config, cache, capacity, ops, reader, engine.eager, started_draft)
+    return StartedModel(
+        own,
+        config,
+        cache,
+        capacity,
+        ops,
+        reader,
+        is_eager=engine.eager,
+        draft=started_draft,
+        canary=engine.canary,
+        reference=reference,
+    )
 
 
 def allocate_cache(config: ModelConfig, ops: Ops, capacity: Capacity) -> KVCache:

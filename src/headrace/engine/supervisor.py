@@ -21,6 +21,7 @@ from headrace.core.structured_outputs import StructuredOutputs
 from headrace.engine.engine_process import EngineProcess
 from headrace.engine.form_checks import FormChecks
 from headrace.engine.kept_adapters import KeptAdapters
+from headrace.engine.kept_orders import KeptOrders
 from headrace.engine.messages import (
     Abort,
     AdapterLoaded,
@@ -33,6 +34,10 @@ from headrace.engine.messages import (
     FormChecked,
     Inspection,
     LoadAdapter,
+    OrderDone,
+    PauseEngine,
+    ResetPrefixes,
+    ResumeEngine,
     StartEngine,
     Stop,
     Submit,
@@ -87,6 +92,7 @@ class Supervisor:
         self._tick_s = min(TICK_S, config.stall_timeout_s / 4)
         self._requests = UnfinishedRequests(clock)
         self._adapters = KeptAdapters()
+        self._orders = KeptOrders()
         self._forms = FormChecks(self._send_if_up)
         # Reentrant: a collected stream sends its abort from wherever the collector runs.
         self._lock = RLock()
@@ -111,8 +117,14 @@ class Supervisor:
                 self._requests.submit(message, self._is_up)
             elif isinstance(message, Abort):
                 self._requests.abort(message)
-            elif isinstance(message, LoadAdapter | UnloadAdapter):
+            elif isinstance(message, UnloadAdapter):
                 self._adapters.send(message)
+                self._send_unloads()
+                return
+            elif isinstance(message, LoadAdapter):
+                self._adapters.send(message)
+            elif isinstance(message, PauseEngine | ResumeEngine | ResetPrefixes):
+                self._orders.send(message)
             self._send_if_up(message)
 
     def check_form(self, form: StructuredOutputs) -> None:
@@ -172,24 +184,44 @@ class Supervisor:
                 with self._lock:
                     self._adapters.take(message)
                 replies.append(message)
+            elif isinstance(message, OrderDone):
+                with self._lock:
+                    self._orders.take(message)
+                replies.append(message)
             elif isinstance(message, EngineEnded) and message.error is not None:
                 self._reason = message.error  # the process ends next
         with self._lock:
             suspect = self._requests.next_suspect() if self._is_up else None
             if suspect is not None:
                 self._process.send(suspect)
+            self._send_unloads()
         return replies
+
+    def _send_unloads(self) -> None:
+        """Let adapters go whose last requests the engine has; without it they would be refused."""
+        if self._is_up:
+            for message in self._adapters.unloads(self._requests.unsent_adapters()):
+                self._process.send(message)
 
     def _judge_silence(self, waited_s: float) -> None:
         """Nothing came for a tick: end a process that should have said something."""
         if self._stopping.is_set():
             self._process.end(STOP_S)
-        elif not len(self._requests) and not len(self._forms):
+        elif not self._must_answer:
             self._watch.moved()
-        elif self._watch.is_stalled(min(waited_s, 2 * self._tick_s), self._process.processor_s()):
+        elif self._watch.is_stalled(
+            *(min(waited_s, 2 * self._tick_s), self._process.processor_s()),
+            is_loading=self._adapters.are_loading,
+        ):
             self._reason = "no step ended in time"
             self._pause = f"The engine stalled: {self._reason}. It is being restarted."
             self._process.end()
+
+    @property
+    def _must_answer(self) -> bool:
+        """Whether something is to be heard of the engine. A paused one says nothing."""
+        works = len(self._requests) and not self._orders.stands_still
+        return bool(works or len(self._forms) or self._orders.are_open)
 
     def _recover(self) -> list[EngineReply]:
         """The process has ended. Start the next one, and the unfinished requests in it."""
@@ -214,8 +246,13 @@ class Supervisor:
             # Before the requests that run with them.
             for adapter in self._adapters.start_again():
                 started.send(adapter)
+            for order in self._orders.before_requests():
+                started.send(order)
             for request in self._requests.start_again():
                 started.send(request)
+            for order in self._orders.after_requests():
+                started.send(order)
+            self._send_unloads()
             failed: list[EngineReply] = [*self._adapters.failed()]
         self._up_since_s, self._reason, self._pause = time.monotonic(), "", None
         self._watch.moved()

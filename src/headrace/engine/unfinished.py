@@ -75,6 +75,11 @@ class UnfinishedRequests:
     def __len__(self) -> int:
         return len(self._requests)
 
+    def unsent_adapters(self) -> frozenset[str]:
+        """Digests of adapters that requests need which the engine does not have yet."""
+        waiting = (request for request in self._requests.values() if not request.is_sent)
+        return frozenset(request.spec.adapter for request in waiting)
+
     def submit(self, message: Submit, is_sent: bool) -> None:
         """Keep what the engine is sent, or the next one will be."""
         request = _Request(message.spec, self._clock.monotonic_s(), is_sent=is_sent)

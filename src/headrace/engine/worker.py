@@ -136,10 +136,16 @@ class Worker:
             started.reader.architecture,
             started.capacity.adapter_bytes,
         )
-        runner = importlib.import_module(_RUNNER).ModelRunner(
-            started.model, started.cache, started.ops, started.is_eager, self._rules, adapters
-        )
         drafter = build.make_drafter(started)
+        runner = importlib.import_module(_RUNNER).ModelRunner(
+            started.model,
+            started.cache,
+            started.ops,
+            started.is_eager,
+            self._rules,
+            adapters,
+            drafter.model if drafter else None,
+        )
         engine = build.make_engine(
             start.engine, started.capacity, runner, SystemClock(), drafter, adapters
         )

@@ -99,7 +99,7 @@ class ToolGrammar:
 
     def _call(self, index: int) -> str:
         name = self._tools[index].name
-        if self._syntax.arguments_marker:
+        if self._syntax.has_bare_names:
             marker = self._marker(self._syntax.arguments_marker)
             return _all(_quoted(name), marker, f"arguments_{index}")
         head = f'{{"name": {json.dumps(name)}, "{self._syntax.arguments_key}": '

@@ -17,13 +17,14 @@ def describe_requests(
     waiting: Iterable[RequestState],
     stop: WaitReason,
     held_ids: Set[str],
+    kept: WaitReason | None = None,
 ) -> tuple[AnswerActivity, ...]:
     """Those that run, then the queue in its order.
 
     `stop` is what kept the queue's first request waiting, leaving out `held_ids`, whose prefix is
-    being computed.
+    being computed. `kept` is why those stand still that have their blocks, where they do.
     """
-    rows = [_describe(request, None, None, 0) for request in running]
+    rows = [_describe(request, kept, None, 0) for request in running]
     ahead: Counter[str] = Counter()
     first_reason: WaitReason = stop
     for position, request in enumerate(waiting, start=1):

@@ -118,6 +118,13 @@ class RequestState:
         return self.spec.request_id
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it ran before, here or in an engine that ended."""
+        spec = self.spec
+        is_resumed = bool(spec.output_token_ids or spec.num_prompt_logprobs)
+        return is_resumed or self.scheduled_at_s is not None
+
+    @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
 
@@ -164,4 +171,6 @@ class RequestState:
             predicted_token_ids=self.spec.predicted_token_ids,
             max_num_tokens=self.max_num_tokens,
             adapter=self.spec.adapter,
+            tenant=self.spec.tenant,
+            cache_salt=self.spec.cache_salt,
         )

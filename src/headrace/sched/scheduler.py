@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from headrace.cache.kv_cache_manager import KVCacheManager
 from headrace.core.activity import AnswerActivity, WaitReason
@@ -40,6 +41,7 @@ from headrace.sched.stop import find_stop
 from headrace.sched.token_budget import SchedulerLimits, TokenBudget
 
 Plan = list[tuple[RequestState, int]]
+Hold = Literal["admissions", "everything"]
 
 
 @dataclass(slots=True)
@@ -78,6 +80,7 @@ class Scheduler:
         self._running: list[RequestState] = []
         self._ended: list[RequestProgress] = []
         self._forgotten_ids: list[str] = []
+        self._hold: Hold | None = None
         self._counters = StepCounters()
         # Why the last step admitted no more, and who waits for another one's prefix.
         self._stop: WaitReason = "step"
@@ -89,7 +92,16 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Tell whether a step would compute, report or forget anything."""
-        return bool(self._requests or self._ended or self._forgotten_ids)
+        return bool(self._ended or self._forgotten_ids or self._can_move)
+
+    @property
+    def _can_move(self) -> bool:
+        """Whether a step would compute anything."""
+        if self._hold is None:
+            return bool(self._requests)
+        if self._hold == "everything":
+            return False
+        return bool(self._running) or any(request.has_begun for request in self._waiting)
 
     @property
     def num_unfinished(self) -> int:
@@ -135,6 +147,26 @@ class Scheduler:
             RequestProgress(request_id, finish_reason="error", queued_at_s=now_s, error=error)
         )
 
+    def hold(self, what: Hold | None) -> None:
+        """From the next step on start no request (`admissions`), or compute nothing at all.
+
+        None goes on. A request that has begun and was preempted may run on while admissions are
+        held.
+        """
+        self._hold = what
+
+    def reset_prefixes(self, reset_running: bool = False) -> bool:
+        """Forget cached prefixes; false, and no change, while requests hold blocks.
+
+        With `reset_running` they are preempted first. Call it between two steps.
+        """
+        if self._running and not reset_running:
+            return False
+        for request in list(self._running):
+            self._preempt(request)
+        self._kv_cache.forget_prefixes()
+        return True
+
     def schedule(self) -> SchedulerOutput:
         """Plan a step: decodes, their drafts, chunks of running requests, then admissions.
 
@@ -146,6 +178,18 @@ class Scheduler:
         background = self.limits.max_mixed_background_tokens if self._num_interactive else None
         budget = TokenBudget(self.limits.max_num_batched_tokens, background)
         plan: Plan = []
+        if self._hold != "everything":
+            self._fill(plan, budget)
+        forgotten_ids, self._forgotten_ids = tuple(self._forgotten_ids), []
+        return SchedulerOutput(
+            self._step_id,
+            scheduled=tuple(_to_scheduled(request, num_tokens) for request, num_tokens in plan),
+            new_requests=_introduce(plan),
+            finished_request_ids=forgotten_ids,
+        )
+
+    def _fill(self, plan: Plan, budget: TokenBudget) -> None:
+        """Spend the budget. Mutates: plan, budget."""
         self._make_way()
         num_preempted = self._plan_decodes(plan, budget)
         self._plan_drafts(plan, budget)
@@ -155,13 +199,6 @@ class Scheduler:
         self._stop, self._held_ids = "kv_blocks" if num_preempted else "step", frozenset()
         if not num_preempted:
             self._plan_admissions(plan, budget)
-        forgotten_ids, self._forgotten_ids = tuple(self._forgotten_ids), []
-        return SchedulerOutput(
-            self._step_id,
-            scheduled=tuple(_to_scheduled(request, num_tokens) for request, num_tokens in plan),
-            new_requests=_introduce(plan),
-            finished_request_ids=forgotten_ids,
-        )
 
     def update(self, output: SchedulerOutput, result: ModelRunnerOutput) -> StepReport:
         """Take in what a step computed: progress, new tokens, ends.
@@ -189,7 +226,10 @@ class Scheduler:
 
     def inspect(self) -> tuple[AnswerActivity, ...]:
         """What runs and what waits, and why."""
-        return describe_requests(self._running, self._waiting, self._stop, self._held_ids)
+        if self._hold is None:
+            return describe_requests(self._running, self._waiting, self._stop, self._held_ids)
+        kept: WaitReason | None = "pause" if self._hold == "everything" else None
+        return describe_requests(self._running, self._waiting, "pause", frozenset(), kept)
 
     def check_integrity(self) -> None:
         """Prove that requests, queue, running and blocks agree. Expensive; for tests.
@@ -263,11 +303,11 @@ class Scheduler:
         """
         held: list[RequestState] = []
         held_ids: set[str] = set()
-        while len(self._waiting):
+        while (request := self._take_waiting()) is not None:
             if not budget.num_left or len(self._running) + len(held) >= self.limits.max_num_seqs:
                 self._stop = "seats" if budget.num_left else "tokens"
+                held.append(request)
                 break
-            request = self._waiting.pop()
             is_background = request.spec.is_background
             is_before_its_turn = is_background and bool(held) and not held[0].spec.is_background
             if is_before_its_turn or not budget.has_any(is_background):
@@ -294,6 +334,15 @@ class Scheduler:
         for request in held:
             self._waiting.restore(request)
 
+    def _take_waiting(self) -> RequestState | None:
+        """Take the request whose turn it is; while admissions are held, one that has begun."""
+        if self._hold is None:
+            return self._waiting.pop() if len(self._waiting) else None
+        request = next((request for request in self._waiting if request.has_begun), None)
+        if request is not None:
+            self._waiting.remove(request)
+        return request
+
     @property
     def _is_background_behind(self) -> bool:
         """Whether a block may be computed by a request that has few tokens in a step: too slow to
@@ -303,7 +352,7 @@ class Scheduler:
     def _make_way(self) -> None:
         """Stop background requests while an interactive one waits for their seats or blocks."""
         request = self._waiting.first
-        if request is None or request.spec.is_background:
+        if request is None or request.spec.is_background or self._hold is not None:
             return
         num_blocks = -(-request.num_tokens // self._kv_cache.block_size)
         while self._running and self._running[-1].spec.is_background:

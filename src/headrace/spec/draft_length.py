@@ -1,9 +1,10 @@
 """How many tokens to draft: as many as raise the tokens per second that are expected.
 
 In: how often drafts of each kind were right, what steps and a draft model's passes cost, how many
-requests share the step. Out: a number of tokens for each request. A request that drafts have slowed
-down does without until the tokens it gained alone have paid for it, or until the engine as a whole
-has gained enough; so drafting never costs more than a small share.
+requests share the step. Out: a number of tokens for each request. No draft may lose more than its
+request's account and the engine's purse hold, and both are filled by what drafts have saved and by
+a small share of the tokens gained without; so drafting never costs more than that share, whatever
+the texts are.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ MAX_DRAFT_TOKENS = 15
 MAX_MODEL_TOKENS = 6
 """Of a draft model's guesses: each costs a pass, and one in two thousand gets further."""
 
-LOSS_SHARE = 0.02
+LOSS_SHARE = 0.015
 """Of its tokens alone, what a request may lose to drafts that were wrong."""
-FIRST_LOSS = 0.3
-"""Units: steps. A loss that a request starts with room for."""
 MAX_SAVED = 2.0
-"""Units: steps. Earlier gains do not pay for more than this of later losses."""
+"""Units: steps. A request's earlier gains do not pay for more than this of its later losses."""
+FIRST_PURSE = 1.0
+MAX_PURSE = 2.0
+"""Units: steps. What requests that have ended left over, for those that have saved nothing yet."""
 
-FIRST_CREDIT = 10.0
+FIRST_CREDIT = 8.0
 MAX_CREDIT = 16.0
 MIN_CREDIT = -6.0
 """Units: steps. What the engine's draft model has saved, which requests may lose again."""
@@ -39,9 +41,9 @@ _FADING = 0.85
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What drafts did for one request. `balance`: steps they have saved it, less a fading past."""
+    """What drafts did for one request. `balance`: steps that they have saved it."""
 
-    balance: float = FIRST_LOSS
+    balance: float = 0.0
     rates: dict[str, HitRate] = field(default_factory=dict)
 
 
@@ -67,20 +69,28 @@ class DraftLength:
         self.costs = StepCosts()
         self.pass_costs = PassCosts(pass_ratio)
         self.credit = FIRST_CREDIT
+        self.purse = FIRST_PURSE
         self._priors = priors
         self._rates = {kind: HitRate() for kind in priors}
+
+    def close(self, record: RequestRecord) -> None:
+        """A request has ended, and leaves what it did not lose. Mutates: self."""
+        self.purse = min(self.purse + max(record.balance, 0.0), MAX_PURSE)
 
     def hit_rate(self, record: RequestRecord, kind: str) -> float:
         """How likely a token of such a draft is chosen, if those before it are."""
         prior = self._rates[kind].rate(self._priors[kind], _ENGINE_WEIGHT)
         return record.rates.get(kind, HitRate()).rate(prior, _REQUEST_WEIGHT)
 
-    def choose(self, num_requests: int, chances: Sequence[Sequence[float]]) -> list[int]:
+    def choose(
+        self, num_requests: int, chances: Sequence[Sequence[float]], rooms: Sequence[float]
+    ) -> list[int]:
         """Tokens to draft for each of some requests, in a step of `num_requests`.
 
         `chances`: how likely each one's first drafted token is chosen, its first two, and so on.
         The step has the tokens that bring most: the first of every request before the second of an
-        unlikely one.
+        unlikely one. `rooms`: steps that each may lose, beside the purse, of which the first take
+        what they need.
         """
         if num_requests >= MAX_TOKENS or not chances:
             return [0] * len(chances)
@@ -99,7 +109,31 @@ class DraftLength:
         lengths = [0] * len(chances)
         for _, place, index in offers[:best_count]:
             lengths[index] = max(lengths[index], place)
-        return lengths
+        return self._within(rooms, num_requests, lengths)
+
+    def loss(self, num_requests: int, num_drafts: int) -> float:
+        """Steps of one request that could be taken in the time of one drafted token."""
+        alone = self.costs.cost(num_requests)
+        longer = self.costs.cost(num_requests + num_drafts) / alone - 1
+        return max(0.0, longer) * num_requests / num_drafts
+
+    def _within(
+        self, rooms: Sequence[float], num_requests: int, lengths: Sequence[int]
+    ) -> list[int]:
+        """Shorter drafts, which can lose no more than there is room for."""
+        shorter = list(lengths)
+        while any(shorter):
+            lost, purse = self.loss(num_requests, sum(shorter)), self.purse
+            fitting: list[int] = []
+            for length, room in zip(shorter, rooms, strict=True):
+                if length * lost > room:
+                    length = int((room + purse) / lost) if room >= 0 else 0
+                    purse -= max(length * lost - room, 0.0)
+                fitting.append(min(length, shorter[len(fitting)]))
+            if fitting == shorter:
+                break
+            shorter = fitting
+        return shorter
 
     def num_paying(self, step: NextStep, chances: Sequence[float]) -> int:
         """For how many requests another guess of the draft model pays.
@@ -137,8 +171,8 @@ class DraftLength:
         return cost / self.costs.cost(min(num_requests, MAX_TOKENS)) * num_requests / num_sharing
 
     def observe_alone(self, record: RequestRecord) -> None:
-        """A request gained a token without a draft. Mutates: record."""
-        record.balance = min(record.balance + LOSS_SHARE, MAX_SAVED)
+        """A request gained a token without a draft. Mutates: self, record."""
+        self.settle(record, LOSS_SHARE)
 
     def observe_draft(
         self, record: RequestRecord, kind: str, num_drafted: int, num_hits: int, lost: float
@@ -148,10 +182,18 @@ class DraftLength:
         self._rates[kind].observe(num_hits, num_tried, fading=0.995)
         record.rates.setdefault(kind, HitRate()).observe(num_hits, num_tried, _FADING)
         self.settle(record, num_hits - lost)
+        if record.balance < 0:
+            self.purse += record.balance
+            record.balance = 0.0
 
     def settle(self, record: RequestRecord, num_saved: float) -> None:
-        """Write down the steps that a draft saved, or lost. Mutates: record."""
-        record.balance = min(record.balance + num_saved, MAX_SAVED)
+        """Write down the steps that a draft saved, or lost; the purse has what is too much.
+
+        Mutates: self, record.
+        """
+        balance = record.balance + num_saved
+        record.balance = min(balance, MAX_SAVED)
+        self.purse = min(self.purse + balance - record.balance, MAX_PURSE)
 
     def settle_credit(self, num_saved: float) -> None:
         """The same of a draft model's, for all requests. Mutates: self."""

@@ -44,6 +44,7 @@ class PromptLookup:
         self._num_before_output = 0
         if predicted:
             self.append((*predicted, _BORDER))
+        self._prompt_start = len(self._token_ids)
         self.append(prompt)
         self._num_before_output = len(self._token_ids)
 
@@ -60,6 +61,14 @@ class PromptLookup:
                 previous.append(newest.get(pair, 0))
                 newest[pair] = len(known)
             last = token_id
+
+    def tail(self) -> Sequence[int]:
+        """The end of the text, as long as it is looked at."""
+        return self._token_ids[max(self._prompt_start, len(self._token_ids) - MAX_MATCH) :]
+
+    def answer(self) -> Sequence[int]:
+        """What came after the prompt, with the prompt's end before it."""
+        return self._token_ids[max(self._prompt_start, self._num_before_output - MAX_MATCH) :]
 
     def find(self) -> Match | None:
         """The longest earlier place like the end of the text; of equals the newest."""

@@ -28,6 +28,7 @@ _MAX_FORM_CHANGE = 0.25
 """The pace changes in a few steps, so a large surprise says little about the curve's form."""
 _NUM_FIRST = 5
 _RATIO_SHARE = 0.1
+_REST_SHARE = 0.005
 
 
 class StepCosts:
@@ -71,6 +72,7 @@ class PassCosts:
 
     def __init__(self, ratio: float) -> None:
         """`ratio`: the first guess of a pass's cost, relative to the target's."""
+        self._first = ratio
         self._ratios = [ratio, ratio]
 
     def observe(self, num_tokens: int, relative: float) -> None:
@@ -79,6 +81,15 @@ class PassCosts:
         ratio = relative / first_guess(num_tokens)
         change = min(ratio / self._ratios[kind] - 1, _MAX_PACE_CHANGE)
         self._ratios[kind] *= 1 + _RATIO_SHARE * change
+
+    def rest(self) -> None:
+        """No pass was taken. Mutates: self.
+
+        Passes that do not pay are not taken, so their cost is not seen again: what a disturbed
+        minute has taught is forgotten by and by, until one is tried.
+        """
+        for kind, ratio in enumerate(self._ratios):
+            self._ratios[kind] = ratio - _REST_SHARE * max(0.0, ratio - self._first)
 
     def cost(self, num_tokens: int) -> float:
         """Relative time of a pass over any number of tokens."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +24,9 @@ from headrace.core.errors import (
     ModelNotFound,
 )
 from headrace.core.output import RequestOutput
+from headrace.core.request import GenerateRequest
+from headrace.engine.input_processor import PreparedRequest
+from headrace.engine.messages import AdapterLoaded, LoadAdapter, Submit, UnloadAdapter
 from headrace.engine.seeds import derive_seed
 
 PROMPTS = [f"prompt number {index} " * (1 + index % 4) for index in range(40)]
@@ -338,3 +343,40 @@ async def test_times_and_metrics_are_those_of_the_run() -> None:
         assert len(seen["vllm:inter_token_latency_seconds"]) == 6
         assert running.metrics.gauges["vllm:num_requests_running"] == 0
         assert running.metrics.gauges["vllm:kv_cache_usage_perc"] == 0.0
+
+
+async def test_a_request_has_the_adapter_that_its_name_stands_for_when_it_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another one may be loaded under the name while the prompt becomes tokens."""
+    async with running_engine() as running:
+        engine, sent = running.backend, []
+        to_engine, prepare = engine._host.send, engine._input.prepare
+        began, goes_on = threading.Event(), threading.Event()
+
+        def send(message: object) -> None:
+            """Loads are done at once; what is asked runs without the adapter, which is nobody's."""
+            sent.append(message)
+            if isinstance(message, LoadAdapter):
+                engine._take([AdapterLoaded(message.load_id, f"sha of {message.path}", 8, 9)])
+            elif isinstance(message, Submit):
+                to_engine(Submit(replace(message.spec, adapter="")))
+            elif not isinstance(message, UnloadAdapter):
+                to_engine(message)  # type: ignore[arg-type]
+
+        def prepare_slowly(request: GenerateRequest, unique_id: str) -> PreparedRequest:
+            began.set()
+            assert goes_on.wait(10)
+            return prepare(request, unique_id)
+
+        monkeypatch.setattr(engine._host, "send", send)
+        monkeypatch.setattr(engine._adapters, "_send", send)
+        monkeypatch.setattr(engine._input, "prepare", prepare_slowly)
+        await engine.load_adapter("a", "/1")
+        asking = asyncio.create_task(collect(engine, replace(ask(), model="a")))
+        assert await asyncio.to_thread(began.wait, 10)
+        await engine.load_adapter("a", "/2", is_replacing=True)
+        goes_on.set()
+        assert (await asking).is_finished
+        (submitted,) = [message for message in sent if isinstance(message, Submit)]
+        assert submitted.spec.adapter == "sha of /2"

@@ -117,3 +117,29 @@ def test_what_callers_are_told(folder: Path) -> None:
     info = open_backend(folder).model_info
     assert (info.kind, info.pooling, info.vector_size) == ("embed", "mean", 64)
     assert dict(info.prompts) == {"query": "the query. "} and not info.has_chat_template
+
+
+async def test_a_paused_encoder_keeps_what_comes_until_it_goes_on(backend: EngineBackend) -> None:
+    assert await backend.pause("wait")
+    assert backend.health().status == "paused"
+    waiting = asyncio.create_task(answer(backend, ask()))
+    while not (await backend.activity())[0].requests:
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    assert await backend.pause("abort")
+    with pytest.raises(CapacityError, match="was paused"):
+        await waiting
+    late = asyncio.create_task(answer(backend, ask("late")))
+    await backend.resume()
+    assert (await late).vector is not None
+    assert await backend.reset_prefix_cache()
+
+
+async def test_a_paused_encoder_can_be_stopped(backend: EngineBackend) -> None:
+    await backend.pause("keep")
+    waiting = asyncio.create_task(answer(backend, ask()))
+    while not (await backend.activity())[0].requests:
+        await asyncio.sleep(0)
+    await backend.stop()
+    with pytest.raises(BackendError, match="stopped"):
+        await waiting

@@ -93,6 +93,24 @@ def test_a_prediction_is_a_text_without_control_tokens(processor: InputProcessor
     assert processor.prepare(ask("abc")).specs[0].predicted_token_ids == ()
 
 
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        ({"seed": None}, "rejection"),
+        ({"seed": 3}, None),
+        ({"seed": 3, "is_seed_drawn": True}, "rejection"),
+        ({"temperature": 0.0}, None),
+    ],
+)
+def test_whose_tokens_depend_on_what_was_guessed(
+    sampling: dict[str, Any], expected: str | None
+) -> None:
+    rejecting = InputProcessor(byte_tokenizer(), None, 40, draft_acceptance="rejection")
+    assert rejecting.prepare(ask("abc", **sampling)).draft_acceptance == expected
+    plain = InputProcessor(byte_tokenizer(), None, 40)
+    assert plain.prepare(ask("abc", **sampling)).draft_acceptance is None
+
+
 def test_seeds() -> None:
     assert resolve_seed(3) == 3
     assert resolve_seed(-1) == 2**64 - 1

@@ -138,7 +138,13 @@ def test_the_next_process_is_told_what_the_last_one_had() -> None:
     kept.take(AdapterLoaded(0, "a"))
     kept.take(AdapterLoaded(2, "c"))
     kept.send(UnloadAdapter("c"))
-    assert kept.start_again() == [loaded, pending, leaving, UnloadAdapter("c")]
+    assert kept.unloads(()) == [UnloadAdapter("c")]
+    assert kept.start_again() == [loaded, pending, leaving]
+    # Requests that run with it are on their way: without it they would be refused.
+    assert kept.unloads({"c"}) == []
+    kept.take(AdapterLoaded(2, "c"))
+    assert kept.unloads(()) == [UnloadAdapter("c")]
+    assert kept.unloads(()) == []
     kept.take(AdapterUnloaded("c"))
     # An engine ended on it for the second time.
     assert kept.start_again() == [loaded]
@@ -146,3 +152,62 @@ def test_the_next_process_is_told_what_the_last_one_had() -> None:
     assert failed.load_id == 1
     assert failed.error is not None
     assert kept.failed() == []
+
+
+def test_files_that_changed_before_they_left_leave_too() -> None:
+    kept = KeptAdapters()
+    kept.send(LoadAdapter(0, "/0"))
+    kept.take(AdapterLoaded(0, "old"))
+    kept.send(UnloadAdapter("old"))
+    kept.start_again()
+    kept.take(AdapterLoaded(0, "new"))
+    assert kept.unloads(()) == [UnloadAdapter("new"), UnloadAdapter("old")]
+    kept.take(AdapterUnloaded("new"))
+    kept.take(AdapterUnloaded("old"))
+    assert (kept.start_again(), kept.unloads(())) == ([], [])
+
+
+def test_an_adapter_that_is_loaded_anew_stays() -> None:
+    kept = KeptAdapters()
+    kept.send(LoadAdapter(0, "/0"))
+    assert kept.are_loading
+    kept.take(AdapterLoaded(0, "a"))
+    assert not kept.are_loading
+    kept.send(UnloadAdapter("a"))
+    kept.send(LoadAdapter(1, "/0"))
+    kept.take(AdapterLoaded(1, "a"))
+    assert kept.unloads(()) == []
+    kept.start_again()
+    assert kept.are_loading
+
+
+async def test_an_unload_waits_for_the_adapter_also_where_an_engine_reads_it_again() -> None:
+    engine = Engine()
+    await engine.adapters.load("sql", "/1")
+    (asked,) = engine.sent
+    assert isinstance(asked, LoadAdapter)
+    engine.is_silent = True
+    unloading = asyncio.create_task(engine.adapters.unload("sql"))
+    while len(engine.sent) < 2:
+        await asyncio.sleep(0)
+    # Another process has what the last one had, before it is told what is to leave.
+    engine.adapters.take(AdapterLoaded(asked.load_id, "sha of /1"))
+    await asyncio.sleep(0)
+    assert not unloading.done()
+    engine.adapters.take(AdapterUnloaded("sha of /1"))
+    await unloading
+
+
+async def test_a_load_that_nobody_waits_for_leaves_nothing_in_the_engine() -> None:
+    engine = Engine()
+    engine.is_silent = True
+    loading = asyncio.create_task(engine.adapters.load("sql", "/1"))
+    while not engine.adapters.are_loading:
+        await asyncio.sleep(0)
+    (asked,) = engine.sent
+    assert isinstance(asked, LoadAdapter)
+    loading.cancel()
+    await asyncio.gather(loading, return_exceptions=True)
+    engine.adapters.take(AdapterLoaded(asked.load_id, "sha of /1"))
+    assert engine.sent[-1] == UnloadAdapter("sha of /1")
+    assert engine.adapters.infos() == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace.core.step import StepStats
-from headrace.engine.stall_watch import FIRST_STEP_S, SLACK, StallWatch
+from headrace.engine.stall_watch import FIRST_STEP_S, LOAD_S, SLACK, StallWatch
 
 
 def silence_s(watch: StallWatch, processor_share: float | None, limit_s: float = 2000.0) -> float:
@@ -60,3 +60,17 @@ def test_a_starved_process_still_moves() -> None:
     watch = StallWatch(5.0, 512)
     step(watch, 512, 10.0)
     assert silence_s(watch, 0.02) == SLACK * 10.0
+
+
+def test_a_step_waits_for_an_adapter_that_is_read_for_as_long_as_that_computes() -> None:
+    watch = StallWatch(5.0, 512)
+    step(watch, 512, 0.01)
+    waited_s = 0.0
+    while not watch.is_stalled(0.5, waited_s, is_loading=True):
+        waited_s += 0.5
+    assert waited_s + 0.5 == LOAD_S
+    watch.moved()
+    waited_s = 0.0
+    while not watch.is_stalled(0.5, 7.0, is_loading=True):
+        waited_s += 0.5
+    assert waited_s <= 6.0
