@@ -45,7 +45,7 @@ _NO_WORD = (
     *("n", "logprobs", "prompt_logprobs", "min_p", "typical_p", "repetition_penalty"),
     *("presence_penalty", "frequency_penalty", "allowed_token_ids", "ignore_eos", "min_tokens"),
     *("include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens"),
-    *("return_token_ids", "logit_bias", "bad_words", "stop_token_ids"),
+    *("return_token_ids", "logit_bias", "bad_words", "stop_token_ids", "repetition_detection"),
 )
 
 

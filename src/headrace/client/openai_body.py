@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from headrace.client.wire_format import refuse_fields
@@ -163,6 +164,8 @@ def _sampling(sampling: SamplingParams) -> dict[str, Any]:
         body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
     if sampling.allowed_token_ids is not None:
         body["allowed_token_ids"] = list(sampling.allowed_token_ids)
+    if sampling.repetition_detection is not None:
+        body["repetition_detection"] = asdict(sampling.repetition_detection)
     if sampling.structured_outputs is not None:
         body |= _form(sampling.structured_outputs)
     return body

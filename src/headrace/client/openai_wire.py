@@ -38,6 +38,7 @@ _REASONS: dict[str, FinishReason] = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
     "content_filter": "stop",
+    "repetition": "repetition",
 }
 _BUSY = frozenset({"rate_limit_error", "overloaded_error", "server_error", "rate_limit_exceeded"})
 MAX_TOOL_CALLS = 1024

@@ -14,8 +14,6 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any
 
 from headrace.client.anthropic_wire import AnthropicWire
 from headrace.client.backoff import Uniform, backoff_s, read_retry_after
@@ -38,7 +36,9 @@ from headrace.core.errors import (
     UpstreamTimeout,
 )
 from headrace.core.output import RequestOutput
+from headrace.core.passing_stream import PassingStream
 from headrace.core.request import GenerateRequest
+from headrace.core.routing import Retried
 from headrace.core.upstreams import UpstreamConfig, UpstreamKind
 
 _log = logging.getLogger(__name__)
@@ -146,11 +146,16 @@ class Upstream:
             provider=self.config.provider or self.config.name,
         )
 
-    def admit(self) -> Permit:
-        """Raises: UpstreamError while the breaker is open."""
-        permit = self.breaker.admit()
+    async def admit(self, patience_s: float | None) -> Permit:
+        """Wait for what a probe finds, where there is one. Raises: UpstreamError."""
+        breaker = self.breaker
+        permit = breaker.admit()
+        wait_s = breaker.probing_for_s
+        if permit is None and wait_s and breaker.num_waiting < self.config.max_connections:
+            await breaker.wait_for_probe(wait_s if patience_s is None else min(wait_s, patience_s))
+            permit = breaker.admit()
         if permit is None:
-            wait_s = self.breaker.open_for_s
+            wait_s = breaker.open_for_s
             raise self._words.error(
                 "failed several times in a row and is left alone for a while",
                 retryable=True,
@@ -235,7 +240,7 @@ class Upstream:
         return self._wire.reader(request)
 
 
-class _Asking(AsyncGenerator[RequestOutput, None]):
+class _Asking(PassingStream, Retried):
     """One request until it is answered: tries, and the stream of the one that answers."""
 
     def __init__(self, upstream: Upstream, question: _Question) -> None:
@@ -243,12 +248,16 @@ class _Asking(AsyncGenerator[RequestOutput, None]):
         self._exchange: HttpExchange | None = None
         self._permit: Permit | None = None
         self._num_failures = 0
-        self._outputs = self._answer()
+        super().__init__(self._answer())
 
     async def begin(self) -> HttpExchange:
         """Ask until an answer begins. Raises: RequestError, CapacityError, UpstreamError."""
         while True:
-            self._permit = self._upstream.admit()
+            try:
+                self._permit = await self._upstream.admit(self._question.request.patience_s)
+            except UpstreamError as error:
+                error.num_in_doubt = self.num_in_doubt
+                raise
             try:
                 self._exchange = await self._upstream.ask(self._question)
                 return self._exchange
@@ -282,7 +291,7 @@ class _Asking(AsyncGenerator[RequestOutput, None]):
             except UpstreamError as error:
                 self._hang_up()
                 if num_tokens is not None:
-                    error.tokens_sent = num_tokens
+                    error.tokens_sent, error.num_in_doubt = num_tokens, self.num_in_doubt
                     upstream.breaker.fail()
                     raise
                 await self._fail(error)
@@ -291,6 +300,8 @@ class _Asking(AsyncGenerator[RequestOutput, None]):
     async def _fail(self, error: UpstreamError) -> None:
         """Count a failed try and wait for the next. Raises: the error when there is none."""
         self._num_failures += 1
+        self.num_in_doubt += error.was_asked
+        error.num_in_doubt = self.num_in_doubt
         self._permit = None
         # Busy is not broken, and neither is one that says no.
         if error.status is not None and (error.status < 500 or error.status == _OVERLOADED):
@@ -314,26 +325,3 @@ class _Asking(AsyncGenerator[RequestOutput, None]):
         if permit is not None:
             self._upstream.breaker.give_up(permit)
         self._hang_up()
-
-    async def asend(self, value: None) -> RequestOutput:
-        """See AsyncGenerator."""
-        try:
-            return await self._outputs.asend(None)
-        except BaseException:
-            self._leave()
-            raise
-
-    async def athrow(
-        self,
-        kind: Any,
-        value: BaseException | object = None,
-        trace: TracebackType | None = None,
-    ) -> RequestOutput:
-        """See AsyncGenerator."""
-        self._leave()
-        return await self._outputs.athrow(kind)
-
-    async def aclose(self) -> None:
-        """See AsyncGenerator."""
-        await self._outputs.aclose()
-        self._leave()

@@ -16,7 +16,7 @@ from headrace.core.output import CompletionDelta, FinishReason, RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.upstreams import UpstreamConfig
 from headrace.core.usage import Usage
-from headrace.economics.metered import estimate_input_tokens
+from headrace.economics.token_estimate import estimate_input_tokens
 
 
 class Malformed(Exception):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headrace.core.request import GenerateRequest
-from headrace.economics.metered import estimate_input_tokens
+from headrace.economics.token_estimate import estimate_input_tokens
 
 MAX_TEXT = 20_000
 """Characters of the last message that are looked at."""
@@ -70,13 +70,18 @@ class RequestFacts:
     text: str
 
 
+def wants_tools(request: GenerateRequest) -> bool:
+    """Whether an answer may be calls of tools."""
+    return bool(request.tools) and request.tool_choice.mode != "none"
+
+
 def read_facts(request: GenerateRequest) -> RequestFacts:
     """Look at a request."""
     text = last_text(request)
     return RequestFacts(
         num_input_tokens=estimate_input_tokens(request),
         num_messages=len(request.messages or ()),
-        has_tools=bool(request.tools) and request.tool_choice.mode != "none",
+        has_tools=wants_tools(request),
         has_form=request.sampling.structured_outputs is not None,
         has_code=_CODE.search(text) is not None,
         languages=_languages(text),

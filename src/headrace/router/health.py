@@ -6,7 +6,9 @@ known by its backend, which says so itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections import deque
+from dataclasses import dataclass, field
 
 from headrace.core.clock import Clock
 from headrace.core.errors import BackendError, CapacityError, UpstreamError
@@ -17,6 +19,10 @@ NEWEST_SHARE = 0.2
 MIN_ANSWERS = 5
 # A backend that was slow is asked again after this time, to see whether it still is.
 FORGET_S = 60.0
+# Of percentiles: how many answers, how old, and how many they need.
+MAX_TIMES = 256
+TIMES_S = 600.0
+MIN_TIMES = 20
 # After a failure of which nothing else is known.
 REST_S = 1.0
 MOST_REST_S = 60.0
@@ -32,6 +38,8 @@ class BackendRecord:
     first_token_s: float | None = None
     resting_until_s: float = 0.0
     heard_at_s: float = 0.0
+    # When, and how long its first token took; at least so long where another one was faster.
+    times: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MAX_TIMES))
 
     def is_slower_than(self, target_s: float) -> bool:
         """Whether it took longer to its first tokens lately."""
@@ -78,9 +86,24 @@ class HealthBook:
         record.num_failures_in_a_row = 0
         record.resting_until_s = 0.0
         record.heard_at_s = self._clock.monotonic_s()
+        record.times.append((record.heard_at_s, first_token_s))
+
+    def note_wait(self, name: str, waited_s: float) -> None:
+        """It had not begun after that time, and nobody waits any more."""
+        self.of(name).times.append((self._clock.monotonic_s(), waited_s))
+
+    def first_token_s(self, name: str, percentile: float) -> float | None:
+        """A percentile of its times to a first token lately; None where too few are known."""
+        oldest_s = self._clock.monotonic_s() - TIMES_S
+        known = sorted(spent_s for at_s, spent_s in self.of(name).times if at_s >= oldest_s)
+        if len(known) < MIN_TIMES:
+            return None
+        return known[math.ceil(percentile / 100 * len(known)) - 1]
 
     def fail(self, name: str, error: Exception) -> None:
-        """It failed, or is full."""
+        """It failed, or is full. Who would not wait says nothing of it."""
+        if isinstance(error, CapacityError) and error.is_impatience:
+            return
         record = self.of(name)
         record.num_failures_in_a_row += 1
         wait_s = _asked_for(error)

@@ -5,13 +5,14 @@ In: the model that a request names, its declared task, its facts. Out: a Decisio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace.core.errors import InvalidParameter
 from headrace.core.request import GenerateRequest
 from headrace.core.routing_config import CascadeConfig, RoutingConfig, RuleConfig
 from headrace.router.features import RequestFacts, read_facts
+from headrace.router.route_model import RouteModel
 
 AUTO = "auto"
 
@@ -37,10 +38,13 @@ class Decision:
 
 
 class Policy:
-    """The settings of `routing`, asked per request."""
+    """The settings of `routing`, asked per request. `models` are those of learned destinations."""
 
-    def __init__(self, config: RoutingConfig) -> None:
-        self._config = config
+    def __init__(
+        self, config: RoutingConfig, models: Mapping[str, RouteModel] | None = None
+    ) -> None:
+        self._config, self._models = config, models or {}
+        self._learned = {entry.name: entry for entry in config.learned}
         self._default = config.default or config.tiers[0].name
         self._cascades = {cascade.name: cascade for cascade in config.cascades}
 
@@ -53,6 +57,8 @@ class Policy:
     def tiers_of(self, name: str) -> Sequence[str]:
         """The tiers of a name where nothing else is known of a request."""
         destination = self._destination_of(name)
+        if destination in self._learned:
+            return self._learned[destination].cheap, self._learned[destination].premium
         cascade = self._cascades.get(destination)
         return (destination,) if cascade is None else cascade.tiers
 
@@ -67,21 +73,32 @@ class Policy:
         """Raises: InvalidParameter for a task that nobody defines."""
         name = request.model
         if name.startswith(f"{AUTO}:"):
-            return self._go(self._destination_of(name), "tier", request.task)
+            return self._go(request, self._destination_of(name), "tier", request.task)
         task = name.removeprefix(f"{AUTO}/") if name != AUTO else request.task
         if task is not None:
             if task not in self._config.tasks:
                 known = ", ".join(self._config.tasks) or "none: routing.tasks is empty"
                 raise InvalidParameter("task", task, known)
-            return self._go(self._config.tasks[task], "task", task)
+            return self._go(request, self._config.tasks[task], "task", task)
         if self._config.rules:
             facts = read_facts(request)
             for rule in self._config.rules:
                 if holds(rule, facts):
-                    return self._go(rule.use, f"rule {rule.name}")
-        return self._go(self._default, "default")
+                    return self._go(request, rule.use, f"rule {rule.name}")
+        return self._go(request, self._default, "default")
 
-    def _go(self, destination: str, reason: str, task: str | None = None) -> Decision:
+    def _go(
+        self, request: GenerateRequest, destination: str, reason: str, task: str | None = None
+    ) -> Decision:
+        learned = self._learned.get(destination)
+        if learned is not None:
+            model = self._models[destination]
+            least = model.threshold if learned.threshold is None else learned.threshold
+            score = model.score(read_facts(request))
+            is_hard = score > least
+            compared = f"{score:.3f} {'above' if is_hard else 'not above'} {least:.3f}"
+            tier = learned.premium if is_hard else learned.cheap
+            return Decision(tier, f"{reason}, learned {destination}: {compared}", task)
         cascade = self._cascades.get(destination)
         if cascade is None:
             return Decision(destination, reason, task)

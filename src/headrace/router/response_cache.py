@@ -16,6 +16,7 @@ from headrace.core.clock import Clock
 from headrace.core.output import CompletionDelta, PositionLogprobs, RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.routing_config import CacheConfig
+from headrace.router.features import wants_tools
 
 # Of a record without its texts, and of a token with its logprobs, in bytes.
 _RECORD_BYTES = 600
@@ -49,8 +50,7 @@ class ResponseCache:
 
     def key_of(self, request: GenerateRequest) -> str | None:
         """Names what is asked; None: its answers are not kept."""
-        wants_tools = bool(request.tools) and request.tool_choice.mode != "none"
-        if wants_tools or request.pooling is not None:
+        if wants_tools(request) or request.pooling is not None:
             return None
         control = request.cache_control
         sampling = request.sampling
@@ -66,12 +66,17 @@ class ResponseCache:
             priority=0,
             is_background=False,
             is_whole=False,
+            has_effects=False,
             prediction=None,
             cache_control=None,
             sampling=sampling,
         )
         namespace = "" if control is None else control.namespace
         return hashlib.sha256(repr((namespace, asked)).encode("utf-8", "replace")).hexdigest()
+
+    def has(self, key: str) -> bool:
+        """Whether there is an answer of that key, however old."""
+        return key in self._entries
 
     def find(self, key: str, request: GenerateRequest) -> RequestOutput | None:
         """An answer that is young enough for the caller."""
@@ -102,6 +107,8 @@ class ResponseCache:
             return
         self._drop(key)
         now_s = self._clock.monotonic_s()
+        # Whoever is given it again has cost the engine no time.
+        answer = replace(answer, times=None)
         self._entries[key] = _Entry(answer, num_bytes, now_s, now_s + ttl_s)
         self._num_bytes += num_bytes
         config = self._config

@@ -7,72 +7,32 @@ elsewhere. Where nobody sees the answer before it is whole, that holds to its en
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any
+from dataclasses import dataclass, field
 
-from headrace.core.cache_control import CacheControl
 from headrace.core.clock import Clock
-from headrace.core.errors import (
-    BackendError,
-    CapacityError,
-    ContextTooLong,
-    ModelNotFound,
-    RequestError,
-    UnsupportedParameter,
-)
+from headrace.core.errors import RequestError
 from headrace.core.output import RequestOutput
+from headrace.core.passing_stream import PassingStream
 from headrace.core.request import GenerateRequest
-from headrace.core.routing import AttemptOutcome, CacheStatus, Route, RouteAttempt
-from headrace.core.telemetry import CACHED_RESPONSES, ROUTED_ATTEMPTS, MetricSink
-from headrace.core.usage import Usage
-from headrace.economics.metered import estimate_input_tokens
+from headrace.core.routing import Route, Routed
+from headrace.core.routing_config import CascadeConfig
+from headrace.core.telemetry import HEDGED_REQUESTS, MetricSink
+from headrace.economics.prices import LOCAL
+from headrace.economics.token_estimate import estimate_input_tokens
+from headrace.router.attempts import ELSEWHERE, Attempt, Attempts
 from headrace.router.cascade import Verdict, judge, with_logprobs, without_logprobs
 from headrace.router.health import HealthBook
+from headrace.router.hedging import HedgePolicy, Race, Stream
 from headrace.router.policy import Decision
-from headrace.router.response_cache import ResponseCache, join_outputs
+from headrace.router.response_cache import join_outputs
+from headrace.router.self_check import question_about, read_reply
 from headrace.router.tier import Member, Tier
 
 _log = logging.getLogger(__name__)
-
-# Another backend may be able to do what this one cannot.
-_ELSEWHERE = (
-    BackendError,
-    CapacityError,
-    ContextTooLong,
-    UnsupportedParameter,
-    ModelNotFound,
-)
-
-
-@dataclass(slots=True)
-class Attempt:
-    """A backend that is asked. `usage` is the newest that it said."""
-
-    tier: str
-    member: Member
-    outcome: AttemptOutcome = "running"
-    usage: Usage | None = None
-    error: str | None = None
-
-    def record(self, num_estimated: int) -> RouteAttempt:
-        """As others see it. One that was left in the middle owes what was computed by then."""
-        usage = self.usage
-        if usage is None and self.outcome in ("running", "left"):
-            usage = Usage(num_estimated, is_estimated=True)
-        return RouteAttempt(
-            self.tier,
-            self.member.name,
-            self.member.model,
-            self.member.info.provider,
-            self.outcome,
-            usage,
-            self.error,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,88 +44,59 @@ class RouterParts:
     clock: Clock
     sink: MetricSink
     max_attempts: int
-    cache: ResponseCache | None = None
+    hedges: dict[str, HedgePolicy] = field(default_factory=dict)
 
 
-class RoutedStream(AsyncGenerator[RequestOutput, None]):
+class RoutedStream(PassingStream, Routed):
     """See core.routing.Routed."""
 
     def __init__(self, parts: RouterParts, request: GenerateRequest, decision: Decision) -> None:
         self._parts, self._request, self._decision = parts, request, decision
-        self._attempts: list[Attempt] = []
+        num_estimated = estimate_input_tokens(request)
+        self._attempts = Attempts(parts.health, parts.clock, parts.sink, num_estimated)
         self._errors: list[Exception] = []
-        self._num_estimated = estimate_input_tokens(request)
-        self._cached: CacheStatus | None = None
+        self._seconds: set[str] = set()
+        self._is_hedged = False
         self._verdict: Verdict | None = None
-        self._outputs = self._answer()
+        cascade = decision.cascade
+        super().__init__(self._ask_in_turn() if cascade is None else self._cascade(cascade))
 
     @property
     def route(self) -> Route:
         """Where it is now."""
-        decision = self._decision
-        attempts = tuple(attempt.record(self._num_estimated) for attempt in self._attempts)
-        reason, verdict = decision.reason, self._verdict
-        if self._cached == "hit":
-            reason = "cache"
-        elif verdict is not None and verdict.why:
+        decision, verdict = self._decision, self._verdict
+        attempts = self._attempts.records()
+        reason = decision.reason
+        if verdict is not None and verdict.why:
             reason = f"{reason}: {verdict.why}"
+        if self._is_hedged:
+            reason = f"{reason}, hedged"
         return Route(
             attempts[-1].tier if attempts else decision.tier,
             reason,
             decision.task,
             None if verdict is None else verdict.confidence,
             attempts,
-            self._cached,
         )
 
-    async def _answer(self) -> AsyncGenerator[RequestOutput, None]:
-        """An old answer where there is one, else a new one, which is kept."""
-        cache, request = self._parts.cache, self._request
-        if cache is None:
-            async with aclosing(self._new_answer()) as outputs:
-                async for output in outputs:
-                    yield output
-            return
-        key = cache.key_of(request)
-        control = request.cache_control or CacheControl()
-        known = cache.find(key, request) if key is not None and control.reads else None
-        if known is not None:
-            self._cached = "hit"
-            self._parts.sink.add(CACHED_RESPONSES, status="hit")
-            yield known
-            return
-        self._cached = "bypass" if key is None or not (control.reads or control.writes) else "miss"
-        self._parts.sink.add(CACHED_RESPONSES, status=self._cached)
-        kept: list[RequestOutput] = []
-        async with aclosing(self._new_answer()) as outputs:
-            async for output in outputs:
-                if key is not None and control.writes:
-                    kept.append(output)
-                yield output
-        if key is not None and control.writes:
-            cache.keep(key, request, kept)
-
-    async def _new_answer(self) -> AsyncGenerator[RequestOutput, None]:
+    async def _cascade(self, config: CascadeConfig) -> AsyncGenerator[RequestOutput, None]:
         """An answer of an early tier that will do, else the last tier's."""
-        cascade = self._decision.cascade
         for name in self._decision.early_tiers:
-            if cascade is None:
-                break
-            outputs = await self._try(name, with_logprobs(self._request, cascade))
+            outputs = await self._try(name, with_logprobs(self._request, config))
             if outputs is None:
                 self._verdict = Verdict(f"{name} failed")
                 continue
-            self._verdict = judge(self._request, join_outputs(outputs), cascade)
-            if self._verdict.is_good:
+            answering, answer = self._attempts.last, join_outputs(outputs)
+            verdict = judge(self._request, answer, config)
+            if verdict.is_good and answer is not None:
+                verdict = await self._self_check(name, answer, config, verdict)
+            self._verdict = verdict
+            if verdict.is_good:
+                self._attempts.put_last(answering)
                 for output in without_logprobs(outputs, self._request):
                     yield output
                 return
-            # What it said has been counted as an answer already.
-            escalated = self._attempts[-1]
-            escalated.outcome = "escalated"
-            self._parts.sink.add(
-                ROUTED_ATTEMPTS, tier=name, backend=escalated.member.name, outcome="escalated"
-            )
+            self._attempts.rename(answering, "escalated")
         async with aclosing(self._ask_in_turn()) as last:
             async for output in last:
                 yield output
@@ -173,18 +104,46 @@ class RoutedStream(AsyncGenerator[RequestOutput, None]):
     async def _try(self, name: str, request: GenerateRequest) -> list[RequestOutput] | None:
         """The whole answer of a tier; None where none of its backends gave one."""
         for member in self._parts.tiers[name].in_order(self._parts.health):
-            if len(self._attempts) >= self._parts.max_attempts - 1:
+            if len(self._attempts) >= self._parts.max_attempts - 1 or not member.can_answer:
                 return None
+            if member.name in self._seconds:
+                continue
             try:
                 async with aclosing(self._ask(name, member, request)) as outputs:
                     return [output async for output in outputs]
-            except _ELSEWHERE as error:
-                self._errors.append(error)
-                _log.warning("%s failed, another is asked: %s", member.name, error)
+            except ELSEWHERE as error:
+                self._note(member, error)
         return None
+
+    async def _self_check(
+        self, name: str, answer: RequestOutput, cascade: CascadeConfig, verdict: Verdict
+    ) -> Verdict:
+        """Ask a model whether an answer is right, where that is wanted."""
+        config = cascade.self_check
+        if config is None:
+            return verdict
+        tier = config.tier or name
+        for member in self._parts.tiers[tier].in_order(self._parts.health):
+            if len(self._attempts) >= self._parts.max_attempts - 1 or not member.can_answer:
+                break
+            is_local = member.info.provider == LOCAL
+            question = question_about(self._request, answer, config, is_local)
+            if question is None:
+                return verdict
+            attempt, outputs = self._attempts.ask(tier, member, question)
+            try:
+                async with aclosing(outputs):
+                    found = read_reply([output async for output in outputs])
+            except ELSEWHERE as error:
+                self._note(member, error)
+                continue
+            self._attempts.rename(attempt, "checked")
+            return Verdict(found.why, verdict.confidence)
+        return Verdict("self-check failed", verdict.confidence)
 
     async def _ask_in_turn(self) -> AsyncGenerator[RequestOutput, None]:
         """Ask one backend after the other. Raises: the last error, or the refusal of all."""
+        self._seconds.clear()
         for tier, member in self._candidates(self._decision.last_tier):
             has_sent = False
             try:
@@ -199,81 +158,86 @@ class RoutedStream(AsyncGenerator[RequestOutput, None]):
                             has_sent = True
                             yield output
                 return
-            except _ELSEWHERE as error:
+            except ELSEWHERE as error:
                 if has_sent:
                     raise
-                self._errors.append(error)
-                _log.warning("%s failed, another is asked: %s", member.name, error)
+                self._note(member, error)
         raise _worst(self._errors)
 
     def _candidates(self, first: str) -> Iterator[tuple[str, Member]]:
-        """Backends in the order in which they are asked, each once."""
+        """Backends in the order in which they are asked, each once.
+
+        What could not answer now is asked when nobody else is left: it may have them wait.
+        """
         asked: set[str] = set()
+        later: list[tuple[str, Member]] = []
         name: str | None = first
         while name is not None:
             tier = self._parts.tiers[name]
             for member in tier.in_order(self._parts.health):
+                if member.name in asked or member.name in self._seconds:
+                    continue
                 if len(self._attempts) >= self._parts.max_attempts:
                     return
-                if member.name not in asked:
-                    asked.add(member.name)
+                asked.add(member.name)
+                if member.can_answer:
                     yield name, member
+                else:
+                    later.append((name, member))
             name = tier.config.fallback
+        for candidate in later:
+            if len(self._attempts) < self._parts.max_attempts:
+                yield candidate
 
-    async def _ask(
-        self, tier: str, member: Member, request: GenerateRequest
+    def _ask(
+        self, name: str, member: Member, request: GenerateRequest
     ) -> AsyncGenerator[RequestOutput, None]:
-        """The outputs of one backend; notes what becomes of it."""
-        attempt = Attempt(tier, member)
-        self._attempts.append(attempt)
-        health, clock = self._parts.health, self._parts.clock
-        begin_s = clock.monotonic_s()
-        health.begin(member.name)
-        try:
-            stream = await member.backend.generate(replace(request, model=member.model))
-            async with aclosing(stream):
-                async for output in stream:
-                    if attempt.usage is None:
-                        health.hear(member.name, clock.monotonic_s() - begin_s)
-                    attempt.usage = output.usage
-                    if output.is_finished:
-                        attempt.outcome = "answered"
-                    yield output
-            attempt.outcome = "answered"
-        except (BackendError, CapacityError) as error:
-            health.fail(member.name, error)
-            attempt.outcome, attempt.error = "failed", type(error).__name__
-            raise
-        except RequestError as error:
-            # It computed nothing, and nothing is wrong with it.
-            attempt.outcome, attempt.error = "failed", error.code or type(error).__name__
-            raise
-        except (GeneratorExit, asyncio.CancelledError):
-            if attempt.outcome == "running":
-                attempt.outcome = "left"
-            raise
-        finally:
-            health.end(member.name)
-            self._parts.sink.add(
-                ROUTED_ATTEMPTS, tier=tier, backend=member.name, outcome=attempt.outcome
-            )
+        """The outputs of a backend, or of another one of its tier that is faster."""
+        attempt, outputs = self._attempts.ask(name, member, request)
+        hedge = self._parts.hedges.get(name)
+        if hedge is None:
+            return outputs
+        health = self._parts.health
+        delay_s = hedge.delay_s(request, lambda p: health.first_token_s(member.name, p))
+        if math.isinf(delay_s):
+            return outputs
+        asked: dict[Stream, Attempt] = {outputs: attempt}
 
-    async def asend(self, value: None) -> RequestOutput:
-        """See AsyncGenerator."""
-        return await self._outputs.asend(None)
+        def begin_second() -> Stream | None:
+            second = self._find_second(name, member)
+            if second is None or not hedge.take():
+                return None
+            self._seconds.add(second.name)
+            self._is_hedged = True
+            made, stream = self._attempts.ask(name, second, request)
+            asked[stream] = made
+            return stream
 
-    async def athrow(
-        self,
-        kind: Any,
-        value: BaseException | object = None,
-        trace: TracebackType | None = None,
-    ) -> RequestOutput:
-        """See AsyncGenerator."""
-        return await self._outputs.athrow(kind)
+        def won(stream: Stream) -> None:
+            for other in asked.values():
+                if other is not asked[stream]:
+                    self._attempts.outrun(other)
+            self._attempts.put_last(asked[stream])
+            winner = "first" if stream is outputs else "second"
+            self._parts.sink.add(HEDGED_REQUESTS, tier=name, winner=winner)
 
-    async def aclose(self) -> None:
-        """See AsyncGenerator."""
-        await self._outputs.aclose()
+        race = Race(outputs, begin_second, lambda error: self._note(member, error))
+        return race.outputs(delay_s, won)
+
+    def _find_second(self, name: str, first: Member) -> Member | None:
+        """A backend of a tier that can be asked beside another one."""
+        if len(self._attempts) >= self._parts.max_attempts - 1:
+            return None
+        health = self._parts.health
+        for member in self._parts.tiers[name].in_order(health):
+            is_free = member.can_answer and not health.is_resting(member.name)
+            if member is not first and member.name not in self._seconds and is_free:
+                return member
+        return None
+
+    def _note(self, member: Member, error: Exception) -> None:
+        self._errors.append(error)
+        _log.warning("%s failed, another is asked: %s", member.name, error)
 
 
 def _worst(errors: Sequence[Exception]) -> Exception:

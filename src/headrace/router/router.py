@@ -6,11 +6,20 @@ answer of a backend of the tier that the policy names, with the reason. Belongs 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from headrace.core.activity import Inspectable, ModelActivity
-from headrace.core.backend import Backend, Health, ModelControl, ModelInfo, ModelText
+from headrace.core.backend import (
+    Backend,
+    EngineControl,
+    Health,
+    ModelControl,
+    ModelInfo,
+    ModelText,
+    PauseMode,
+)
 from headrace.core.clock import Clock
 from headrace.core.errors import ModelNotFound, UnsupportedParameter
 from headrace.core.output import RequestOutput
@@ -18,10 +27,29 @@ from headrace.core.request import GenerateRequest
 from headrace.core.routing_config import RoutingConfig
 from headrace.core.telemetry import MetricSink
 from headrace.router.health import HealthBook
+from headrace.router.hedging import HedgePolicy
+from headrace.router.kept_stream import KeptParts, KeptStream
 from headrace.router.policy import Policy
 from headrace.router.response_cache import ResponseCache
+from headrace.router.route_model import RouteModel
 from headrace.router.routed_stream import RoutedStream, RouterParts
+from headrace.router.semantic_cache import SemanticCache, TextIndex
+from headrace.router.shadow import ShadowAnswer, ShadowLog, Shadows
 from headrace.router.tier import Member, Tier
+
+
+@dataclass(frozen=True, slots=True)
+class RouterOptions:
+    """What only some routers have; each is there where the settings want it.
+
+    `models` are those of learned destinations. `ask_shadow` asks a backend in the name of nobody
+    who calls, and `shadow_log` keeps what comes of it. `index` finds texts that mean the same.
+    """
+
+    models: Mapping[str, RouteModel] = field(default_factory=dict)
+    ask_shadow: Callable[[Backend, GenerateRequest], Awaitable[ShadowAnswer]] | None = None
+    shadow_log: ShadowLog | None = None
+    index: TextIndex | None = None
 
 
 class Router:
@@ -37,14 +65,19 @@ class Router:
         clock: Clock,
         sink: MetricSink,
         local: Backend | None = None,
+        options: RouterOptions | None = None,
     ) -> None:
-        self._policy, self._local = Policy(config), local
+        options = options or RouterOptions()
+        self._policy, self._local = Policy(config, options.models), local
         self.health_book = HealthBook(clock)
         self._tiers = {tier.name: tier for tier in tiers}
-        cache = None if config.cache is None else ResponseCache(config.cache, clock)
+        hedges = {
+            tier.name: HedgePolicy(tier.hedge) for tier in config.tiers if tier.hedge is not None
+        }
         self._parts = RouterParts(
-            self._tiers, self.health_book, clock, sink, config.max_attempts, cache
+            self._tiers, self.health_book, clock, sink, config.max_attempts, hedges
         )
+        self._kept = self._make_kept(config, options)
         self._names = frozenset(self._policy.model_names())
 
     def models(self) -> Sequence[ModelInfo]:
@@ -82,7 +115,10 @@ class Router:
             return await self._need_local(request.model).generate(request)
         if request.pooling is not None:
             raise UnsupportedParameter("model", f"{request.model!r} gives answers, no vectors.")
-        return RoutedStream(self._parts, request, self._policy.decide(request))
+        decision = self._policy.decide(request)
+        stream = RoutedStream(self._parts, request, decision)
+        kept = self._kept
+        return stream if kept is None else KeptStream(kept, request, decision, stream)
 
     def payable(self, request: GenerateRequest) -> Sequence[ModelInfo]:
         """See core.routing.Routes."""
@@ -97,7 +133,13 @@ class Router:
             members |= {member.name: member for member in self._tiers[name].members}
             name = self._tiers[name].config.fallback
         # Which of them are asked is decided by their health, later.
-        return [member.info for member in members.values()]
+        found = [member.info for member in members.values()]
+        check = None if decision.cascade is None else decision.cascade.self_check
+        for early in decision.early_tiers if check is not None else ():
+            # A question about an answer reads what the answer cost to write, and more.
+            tier = early if check is None or check.tier is None else check.tier
+            found += [member.info for member in self._tiers[tier].members]
+        return found
 
     async def activity(self) -> Sequence[ModelActivity]:
         """See core.activity.Inspectable: of this machine."""
@@ -118,6 +160,46 @@ class Router:
     async def replace(self, name: str) -> None:
         """See core.backend.ModelControl."""
         await self._control(name).replace(name)
+
+    async def pause(self, name: str | None, mode: PauseMode, *, clear_cache: bool = True) -> bool:
+        """See core.backend.EngineControl: of this machine."""
+        return await self._engines(name).pause(name, mode, clear_cache=clear_cache)
+
+    async def resume(self, name: str | None) -> None:
+        """See core.backend.EngineControl."""
+        await self._engines(name).resume(name)
+
+    def is_paused(self, name: str | None) -> bool:
+        """See core.backend.EngineControl. What is elsewhere is not paused."""
+        if not isinstance(self._local, EngineControl):
+            return False
+        known = [info.name for info in self._local.models()]
+        return (name is None or name in known) and self._local.is_paused(name)
+
+    async def reset_prefix_cache(self, name: str | None, *, reset_running: bool = False) -> bool:
+        """See core.backend.EngineControl."""
+        return await self._engines(name).reset_prefix_cache(name, reset_running=reset_running)
+
+    def close(self) -> None:
+        """End what goes on beside calls."""
+        if self._kept is not None and self._kept.shadows is not None:
+            self._kept.shadows.close()
+
+    def _make_kept(self, config: RoutingConfig, options: RouterOptions) -> KeptParts | None:
+        """What becomes of answers beside being sent; None where nothing does."""
+        clock, sink = self._parts.clock, self._parts.sink
+        cache = None if config.cache is None else ResponseCache(config.cache, clock)
+        semantic: SemanticCache | None = None
+        wanted = None if config.cache is None else config.cache.semantic
+        if cache is not None and wanted is not None and options.index is not None:
+            semantic = SemanticCache(wanted, cache, options.index)
+        shadows: Shadows | None = None
+        if config.shadow is not None and options.ask_shadow and options.shadow_log:
+            ask = partial(options.ask_shadow, self)
+            shadows = Shadows(config.shadow, ask, options.shadow_log, clock, sink)
+        if cache is None and shadows is None:
+            return None
+        return KeptParts(clock, sink, cache, semantic, shadows)
 
     def _describe(self, name: str) -> ModelInfo:
         """A name as a model: what holds for each backend of its tier."""
@@ -140,6 +222,11 @@ class Router:
     def _need_local(self, model: str) -> Backend:
         if self._local is None:
             raise ModelNotFound(model, tuple(sorted(self._names)))
+        return self._local
+
+    def _engines(self, name: str | None) -> EngineControl:
+        if not isinstance(self._local, EngineControl):
+            raise ModelNotFound(name or "of this machine", tuple(sorted(self._names)))
         return self._local
 
     def _control(self, name: str) -> ModelControl:

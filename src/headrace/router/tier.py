@@ -27,6 +27,11 @@ class Member:
         """What its backend says of the model."""
         return next(info for info in self.backend.models() if info.name == self.model)
 
+    @property
+    def can_answer(self) -> bool:
+        """Whether its backend says that it would answer now, or soon."""
+        return self.backend.health().status in ("ready", "starting")
+
 
 @dataclass(frozen=True, slots=True)
 class Tier:
@@ -45,9 +50,8 @@ class Tier:
 
         def rank(member: Member) -> tuple[bool, bool, int]:
             known = health.of(member.name)
-            status = member.backend.health().status
             is_slow = target_s is not None and known.is_slower_than(target_s)
-            is_away = health.is_resting(member.name) or status not in ("ready", "starting")
+            is_away = health.is_resting(member.name) or not member.can_answer
             return is_away, is_slow, known.num_running if is_spread else 0
 
         # Sorting keeps the order of equals.

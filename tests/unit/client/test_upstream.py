@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing
-from dataclasses import replace
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 
 import pytest
 
-from fakes.completion_server import completion_server, text
+from fakes.completion_server import CompletionServer, Exchange, Script, completion_server, text
+from fakes.fake_clock import FakeClock
 from fakes.served_app import run_server
 from fakes.upstreams import (
     KEY,
@@ -38,10 +40,23 @@ from headrace.core.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from headrace.core.output import RequestOutput
 from headrace.core.request import SamplingParams
+from headrace.core.routing import Retried
 from headrace.core.tracing import parse_traceparent
 from headrace.core.upstreams import UpstreamConfig
 from headrace.core.usage import Usage
+
+
+@dataclass
+class Probing:
+    """A probe that waits for the gate."""
+
+    upstream: Upstream
+    server: CompletionServer
+    clock: FakeClock
+    gate: asyncio.Event
+    probe: asyncio.Task[list[RequestOutput]]
 
 
 async def test_an_answer_with_its_usage() -> None:
@@ -179,6 +194,90 @@ async def test_a_server_that_always_cuts_is_left_alone() -> None:
         with pytest.raises(UpstreamError, match="left alone"):
             await collect(upstream)
     assert len(server.seen) == 3
+
+
+@asynccontextmanager
+async def probing(*after: Script) -> AsyncIterator[Probing]:
+    """An upstream that failed, while a request finds out whether it is back."""
+    clock, gate = FakeClock(), asyncio.Event()
+
+    async def slow(exchange: Exchange) -> None:
+        await gate.wait()
+        await after[0](exchange)
+
+    async with scripted(hang_up, slow, *after[1:]) as server:
+        config = UpstreamConfig(
+            name="far", url=server.url, models=("tiny",), breaker_failures=1, max_retries=0
+        )
+        upstream = Upstream(config, clock=clock)
+        with pytest.raises(UpstreamError):
+            await collect(upstream)
+        clock.advance(config.breaker_cooldown_s + 1)
+        probe = asyncio.create_task(collect(upstream))
+        async with asyncio.timeout(10):
+            while len(server.seen) < 2:
+                await asyncio.sleep(0)
+        yield Probing(upstream, server, clock, gate, probe)
+        gate.set()
+        await asyncio.gather(probe, return_exceptions=True)
+        upstream.close()
+
+
+async def waiting(upstream: Upstream) -> asyncio.Task[list[RequestOutput]]:
+    """A request that waits for a probe."""
+    task = asyncio.create_task(collect(upstream))
+    async with asyncio.timeout(10):
+        while not upstream.breaker.num_waiting:
+            await asyncio.sleep(0)
+    return task
+
+
+async def test_others_wait_for_what_a_probe_finds() -> None:
+    async with probing(well, well) as now:
+        assert now.upstream.health().status == "stalled"
+        other = await waiting(now.upstream)
+        now.gate.set()
+        assert words(await other) == words(await now.probe) == "word word word "
+    assert now.upstream.breaker.state == "closed"
+
+
+async def test_what_waited_for_a_probe_that_fails_is_told_at_once() -> None:
+    async with probing(hang_up, well) as now:
+        other = await waiting(now.upstream)
+        now.gate.set()
+        with pytest.raises(UpstreamError, match="left alone"):
+            await other
+    assert len(now.server.seen) == 2
+
+
+async def test_a_probe_that_shows_nothing_does_not_stay_the_only_one() -> None:
+    async with probing(well, well) as now:
+        now.clock.advance(now.upstream.config.breaker_cooldown_s + 1)
+        assert now.upstream.health().status == "ready"
+        assert words(await collect(now.upstream)) == "word word word "
+        assert not now.probe.done()
+
+
+async def test_nobody_waits_for_a_probe_longer_than_it_would() -> None:
+    async with probing(well, well) as now:
+        with pytest.raises(UpstreamError, match="left alone"):
+            await collect(now.upstream, ask(patience_s=0.001))
+        assert not now.probe.done()
+
+
+async def test_tries_that_may_be_billed_are_counted() -> None:
+    failures = (hang_up, status("500 Oops"), cut_after(0))
+    async with scripted(*failures, well) as server, upstream_of(server, max_retries=3) as upstream:
+        stream = await upstream.generate(ask())
+        outputs = [output async for output in stream]
+    assert isinstance(stream, Retried)
+    assert stream.num_in_doubt == 2
+    assert words(outputs) == "word word word "
+    impatient = {"first_byte_timeout_s": 0.05}
+    async with scripted(stall) as server, upstream_of(server, **impatient) as upstream:
+        with pytest.raises(UpstreamTimeout) as caught:
+            await collect(upstream)
+    assert caught.value.num_in_doubt == 1
 
 
 async def test_a_refusal_is_the_callers_and_is_not_repeated() -> None:

@@ -12,7 +12,7 @@ from fakes.fake_clock import FakeClock
 from fakes.upstreams import ask
 from headrace.core.cache_control import CacheControl
 from headrace.core.message import Message, Tool, ToolChoice
-from headrace.core.output import CompletionDelta, RequestOutput, ToolCallDelta
+from headrace.core.output import CompletionDelta, RequestOutput, RequestTimes, ToolCallDelta
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.routing_config import CacheConfig
 from headrace.core.usage import Usage
@@ -22,10 +22,11 @@ from headrace.router.response_cache import ResponseCache, join_outputs
 def outputs(*texts: str, **last: object) -> list[RequestOutput]:
     deltas = [CompletionDelta(0, text) for text in texts]
     deltas[-1] = replace(deltas[-1], finish_reason="stop", **last)  # type: ignore[arg-type]
-    return [
+    steps = [
         RequestOutput("old", (delta,), Usage(3, output_tokens=n + 1), n == len(deltas) - 1)
         for n, delta in enumerate(deltas)
     ]
+    return [*steps[:-1], replace(steps[-1], times=RequestTimes(0.1, 0.2, 0.3))]
 
 
 def keep(cache: ResponseCache, request: GenerateRequest, *texts: str) -> str:
@@ -54,6 +55,7 @@ def test_an_old_answer_in_one_piece() -> None:
     assert found.request_id == "new"
     assert found.deltas == (CompletionDelta(0, "ab", finish_reason="stop"),)
     assert found.usage == Usage(3, output_tokens=2)
+    assert found.times is None  # of this call the engine spent none
 
 
 @pytest.mark.parametrize(
