@@ -21,10 +21,9 @@ from headrace.economics.cost import charge
 from headrace.economics.machine_price import MachineWork
 from headrace.economics.prices import Price, to_nano_usd
 from headrace.planner.profile import Profile
-from headrace.planner.workload import Tier
+from headrace.planner.workload import DAY_S, Tier
 
 CATALOGUE = Path(__file__).with_name("machines.json")
-DAY_S = 86_400
 VOLUMES = (Fraction(1, 10), Fraction(1), Fraction(10), Fraction(100))
 
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from headrace.core.config import EngineConfig
 from headrace.planner.autoscale import ScalingRule, next_replicas, wanted_replicas
 from headrace.planner.step_times import StepTimes
 
@@ -27,15 +28,6 @@ class SimulatedCall:
     arrival_s: float
     input_tokens: int
     output_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """As the engine's settings of the same names."""
-
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 2048
-    max_mixed_prompt_tokens: int = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +64,11 @@ class Simulation:
 def simulate(
     calls: Sequence[SimulatedCall],
     times: StepTimes,
-    limits: BatchLimits | None = None,
+    engine: EngineConfig | None = None,
     rule: ScalingRule | None = None,
 ) -> Simulation:
-    """Run all calls to their end."""
-    return _Cluster(calls, times, limits or BatchLimits(), rule or ScalingRule()).run()
+    """Run all calls to their end. `engine`: what a step may hold, as its settings say."""
+    return _Cluster(calls, times, engine or EngineConfig(), rule or ScalingRule()).run()
 
 
 @dataclass(slots=True, eq=False)
@@ -114,10 +106,10 @@ class _Cluster:
         self,
         calls: Sequence[SimulatedCall],
         times: StepTimes,
-        limits: BatchLimits,
+        engine: EngineConfig,
         rule: ScalingRule,
     ) -> None:
-        self._calls, self._times, self._limits, self._rule = calls, times, limits, rule
+        self._calls, self._times, self._engine, self._rule = calls, times, engine, rule
         first_s = calls[0].arrival_s if calls else 0.0
         self._replicas = [_Replica(first_s) for _ in range(max(1, rule.least) if rule.least else 0)]
         self._started_s = first_s
@@ -189,7 +181,7 @@ class _Cluster:
         if not replica.running:
             if replica.num_steps == 0:
                 self._begin_span(replica, max(now_s, replica.ready_s))
-        elif len(replica.running) < self._limits.max_num_seqs:
+        elif len(replica.running) < self._engine.max_num_seqs:
             done = math.ceil((now_s - replica.begin_s) / replica.step_s - 1e-9)
             if max(1, done) < replica.num_steps:
                 replica.num_steps = max(1, done)
@@ -199,16 +191,16 @@ class _Cluster:
 
     def _begin_span(self, replica: _Replica, now_s: float) -> None:
         """Admit, decide what is in the step, and how many equal ones follow."""
-        limits, running = self._limits, replica.running
+        engine, running = self._engine, replica.running
         if now_s >= replica.ready_s:
-            while replica.waiting and len(running) < limits.max_num_seqs:
+            while replica.waiting and len(running) < engine.max_num_seqs:
                 call = self._calls[replica.waiting[0]]
                 entry = _Running(replica.waiting.popleft(), call.input_tokens, call.output_tokens)
                 running.append(entry)
         decoding = [entry for entry in running if not entry.prompt_left]
-        room = limits.max_num_batched_tokens - len(decoding)
-        if decoding:
-            room = min(room, limits.max_mixed_prompt_tokens)
+        room = engine.max_num_batched_tokens - len(decoding)
+        if decoding and engine.max_mixed_prompt_tokens is not None:
+            room = min(room, engine.max_mixed_prompt_tokens)
         num_prompt = 0
         for entry in running:
             entry.chunk = min(entry.prompt_left, room - num_prompt)
@@ -216,12 +208,20 @@ class _Cluster:
             if entry.chunk and math.isnan(self._first_step_s[entry.index]):
                 self._first_step_s[entry.index] = now_s
         replica.begin_s = now_s
-        replica.step_s = self._times.step_s(len(decoding), num_prompt)
         replica.num_steps = 1
         if not num_prompt and decoding:
             replica.num_steps = min(entry.output_left for entry in decoding)
+        # Of equal steps in a row the middle one stands for all.
+        middle = (replica.num_steps - 1) / 2
+        context = sum(self._context(entry) + middle for entry in decoding)
+        replica.step_s = self._times.step_s(len(decoding), num_prompt, context)
         replica.version += 1
         self._push(now_s + replica.num_steps * replica.step_s, replica, replica.version)
+
+    def _context(self, entry: _Running) -> int:
+        """Tokens that the next one of an answer looks back on."""
+        call = self._calls[entry.index]
+        return call.input_tokens + call.output_tokens - entry.output_left
 
     def _end_span(self, replica: _Replica, now_s: float) -> None:
         count = replica.num_steps

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from headrace.core.errors import ConfigError
 from headrace.core.message import Message
+from headrace.core.structured_outputs import StructuredOutputs
 from headrace.core.usage import Usage
 from headrace.planner.step_times import StepTimes
 from headrace.planner.workload import Call, Sample, Tier
@@ -51,16 +52,16 @@ class Answer:
 
 
 class Journal:
-    """Reads all lines when made; writes each new one at once."""
+    """Reads all lines when made; writes each new one at once. Reading changes no file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._answers: dict[tuple[str, str], Answer] = {}
         self._scores: dict[tuple[str, str, str], float] = {}
-        self.step_times: dict[str, StepTimes] = {}
-        self.facts: dict[str, Mapping[str, Any]] = {}
-        for entry in self._lines():
-            self._take(entry)
+        self._step_times: dict[tuple[str, str], StepTimes] = {}
+        self._facts: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self._torn_at: int | None = None
+        self._read()
 
     def find(self, call: Call, tier: Tier, sample: Sample) -> Answer | None:
         """The answer to exactly this request."""
@@ -81,15 +82,26 @@ class Journal:
         self._scores[key] = value
         self._write({"kind": "score", "key": key, "value": value})
 
-    def add_step_times(self, tier: str, times: StepTimes) -> None:
-        """Keep how long steps of a tier take."""
-        self.step_times[tier] = times
-        self._write({"kind": "steps", "tier": tier} | asdict(times))
+    def step_times(self, tier: Tier) -> StepTimes | None:
+        """How long steps take of the model that a tier has now."""
+        return self._step_times.get((tier.name, tier.model))
 
-    def add_facts(self, tier: str, facts: Mapping[str, Any]) -> None:
-        """Keep what computed the answers that follow: machine, kernels, version."""
-        self.facts[tier] = facts
-        self._write({"kind": "facts", "tier": tier, "facts": dict(facts)})
+    def add_step_times(self, tier: Tier, times: StepTimes) -> None:
+        """Keep how long steps of a tier take."""
+        self._step_times[tier.name, tier.model] = times
+        self._write({"kind": "steps", "tier": tier.name, "model": tier.model} | asdict(times))
+
+    def facts(self, tier: Tier) -> Mapping[str, Any]:
+        """What computed the newest answers of a tier; empty where none were asked."""
+        return self._facts.get((tier.name, tier.model), {})
+
+    def add_facts(self, tier: Tier, facts: Mapping[str, Any]) -> None:
+        """Keep what computes the answers that follow: machine, kernels, version."""
+        if self.facts(tier) == facts:
+            return
+        self._facts[tier.name, tier.model] = facts
+        entry = {"kind": "facts", "tier": tier.name, "model": tier.model}
+        self._write(entry | {"facts": dict(facts)})
 
     def _take(self, entry: Mapping[str, Any]) -> None:
         kind = entry["kind"]
@@ -100,35 +112,44 @@ class Journal:
             task, judged_by, text = entry["key"]
             self._scores[task, judged_by, text] = float(entry["value"])
         elif kind == "steps":
-            self.step_times[entry["tier"]] = StepTimes.read(entry)
+            self._step_times[entry["tier"], entry.get("model", "")] = StepTimes.read(entry)
         elif kind == "facts":
-            self.facts[entry["tier"]] = entry["facts"]
+            self._facts[entry["tier"], entry.get("model", "")] = entry["facts"]
 
-    def _lines(self) -> Iterator[Mapping[str, Any]]:
+    def _read(self) -> None:
+        """Raises: ConfigError that names the line."""
         if not self.path.exists():
             return
         raw = self.path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
-        if len(whole) < len(raw):
-            # What a killed process left; the next line must not stick to it.
-            os.truncate(self.path, len(whole))
-        lines = whole.decode("utf-8", "replace").splitlines()
+        # Not splitlines: answers may have line separators that JSON leaves as they are.
+        lines = whole.decode("utf-8", "replace").split("\n")[:-1]
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
-                if number == 1 and entry["headrace_profile"] != VERSION:
-                    raise ValueError("another version")
                 if number > 1:
-                    entry["kind"]
-                    yield entry
-            except (ValueError, KeyError, TypeError):
-                allowed = "a profile that `headrace profile` wrote, or a path where no file is"
-                where = f"{self.path}:{number}"
-                raise ConfigError("--profile", where, allowed) from None
+                    self._take(entry)
+                elif entry["headrace_profile"] != VERSION:
+                    raise ValueError("another version")
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise self._not_ours(number) from None
+        if len(whole) < len(raw):
+            if not lines:
+                raise self._not_ours(1)
+            self._torn_at = len(whole)
+
+    def _not_ours(self, number: int) -> ConfigError:
+        allowed = "a profile that `headrace profile` wrote, or a path where no file is"
+        return ConfigError("--profile", f"{self.path}:{number}", allowed)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
+        if self._torn_at is not None:
+            # What a killed process left; the next line must not stick to it.
+            os.truncate(self.path, self._torn_at)
+            self._torn_at = None
         is_new = not self.path.exists() or not self.path.stat().st_size
-        with self.path.open("a", encoding="utf-8") as file:
+        # Half of a surrogate pair, which is no UTF-8, becomes the escape that JSON has for it.
+        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             if is_new:
                 file.write(json.dumps({"headrace_profile": VERSION}) + "\n")
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
@@ -140,12 +161,19 @@ def messages_of(call: Call, sample: Sample) -> tuple[Message, ...]:
     return (*system, Message("user", call.prompt.render(sample.fields)))
 
 
+def form_of(call: Call, tier: Tier) -> StructuredOutputs | None:
+    """The form that answers are held to; a choice is asked for in words where a tier refuses it."""
+    is_choice = call.form is not None and call.form.form == "choice"
+    return None if is_choice and not tier.takes_choices else call.form
+
+
 def request_key(call: Call, tier: Tier, sample: Sample) -> str:
     """Names all that an answer depends on."""
+    form = form_of(call, tier)
     asked = [
         *(tier.model, tier.url),
         *((message.role, message.content) for message in messages_of(call, sample)),
-        *(call.max_tokens, None if call.form is None else (call.form.form, call.form.source)),
+        *(call.max_tokens, None if form is None else (form.form, form.source)),
     ]
     return digest(json.dumps(asked, ensure_ascii=False))
 

@@ -7,19 +7,20 @@ Asks no model; the choice between options is the optimizer's.
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from headrace.core.config import EngineConfig
 from headrace.core.usage import Usage
 from headrace.planner.interval import Interval, interval, paired_difference
 from headrace.planner.journal import messages_of
 from headrace.planner.profile import Measured, Profile
 from headrace.planner.tier_price import TierPrice, with_cached_prefix
 from headrace.planner.workload import (
+    DAY_S,
     Call,
     Evidence,
     Floor,
@@ -33,7 +34,9 @@ MoveKind = Literal["tier", "batch", "prefix_cache", "max_tokens", "merge"]
 # holds: shown by the interval. unproved: it may. fails: it does not. none: there is no floor.
 Verdict = Literal["holds", "unproved", "fails", "unmeasured", "none"]
 
-BATCH_WINDOW_S = 86_400
+BATCH_WINDOW_S = DAY_S
+# What this engine caches are whole blocks.
+OWN_BLOCK_TOKENS = EngineConfig().block_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ class OptionMaker:
         self._profile, self._scenario, self._prices = profile, scenario, prices
         self._workload: Workload = profile.workload
         self._baseline = self._workload.tiers[scenario.baseline]
+        self._common_shares: dict[str, float] = {}
 
     def make(self) -> list[Option]:
         """All of them, those that may not be chosen too."""
@@ -188,19 +192,25 @@ class OptionMaker:
         By the share of characters: exact counts need the tier's tokenizer.
         """
         measured = self._profile.find(call, self._workload.tiers[tier])
-        if measured is None:
-            return 0
-        texts = [
-            "".join(message.content or "" for message in messages_of(call, sample))
-            for sample in call.samples
-        ]
-        common = len(os.path.commonpath(texts))
-        mean = sum(map(len, texts)) / len(texts)
-        tokens = int(measured.mean_input * common / mean) if mean else 0
         price = self._prices[tier]
-        least = 0 if price is not None and price.is_own else (
-            self._workload.tiers[tier].cache_floor_tokens)  # fmt: skip
-        return tokens if tokens >= max(1, least) else 0
+        if measured is None or price is None:
+            return 0
+        tokens = int(measured.mean_input * self._common_share(call))
+        if price.is_own:
+            return tokens - tokens % OWN_BLOCK_TOKENS
+        floor = self._workload.tiers[tier].cache_floor_tokens
+        return tokens if tokens >= floor else 0
+
+    def _common_share(self, call: Call) -> float:
+        """How much of the prompts all of them begin with; one prompt alone shows nothing."""
+        if call.name not in self._common_shares:
+            texts = [
+                "".join(message.content or "" for message in messages_of(call, sample))
+                for sample in call.samples
+            ]
+            common = _common_chars(texts) if len(set(texts)) > 1 else 0
+            self._common_shares[call.name] = common * len(texts) / max(1, sum(map(len, texts)))
+        return self._common_shares[call.name]
 
     def _moves(
         self, call: Call, tier: str, limit: int, is_batch: bool, is_cached: bool
@@ -269,6 +279,14 @@ def _compare(found: Interval, least: float, evidence: Evidence) -> Verdict:
     return "fails" if found.high < least else "unproved"
 
 
+def _common_chars(texts: Sequence[str]) -> int:
+    """How many signs all texts begin with: those that the first and last in order share."""
+    first, last = min(texts), max(texts)
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
+    )
+
+
 def _same_samples(a: Measured, b: Measured) -> tuple[list[int], list[int]] | None:
     """Places of the samples that both have; None where there are none."""
     place = {name: index for index, name in enumerate(b.samples)}
@@ -286,10 +304,7 @@ def _latency(
     e2e_s = float(np.percentile(measured.e2e_s, percent))
     if objective is None or is_batch:
         return TaskLatency(ttft_s, e2e_s, "none")
-    is_held = (objective.ttft_s is None or ttft_s <= objective.ttft_s) and (
-        objective.e2e_s is None or e2e_s <= objective.e2e_s
-    )
-    return TaskLatency(ttft_s, e2e_s, "holds" if is_held else "fails")
+    return TaskLatency(ttft_s, e2e_s, "holds" if objective.holds(ttft_s, e2e_s) else "fails")
 
 
 def _why_not(

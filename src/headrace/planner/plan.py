@@ -162,7 +162,8 @@ def _most_saving(
     """The part of the bill that a move could take away, whatever quality it leaves.
 
     Another tier: all of it, were it free. A cached beginning: the input. A smaller max_tokens: the
-    output. A merged call: the input of all calls but the dearest. A batch: what its price says.
+    output. A merged call: the input of all calls but the dearest, more where its answers are
+    shorter too. A batch: what its price says.
     """
     costs = [option.nano_usd for option in touched]
     inputs = [option.input_nano_usd for option in touched]
@@ -176,4 +177,5 @@ def _most_saving(
         "max_tokens": cost - sum(paid),
         "merge": sum(paid) - max(paid),
     }
-    return Fraction(part[move.kind], total)
+    most = Fraction(part[move.kind], total)
+    return max(most, saving or most) if move.kind == "merge" else most

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
+from headrace.planner.agreement import agreements
 from headrace.planner.bounds import Bound
 from headrace.planner.optimizer import Assignment
 from headrace.planner.options import Option
@@ -49,6 +50,7 @@ def plan_json(plan: WorkloadPlan, profile: Profile) -> dict[str, Any]:
         "cheapest_without_floors": _assignment(plan, plan.unbound),
         "conclusions": list(conclusions(plan, profile.workload)),
         "assumptions": list(assumptions(plan, profile)),
+        "judges": [asdict(found) for found in agreements(profile)],
     }
 
 

@@ -6,11 +6,12 @@ elsewhere; here it is only written. Knows no terminal and no HTML.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 from headrace.core.units import format_seconds
 from headrace.economics.prices import format_usd
+from headrace.planner.agreement import Agreement
 from headrace.planner.bounds import Bound
 from headrace.planner.interval import Interval
 from headrace.planner.optimizer import Assignment
@@ -25,7 +26,10 @@ BOUND_HEADINGS = ("task", "calls a day", "tokens a call", "USD a day", "share", 
 QUALITY_HEADINGS = ("task", "call", "tier", "samples", "score", "to baseline", "floor", "held",
                     "p latency", "cut", "failed", "USD per 1000")  # fmt: skip
 MOVE_HEADINGS = ("move", "at most", "saves here", "risk")
+AGREEMENT_HEADINGS = ("task", "judge", "compares", "pairs", "same in both orders",
+                      "prefers the second", "told apart", "as the metric")  # fmt: skip
 FEW_SAMPLES = 30
+CHANCE = 0.5
 _HELD: dict[Verdict, str] = {
     "holds": "yes",
     "unproved": "not shown",
@@ -80,6 +84,43 @@ def move_rows(plan: WorkloadPlan) -> Iterator[Row]:
     """Each move alone."""
     for effect in sorted(plan.effects, key=lambda effect: effect.most or Fraction(0), reverse=True):
         yield (str(effect.move), percent(effect.most), percent(effect.saving), risk(effect))
+
+
+def agreement_rows(found: Iterable[Agreement]) -> Iterator[Row]:
+    """Judges beside the metrics that decide."""
+    for each in found:
+        yield (
+            each.task,
+            each.judge,
+            f"{each.baseline}, {each.other}",
+            str(each.steady.count),
+            interval_text(each.steady),
+            interval_text(each.preference),
+            str(each.num_told_apart),
+            interval_text(each.agrees),
+        )
+
+
+def agreement_sentences(found: Iterable[Agreement]) -> Iterator[str]:
+    """What that says of a judge."""
+    for each in found:
+        kept = (
+            f"{each.judge}, asked which answers to {each.task} are better, kept its verdict in "
+            f"{each.steady.mean:.0%} of {each.steady.count} pairs when their order was changed"
+        )
+        if each.agrees is None:
+            yield f"{kept}; no pair is left that it and the metric both tell apart."
+            continue
+        sense = (
+            "better than a coin"
+            if each.agrees.low > CHANCE
+            else "not shown to be better than a coin"
+        )
+        yield (
+            f"{kept}; of {each.num_told_apart} that it and the metric tell apart it prefers the "
+            f"same one in {each.agrees.mean:.0%} [{each.agrees.low:.0%}, {each.agrees.high:.0%}]: "
+            f"{sense}. No floor rests on it."
+        )
 
 
 def risk(effect: MoveEffect) -> str:
@@ -187,8 +228,15 @@ def _target(plan: WorkloadPlan) -> Iterator[str]:
             f"Without floors the smallest set for {goal} would be "
             f"{assignment_text(plan, plan.unbound_smallest)}; against it: {'; '.join(breaks)}."
         )
-    else:
-        yield f"Nor does any without floors: {goal} is out of reach at these prices."
+        return
+    unknown = [option for option in plan.options if not option.num_samples]
+    if unknown:
+        yield (
+            f"Whether one does without floors is not known: {len(unknown)} of {len(plan.options)} "
+            "options are not measured. The same `headrace profile` goes on where it stopped."
+        )
+        return
+    yield f"Nor does any without floors: {goal} is out of reach at these prices."
 
 
 def assignment_text(plan: WorkloadPlan, assignment: Assignment) -> str:
@@ -211,9 +259,23 @@ def assumptions(plan: WorkloadPlan, profile: Profile) -> Iterator[str]:
         f"A floor is held when {how} is at least the floor; intervals hold "
         f"{workload.confidence:.1%} (bootstrap over samples)."
     )
-    yield "Every call was measured with a cold prefix cache and temperature 0."
+    together = _at_a_time(profile)
+    yield f"Every call was measured with a cold prefix cache and temperature 0{together}."
     if workload.note:
         yield workload.note
+
+
+def _at_a_time(profile: Profile) -> str:
+    """How many calls ran together, which latencies and own machines' prices rest on."""
+    workload = profile.workload
+    found = (
+        profile.find(call, tier)
+        for call in workload.calls
+        for tier in workload.tiers.values()
+        if tier.stands_in is None
+    )
+    counts = sorted({measured.concurrency for measured in found if measured is not None})
+    return f", {' or '.join(map(str, counts))} at a time" if counts else ""
 
 
 def _tier_text(tier: Tier, plan: WorkloadPlan, profile: Profile) -> str:
@@ -224,7 +286,7 @@ def _tier_text(tier: Tier, plan: WorkloadPlan, profile: Profile) -> str:
             f"says nothing about {tier.model}; the price alone is its own"
         )
     elif tier.url is None:
-        facts = profile.journal.facts.get(tier.name, {})
+        facts = profile.journal.facts(tier)
         parts.append(f"{tier.model} on this engine" + "".join(
             f", {key} {value}" for key, value in facts.items()))  # fmt: skip
     else:

@@ -63,7 +63,9 @@ class Profile:
 
     def __init__(self, workload: Workload, journal: Journal) -> None:
         self.workload, self.journal = workload, journal
-        self.metrics = {task.name: make_metric(task, journal) for task in workload.tasks.values()}
+        self.metrics = {
+            task.name: make_metric(task, workload, journal) for task in workload.tasks.values()
+        }
         self._measured: dict[tuple[str, str, int], Measured | None] = {}
 
     def find(self, call: Call, tier: Tier, max_tokens: int | None = None) -> Measured | None:
@@ -130,11 +132,11 @@ class Profile:
         return np.array(rows, dtype=np.float64)
 
 
-def make_metric(task: Task, journal: Journal) -> TaskMetric:
+def make_metric(task: Task, workload: Workload, journal: Journal) -> TaskMetric:
     """The table of metrics."""
     metric = task.metric
     if metric.kind in ("similarity", "judge"):
-        return GivenScore(task.name, metric, journal)
+        return GivenScore(task, workload.scorer(metric.model), journal)
     made: TaskMetric
     if metric.kind == "exact":
         made = ExactMatch(metric)

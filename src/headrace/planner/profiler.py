@@ -21,13 +21,11 @@ from headrace.core.message import Message
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.usage import Usage
-from headrace.planner.journal import Answer, Journal, messages_of, request_key
+from headrace.planner.journal import Answer, Journal, form_of, messages_of, request_key
 from headrace.planner.workload import Call, Sample, Tier
 
 MAX_FAILURES_IN_A_ROW = 5
 WARM_UP_TOKENS = 4
-# A tier that refuses it is asked for a choice in words alone: APIs elsewhere do not know it.
-FORM_FIELD = "structured_outputs"
 
 OnAnswer = Callable[[Answer], None]
 
@@ -114,11 +112,10 @@ class Profiler:
             raise BackendError(f"Tier {self.tier.name} does not answer: {error.message}") from None
 
     async def _ask(self, ask: Ask) -> Answer:
-        form = ask.call.form
-        if form is not None and form.form == "choice" and FORM_FIELD in self.tier.refuses:
-            form = None
         sampling = SamplingParams(
-            temperature=0.0, max_tokens=ask.call.max_tokens, structured_outputs=form
+            temperature=0.0,
+            max_tokens=ask.call.max_tokens,
+            structured_outputs=form_of(ask.call, self.tier),
         )
         heard = _Heard(time.perf_counter())
         error: str | None = None

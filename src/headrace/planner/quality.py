@@ -98,7 +98,7 @@ class Contains(MeanMetric):
         """See MeanMetric."""
         text = pick(answer, self._metric.answer_field)
         wanted = [
-            normalized(part) for part in _phrases(look_up(sample.fields, self._metric.reference))
+            normalized(part) for part in phrases(look_up(sample.fields, self._metric.reference))
         ]
         if text is None or not wanted:
             return 0.0
@@ -204,13 +204,13 @@ def _match(value: Any, reference: Any, kind: FieldMatch) -> float:
     if kind == "present":
         return 1.0
     if kind == "set":
-        return set_f1(_phrases(value), _phrases(reference))
+        return set_f1(phrases(value), phrases(reference))
     if kind == "overlap":
         return word_f1(as_text(value), as_text(reference))
     return float(normalized(as_text(value)) == normalized(as_text(reference)))
 
 
-def _phrases(value: Any) -> list[str]:
+def phrases(value: Any) -> list[str]:
     """A list of texts, or a text of phrases between commas."""
     if isinstance(value, list):
         return [as_text(part) for part in value]

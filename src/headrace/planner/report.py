@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
+from headrace.planner.agreement import Agreement, agreements
 from headrace.planner.options import Option
 from headrace.planner.plan import WorkloadPlan
 from headrace.planner.plan_text import (
+    AGREEMENT_HEADINGS,
     BOUND_HEADINGS,
     MOVE_HEADINGS,
     QUALITY_HEADINGS,
     Row,
+    agreement_rows,
+    agreement_sentences,
     assumptions,
     bound_rows,
     conclusions,
@@ -61,6 +65,7 @@ def render_report(plans: Sequence[WorkloadPlan], profile: Profile) -> str:
     """The whole file."""
     workload = profile.workload
     sections = "".join(_section(plan, profile) for plan in plans)
+    sections += _judges(list(agreements(profile)))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -94,6 +99,16 @@ def _section(plan: WorkloadPlan, profile: Profile) -> str:
 {_table(MOVE_HEADINGS, move_rows(plan))}
 <h3>Assumptions</h3>
 {_list(assumptions(plan, profile))}
+"""
+
+
+def _judges(found: Sequence[Agreement]) -> str:
+    if not found:
+        return ""
+    return f"""<h2>Judges beside metrics</h2>
+<p class="soft">Pairs of answers to the same samples, each compared in both orders.</p>
+{_table(AGREEMENT_HEADINGS, agreement_rows(found))}
+{_list(agreement_sentences(found))}
 """
 
 

@@ -1,52 +1,95 @@
 """Scores that models give, for all answers that lack one.
 
-In: workload and journal, an open Backend of the encoder or judge. Out: scores in the journal. Each
-text is scored once, also when several tiers gave it.
+In: workload and journal, an open encoder or judge. Out: scores in the journal. Each text is scored
+once, also when several tiers gave it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
-from headrace.core.backend import Backend
 from headrace.planner.journal import Journal
-from headrace.planner.judge import GivenScore, pair_text, score_preference, score_similarity
+from headrace.planner.judge import Comparison, Scorer, beside_reference, compare
 from headrace.planner.profile import output_of
-from headrace.planner.workload import Sample, Task, Workload
+from headrace.planner.workload import Sample, Task, Tier, Workload
 
 
-def missing_scores(workload: Workload, journal: Journal) -> list[str]:
-    """Names of the models that have something left to score."""
-    return sorted({task.metric.model for task, _, _ in _missing(workload, journal)})
+class _Missing(NamedTuple):
+    task: str
+    model: str
+    comparison: Comparison
 
 
-async def score_answers(workload: Workload, journal: Journal, model: str, backend: Backend) -> None:
-    """Score what one model is to score. Mutates: journal."""
-    for task, sample, text in _missing(workload, journal):
-        if task.metric.model != model:
-            continue
-        key = pair_text(task.metric, sample, text)
-        if journal.score(task.name, model, key) is not None:
-            continue
-        if task.metric.kind == "judge":
-            value = await score_preference(backend, task, sample, text)
-        else:
-            value = await score_similarity(backend, task.metric, sample, text)
-        journal.add_score(task.name, model, key, value)
+def missing_scores(workload: Workload, journal: Journal) -> Mapping[str, int]:
+    """Models that have something left to score, and how many texts or pairs."""
+    return Counter(missing.model for missing in _missing(workload, journal))
 
 
-def _missing(workload: Workload, journal: Journal) -> Iterator[tuple[Task, Sample, str]]:
+async def score_answers(
+    workload: Workload,
+    journal: Journal,
+    model: str,
+    scorer: Scorer,
+    on_score: Callable[[], None] = lambda: None,
+) -> None:
+    """Score what one model is to score. Mutates: journal. Raises: BackendError."""
+    kept_under = workload.scorer(model)
+    for missing in _missing(workload, journal):
+        if missing.model == model:
+            value = await compare(scorer, missing.comparison)
+            journal.add_score(missing.task, kept_under, missing.comparison.key, value)
+            on_score()
+
+
+def comparison_of_tiers(
+    workload: Workload, journal: Journal, task: Task, pair: tuple[str, str], sample: Sample
+) -> Comparison | None:
+    """Two tiers' answers for a judge. None: one is missing, or they are the same."""
+    found = [_text(journal, task, workload.tiers[name], sample) for name in pair]
+    first, second = found
+    if task.judge is None or first is None or second is None or first == second:
+        return None
+    return Comparison((first, second), task.call.prompt.render(sample.fields), task.judge.question)
+
+
+def _text(journal: Journal, task: Task, tier: Tier, sample: Sample) -> str | None:
+    answer = journal.find(task.call, tier, sample)
+    return None if answer is None or answer.error is not None else answer.text
+
+
+def _missing(workload: Workload, journal: Journal) -> list[_Missing]:
+    """Without those that the journal has, each once."""
+    found = dict.fromkeys((*_of_metrics(workload, journal), *_of_judges(workload, journal)))
+    return [
+        missing
+        for missing in found
+        if journal.score(missing.task, workload.scorer(missing.model), missing.comparison.key)
+        is None
+    ]
+
+
+def _of_metrics(workload: Workload, journal: Journal) -> Iterator[_Missing]:
+    real = [tier for tier in workload.tiers.values() if tier.stands_in is None]
     for call in workload.calls:
         for name, path in call.outputs.items():
             task = workload.tasks[name]
             if task.metric.kind not in ("similarity", "judge"):
                 continue
-            metric = GivenScore(name, task.metric, journal)
-            for tier in workload.tiers.values():
-                if tier.stands_in is not None:
-                    continue
+            for tier in real:
                 for sample in call.samples:
                     answer = journal.find(call, tier, sample)
                     text = None if answer is None or answer.error else output_of(answer.text, path)
-                    if text is not None and not metric.has(sample, text):
-                        yield task, sample, text
+                    if text is not None:
+                        asked = beside_reference(task, sample, text)
+                        yield _Missing(name, task.metric.model, asked)
+
+
+def _of_judges(workload: Workload, journal: Journal) -> Iterator[_Missing]:
+    for task in workload.tasks.values():
+        for pair in workload.compared_tiers if task.judge is not None else ():
+            for sample in task.call.samples:
+                comparison = comparison_of_tiers(workload, journal, task, pair, sample)
+                if comparison is not None and task.judge is not None:
+                    yield _Missing(task.name, task.judge.tier, comparison)

@@ -13,15 +13,15 @@ from decimal import Decimal
 
 import numpy as np
 
+from headrace.core.config import EngineConfig
 from headrace.core.errors import ConfigError
 from headrace.economics.prices import to_nano_usd
 from headrace.planner.arrivals import draw_arrivals
 from headrace.planner.autoscale import ScalingRule
-from headrace.planner.capacity import BatchLimits, CallTimes, SimulatedCall, Simulation, simulate
+from headrace.planner.capacity import CallTimes, SimulatedCall, Simulation, simulate
 from headrace.planner.profile import Profile
-from headrace.planner.workload import LatencyObjective, Task, Tier
+from headrace.planner.workload import DAY_S, LatencyObjective, Tier
 
-DAY_S = 86_400
 PERCENTS = (50, 90, 99)
 
 
@@ -96,10 +96,10 @@ def sizes(
     demand: Demand,
     rules: Sequence[ScalingRule],
     usd_per_hour: Decimal | None,
-    limits: BatchLimits | None = None,
+    engine: EngineConfig | None = None,
 ) -> Iterator[Size]:
     """Each rule in turn, on the same calls. Raises: ConfigError."""
-    times = profile.journal.step_times.get(tier.name)
+    times = profile.journal.step_times(tier)
     if times is None:
         allowed = "a tier of this engine whose steps were timed"
         raise ConfigError("--tier", tier.name, allowed, "Run `headrace profile --steps` first.")
@@ -107,7 +107,7 @@ def sizes(
     if not calls:
         raise ConfigError("--minutes", demand.span_s / 60, "a time in which calls come")
     for rule in rules:
-        found = simulate(calls, times, limits, rule)
+        found = simulate(calls, times, engine, rule)
         yield Size(
             rule=rule,
             tasks=tuple(_task_times(profile, found, names)),
@@ -143,7 +143,7 @@ def _task_times(profile: Profile, found: Simulation, names: Sequence[str]) -> It
             ttft_s=_percentiles([call.ttft_s for call in seen]),
             tpot_s=_percentiles(tpot_s) if tpot_s else None,
             e2e_s=_percentiles([call.e2e_s for call in seen]),
-            holds=_holds(task, task.latency, seen),
+            holds=_holds(task.latency, seen),
         )
 
 
@@ -151,17 +151,10 @@ def _percentiles(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(value) for value in np.percentile(values, PERCENTS))
 
 
-def _holds(
-    task: Task, objective: LatencyObjective | None, seen: Sequence[CallTimes]
-) -> bool | None:
+def _holds(objective: LatencyObjective | None, seen: Sequence[CallTimes]) -> bool | None:
     """None: nothing is asked."""
     if objective is None:
         return None
-    pairs = (
-        (objective.ttft_s, [call.ttft_s for call in seen]),
-        (objective.e2e_s, [call.e2e_s for call in seen]),
-    )
-    return all(
-        limit is None or float(np.percentile(values, objective.percent)) <= limit
-        for limit, values in pairs
-    )
+    ttft_s = np.percentile([call.ttft_s for call in seen], objective.percent)
+    e2e_s = np.percentile([call.e2e_s for call in seen], objective.percent)
+    return objective.holds(float(ttft_s), float(e2e_s))

@@ -1,8 +1,8 @@
 """StepTimes: how long a step of a tier takes, by what is in it. Measured, not derived.
 
 In: runs of a backend at several batch sizes and prompt lengths. Out: a table that the simulation of
-`capacity` reads: seconds of a step that goes on with B answers, and seconds more for each prompt
-token in it. Units: seconds, tokens.
+`capacity` reads: seconds of a step that goes on with B answers, seconds more for each prompt token
+in it and for each token that its answers look back on. Units: seconds, tokens.
 """
 
 from __future__ import annotations
@@ -17,23 +17,29 @@ from typing import Any
 import numpy as np
 
 from headrace.core.backend import Backend
+from headrace.core.errors import BackendError
 from headrace.core.message import Message
 from headrace.core.request import GenerateRequest, SamplingParams
 
-BATCH_SIZES = (1, 2, 4, 8)
+BATCH_SIZES = (1, 2, 4, 8, 16)
 PROMPT_WORDS = (20, 400)
-ANSWER_TOKENS = 24
+ANSWER_TOKENS = 32
 _WORD = "river stone paper window orange "
 
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
-    """`decode_s[i]` is a step with `batch_sizes[i]` answers; between them it goes along a line."""
+    """`decode_s[i]` is a step with `batch_sizes[i]` answers; between them it goes along a line.
+
+    Each of those answers looked back on `base_context` tokens; more of them take `context_token_s`.
+    """
 
     batch_sizes: tuple[int, ...]
     decode_s: tuple[float, ...]
     prompt_token_s: float
     prompt_base_s: float
+    context_token_s: float = 0.0
+    base_context: float = 0.0
 
     @staticmethod
     def read(entry: Mapping[str, Any]) -> StepTimes:
@@ -43,10 +49,14 @@ class StepTimes:
             tuple(entry["decode_s"]),
             float(entry["prompt_token_s"]),
             float(entry["prompt_base_s"]),
+            float(entry.get("context_token_s", 0.0)),
+            float(entry.get("base_context", 0.0)),
         )
 
-    def step_s(self, num_answers: int, num_prompt_tokens: int) -> float:
-        """A step with answers and prompt tokens in it."""
+    def step_s(
+        self, num_answers: int, num_prompt_tokens: int, num_context_tokens: float = 0.0
+    ) -> float:
+        """A step with answers, which look back on so many tokens together, and prompt tokens."""
         prompt_s = num_prompt_tokens * self.prompt_token_s
         if num_answers == 0:
             return self.prompt_base_s + prompt_s
@@ -56,53 +66,126 @@ class StepTimes:
             decode_s = times[-1] + max(0.0, slope) * (num_answers - sizes[-1])
         else:
             decode_s = float(np.interp(num_answers, sizes, times))
-        return decode_s + prompt_s
+        more = max(0.0, num_context_tokens - num_answers * self.base_context)
+        return decode_s + prompt_s + more * self.context_token_s
+
+
+class NotTogether(BackendError):
+    """No step had all answers in it."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    ttft_s: float
-    tpot_s: float
+class TimedAnswer:
+    """An answer as it came: how many tokens there were at which moment."""
+
+    begin_s: float
     input_tokens: int
+    marks: tuple[tuple[float, int], ...]
+
+    @property
+    def ttft_s(self) -> float:
+        return self.marks[0][0] - self.begin_s
+
+    @property
+    def mean_context(self) -> float:
+        """Tokens that its steps looked back on, on average."""
+        return self.input_tokens + self.marks[-1][1] / 2
 
 
 async def measure_steps(backend: Backend) -> StepTimes:
-    """Run short answers together, and prompts of two lengths alone. Takes some seconds."""
-    await _run(backend, PROMPT_WORDS[0])
-    decode_s = []
+    """Run short answers together, and prompts of two lengths alone. Takes some seconds.
+
+    Raises: BackendError for a backend that does not stream.
+    """
+    few, many = map(words_to_say, PROMPT_WORDS)
+    await timed_answer(backend, few)
+    decode_s: list[float] = []
     for size in BATCH_SIZES:
-        runs = await asyncio.gather(*(_run(backend, PROMPT_WORDS[0]) for _ in range(size)))
-        decode_s.append(float(np.median([run.tpot_s for run in runs])))
-    short = [await _run(backend, PROMPT_WORDS[0]) for _ in range(2)]
-    long = [await _run(backend, PROMPT_WORDS[1]) for _ in range(2)]
+        answers = await timed_answers(backend, size, PROMPT_WORDS[0])
+        try:
+            decode_s.append(shared_step_s(answers))
+        except NotTogether:
+            if size == 1:
+                raise
+            break  # as many as run together here
+    short = [await timed_answer(backend, few) for _ in range(2)]
+    long = [await timed_answer(backend, many) for _ in range(2)]
     prompt_token_s, prompt_base_s = _line(short, long)
-    return StepTimes(BATCH_SIZES, tuple(decode_s), prompt_token_s, prompt_base_s)
+    base, far = short[0].mean_context, long[0].mean_context
+    gained_s = min(shared_step_s([run]) for run in long) - min(
+        shared_step_s([run]) for run in short
+    )
+    return StepTimes(
+        BATCH_SIZES[: len(decode_s)],
+        tuple(decode_s),
+        prompt_token_s,
+        prompt_base_s,
+        max(0.0, gained_s / max(1.0, far - base)),
+        base,
+    )
 
 
-def _line(short: Sequence[_Run], long: Sequence[_Run]) -> tuple[float, float]:
+def shared_step_s(answers: Sequence[TimedAnswer]) -> float:
+    """Seconds of a step in which all of them gained a token: not while one still waited.
+
+    Answers that are sent together do not begin together: their prompts take turns.
+    Raises: NotTogether.
+    """
+    begin_s = max(answer.marks[0][0] for answer in answers)
+    end_s = min(answer.marks[-1][0] for answer in answers)
+    paces = []
+    for answer in answers:
+        within = [mark for mark in answer.marks if begin_s <= mark[0] <= end_s]
+        if len(within) > 1 and within[-1][1] > within[0][1]:
+            paces.append((within[-1][0] - within[0][0]) / (within[-1][1] - within[0][1]))
+    if not paces:
+        raise NotTogether("The answers did not run at the same time, so no step can be timed.")
+    return float(np.median(paces))
+
+
+async def timed_answers(
+    backend: Backend, size: int, num_words: int, num_tokens: int = ANSWER_TOKENS
+) -> list[TimedAnswer]:
+    """So many at once."""
+    text = words_to_say(num_words)
+    asked = (timed_answer(backend, text, num_tokens) for _ in range(size))
+    return list(await asyncio.gather(*asked))
+
+
+def words_to_say(count: int) -> str:
+    """A prompt of about so many words, a token each."""
+    return (_WORD * (count // 5 + 1)).strip()
+
+
+async def timed_answer(backend: Backend, text: str, num_tokens: int = ANSWER_TOKENS) -> TimedAnswer:
+    """One answer of a set length. No prompt begins as another: some servers know no salt."""
+    name, info = uuid.uuid4().hex, backend.models()[0]
+    said = f"{name[:8]} {text}"
+    request = GenerateRequest(
+        request_id=f"steps-{name[:12]}",
+        model=info.name,
+        messages=(Message("user", said),) if info.has_chat_template else None,
+        prompt=None if info.has_chat_template else said,
+        add_special_tokens=False,
+        cache_salt=name,
+        sampling=SamplingParams(temperature=0.0, max_tokens=num_tokens, ignore_eos=True),
+    )
+    begin_s = time.perf_counter()
+    marks: list[tuple[float, int]] = []
+    input_tokens = 0
+    async for output in await backend.generate(request):
+        input_tokens = output.usage.input_tokens or input_tokens
+        if any(delta.text or delta.token_ids for delta in output.deltas):
+            last = marks[-1][1] if marks else 0
+            # Servers elsewhere count at the end alone; an event is a token there.
+            marks.append((time.perf_counter(), max(last + 1, output.usage.output_tokens)))
+    if len(marks) < 2:
+        raise BackendError("The answer did not come token by token, so no step can be timed.")
+    return TimedAnswer(begin_s, input_tokens, tuple(marks))
+
+
+def _line(short: Sequence[TimedAnswer], long: Sequence[TimedAnswer]) -> tuple[float, float]:
     """Seconds a prompt token, and seconds of a step whatever is in it."""
     a, b = min(short, key=lambda run: run.ttft_s), min(long, key=lambda run: run.ttft_s)
     slope = max(1e-9, (b.ttft_s - a.ttft_s) / max(1, b.input_tokens - a.input_tokens))
     return slope, max(0.0, a.ttft_s - slope * a.input_tokens)
-
-
-async def _run(backend: Backend, num_words: int) -> _Run:
-    text = (_WORD * (num_words // 5 + 1)).strip()
-    request = GenerateRequest(
-        request_id=f"steps-{uuid.uuid4().hex[:12]}",
-        model=backend.models()[0].name,
-        messages=(Message("user", text),),
-        add_special_tokens=False,
-        cache_salt=uuid.uuid4().hex,
-        sampling=SamplingParams(temperature=0.0, max_tokens=ANSWER_TOKENS, ignore_eos=True),
-    )
-    begin_s = time.perf_counter()
-    first_s, first_tokens, last_s, usage = None, 0, begin_s, None
-    async for output in await backend.generate(request):
-        last_s, usage = time.perf_counter(), output.usage
-        if first_s is None and usage.output_tokens:
-            first_s, first_tokens = last_s, usage.output_tokens
-    if usage is None or first_s is None:
-        return _Run(last_s - begin_s, 0.0, 0)
-    tpot_s = (last_s - first_s) / max(1, usage.output_tokens - first_tokens)
-    return _Run(first_s - begin_s, tpot_s, usage.input_tokens)

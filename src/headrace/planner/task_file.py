@@ -16,7 +16,9 @@ from typing import Any, get_args
 from headrace.core.errors import ConfigError, RequestError
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.planner.entry import Entry
-from headrace.planner.prompt_template import MissingField, PromptTemplate, look_up
+from headrace.planner.overlap import normalized
+from headrace.planner.prompt_template import MissingField, PromptTemplate, as_text, look_up
+from headrace.planner.quality import phrases
 from headrace.planner.sample_file import read_samples, read_text
 from headrace.planner.workload import (
     ArrivalKind,
@@ -24,6 +26,7 @@ from headrace.planner.workload import (
     Call,
     FieldMatch,
     Floor,
+    Judge,
     LatencyObjective,
     Metric,
     MetricKind,
@@ -33,11 +36,12 @@ from headrace.planner.workload import (
 )
 
 _TASK = (
-    *("data", "prompt", "system", "max_tokens", "json_schema", "choices", "metric", "floor"),
-    *("latency", "volume_per_day", "arrivals", "can_wait_s", "shorter", "tokens"),
+    *("data", "prompt", "system", "max_tokens", "json_schema", "choices", "metric", "judge"),
+    *("floor", "latency", "volume_per_day", "arrivals", "can_wait_s", "shorter", "tokens"),
 )
 _MERGED = ("prompt", "system", "max_tokens", "json_schema", "outputs")
 _METRIC = ("kind", "reference", "answer_field", "labels", "fields", "model", "question")
+_JUDGE = ("tier", "question")
 _QUESTION = "Which answer is more faithful, complete and well written?"
 MAX_TOKENS = 1_000_000
 
@@ -55,6 +59,7 @@ class TaskReader:
         samples = self._samples(entry)
         metric = _read_metric(entry)
         _check_paths(entry.place("metric.reference"), [metric.reference], samples)
+        _check_references(entry.place("metric.reference"), metric, samples)
         call = Call(
             name=name,
             outputs={name: ""},
@@ -69,6 +74,7 @@ class TaskReader:
             volume_per_day=entry.whole("volume_per_day", 1, 10**10),
             metric=metric,
             call=call,
+            judge=_read_judge(entry),
             floor=_read_floor(entry),
             latency=_read_latency(entry),
             arrivals=self._arrivals(entry),
@@ -173,8 +179,8 @@ def _read_metric(entry: Entry) -> Metric:
         if key in part and not belongs:
             raise part.refuse(key, "nothing here", f"kind {kind} has no {key}.")
     labels = part.texts("labels")
-    if needs_labels and len(labels) < 2:
-        raise part.refuse("labels", "at least two labels")
+    if needs_labels and (len(labels) < 2 or len(set(map(normalized, labels))) < len(labels)):
+        raise part.refuse("labels", "at least two labels that differ in their words")
     return Metric(
         kind=kind,
         reference=part.text("reference"),
@@ -184,6 +190,34 @@ def _read_metric(entry: Entry) -> Metric:
         model=part.text("model") if needs_model else "",
         question=part.text("question", _QUESTION) if kind == "judge" else "",
     )
+
+
+def _check_references(where: str, metric: Metric, samples: tuple[Sample, ...]) -> None:
+    """Raises: ConfigError for a reference that no answer can meet."""
+    labels = {normalized(label) for label in metric.labels}
+    for sample in samples:
+        value = look_up(sample.fields, metric.reference)
+        allowed = None
+        if metric.kind == "label_f1" and normalized(as_text(value)) not in labels:
+            allowed = f"one of {', '.join(metric.labels)}"
+        elif metric.kind == "contains" and not all(map(normalized, phrases(value) or [""])):
+            allowed = "at least one phrase, each with a word"
+        elif metric.kind == "json_fields":
+            wanted = [name for name, match in metric.fields.items() if match != "present"]
+            known = value if isinstance(value, Mapping) else {}
+            if any(known.get(name) in (None, "", [], {}) for name in wanted):
+                allowed = f"an object with {', '.join(wanted)}"
+        if allowed is not None:
+            raise ConfigError(where, value, allowed, f"So it is in line {sample.id!r} of its data.")
+
+
+def _read_judge(entry: Entry) -> Judge | None:
+    """A tier's name, or that and a question."""
+    tree = entry.value("judge")
+    if tree is None:
+        return None
+    part = Entry({"tier": tree} if isinstance(tree, str) else tree, entry.place("judge"), _JUDGE)
+    return Judge(part.text("tier"), part.text("question", _QUESTION))
 
 
 def _read_floor(entry: Entry) -> Floor:

@@ -18,12 +18,11 @@ from headrace.economics.cost import price_call
 from headrace.economics.machine_price import price_machine
 from headrace.economics.prices import MeasuredMachine, Price, PriceBook, to_nano_usd
 from headrace.planner.profile import Profile
-from headrace.planner.workload import Tier
+from headrace.planner.workload import DAY_S, Tier
 
 # A prefix that was read within so long is still cached at providers. Source: the default of
 # Anthropic's cache, five minutes; OpenAI names five to ten.
 CACHE_LIFE_S = 300
-DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)

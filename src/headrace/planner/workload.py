@@ -21,6 +21,9 @@ MetricKind = Literal[
 FieldMatch = Literal["exact", "overlap", "set", "present"]
 ApiKind = Literal["openai", "anthropic"]
 ArrivalKind = Literal["poisson", "gamma", "recorded"]
+DAY_S = 86_400
+# A tier that refuses it is asked for a choice in words alone: APIs elsewhere do not know it.
+FORM_FIELD = "structured_outputs"
 # bound: the lower end of the interval holds the floor. mean: the estimate alone does.
 Evidence = Literal["bound", "mean"]
 
@@ -57,6 +60,16 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class Judge:
+    """A tier that compares answers of two tiers, beside the metric that decides. `question`: what
+    it is asked to prefer.
+    """
+
+    tier: str
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
 class Floor:
     """`least`: the score itself. `within`: at most so much below the baseline. None: no floor."""
 
@@ -71,6 +84,11 @@ class LatencyObjective:
     ttft_s: float | None = None
     e2e_s: float | None = None
     percent: float = 95.0
+
+    def holds(self, ttft_s: float, e2e_s: float) -> bool:
+        """Whether these, at `percent`, are within the limits."""
+        pairs = ((self.ttft_s, ttft_s), (self.e2e_s, e2e_s))
+        return all(limit is None or found_s <= limit for limit, found_s in pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +133,7 @@ class Task:
     volume_per_day: int
     metric: Metric
     call: Call
+    judge: Judge | None = None
     floor: Floor = Floor()
     latency: LatencyObjective | None = None
     arrivals: Arrivals = Arrivals()
@@ -158,6 +177,11 @@ class Tier:
         return self.url is None and self.stands_in is None
 
     @property
+    def takes_choices(self) -> bool:
+        """Whether answers can be held to one of some words."""
+        return FORM_FIELD not in self.refuses
+
+    @property
     def measured_on(self) -> str:
         """The tier whose measurements are used for this one."""
         return self.stands_in or self.name
@@ -191,6 +215,23 @@ class Workload:
     def calls(self) -> tuple[Call, ...]:
         """Every prompt that is worth measuring."""
         return (*(task.call for task in self.tasks.values()), *self.merged)
+
+    def scorer(self, name: str) -> str:
+        """What scores of an encoder or judge are kept under: its model, wherever that is."""
+        tier = self.tiers.get(name)
+        if tier is None or tier.url is None:
+            return name if tier is None else tier.model
+        return f"{tier.model} at {tier.url}"
+
+    @property
+    def compared_tiers(self) -> tuple[tuple[str, str], ...]:
+        """Measured tiers that a scenario sets beside its baseline, that first; each pair once."""
+        pairs = (
+            (self.tiers[scenario.baseline].measured_on, self.tiers[name].measured_on)
+            for scenario in self.scenarios
+            for name in scenario.tiers
+        )
+        return tuple(dict.fromkeys(pair for pair in pairs if pair[0] != pair[1]))
 
     def call(self, name: str) -> Call:
         return next(call for call in self.calls if call.name == name)

@@ -116,9 +116,15 @@ def _check_stand_in(tier: Tier, tiers: Mapping[str, Tier]) -> None:
 def _check_judges(tasks: Mapping[str, Task], tiers: Mapping[str, Tier]) -> None:
     real = [name for name, tier in tiers.items() if tier.stands_in is None]
     for task in tasks.values():
-        if task.metric.kind == "judge" and task.metric.model not in real:
-            where = f"tasks.{task.name}.metric.model"
-            raise ConfigError(where, task.metric.model, f"a tier: {', '.join(real)}")
+        named = {}
+        if task.metric.kind == "judge":
+            named["metric.model"] = task.metric.model
+        if task.judge is not None:
+            named["judge"] = task.judge.tier
+        for key, name in named.items():
+            if name not in real:
+                where = f"tasks.{task.name}.{key}"
+                raise ConfigError(where, name, f"a tier that is asked: {', '.join(real)}")
 
 
 def _read_scenarios(top: Entry, tiers: Mapping[str, Tier]) -> tuple[Scenario, ...]:

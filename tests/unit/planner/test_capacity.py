@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.workload_files import answer_to, write_workload
+from headrace.core.config import EngineConfig
 from headrace.core.errors import ConfigError
 from headrace.planner.arrivals import draw_arrivals
 from headrace.planner.autoscale import ScalingRule, next_replicas, wanted_replicas
-from headrace.planner.capacity import BatchLimits, SimulatedCall, simulate
+from headrace.planner.capacity import SimulatedCall, simulate
 from headrace.planner.journal import Journal
 from headrace.planner.profile import Profile
 from headrace.planner.sizing import Demand, sizes
@@ -24,7 +25,7 @@ from headrace.planner.workload_file import read_workload
 
 # Steps of a millisecond, whatever is in them.
 FLAT = StepTimes((1,), (0.001,), 0.0, 0.001)
-ONE_AT_A_TIME = BatchLimits(max_num_seqs=1)
+ONE_AT_A_TIME = EngineConfig(max_num_seqs=1)
 NUM_CALLS = 40_000
 MEAN_TOKENS = 200
 
@@ -106,7 +107,7 @@ def test_every_call_ends_and_none_before_it_can(
     times = StepTimes((1, 8), (0.02, 0.03), 0.0005, 0.01)
     calls = [SimulatedCall(*call) for call in sorted(drawn)]
     rule = ScalingRule(min(least, most), most, target_in_flight=2, start_s=3, down_after_s=4)
-    found = simulate(calls, times, BatchLimits(max_num_seqs=3), rule)
+    found = simulate(calls, times, EngineConfig(max_num_seqs=3), rule)
     assert len(found.calls) == len(calls)
     for call, seen in zip(calls, found.calls, strict=True):
         assert 0 <= seen.queue_s <= seen.ttft_s <= seen.e2e_s
@@ -120,7 +121,7 @@ def test_replicas_come_when_they_are_wanted_and_go_later() -> None:
     times = StepTimes((1,), (0.05,), 0.0, 0.05)
     burst = [SimulatedCall(10.0 + 0.8 * i, 1, 100) for i in range(40)]
     calls = [*burst, SimulatedCall(400.0, 1, 10)]
-    limits = BatchLimits(max_num_seqs=2)
+    limits = EngineConfig(max_num_seqs=2)
     one = simulate(calls, times, limits, ScalingRule(1, 1))
     scaled = ScalingRule(1, 4, target_in_flight=4, start_s=5, down_after_s=30)
     four = simulate(calls, times, limits, scaled)
@@ -169,7 +170,7 @@ def test_a_workload_is_sized_from_what_was_measured(tmp_path: Path) -> None:
     rules = [ScalingRule(1, 1), ScalingRule(2, 2)]
     with pytest.raises(ConfigError, match="profile --steps"):
         list(sizes(profile, tier, Demand(), rules, None))
-    journal.add_step_times("large", StepTimes((1, 2), (0.5, 0.6), 0.01, 0.4))
+    journal.add_step_times(tier, StepTimes((1, 2), (0.5, 0.6), 0.01, 0.4))
     profile = Profile(workload, Journal(tmp_path / "p.jsonl"))
     one, two = sizes(profile, tier, Demand(4.0, 1800.0), rules, Decimal("0.5"))
     assert {task.task for task in one.tasks} == {"label", "summarize"}

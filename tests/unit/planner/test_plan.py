@@ -150,6 +150,9 @@ def test_nothing_is_chosen_that_was_not_measured(tmp_path: Path) -> None:
     text = " ".join(conclusions(plan, media_workload(tmp_path)))
     assert "No set of moves holds every floor" in text
     assert "moving categorize alone saves at most 12.5% to 22.2% under any linear price" in text
+    none_known = replace(plan, target=0.99, unbound_smallest=None)
+    text = " ".join(conclusions(none_known, media_workload(tmp_path)))
+    assert "options are not measured" in text and "out of reach" not in text
 
 
 def test_an_unpriced_tier_stays_unpriced(tmp_path: Path) -> None:
@@ -320,3 +323,48 @@ def test_the_fewest_moves_are_the_fewest(options: list[Option], most: int) -> No
     else:
         assert found.num_moves == min(reach)
         assert found.nano_usd == brute_force(options, found.num_moves)
+
+
+# --- cached beginnings
+
+
+def cached_plan(folder: Path, prompt: str, first: str = "Article") -> WorkloadPlan:
+    """A task with `prompt` on a provider that caches from one token on."""
+    tree = workload_tree()
+    tree["tiers"]["large"] = {"model": "m", "price": "p/large", "cache_floor_tokens": 1}
+    tree["tasks"] = {"label": tree["tasks"]["label"] | {"prompt": prompt}}
+    path = write_workload(folder, tree)
+    data = folder / "data.jsonl"
+    data.write_text(data.read_text().replace("Article", first))
+    workload = read_workload(path)
+    journal = Journal(folder / "p.jsonl")
+    fill(journal, workload, "large", ["{label}"], "")
+    profile = Profile(workload, journal)
+    return make_plan(profile, workload.scenarios[0], price_book(large=("3", "15")), DAY)
+
+
+def test_a_beginning_that_all_prompts_share_is_cached(tmp_path: Path) -> None:
+    """Half of the prompt, whatever signs are in it; a path is no special text."""
+    rule = "Sections of /news/ are sport and money. "
+    plan = cached_plan(tmp_path, rule + "{label}" + "x" * 30, first="/Article")
+    cached = [option for option in plan.options if option.has_prefix_cache]
+    assert len(cached) == 1
+    (effect,) = [effect for effect in plan.effects if effect.move.kind == "prefix_cache"]
+    assert effect.most is not None and effect.saving is not None and effect.saving <= effect.most
+
+
+def test_prompts_that_begin_differently_have_nothing_to_cache(tmp_path: Path) -> None:
+    plan = cached_plan(tmp_path, "{label} is a section. Which?")
+    assert not any(option.has_prefix_cache for option in plan.options)
+
+
+def test_no_set_of_moves_saves_more_than_its_bounds(tmp_path: Path) -> None:
+    """Each option costs something, and each effect stays within what it could save at most."""
+    plan, _ = planned(tmp_path, ["{label}"])
+    assert plan.today_nano_usd is not None
+    for option in plan.options:
+        assert option.nano_usd is None or option.nano_usd >= 0
+    for effect in plan.effects:
+        assert effect.most is None or effect.saving is None or effect.saving <= effect.most
+    parts = [option.nano_usd or 0 for option in plan.today]
+    assert sum(parts) == plan.today_nano_usd

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fakes.fake_backend import FakeBackend
-from fakes.workload_files import workload_tree, write_workload
+from fakes.workload_files import answer_to, workload_tree, write_workload
 from headrace.core.errors import BackendError, CapacityError, ConfigError
 from headrace.core.request import GenerateRequest
-from headrace.planner.journal import Answer, Journal
+from headrace.planner.journal import Answer, Journal, request_key
 from headrace.planner.profile import Profile, cut_answer
 from headrace.planner.profiler import MAX_FAILURES_IN_A_ROW, Profiler, chosen_samples, missing
+from headrace.planner.step_times import StepTimes
 from headrace.planner.workload import Workload
 from headrace.planner.workload_file import read_workload
 
@@ -139,3 +141,56 @@ async def test_a_smaller_limit_is_the_beginning_of_the_longer_answer(
     assert next(a for a in asked if a.call == "summarize").text == cut.text
     assert whole.ttft_s <= cut.e2e_s < whole.e2e_s
     assert cut_answer(whole, 6) is whole
+
+
+def test_any_text_is_read_back_as_it_was_written(tmp_path: Path, workload: Workload) -> None:
+    """Separators that only some readers take for the end of a line, and half a surrogate pair."""
+    call, tier = workload.calls[0], workload.tiers["large"]
+    text = "a\u2028b\u0085c\x1c\ud83d"
+    Journal(tmp_path / "p.jsonl").add(answer_to(call, tier, call.samples[0], text))
+    found = Journal(tmp_path / "p.jsonl").find(call, tier, call.samples[0])
+    assert found is not None and found.text == text
+
+
+@pytest.mark.parametrize("text", ["notes without an end", '{"prompt": "x"}\n{"pro', "[1]\n"])
+def test_a_foreign_file_stays_as_it_is(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="--profile"):
+        Journal(path)
+    assert path.read_text() == text
+
+
+def test_reading_leaves_a_line_that_is_being_written(tmp_path: Path, workload: Workload) -> None:
+    path, call, tier = tmp_path / "p.jsonl", workload.calls[0], workload.tiers["large"]
+    Journal(path).add(answer_to(call, tier, call.samples[0], "one"))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"kind": "answ')
+    journal = Journal(path)
+    assert path.read_bytes() == whole + b'{"kind": "answ'
+    journal.add(answer_to(call, tier, call.samples[1], "two"))
+    again = Journal(path)
+    assert all(again.find(call, tier, sample) for sample in call.samples[:2])
+
+
+def test_a_line_that_lacks_something_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"headrace_profile": 1}\n{"kind": "answer", "usage": {}}\n')
+    with pytest.raises(ConfigError, match=r"p\.jsonl:2"):
+        Journal(path)
+
+
+def test_times_and_answers_belong_to_what_was_asked(tmp_path: Path, workload: Workload) -> None:
+    """A tier with another model has steps of its own, and one that refuses forms other answers."""
+    journal, tier = Journal(tmp_path / "p.jsonl"), workload.tiers["large"]
+    journal.add_step_times(tier, StepTimes((1,), (0.1,), 0.01, 0.1))
+    journal.add_facts(tier, {"cpu": "x"})
+    again = Journal(tmp_path / "p.jsonl")
+    assert again.step_times(tier) == StepTimes((1,), (0.1,), 0.01, 0.1)
+    other = replace(tier, model="another")
+    assert again.step_times(other) is None and again.facts(other) == {}
+    call = workload.call("label")
+    held = request_key(call, tier, call.samples[0])
+    assert (
+        request_key(call, replace(tier, refuses=("structured_outputs",)), call.samples[0]) != held
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,21 @@ import pytest
 from fakes.fake_backend import FakeBackend
 from fakes.workload_files import answer_to, workload_tree, write_workload
 from headrace.core.backend import ModelInfo
+from headrace.core.request import GenerateRequest
+from headrace.planner.agreement import agreements
 from headrace.planner.journal import Journal
+from headrace.planner.judge import Comparison, Scorer, compare
+from headrace.planner.plan_text import agreement_rows, agreement_sentences
 from headrace.planner.profile import Profile
 from headrace.planner.scoring import missing_scores, score_answers
-from headrace.planner.step_times import BATCH_SIZES, measure_steps
+from headrace.planner.step_times import (
+    BATCH_SIZES,
+    TimedAnswer,
+    measure_steps,
+    shared_step_s,
+    timed_answer,
+)
+from headrace.planner.workload import Tier
 from headrace.planner.workload_file import read_workload
 
 
@@ -36,16 +48,16 @@ async def test_a_model_scores_each_text_once(
     call, tier = workload.call("summarize"), workload.tiers["large"]
     for sample in call.samples:
         journal.add(answer_to(call, tier, sample, f"About {sample.id}"))
-    assert missing_scores(workload, journal) == [metric["model"]]
+    assert missing_scores(workload, journal) == {metric["model"]: len(call.samples)}
     before = Profile(workload, journal).find(call, tier)
     assert before is not None and before.rows == {}
     backend = FakeBackend(pieces=("A",))
-    await score_answers(workload, journal, metric["model"], backend)
+    await score_answers(workload, journal, metric["model"], Scorer(backend))
     num_asked = len(backend.requests)
     assert num_asked == 2 * len(call.samples)
     again = Journal(tmp_path / "p.jsonl")
-    assert missing_scores(workload, again) == []
-    await score_answers(workload, again, metric["model"], backend)
+    assert missing_scores(workload, again) == {}
+    await score_answers(workload, again, metric["model"], Scorer(backend))
     assert len(backend.requests) == num_asked
     found = Profile(workload, again).find(call, tier)
     assert found is not None
@@ -69,7 +81,7 @@ async def test_a_judge_that_prefers_the_answer_says_a_and_then_b(tmp_path: Path)
         backend.pieces = ("A" if "[Answer A]\nMine" in content else "B",)
 
     backend.admission = choose
-    await score_answers(workload, journal, "large", backend)
+    await score_answers(workload, journal, "large", Scorer(backend))
     found = Profile(workload, journal).find(call, tier)
     assert found is not None
     assert found.rows["summarize"][:, 0].tolist() == [0.0] + [1.0] * 7
@@ -77,7 +89,11 @@ async def test_a_judge_that_prefers_the_answer_says_a_and_then_b(tmp_path: Path)
 
 async def test_steps_are_timed_for_each_batch_size() -> None:
     info = ModelInfo("tiny", 10_000, 0, "tiny")
-    backend = FakeBackend(pieces=("word ",) * 24, info=info)
+
+    async def take_turns(request: object, step: int) -> None:
+        await asyncio.sleep(0)
+
+    backend = FakeBackend(pieces=("word ",) * 24, info=info, before_step=take_turns)
     times = await measure_steps(backend)
     assert times.batch_sizes == BATCH_SIZES
     assert len(times.decode_s) == len(BATCH_SIZES) and min(times.decode_s) >= 0
@@ -85,3 +101,108 @@ async def test_steps_are_timed_for_each_batch_size() -> None:
     # A warm-up, each batch, and two prompts of each of two lengths; none finds another's prefix.
     assert len(backend.requests) == 1 + sum(BATCH_SIZES) + 4
     assert len({request.cache_salt for request in backend.requests}) == len(backend.requests)
+
+
+async def test_a_model_without_a_chat_template_is_timed_too() -> None:
+    info = ModelInfo("tiny", 10_000, 0, "tiny", has_chat_template=False)
+    backend = FakeBackend(pieces=("word ",) * 4, info=info)
+    await timed_answer(backend, "Say.")
+    assert backend.requests[0].messages is None
+    assert str(backend.requests[0].prompt).endswith(" Say.")
+
+
+def test_a_shared_step_is_one_that_all_answers_are_in() -> None:
+    """The first waits in its second step for the other's prompt: that is no shared step."""
+    first = TimedAnswer(0.0, 10, ((1.0, 1), (3.0, 2), (3.1, 3), (3.2, 4), (3.4, 5)))
+    second = TimedAnswer(0.0, 10, ((3.0, 1), (3.1, 2), (3.2, 3)))
+    assert shared_step_s([first, second]) == pytest.approx(0.1)
+    assert shared_step_s([first]) == pytest.approx(0.6)
+
+
+async def test_a_backend_of_one_seat_has_its_steps_timed_for_one(tmp_path: Path) -> None:
+    seat = asyncio.Lock()
+
+    class OneSeat(FakeBackend):
+        async def generate(self, request: GenerateRequest):  # type: ignore[no-untyped-def]
+            await seat.acquire()
+            return self._alone(await super().generate(request))
+
+        async def _alone(self, stream):  # type: ignore[no-untyped-def]
+            try:
+                async for output in stream:
+                    await asyncio.sleep(0)
+                    yield output
+            finally:
+                seat.release()
+
+    info = ModelInfo("tiny", 10_000, 0, "tiny")
+    times = await measure_steps(OneSeat(pieces=("word ",) * 8, info=info))
+    assert times.batch_sizes == (1,)
+
+
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [
+        (("A", "B"), 1.0),
+        (("B", "A"), 0.0),
+        (("A", "A"), 0.5),
+        ((" B.", "A because"), 0.0),
+        # What is no verdict loses nothing.
+        (("Both are fine", "As a model"), 0.5),
+        (("Both are fine", "B"), 0.5),
+    ],
+)
+async def test_two_orders_make_a_verdict(said: tuple[str, str], score: float) -> None:
+    backend = FakeBackend()
+
+    async def answer(request: GenerateRequest) -> None:
+        backend.pieces = (said[len(backend.requests) - 1],)
+
+    backend.admission = answer
+    far = Tier(name="far", model="m", url="http://far/v1", refuses=("structured_outputs",))
+    pair = Comparison(("one", "two"), "Say a number.", "Which is larger?")
+    assert await compare(Scorer(backend, far), pair) == score
+    first, second = backend.requests
+    assert "[Answer A]\none" in (first.messages or ())[0].content  # type: ignore[operator]
+    assert "[Answer A]\ntwo" in (second.messages or ())[0].content  # type: ignore[operator]
+    # A server elsewhere gets nothing that it does not know.
+    assert first.sampling.structured_outputs is None and first.add_special_tokens
+
+
+async def test_a_judge_is_set_beside_the_metric(tmp_path: Path) -> None:
+    """Eight pairs: two are the same text, one contradicts itself, four agree and one does not."""
+    tree = workload_tree()
+    tree["tasks"]["summarize"]["judge"] = "large"
+    workload = read_workload(write_workload(tmp_path, tree))
+    journal, call = Journal(tmp_path / "p.jsonl"), workload.call("summarize")
+    for index, sample in enumerate(call.samples):
+        good, bad = f"{sample.fields['summary']} {index}", f"Nothing {index}"
+        large, small = (good, bad) if index < 7 else (bad, good)
+        journal.add(answer_to(call, workload.tiers["large"], sample, large))
+        text = large if index < 2 else small
+        journal.add(answer_to(call, workload.tiers["small"], sample, text))
+    assert missing_scores(workload, journal) == {"large": 6}
+    assert list(agreements(Profile(workload, journal))) == []
+    backend = FakeBackend()
+
+    async def choose(request: GenerateRequest) -> None:
+        content = (request.messages or ())[0].content or ""
+        first, _ = content.split("[Answer A]\n")[1].split("\n\n[Answer B]\n")
+        is_known = first.startswith("About")
+        wants_nothing = "Nothing 6" in content
+        backend.pieces = ("A" if is_known != wants_nothing or "Nothing 5" in content else "B",)
+
+    backend.admission = choose
+    await score_answers(workload, journal, "large", Scorer(backend, workload.tiers["large"]))
+    (found,) = agreements(Profile(workload, Journal(tmp_path / "p.jsonl")))
+    assert (found.baseline, found.other, found.judge) == ("large", "small", "large")
+    assert (found.steady.count, found.steady.mean) == (6, pytest.approx(5 / 6))
+    assert found.num_told_apart == 5
+    assert found.agrees is not None and found.agrees.mean == pytest.approx(4 / 5)
+    assert found.agrees.low < 0.5 and found.preference.mean == pytest.approx(2.5 / 6)
+    assert next(agreement_rows([found]))[3] == "6"
+    assert "not shown to be better than a coin" in next(agreement_sentences([found]))
+    # Another question, another model: nothing of it holds any more.
+    tree["tiers"]["large"]["model"] = "another-model"
+    changed = read_workload(write_workload(tmp_path, tree))
+    assert list(agreements(Profile(changed, journal))) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,9 @@ def _with(tree: dict[str, Any], path: str, value: Any) -> None:
         ("baseline", "medium", "large, small"),
         ("target_saving", 2, "0 to 1"),
         ("tasks.label.json_schema", {"type": "object"}, "not both"),
+        ("tasks.label.metric.labels", ["sport", "Sport!"], "differ in their words"),
+        ("tasks.label.judge", "medium", "large, small"),
+        ("tasks.label.judge", {"tier": "large", "model": "x"}, "tier, question"),
     ],
 )
 def test_errors_name_the_key_and_what_is_allowed(
@@ -107,3 +111,30 @@ def test_a_broken_line_of_data_is_named(tmp_path: Path) -> None:
         file.write("{broken\n")
     with pytest.raises(ConfigError, match=r"data\.jsonl:9"):
         read_workload(path)
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ({"kind": "label_f1", "reference": "label", "labels": ["sport", "art"]}, "sport, art"),
+        ({"kind": "contains", "reference": "facts"}, "each with a word"),
+        (
+            {"kind": "json_fields", "reference": "seo", "fields": {"title": "overlap"}},
+            "an object with title",
+        ),
+    ],
+)
+def test_a_reference_that_no_answer_can_meet_is_named(
+    tmp_path: Path, metric: dict[str, Any], words: str
+) -> None:
+    tree = workload_tree()
+    tree["tasks"]["label"]["metric"] = metric
+    path = write_workload(tmp_path, tree)
+    data = tmp_path / "data.jsonl"
+    lines = [json.loads(line) for line in data.read_text().splitlines()]
+    lines = [line | {"facts": ["sixty"], "seo": {"title": "x"}} for line in lines]
+    lines[3] |= {"facts": ["-"], "seo": {"slug": "x"}}
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ConfigError, match=r"a[13]") as caught:
+        read_workload(path)
+    assert words in caught.value.message
