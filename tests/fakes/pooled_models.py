@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 from fakes.fake_backend import FakeBackend
 from headrace.core.activity import ModelActivity
-from headrace.core.backend import ModelInfo
+from headrace.core.backend import Health, ModelInfo, PauseMode
 from headrace.core.errors import ModelFileError
 from headrace.launch.model_pool import PooledModel
 
@@ -19,12 +21,27 @@ class Engine(FakeBackend):
     """Answers with its model's name and how often that was loaded."""
 
     is_running: bool = False
+    orders: list[str] = field(default_factory=list)
 
     async def start(self) -> None:
         self.is_running = True
 
     async def activity(self) -> list[ModelActivity]:
         return [ModelActivity(model=self.info.name, health=self.state, is_current=True)]
+
+    def pause(self, mode: PauseMode, *, clear_cache: bool = True) -> Awaitable[bool]:
+        self.state = Health("paused", mode, is_recovering=True)
+        self.orders.append(mode)
+        return asyncio.sleep(0, True)
+
+    def resume(self) -> Awaitable[bool]:
+        self.state = Health("ready")
+        self.orders.append("resume")
+        return asyncio.sleep(0, True)
+
+    def reset_prefix_cache(self, *, reset_running: bool = False) -> Awaitable[bool]:
+        self.orders.append("reset")
+        return asyncio.sleep(0, reset_running or self.num_running == 0)
 
     async def stop(self) -> None:
         assert self.num_running == 0

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+
+import httpx
 
 from fakes.served_app import RunningServer, run_server
 from headrace.config.routing import make_routing
@@ -13,7 +17,7 @@ from headrace.core.telemetry import NoMetrics
 from headrace.economics.accounts import Accounts
 from headrace.economics.prices import PriceBook
 from headrace.economics.usage_row import UsageRow
-from headrace.launch.tiers import open_tiers, tier_prices
+from headrace.launch.tiers import Surroundings, open_tiers, tier_prices
 
 
 class Rows(list[UsageRow]):
@@ -26,9 +30,10 @@ def route(
 ) -> Iterator[tuple[RunningServer, Rows]]:
     """A server that routes as the settings say, and the rows it writes."""
     config = make_routing(settings)
-    router, close = open_tiers(config, local, NoMetrics(), {})
     rows = Rows()
     accounts = Accounts(ledger=rows, prices=PriceBook([tier_prices(config)]))
+    around = Surroundings(accounts)
+    router, close = open_tiers(config, local, NoMetrics(), {}, around)
     with run_server(router, accounts=accounts) as server:  # type: ignore[arg-type]
         try:
             yield server, rows
@@ -48,3 +53,29 @@ def chat(prompt: str = "one two", model: str = "auto", **fields: Any) -> dict[st
 
 def tiers(**members: Sequence[Any]) -> dict[str, Any]:
     return {name: {"backends": list(backends)} for name, backends in members.items()}
+
+
+@asynccontextmanager
+async def client_of(server: RunningServer) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=server.address, timeout=20) as client:
+        yield client
+
+
+def texts(stream: str) -> str:
+    """The text of a stream of chunks."""
+    found = ""
+    for line in stream.splitlines():
+        if line.startswith("data: {"):
+            for choice in json.loads(line[6:]).get("choices", ()):
+                found += choice["delta"].get("content") or ""
+    return found
+
+
+async def settled(rows: Rows, count: int) -> Rows:
+    """The rows of calls that have ended: they are written a moment after the answer."""
+    for _ in range(1000):
+        if len(rows) >= count:
+            break
+        await asyncio.sleep(0.005)
+    assert len(rows) == count
+    return rows

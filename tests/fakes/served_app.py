@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 from openai import OpenAI
@@ -60,6 +63,20 @@ class RunningServer:
 
     def call(self, function: Callable[[], object]) -> None:
         self.loop.call_soon_threadsafe(function)
+
+
+@contextmanager
+def raw_post(
+    server: RunningServer, path: str, body: Mapping[str, Any], **headers: str
+) -> Iterator[socket.socket]:
+    """A request as bytes on a socket; the client is gone when the block ends."""
+    content = json.dumps(body).encode()
+    named = {"Host": "x", "Content-Type": "application/json", "Content-Length": str(len(content))}
+    named |= {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items())]
+    with socket.create_connection(server.host_and_port, timeout=10) as raw:
+        raw.sendall("\r\n".join([*lines, "", ""]).encode() + content)
+        yield raw
 
 
 @contextmanager

@@ -22,15 +22,18 @@ CONTROLS = ("<s>", "</s>", "<|eot_id|>")
 USER_DEFINED = ("<tool>", "[x]")
 
 
-def byte_level(pre: str) -> tuple[dict[str, object], Tokenizer]:
-    """GGUF metadata of a byte-level BPE with the pre-tokenizer `pre`, and its reference."""
+def byte_level(pre: str, vocab_size: int = 600) -> tuple[dict[str, object], Tokenizer]:
+    """GGUF metadata of a byte-level BPE with the pre-tokenizer `pre`, and its reference.
+
+    `vocab_size` is that of the merges; control and other added tokens come after them.
+    """
     rule = PRE_TOKENIZERS[pre]
     reference = Tokenizer(models.BPE(ignore_merges=rule.keeps_whole_words))
     reference.normalizer = rule.normalizer()
     reference.pre_tokenizer = rule.pre_tokenizer()
     reference.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=600,
+        vocab_size=vocab_size,
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )

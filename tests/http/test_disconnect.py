@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from fakes.fake_backend import FakeBackend
-from fakes.served_app import RunningServer, run_server
+from fakes.served_app import RunningServer, raw_post, run_server
 from headrace.core.config import ServerConfig
 from headrace.core.request import GenerateRequest
 
@@ -30,18 +28,6 @@ def wait_at(step: int) -> Callable[[GenerateRequest, int], Awaitable[None]]:
             await wait_forever()
 
     return wait
-
-
-@contextmanager
-def raw_post(server: RunningServer, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
-    content = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(content)}\r\n\r\n"
-    )
-    with socket.create_connection(server.host_and_port, timeout=10) as raw:
-        raw.sendall(head.encode() + content)
-        yield raw
 
 
 def read_until(raw: socket.socket, wanted: bytes) -> bytes:

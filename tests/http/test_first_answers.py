@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from fakes.fake_backend import FakeBackend
-from fakes.served_app import RunningServer, run_server
+from fakes.served_app import RunningServer, raw_post, run_server
 from fakes.usage import eventually
 from headrace.core.errors import BackendError, RequestError
 from headrace.core.request import GenerateRequest
@@ -108,23 +108,8 @@ def test_whoever_leaves_finds_the_answer_on_coming_back(is_streamed: bool) -> No
     gate = Gate()
     body = BODIES[CHAT] | {"stream": is_streamed}
     with run_server(FakeBackend(before_step=gate)) as server, server.client() as client:
-        leaving = httpx.Client(base_url=server.address, timeout=20)
-        left = threading.Event()
-
-        def leave() -> None:
-            try:
-                with leaving.stream("POST", CHAT, json=body, headers=NAMED) as reply:
-                    for _ in reply.iter_raw():
-                        left.wait(10)
-            except httpx.HTTPError:
-                pass
-
-        thread = threading.Thread(target=leave)
-        thread.start()
-        assert gate.reached.wait(10)
-        leaving.close()
-        left.set()
-        thread.join(10)
+        with raw_post(server, CHAT, body, Idempotency_Key="k-1"):
+            assert gate.reached.wait(10)
         gate.open(server)
         replies: list[httpx.Response] = []
 

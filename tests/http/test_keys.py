@@ -90,6 +90,7 @@ def test_a_key_opens_what_its_scopes_name(keys: Keys) -> None:
     by_hand = (
         *("/sleep", "/wake_up", "/is_sleeping", "/v1/models/tiny/reload", "/debug/requests"),
         *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
+        *("/pause", "/resume", "/is_paused", "/reset_prefix_cache", "/server_info"),
     )
     needed |= dict.fromkeys(by_hand, "admin")
     config = ServerConfig(port=0, protect_metrics=True)

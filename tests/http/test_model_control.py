@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -27,6 +28,11 @@ ROUTES = (
     ("POST", "/wake_up"),
     ("GET", "/is_sleeping"),
     ("POST", "/v1/models/a/reload"),
+    ("POST", "/pause"),
+    ("POST", "/resume"),
+    ("GET", "/is_paused"),
+    ("POST", "/reset_prefix_cache"),
+    ("GET", "/server_info"),
 )
 
 
@@ -78,6 +84,47 @@ async def test_sleep_and_wake_up() -> None:
         assert len(files.engines["a"]) == 2
 
 
+async def test_pause_and_resume() -> None:
+    async with serving() as (app, files):
+        assert (await call(app, "GET", "/is_paused")).body == b'{"is_paused":false}'
+        paused = await call(app, "POST", "/pause?mode=wait&model=a")
+        assert (paused.status, paused.body) == (200, b'{"status":"paused"}')
+        assert (await call(app, "GET", "/is_paused?model=a")).body == b'{"is_paused":true}'
+        assert (await call(app, "GET", "/is_paused")).body == b'{"is_paused":false}'
+        health = await call(app, "GET", "/health")
+        assert (health.status, b"The server is paused" in health.body) == (503, True)
+        assert health.headers["retry-after"]
+        # What comes meanwhile is taken, and waits in the engine.
+        asked = await exchange(app, "POST", "/v1/completions", BODY.replace(b"b", b"a", 1), JSON)
+        assert asked.status == 200
+        resumed = await call(app, "POST", "/resume")
+        assert (resumed.status, resumed.body) == (200, b'{"status":"resumed"}')
+        assert (await call(app, "GET", "/health")).status == 200
+        for query in ("mode=keep", "wait_for_inflight_requests=true", "clear_cache=FALSE", ""):
+            assert (await call(app, "POST", f"/pause?{query}")).status == 200
+        assert files.engines["a"][0].orders == ["wait", "resume", "keep", "wait", "abort", "abort"]
+
+
+async def test_reset_prefix_cache() -> None:
+    async with serving() as (app, files):
+        assert (await call(app, "POST", "/reset_prefix_cache")).body == b'{"success":true}'
+        files.engines["a"][0].num_running = 1
+        assert (await call(app, "POST", "/reset_prefix_cache")).body == b'{"success":false}'
+        query = "?reset_running_requests=true&model=a"
+        assert (await call(app, "POST", f"/reset_prefix_cache{query}")).body == b'{"success":true}'
+        files.engines["a"][0].num_running = 0
+
+
+async def test_server_info() -> None:
+    async with serving() as (app, _):
+        found = json.loads((await call(app, "GET", "/server_info")).body)
+        assert (found["version"], found["headrace_config"]) == ("9", "")
+        shown = [(row["id"], row["is_loaded"], row["is_paused"]) for row in found["models"]]
+        assert shown == [("a", True, False), ("b", False, False)]
+        one = json.loads((await call(app, "GET", "/server_info?model=b&config_format=json")).body)
+        assert ([row["id"] for row in one["models"]], one["headrace_config"]) == (["b"], {})
+
+
 async def test_reload() -> None:
     async with serving() as (app, files):
         assert (await call(app, "POST", "/v1/models/a/reload")).status == 200
@@ -96,6 +143,16 @@ async def test_reload() -> None:
         ("POST", "/wake_up?model=nope", 404),
         ("POST", "/v1/models/nope/reload", 404),
         ("GET", "/sleep", 405),
+        ("POST", "/pause?mode=now", 400),
+        ("POST", "/pause?clear_cache=maybe", 400),
+        ("POST", "/pause?model=nope", 404),
+        ("POST", "/resume?model=nope", 404),
+        ("GET", "/is_paused?model=nope", 404),
+        ("GET", "/pause", 405),
+        ("POST", "/reset_prefix_cache?reset_external=true", 400),
+        ("POST", "/reset_prefix_cache?model=nope", 404),
+        ("GET", "/server_info?config_format=xml", 400),
+        ("GET", "/server_info?model=nope", 404),
         ("GET", "/v1/models/a/reload", 404),
     ],
 )

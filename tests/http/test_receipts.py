@@ -92,6 +92,7 @@ def test_a_receipt_names_every_parameter_and_its_source(client: httpx.Client, pa
             "output_tokens": 2,
             "accepted_draft_tokens": 0,
             "rejected_draft_tokens": 0,
+            "draft_acceptance": None,
             "preemptions": 0,
             "queue_s": 0.001,
             "prefill_s": 0.002,
@@ -294,3 +295,14 @@ def test_the_real_engine_behind_the_route() -> None:
     entry = asyncio.run(run())
     assert (entry["truncated_tokens"], entry["input_tokens"], entry["output_tokens"]) == (6, 4, 3)
     assert min(entry["queue_s"], entry["prefill_s"], entry["decode_s"]) >= 0
+
+
+@pytest.mark.parametrize("path", CONTENT)
+def test_a_drawn_seed_is_known_to_be_one(client: httpx.Client, path: str) -> None:
+    """The caller is told of it, and the engine that nobody was promised the same again."""
+    answer = post(client, path, receipt=True)
+    seed = answer.json()["receipt"]["requests"][0]["seed"]
+    assert seed["source"] == "drawn"
+    assert answer.headers["x-headrace-seed"] == str(seed["value"])
+    given = post(client, path, receipt=True, seed=5)
+    assert given.json()["receipt"]["requests"][0]["seed"] == {"value": 5, "source": "request"}

@@ -4,9 +4,8 @@ nothing is lost that could be served, nothing is billed twice, and every answer 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -14,7 +13,7 @@ import pytest
 
 from fakes.completion_server import CompletionServer
 from fakes.fake_backend import FakeBackend
-from fakes.routed import Rows, chat, far, route, tiers
+from fakes.routed import chat, client_of, far, route, settled, texts, tiers
 from fakes.served_app import RunningServer, run_server
 from fakes.upstreams import (
     cut_after,
@@ -26,7 +25,9 @@ from fakes.upstreams import (
     status,
     well,
 )
+from headrace.core.backend import Health
 from headrace.core.errors import CapacityError
+from headrace.core.request import GenerateRequest
 
 PRICE_A = {"input_per_1m": 1, "output_per_1m": 2}
 PRICE_B = {"input_per_1m": 10, "output_per_1m": 20}
@@ -56,32 +57,6 @@ def front(flaky: CompletionServer, near: RunningServer, **settings: Any) -> Iter
         yield server, rows
 
 
-@asynccontextmanager
-async def client_of(server: RunningServer) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=server.address, timeout=20) as client:
-        yield client
-
-
-def texts(stream: str) -> str:
-    """The text of a stream of chunks."""
-    found = ""
-    for line in stream.splitlines():
-        if line.startswith("data: {"):
-            for choice in json.loads(line[6:]).get("choices", ()):
-                found += choice["delta"].get("content") or ""
-    return found
-
-
-async def settled(rows: Rows, count: int) -> Rows:
-    """The rows of calls that have ended: they are written a moment after the answer."""
-    for _ in range(1000):
-        if len(rows) >= count:
-            break
-        await asyncio.sleep(0.005)
-    assert len(rows) == count
-    return rows
-
-
 FAILURES = {
     "500": status("500 Internal Server Error"),
     "429": status("429 Too Many Requests", retry_after="7"),
@@ -97,6 +72,10 @@ FAILURES = {
 }
 
 
+# It said that it does nothing; of the others nobody knows how far they got.
+REFUSALS = ("500", "429", "wrong key", "no such model")
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize("failure", FAILURES)
 async def test_what_fails_is_served_by_another(
@@ -108,7 +87,7 @@ async def test_what_fails_is_served_by_another(
         with front(flaky, near, **settings) as (server, rows):
             async with client_of(server) as client:
                 reply = await client.post("/v1/chat/completions", json=chat(stream=is_stream))
-            await settled(rows, 1)
+            row, *parts = await settled(rows, 1 if failure in REFUSALS else 2)
     assert reply.status_code == 200
     said = texts(reply.text) if is_stream else reply.json()["choices"][0]["message"]["content"]
     assert said == ANSWER
@@ -118,11 +97,14 @@ async def test_what_fails_is_served_by_another(
     assert reply.headers["x-headrace-attempted-fallbacks"] == "1"
     assert len(flaky.seen) == 1
     # 7 bytes in, 5 tokens out, at the prices of the one that answered.
-    (row,) = rows
     assert (row.backend, row.provider, row.usage_source) == ("near/tiny", "near", "reported")
     assert (row.input_tokens, row.output_tokens) == (7, 5)
     assert row.cost_nano_usd == 7 * 10_000 + 5 * 20_000
-    assert (row.attempt, row.is_part, row.error) == (1, None, None)
+    assert (row.attempt, row.is_part, row.error) == (1 + len(parts), None, None)
+    # What may be billed is never 0: the prompt by its length, 7 // 3 + 4 tokens.
+    for part in parts:
+        assert (part.backend, part.is_part, part.usage_source) == ("flaky/tiny", 1, "estimated")
+        assert (part.input_tokens, part.output_tokens, part.cost_nano_usd) == (6, 0, 6000)
 
 
 async def test_a_cut_answer_that_nobody_saw_begins_again_and_both_are_billed(
@@ -155,6 +137,61 @@ async def test_a_cut_stream_ends_with_an_error_and_what_was_said_is_billed(
     assert '"error"' in reply.text
     assert "[DONE]" not in reply.text
     assert (row.backend, row.error, row.output_tokens) == ("flaky/tiny", "StreamBroken", 2)
+
+
+async def test_a_try_that_may_be_billed_is_in_the_row_of_the_one_that_answers(
+    near: RunningServer,
+) -> None:
+    async with scripted(hang_up, well) as flaky:
+        with front(flaky, near, max_retries=1) as (server, rows):
+            async with client_of(server) as client:
+                reply = await client.post("/v1/chat/completions", json=chat(max_tokens=2))
+            (row,) = await settled(rows, 1)
+    assert len(flaky.seen) == 2
+    assert reply.headers["x-headrace-attempts"] == (
+        "cheap/flaky/tiny failed, cheap/flaky/tiny answered"
+    )
+    assert reply.headers["x-headrace-attempted-fallbacks"] == "0"
+    # 12 and 2 tokens of the answer, 6 of the try.
+    assert (row.input_tokens, row.output_tokens, row.usage_source) == (18, 2, "estimated")
+    assert row.cost_nano_usd == 18 * 1000 + 2 * 2000
+
+
+async def test_one_that_cannot_answer_now_comes_after_the_fallback(near: RunningServer) -> None:
+    away = FakeBackend(state=Health("stalled", is_recovering=True))
+    given = {
+        "upstreams": {"near": far(f"{near.address}/v1")},
+        "tiers": {
+            "cheap": {"backends": ["tiny"], "fallback": "premium"},
+            "premium": {"backends": [{"model": "tiny", "upstream": "near"}]},
+        },
+    }
+    with route(given, away) as (server, _):
+        async with client_of(server) as client:
+            reply = await client.post("/v1/chat/completions", json=chat())
+    assert reply.headers["x-headrace-selected-tier"] == "premium"
+    assert not away.requests
+
+
+async def test_a_caller_without_patience_rests_no_backend(near: RunningServer) -> None:
+    async def refuse(request: GenerateRequest) -> None:
+        if request.patience_s is not None:
+            raise CapacityError("too long for you", 60.0, is_impatience=True)
+
+    busy = FakeBackend(admission=refuse)
+    given = {
+        "upstreams": {"near": far(f"{near.address}/v1")},
+        "tiers": tiers(cheap=["tiny", {"model": "tiny", "upstream": "near"}]),
+    }
+    with route(given, busy) as (server, rows):
+        async with client_of(server) as client:
+            hasty = await client.post(
+                "/v1/chat/completions", json=chat(), headers={"x-stainless-timeout": "0.5"}
+            )
+            patient = await client.post("/v1/chat/completions", json=chat())
+        await settled(rows, 2)
+    assert hasty.headers["x-headrace-selected-backend"] == "near/tiny"
+    assert patient.headers["x-headrace-selected-backend"] == "tiny"
 
 
 async def test_the_callers_own_fault_is_not_asked_elsewhere(near: RunningServer) -> None:
@@ -298,11 +335,11 @@ async def test_a_tier_of_another_kind_is_the_fallback(near: RunningServer) -> No
         with route(given) as (server, rows):
             async with client_of(server) as client:
                 reply = await client.post("/v1/chat/completions", json=chat(logprobs=True))
-            (row,) = await settled(rows, 1)
+            row, part = await settled(rows, 2)
     assert reply.headers["x-headrace-selected-tier"] == "premium"
     (first, *_) = reply.json()["choices"][0]["logprobs"]["content"]
     assert bytes(first["bytes"]) == b"Hello"
-    assert row.tier == "premium"
+    assert (row.tier, part.tier, part.usage_source) == ("premium", "cheap", "estimated")
 
 
 async def test_a_client_that_leaves_stops_the_work_and_pays_for_it(near: RunningServer) -> None:

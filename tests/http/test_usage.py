@@ -23,10 +23,12 @@ from fakes.usage import Ledger, eventually, full_disk, open_ledger
 from headrace.core.backend import Backend, Health
 from headrace.core.clock import SystemClock
 from headrace.core.config import ServerConfig
+from headrace.core.end_user import digest_of
 from headrace.core.errors import CapacityError, EngineDied
 from headrace.core.request import GenerateRequest
 from headrace.core.stores import NO_LIMITS
 from headrace.economics.accounts import Accounts
+from headrace.economics.ledger import UsageLedger
 from headrace.store.keys import KeyStore
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -112,6 +114,28 @@ def test_a_whole_answer(tmp_path: Path) -> None:
     assert 0 < row["first_token_s"] <= row["duration_s"] < 10
     assert row["row_id"][:12] == f"{row['accepted_at_ms']:012x}"
     assert (row["reasoning_tokens"], row["rejected_draft_tokens"]) == (0, 0)
+
+
+def test_for_whom_a_call_asks_is_kept_as_digests_of_its_tenant(served: Served) -> None:
+    who = {"user": "alice@example.org", "safety_identifier": "s-1", "prompt_cache_key": "k"}
+    reply = served.post(CHAT, **who)
+    assert "x-headrace-warnings" not in reply.headers
+    assert served.post(COMPLETIONS, prompt="hi", **who).status_code == 200
+    message = {"max_tokens": 5, "metadata": {"user_id": "alice@example.org"}}
+    assert served.post("/v1/messages", **message).status_code == 200
+    assert served.post(CHAT, user=7).status_code == 400
+    rows = served.rows(4)
+    alice = digest_of("acme", "alice@example.org")
+    others = digest_of("acme", "s-1"), digest_of("acme", "k")
+    names = ("user_digest", "safety_digest", "cache_key_digest")
+    assert [tuple(row[name] for name in names) for row in rows] == [
+        (alice, *others),
+        (alice, *others),
+        (alice, None, None),
+        (None, None, None),
+    ]
+    totals = UsageLedger(served.ledger.database).report(["user"])
+    assert [(total.group, total.requests) for total in totals] == [((None,), 1), ((alice,), 3)]
 
 
 def test_several_prompts_and_answers_are_one_call(served: Served) -> None:

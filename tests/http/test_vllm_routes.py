@@ -205,3 +205,26 @@ def test_text_waits_for_a_model_that_is_ready() -> None:
             client.get("/tokenizer_info"),
         ]
     assert [reply.status_code for reply in replies] == [503] * 3
+
+
+def test_repetition_detection(client: httpx.Client) -> None:
+    body = {"model": "tiny", "prompt": "hi", "max_tokens": 20}
+    wanted = {"max_pattern_size": 1, "min_count": 2, "wat": 1}
+    for stream in (False, True):
+        reply = client.post(
+            "/v1/completions", json=body | {"stream": stream, "repetition_detection": wanted}
+        )
+        assert reply.status_code == 200, reply.text
+        assert '"finish_reason":"repetition"' in reply.text
+        assert '"stop_reason":"repetition_detected"' in reply.text
+        assert reply.headers["x-headrace-warnings"] == "repetition_detection.wat"
+    refused = client.post(
+        "/v1/completions", json=body | {"repetition_detection": {"max_pattern_size": 3}}
+    )
+    allowed = "repetition_detection.min_count is 0; allowed: a whole number from 2 to 2147483647."
+    check_refused(refused, allowed, "repetition_detection.min_count")
+    wrong = client.post(
+        "/v1/completions", json=body | {"repetition_detection": {"max_pattern_size": "3"}}
+    )
+    allowed = "repetition_detection.max_pattern_size is '3'; allowed: a whole number, 0 or more."
+    check_refused(wrong, allowed, "repetition_detection.max_pattern_size")

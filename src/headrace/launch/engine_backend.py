@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from headrace.core.activity import ModelActivity
-from headrace.core.backend import Backend, Health, ModelInfo, ModelText
+from headrace.core.backend import Backend, Health, ModelInfo, ModelText, PauseMode
 from headrace.core.clock import Clock
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
@@ -48,6 +48,18 @@ class RunningEngine(Backend, Protocol):
         """See core.backend.AdapterControl."""
         ...
 
+    def pause(self, mode: PauseMode, *, clear_cache: bool = True) -> Awaitable[bool]:
+        """See core.backend.EngineControl."""
+        ...
+
+    def resume(self) -> Awaitable[bool]:
+        """See core.backend.EngineControl."""
+        ...
+
+    def reset_prefix_cache(self, *, reset_running: bool = False) -> Awaitable[bool]:
+        """See core.backend.EngineControl."""
+        ...
+
 
 class EngineBackend:
     """The engine and what people ask of it: its plan, and what computes, for records."""
@@ -85,6 +97,18 @@ class EngineBackend:
     async def unload_adapter(self, name: str) -> None:
         """See core.backend.AdapterControl."""
         await self._engine.unload_adapter(name)
+
+    def pause(self, mode: PauseMode, *, clear_cache: bool = True) -> Awaitable[bool]:
+        """See core.backend.EngineControl."""
+        return self._engine.pause(mode, clear_cache=clear_cache)
+
+    def resume(self) -> Awaitable[bool]:
+        """See core.backend.EngineControl."""
+        return self._engine.resume()
+
+    def reset_prefix_cache(self, *, reset_running: bool = False) -> Awaitable[bool]:
+        """See core.backend.EngineControl."""
+        return self._engine.reset_prefix_cache(reset_running=reset_running)
 
     def models(self) -> Sequence[ModelInfo]:
         """See core.backend.Backend."""

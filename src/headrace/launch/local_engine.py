@@ -121,6 +121,7 @@ def assemble(
             capacity.max_model_len,
             loaded.config.vocab_size,
             loaded.rules.check,
+            config.draft_acceptance,
         ),
         loaded.tokenizer,
         (info,),

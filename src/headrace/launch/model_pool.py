@@ -9,19 +9,25 @@ processes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 from headrace.core.activity import Inspectable, ModelActivity
-from headrace.core.backend import Backend, Health, ModelInfo, ModelText, TokenizerInfo
+from headrace.core.backend import (
+    Backend,
+    Health,
+    ModelInfo,
+    ModelText,
+    PauseMode,
+)
 from headrace.core.clock import Clock
 from headrace.core.errors import (
     BackendError,
-    CapacityError,
     ConfigError,
     HeadraceError,
     InvalidParameter,
@@ -30,12 +36,16 @@ from headrace.core.errors import (
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.units import format_bytes
+from headrace.engine.given_orders import PAUSED
+from headrace.launch.held_stream import HeldStream
 from headrace.launch.pool_activity import PoolActivity
+from headrace.launch.pool_pauses import Pausable, PoolPauses
+from headrace.launch.text_on_demand import TextOnDemand
 
 logger = logging.getLogger(__name__)
 
 
-class LoadedModel(Backend, Inspectable, Protocol):
+class LoadedModel(Backend, Inspectable, Pausable, Protocol):
     """A model in memory."""
 
     async def start(self) -> None:
@@ -54,6 +64,10 @@ class LoadedModel(Backend, Inspectable, Protocol):
 
     async def unload_adapter(self, name: str) -> None:
         """See core.backend.AdapterControl."""
+        ...
+
+    def reset_prefix_cache(self, *, reset_running: bool = False) -> Awaitable[bool]:
+        """See core.backend.EngineControl."""
         ...
 
 
@@ -95,10 +109,11 @@ class _Resident:
 
 @dataclass(frozen=True, slots=True)
 class _Adapter:
-    """An adapter that is served, in memory whenever its model is."""
+    """An adapter that is served, in memory whenever its model is. A load of it has its own id."""
 
     path: str
     info: ModelInfo
+    load_id: int
 
     @property
     def base(self) -> str:
@@ -147,7 +162,9 @@ class ModelPool:
         self._first = first
         self._first_adapters = dict(adapters or {})
         self._adapters: dict[str, _Adapter] = {}
+        self._load_ids = itertools.count()
         self._activity = PoolActivity(clock)
+        self._pauses = PoolPauses()
 
     def models(self) -> Sequence[ModelInfo]:
         """See core.backend.Backend. Loaded or not; what is loaded knows best what it is."""
@@ -156,14 +173,16 @@ class ModelPool:
             residents[name].engine.models()[0] if name in residents else model.info
             for name, model in self._models.items()
         ]
-        return [*models, *(adapter.info for adapter in self._adapters.values())]
+        return [*models, *(adapter.info for adapter in self._known_adapters().values())]
 
     def text(self, model: str) -> ModelText:
         """See core.backend.Backend."""
         base = self._base_of(model)
         self._find(base)
         resident = self._residents.get(base)
-        return _TextOnDemand(self, model) if resident is None else resident.engine.text(model)
+        if resident is None:
+            return TextOnDemand(model, lambda: self._loaded_text(model))
+        return resident.engine.text(model)
 
     def loaded(self) -> list[str]:
         """Names of the models in memory, the longest unused first."""
@@ -175,7 +194,9 @@ class ModelPool:
         found = {r.engine.health().status: r.engine.health() for r in self._residents.values()}
         if self._is_over:
             return Health("dead", "The server was stopped.")
-        return found.get("ready") or next(iter(found.values()), Health("ready"))
+        is_paused = self._pauses.are_paused(self._models)
+        unloaded = Health("paused", PAUSED, is_recovering=True) if is_paused else Health("ready")
+        return found.get("ready") or next(iter(found.values()), unloaded)
 
     async def start(self) -> None:
         """Load the first model, so that what is wrong with it is known at once.
@@ -214,7 +235,7 @@ class ModelPool:
         except BaseException:
             resident.release(self._clock.monotonic_s())
             raise
-        return _HeldStream(stream, lambda: resident.release(self._clock.monotonic_s()))
+        return HeldStream(stream, lambda: resident.release(self._clock.monotonic_s()))
 
     async def activity(self) -> Sequence[ModelActivity]:
         """See core.activity.Inspectable. A model that is being replaced is there twice."""
@@ -257,27 +278,73 @@ class ModelPool:
         base = base or (known.base if known is not None else next(iter(self._models)))
         if name in self._models or (known is not None and known.base != base):
             raise InvalidParameter("lora_name", name, "a name that is not in use")
-        resident = await self._take(base)
-        try:
-            info = await resident.engine.load_adapter(name, path, is_replacing=is_replacing)
-            self._adapters[name] = _Adapter(path, info)
-        finally:
-            resident.release(self._clock.monotonic_s())
-        return info
+        while True:
+            resident = await self._take(base)
+            try:
+                info = await resident.engine.load_adapter(name, path, is_replacing=is_replacing)
+            finally:
+                resident.release(self._clock.monotonic_s())
+            # Its place may have been taken by an engine that does not have the adapter.
+            if self._residents.get(base) in (None, resident):
+                self._adapters[name] = _Adapter(path, info, next(self._load_ids))
+                return info
 
     async def unload_adapter(self, name: str) -> None:
         """See core.backend.AdapterControl."""
-        adapter = self._adapters.pop(name, None)
+        adapter = self._known_adapters().pop(name, None)
         if adapter is None:
             raise ModelNotFound(name, tuple(self._adapters))
         resident = self._residents.get(adapter.base)
         if resident is not None:
             await resident.engine.unload_adapter(name)
 
+    async def pause(self, name: str | None, mode: PauseMode, *, clear_cache: bool = True) -> bool:
+        """See core.backend.EngineControl. Models that are not loaded are paused too."""
+        names = self._named(name)
+        return await self._pauses.pause(names, self._engines_of(names), mode, clear_cache)
+
+    async def resume(self, name: str | None) -> None:
+        """See core.backend.EngineControl."""
+        names = self._named(name)
+        await self._pauses.resume(names, self._engines_of(names))
+
+    def is_paused(self, name: str | None) -> bool:
+        """See core.backend.EngineControl."""
+        return self._pauses.are_paused(self._named(name))
+
+    async def reset_prefix_cache(self, name: str | None, *, reset_running: bool = False) -> bool:
+        """See core.backend.EngineControl. A model that is not loaded has no cache."""
+        engines = self._engines_of(self._named(name))
+        orders = [engine.reset_prefix_cache(reset_running=reset_running) for engine in engines]
+        return all(await asyncio.gather(*orders))
+
+    def _named(self, name: str | None) -> list[str]:
+        """The model of that name, or all. Raises: ModelNotFound."""
+        return list(self._models) if name is None else [self._find(name).info.name]
+
+    def _engines_of(self, names: Sequence[str]) -> list[LoadedModel]:
+        """Engines of models, also those that end what they have."""
+        residents = dict.fromkeys((*self._residents.values(), *self._departures))
+        return [resident.engine for resident in residents if resident.name in names]
+
     def _base_of(self, name: str) -> str:
         """The model that an adapter was loaded over; of any other name the name itself."""
-        adapter = self._adapters.get(name)
+        adapter = self._known_adapters().get(name)
         return name if adapter is None else adapter.base
+
+    def _known_adapters(self) -> dict[str, _Adapter]:
+        """Adapters as engines know them: one that was restarted may have found other files."""
+        for name, adapter in list(self._adapters.items()):
+            resident = self._residents.get(adapter.base)
+            if resident is None:
+                continue
+            infos = (info for info in resident.engine.models() if info.name == name)
+            info = next(infos, None)
+            if info is None:
+                del self._adapters[name]
+            elif info is not adapter.info:
+                self._adapters[name] = replace(adapter, info=info)
+        return self._adapters
 
     def _find(self, name: str) -> PooledModel:
         """Raises: ModelNotFound."""
@@ -342,7 +409,11 @@ class ModelPool:
         begin_s = self._clock.monotonic_s()
         try:
             engine = await asyncio.to_thread(model.load)
-            resident = await self._keep(model, engine)
+            try:
+                resident = await self._keep(model, engine)
+            except BaseException:
+                await engine.stop()
+                raise
         except HeadraceError as error:
             raise BackendError(f"{model.info.name} could not be loaded: {error.message}") from error
         logger.info("loaded %s in %.1f s", model.info.name, self._clock.monotonic_s() - begin_s)
@@ -351,22 +422,55 @@ class ModelPool:
     async def _keep(self, model: PooledModel, engine: LoadedModel) -> _Resident:
         """Let a loaded engine take its model's requests."""
         await engine.start()
-        await self._load_again(model.info.name, engine)
-        resident = _Resident(model.info.name, model.num_bytes, engine, self._clock.monotonic_s())
-        self._residents[resident.name] = resident
+        name, stands_still, loaded = model.info.name, False, dict[str, int]()
+        # Nothing is awaited between the last look and the place it gets.
+        while True:
+            await self._load_adapters(name, engine, loaded)
+            if stands_still == self._pauses.are_paused([name]):
+                break
+            stands_still = not stands_still
+            await (engine.pause("keep") if stands_still else engine.resume())
+        resident = _Resident(name, model.num_bytes, engine, self._clock.monotonic_s())
+        self._residents[name] = resident
         return resident
 
-    async def _load_again(self, model: str, engine: LoadedModel) -> None:
-        """Have a model's new engine load its adapters; one that is gone is served no longer."""
-        for name, adapter in list(self._adapters.items()):
-            if adapter.base != model:
+    async def _load_adapters(self, model: str, engine: LoadedModel, loaded: dict[str, int]) -> None:
+        """Have a new engine run the adapters that are served now, whatever is told meanwhile.
+
+        One that cannot be loaded is served no longer. Mutates: loaded, name -> load id.
+        """
+        while (name := self._next_difference(model, loaded)) is not None:
+            if name in loaded:
+                del loaded[name]
+                with contextlib.suppress(ModelNotFound):
+                    await engine.unload_adapter(name)
                 continue
+            wanted = self._adapters[name]
             try:
-                info = await engine.load_adapter(name, adapter.path)
-                self._adapters[name] = _Adapter(adapter.path, info)
+                info = await engine.load_adapter(name, wanted.path)
+                loaded[name] = wanted.load_id
+                if self._load_id(name) == wanted.load_id:
+                    self._adapters[name] = replace(wanted, info=info)
+            except BackendError:
+                raise  # the engine has ended; its adapters are as good as they were
             except HeadraceError as error:
-                del self._adapters[name]
+                if self._load_id(name) == wanted.load_id:
+                    del self._adapters[name]
                 logger.error("adapter %s is not served any more: %s", name, error.message)
+
+    def _next_difference(self, model: str, loaded: Mapping[str, int]) -> str | None:
+        """An adapter that an engine of a model runs and should not, or the other way round."""
+        wanted = {n: a.load_id for n, a in self._adapters.items() if a.base == model}
+        names = (*loaded, *wanted)
+        return next((name for name in names if loaded.get(name) != wanted.get(name)), None)
+
+    def _load_id(self, name: str) -> int | None:
+        adapter = self._adapters.get(name)
+        return None if adapter is None else adapter.load_id
+
+    async def _loaded_text(self, model: str) -> ModelText:
+        await self.load(model)
+        return self.text(model)
 
     def _send_away(self, resident: _Resident) -> asyncio.Task[None]:
         """Unload a model as soon as its requests have ended; those that come meanwhile wait."""
@@ -392,74 +496,3 @@ class ModelPool:
             for resident in list(self._residents.values()):
                 if not resident.num_running and resident.used_at_s < oldest_s:
                     await self._send_away(resident)
-
-
-class _TextOnDemand:
-    """The text side of a model that is not loaded: whoever needs it has it loaded."""
-
-    def __init__(self, pool: ModelPool, name: str) -> None:
-        self._pool, self._name = pool, name
-
-    async def encode(self, request: GenerateRequest) -> tuple[int, ...]:
-        """See core.backend.ModelText."""
-        return await (await self._loaded()).encode(request)
-
-    async def decode(self, token_ids: Sequence[int]) -> str:
-        """See core.backend.ModelText."""
-        return await (await self._loaded()).decode(token_ids)
-
-    async def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
-        """See core.backend.ModelText."""
-        return await (await self._loaded()).token_texts(token_ids)
-
-    def info(self) -> TokenizerInfo:
-        """See core.backend.ModelText. Raises: CapacityError, this cannot wait."""
-        raise CapacityError(
-            f"{self._name} is not loaded now. Send a request to it, or POST /wake_up, first.",
-            is_full=False,
-        )
-
-    async def _loaded(self) -> ModelText:
-        await self._pool.load(self._name)
-        return self._pool.text(self._name)
-
-
-class _HeldStream(AsyncGenerator[RequestOutput, None]):
-    """Passes a stream on; tells when it is over, however it ends."""
-
-    def __init__(
-        self, stream: AsyncGenerator[RequestOutput, None], on_end: Callable[[], None]
-    ) -> None:
-        self._stream, self._on_end = stream, on_end
-        self._is_over = False
-
-    async def asend(self, value: None) -> RequestOutput:
-        """See AsyncGenerator."""
-        try:
-            return await self._stream.asend(None)
-        except BaseException:
-            self._end()
-            raise
-
-    async def athrow(
-        self,
-        kind: Any,
-        value: BaseException | object = None,
-        trace: TracebackType | None = None,
-    ) -> RequestOutput:
-        """See AsyncGenerator."""
-        self._end()
-        return await self._stream.athrow(kind, value, trace)
-
-    async def aclose(self) -> None:
-        """See AsyncGenerator."""
-        self._end()
-        await self._stream.aclose()
-
-    def __del__(self) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            self._on_end()

@@ -19,7 +19,8 @@ from headrace.core.errors import HeadraceError, RequestError
 from headrace.core.stored_requests import StoredAnswer, StoredRequest
 from headrace.core.stores import Caller
 from headrace.core.version import headrace_version
-from headrace.economics.metered import CallFacts, Metered
+from headrace.economics.call_progress import CallFacts
+from headrace.economics.metered import Metered
 from headrace.hub.model_store import ModelStore
 from headrace.launch.local_engine import LocalEngine
 from headrace.launch.model_builds import ModelBuilds, with_adapter
@@ -224,6 +225,8 @@ def _compare_receipts(
         (f"model {name}", (before["model"] or {}).get(name), (after["model"] or {}).get(name))
         for name in _ADAPTER_FACTS
     ]
+    acceptance = "draft_acceptance"  # None is that of the seed alone
+    pairs += [(f"{where}{acceptance}", old.get(acceptance), new.get(acceptance))]
     names = before["parameters"] | after["parameters"]
     pairs += [
         (name, _value(before["parameters"], name), _value(after["parameters"], name))

@@ -7,14 +7,16 @@ import importlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from headrace.config.machine import detect_machine
+from headrace.config.shown import show_config
 from headrace.core.backend import Backend
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config, parse_adapters
 from headrace.core.errors import ConfigError
 from headrace.core.version import headrace_version
+from headrace.economics.accounts import Accounts
 from headrace.economics.tenant_metrics import TenantMetrics
 from headrace.hub.model_store import ModelStore
 from headrace.launch.accounts import AccountsWatch
@@ -30,7 +32,7 @@ from headrace.observe.prometheus import PrometheusMetrics
 from headrace.server.app import HeadraceApp
 from headrace.server.call_traces import CallTraces
 from headrace.server.kept_responses import KeptResponses
-from headrace.server.services import Services, Storage
+from headrace.server.services import ServerFacts, Services, Storage
 
 FREE_SHARE = 0.7
 """Of the free memory, for all models together, unless a limit is set."""
@@ -85,8 +87,8 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
     if traces is not None:
         host, port = config.server.host, config.server.port
         accounts.watchers += (CallTraces(traces, host, port),)
-    free_bytes = detect_machine().memory_available_bytes
-    budget_bytes = config.engine.memory_bytes or int(FREE_SHARE * free_bytes)
+    machine = detect_machine()
+    budget_bytes = config.engine.memory_bytes or int(FREE_SHARE * machine.memory_available_bytes)
 
     def open_engine(starting: Starting) -> EngineBackend:
         if isinstance(starting, StartingEncoder):
@@ -108,7 +110,7 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
         share = importlib.import_module("headrace.launch.many_models").share_models
         pool, plans = share(config, models, open_engine, budget_bytes)
 
-    backend, close_tiers = _route(config, pool, sinks.first)
+    backend, close_tiers = _route(config, pool, sinks.first, accounts)
 
     @asynccontextmanager
     async def run_engines() -> AsyncIterator[None]:
@@ -137,13 +139,14 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
         accounts=accounts,
         kept=KeptResponses(door.open if door.is_wanted else None),
         storage=storage,
+        facts=ServerFacts(show_config(config), asdict(machine)),
         build_of=lambda name: with_adapter(builds, pool, name) if pool is not None else None,
     )
     return Served(HeadraceApp(services, run_engines), pool, plans)
 
 
 def _route(
-    config: Config, pool: ModelPool | None, sink: PrometheusMetrics
+    config: Config, pool: ModelPool | None, sink: PrometheusMetrics, accounts: Accounts
 ) -> tuple[Backend, Callable[[], None]]:
     """The models here, or a router before them, and what closes its connections.
 
@@ -156,7 +159,7 @@ def _route(
         # Connections and policies, which a server of its own models does without.
         tiers = importlib.import_module("headrace.launch.tiers")
         found: tuple[Backend, Callable[[], None]] = tiers.open_tiers(
-            config.routing, pool, sink, os.environ
+            config.routing, pool, sink, os.environ, tiers.Surroundings(accounts, config)
         )
         return found
     if pool is None:

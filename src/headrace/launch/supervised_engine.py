@@ -50,7 +50,12 @@ def _finish(starting: StartingEngine, make_sink: MakeSink, clock: Clock) -> Engi
     engine = AsyncEngine(
         supervisor,
         InputProcessor(
-            tokenizer, template, ready.max_model_len, ready.vocab_size, supervisor.check_form
+            tokenizer,
+            template,
+            ready.max_model_len,
+            ready.vocab_size,
+            supervisor.check_form,
+            config.draft_acceptance,
         ),
         tokenizer,
         (model_info(local, ready.max_model_len, ready.vector_size, template, clock),),

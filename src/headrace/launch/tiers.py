@@ -1,42 +1,91 @@
 """Tiers of the settings as a Router over upstreams and the models that run here.
 
 In: a RoutingConfig, the models of this machine, the environment with keys. Out: the Router, and
-what closes its connections. Imported where there are tiers.
+what closes its connections and ends what goes on beside calls. Imported where there are tiers.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from headrace.client.upstream import Upstream
 from headrace.config.env import read_secret
 from headrace.core.backend import Backend
 from headrace.core.clock import SystemClock
+from headrace.core.config import Config
 from headrace.core.errors import ConfigError
 from headrace.core.routing_config import RoutingConfig, TierBackendConfig, TierConfig
 from headrace.core.telemetry import MetricSink
 from headrace.core.upstreams import UpstreamConfig
+from headrace.economics.accounts import Accounts
 from headrace.economics.price_yaml import read_price_yaml
 from headrace.economics.prices import LOCAL, Price
-from headrace.router.router import Router
+from headrace.launch.shadow_calls import SHADOW, shadow_asker
+from headrace.router.route_model import read_route_model
+from headrace.router.router import Router, RouterOptions
+from headrace.router.semantic_cache import TextIndex
+from headrace.router.shadow_log import ShadowFiles
 from headrace.router.tier import Member, Tier
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a router stands in, beside its own settings: who pays, and what else is set."""
+
+    accounts: Accounts = field(default_factory=Accounts)
+    config: Config = field(default_factory=Config)
+
+
 def open_tiers(
-    config: RoutingConfig, local: Backend | None, sink: MetricSink, environ: Mapping[str, str]
+    config: RoutingConfig,
+    local: Backend | None,
+    sink: MetricSink,
+    environ: Mapping[str, str],
+    around: Surroundings | None = None,
 ) -> tuple[Router, Callable[[], None]]:
     """Raises: ConfigError for a key that is not there, or a model that does not run here."""
     upstreams = {entry.name: open_upstream(entry, environ) for entry in config.upstreams}
     tiers = [_make_tier(tier, upstreams, local) for tier in config.tiers]
 
+    options = _open_options(config, around or Surroundings())
+    router = Router(config, tiers, SystemClock(), sink, local, options)
+
     def close() -> None:
+        router.close()
+        if options.index is not None:
+            options.index.close()
         for upstream in upstreams.values():
             upstream.close()
 
-    return Router(config, tiers, SystemClock(), sink, local), close
+    return router, close
+
+
+def _open_options(config: RoutingConfig, around: Surroundings) -> RouterOptions:
+    """Raises: ConfigError for a file that is no model, ModelNotFound for an encoder."""
+    models = {
+        entry.name: read_route_model(Path(entry.model), f"routing.learned.{entry.name}.model")
+        for entry in config.learned
+    }
+    index: TextIndex | None = None
+    if config.cache is not None and config.cache.semantic is not None:
+        # Readers, numpy and kernels, which other routers do without.
+        open_texts = importlib.import_module("headrace.launch.nearest_texts").open_nearest_texts
+        field = "routing.cache.semantic.encoder"
+        index = open_texts(around.config, config.cache.semantic.encoder, field)
+    shadow = config.shadow
+    if shadow is None:
+        return RouterOptions(models=models, index=index)
+    folder = around.config.hub.home / SHADOW if shadow.folder is None else Path(shadow.folder)
+    clock = SystemClock()
+    log = ShadowFiles(folder, shadow.retention_days, shadow.max_bytes, clock)
+    ask = shadow_asker(around.accounts, clock)
+    return RouterOptions(models=models, index=index, ask_shadow=ask, shadow_log=log)
 
 
 def open_upstream(config: UpstreamConfig, environ: Mapping[str, str]) -> Upstream:

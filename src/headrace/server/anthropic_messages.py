@@ -33,7 +33,7 @@ from headrace.server.anthropic_schema import (
     read_thinking,
 )
 from headrace.server.anthropic_tools import read_tools, tool_wire_names
-from headrace.server.call_notes import CallNotes, with_seed
+from headrace.server.call_notes import CallNotes
 from headrace.server.error_responses import worded
 from headrace.server.generation_schema import refuse_unsupported, validate
 from headrace.server.openai_payloads import encode
@@ -90,7 +90,7 @@ async def create_message(services: Services, call: Call) -> JsonReply | EventRep
         prompt.thinking.shown,
         lambda: call.notes.members(build, bool(fields.receipt), bool(fields.return_token_ids)),
     )
-    sampling = with_seed(make_sampling(fields, prompt.form))
+    sampling = make_sampling(fields, prompt.form)
     # An upper bound in this API: what the context leaves may be less.
     request = replace(
         _make_request(words.id, model, prompt, sampling), default_max_tokens=fields.max_tokens

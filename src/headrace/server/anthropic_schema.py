@@ -17,7 +17,14 @@ from headrace.core.errors import InvalidParameter, RequestError, UnsupportedPara
 from headrace.core.request import MAX_STOP_STRINGS, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.server.error_responses import worded
-from headrace.server.generation_schema import Number, Strict, allowed, unknown_names, validate
+from headrace.server.generation_schema import (
+    Number,
+    Strict,
+    allowed,
+    unknown_names,
+    validate,
+    with_seed,
+)
 
 _SCHEMA = "output_config.format.schema"
 _EFFORTS = "low, medium, high, xhigh or max"
@@ -234,9 +241,6 @@ def make_sampling(fields: MessageFields, form: StructuredOutputs | None) -> Samp
         )
     names = ("temperature", "top_p", "top_k", "seed", "return_token_ids")
     given = {name: getattr(fields, name) for name in names}
+    known = {name: value for name, value in given.items() if value is not None}
     with worded(WIRE_NAMES):
-        return SamplingParams(
-            stop=stops,
-            structured_outputs=form,
-            **{name: value for name, value in given.items() if value is not None},
-        )
+        return SamplingParams(stop=stops, structured_outputs=form, **with_seed(known))

@@ -19,6 +19,7 @@ _ADMIN_PREFIXES = ("/admin", "/debug")
 _ADMIN_PATHS = frozenset(
     {
         *("/sleep", "/wake_up", "/is_sleeping"),
+        *("/pause", "/resume", "/is_paused", "/reset_prefix_cache", "/server_info"),
         *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
     }
 )

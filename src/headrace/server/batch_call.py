@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import msgspec
-from starlette.datastructures import Headers
 
 from headrace.core.batches import BatchRecord
 from headrace.core.errors import (
@@ -26,11 +25,13 @@ from headrace.core.errors import (
 from headrace.core.request import MAX_N
 from headrace.core.stores import Caller
 from headrace.economics.accounts import Accounts
-from headrace.economics.metered import CallFacts, Metered
+from headrace.economics.call_progress import CallFacts
+from headrace.economics.metered import Metered
 from headrace.economics.usage_row import Ledger, UsageRow
 from headrace.server.batch_lines import BatchLine, ResponseBody, count_answers, encode_output
 from headrace.server.cache_control import read_cache_control
 from headrace.server.call_log import call_fields
+from headrace.server.end_user_of import end_user_of
 from headrace.server.error_responses import describe_error, is_our_fault
 from headrace.server.kept_requests import keep_request
 from headrace.server.lifetime import stopping_error
@@ -126,7 +127,8 @@ class BatchCall:
             check_line(line)
             meter.task = task_of({}, line.body)
             meter.cache_control = read_cache_control({}, line.body)
-            call = Call(line.body, Headers(), request_id, caller, meter)
+            meter.end_user = end_user_of(line.body)
+            call = Call(line.body, {}, request_id, caller, meter)
             call.notes.keeps_tokens = services.accounts.requests is not None
             reply = await self._route(self._background(meter), call)
             if not isinstance(reply, JsonReply):

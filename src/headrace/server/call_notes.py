@@ -6,14 +6,12 @@ Written by the route that answers the call. Knows no dialect but the names of it
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from headrace.core.output import RequestOutput, RequestTimes
 from headrace.core.receipt import (
-    SEED_BITS,
     CostReceipt,
     ModelBuild,
     Parameter,
@@ -37,15 +35,8 @@ _WIRE_NAMES: dict[str, tuple[str, ...]] = {
     ),
 }
 # Each prompt has its own, and `return_token_ids` changes no answer.
-_NOT_SHARED = frozenset({"seed", "max_tokens", "return_token_ids"})
+_NOT_SHARED = frozenset({"seed", "is_seed_drawn", "max_tokens", "return_token_ids"})
 _DEFAULTS = SamplingParams()
-
-
-def with_seed(sampling: SamplingParams) -> SamplingParams:
-    """The same, with a seed: drawn here when there is none, so that the caller can be told."""
-    if sampling.seed is not None:
-        return sampling
-    return replace(sampling, seed=secrets.randbits(SEED_BITS))
 
 
 @dataclass(slots=True)
@@ -159,6 +150,7 @@ class CallNotes:
             output_tokens=usage.output_tokens if usage else None,
             accepted_draft_tokens=usage.accepted_draft_tokens if usage else None,
             rejected_draft_tokens=usage.rejected_draft_tokens if usage else None,
+            draft_acceptance=resolved.draft_acceptance if resolved else None,
             preemptions=times.num_preemptions if times else None,
             queue_s=times.queue_s if times else None,
             prefill_s=times.prefill_s if times else None,

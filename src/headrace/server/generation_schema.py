@@ -7,13 +7,16 @@ effect and are not served: they are errors, never ignored.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headrace.core.errors import InvalidParameter, UnsupportedParameter
-from headrace.core.request import SamplingParams
+from headrace.core.receipt import SEED_BITS
+from headrace.core.request import RepetitionDetection, SamplingParams
 from headrace.server.error_responses import describe_validation, worded
 
 # A union keeps what was given: 2 stays 2 in an error message, where float would make it 2.0.
@@ -87,6 +90,8 @@ class GenerationFields(Strict):
     )
     session_id: str | None = allowed(_TEXT)
     user: str | None = allowed(_TEXT)
+    safety_identifier: str | None = allowed(_TEXT)
+    prompt_cache_key: str | None = allowed(_TEXT)
     response_format: dict[str, Any] | None = allowed(
         'an object: {"type": "text"}, {"type": "json_object"}, or {"type": "json_schema", '
         '"json_schema": {"name": ..., "schema": ...}}'
@@ -94,6 +99,15 @@ class GenerationFields(Strict):
     structured_outputs: dict[str, Any] | None = allowed(
         "an object with one of json, json_object, regex, choice and grammar"
     )
+    repetition_detection: dict[str, Any] | None = allowed(
+        "an object with max_pattern_size, min_pattern_size and min_count"
+    )
+
+
+class RepetitionFields(Strict):
+    max_pattern_size: int | None = allowed("a whole number, 0 or more")
+    min_pattern_size: int | None = allowed("a whole number, 0 or more")
+    min_count: int | None = allowed("a whole number, 2 or more")
 
 
 # Effect unsupported -> reason. A value in the second table changes nothing and is accepted.
@@ -106,7 +120,6 @@ REFUSED: dict[str, str] = {
     "length_penalty": "it belongs to beam search, which is not served. Leave it out.",
     "logprob_token_ids": "ask for the most likely tokens with top_logprobs or logprobs instead.",
     "truncation_side": "prompts are cut at the left only. Leave it out.",
-    "repetition_detection": "use max_tokens or repetition_penalty instead.",
     "stream_interval": "every token is sent as it comes. Leave it out.",
     "vllm_xargs": "there are no plugins. Leave it out.",
     "prompt_embeds": "prompts are text or token ids. Use prompt.",
@@ -196,12 +209,43 @@ def make_sampling(
 ) -> SamplingParams:
     """Build the sampling parameters; `settled` are those a dialect words differently.
 
+    Without a seed one is drawn, so that the caller can be told.
     Raises: RequestError in the field names of the dialect.
     """
-    given = {name: getattr(fields, name) for name in _SAMPLING_NAMES}
-    arguments = {name: value for name, value in (given | settled).items() if value is not None}
+    given = {name: getattr(fields, name) for name in _SAMPLING_NAMES} | settled
+    repetition = _read_repetition(fields)
+    if repetition is not None:
+        sizes = {name: getattr(repetition, name) for name in RepetitionFields.model_fields}
+        known = {name: size for name, size in sizes.items() if size is not None}
+        given["repetition_detection"] = RepetitionDetection(**known)
+    arguments = {name: value for name, value in given.items() if value is not None}
     with worded(wire_names):
-        return SamplingParams(**arguments)
+        return SamplingParams(**with_seed(arguments))
+
+
+def with_seed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of SamplingParams, with a drawn seed where they have none."""
+    return {"seed": secrets.randbits(SEED_BITS), "is_seed_drawn": "seed" not in arguments} | dict(
+        arguments
+    )
+
+
+def with_other_seed(sampling: SamplingParams) -> SamplingParams:
+    """The same for another prompt of the call, with a seed of its own."""
+    return replace(sampling, seed=secrets.randbits(SEED_BITS))
+
+
+def unknown_in_repetition(fields: GenerationFields) -> list[str]:
+    """Keys of `repetition_detection` that nobody defines. Raises: InvalidParameter."""
+    repetition = _read_repetition(fields)
+    if repetition is None:
+        return []
+    return unknown_names(repetition, (), "repetition_detection.")
+
+
+def _read_repetition(fields: GenerationFields) -> RepetitionFields | None:
+    given = fields.repetition_detection
+    return None if given is None else validate(RepetitionFields, given, "repetition_detection.")
 
 
 def check_truncation(fields: GenerationFields) -> None:

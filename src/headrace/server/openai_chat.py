@@ -28,13 +28,14 @@ from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.core.usage import Usage
 from headrace.server.answer_form import AnswerForm, make_form, unexplained_end
-from headrace.server.call_notes import CallNotes, with_seed
+from headrace.server.call_notes import CallNotes
 from headrace.server.error_responses import worded
 from headrace.server.form_schema import form_wire_names, read_form
 from headrace.server.generation_schema import (
     check_truncation,
     make_sampling,
     refuse_unsupported,
+    unknown_in_repetition,
     unknown_names,
     validate,
 )
@@ -69,6 +70,8 @@ from headrace.server.request_ids import engine_request_id
 from headrace.server.services import Call, Services
 from headrace.server.sse import DONE, HEARTBEAT, frame
 from headrace.server.tool_schema import read_tools, tool_wire_names
+
+_NOTHING = ChatDelta()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ def _make_call(
         tools=asked.tools,
         tool_choice=asked.choice,
         splits_reasoning=True,
-        sampling=with_seed(_sampling(fields, structured_outputs)),
+        sampling=_sampling(fields, structured_outputs),
         default_max_tokens=services.config.default_max_tokens,
         add_special_tokens=bool(fields.add_special_tokens),
         add_generation_prompt=not is_continued and fields.add_generation_prompt is not False,
@@ -169,7 +172,7 @@ def _make_call(
     ignored = [f"chat_template_kwargs.{name}" for name in sorted(unread)]
     ignored += ["store"] if fields.store else []
     unknown = unknown_names(fields, CHAT_REFUSED) + unknown_in_messages + unknown_in_form
-    unknown += [*asked.unknown, *unknown_in_prediction]
+    unknown += [*asked.unknown, *unknown_in_prediction, *unknown_in_repetition(fields)]
     return chat, unknown + unknown_names(form.options, (), "stream_options.") + ignored
 
 
@@ -336,11 +339,11 @@ def _chunks(chat: ChatCall, output: RequestOutput, begun: set[int]) -> Iterator[
         logprobs = chat.logprobs(delta.logprobs)
         shows_ids = chat.form.shows_token_ids and bool(delta.token_ids)
         gained = _gained(chat, delta)
-        if not (gained != ChatDelta() or is_last or logprobs or shows_ids):
+        if not (gained != _NOTHING or is_last or logprobs or shows_ids):
             continue
         choice = ChatChunkChoice(
             delta.index,
-            gained if gained != ChatDelta() or is_last else ChatDelta(content=""),
+            gained if gained != _NOTHING or is_last else ChatDelta(content=""),
             logprobs,
             delta.finish_reason,
             delta.stop_reason if is_last else UNSET,

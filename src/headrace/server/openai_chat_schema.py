@@ -46,8 +46,6 @@ class ChatCompletionFields(GenerationFields):
     verbosity: str | None = allowed("a string")
     store: bool | None = allowed("true or false")
     metadata: dict[str, str] | None = allowed("at most 16 strings with names")
-    safety_identifier: str | None = allowed("a string")
-    prompt_cache_key: str | None = allowed("a string")
     prompt_cache_options: dict[str, Any] | None = allowed("an object with mode and ttl")
     prompt_cache_retention: Literal["in_memory", "24h"] | None = allowed("in_memory or 24h")
 

@@ -20,15 +20,17 @@ from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.core.usage import Usage
 from headrace.server.answer_form import AnswerForm, make_form, unexplained_end
-from headrace.server.call_notes import CallNotes, with_seed
+from headrace.server.call_notes import CallNotes
 from headrace.server.error_responses import worded
 from headrace.server.form_schema import form_wire_names, read_form
 from headrace.server.generation_schema import (
     check_truncation,
     make_sampling,
     refuse_unsupported,
+    unknown_in_repetition,
     unknown_names,
     validate,
+    with_other_seed,
 )
 from headrace.server.openai_completions_schema import (
     COMPLETIONS_NEUTRAL,
@@ -111,7 +113,7 @@ def _make_call(
             request_id=engine_request_id(form.id, index),
             model=model.name,
             prompt=prompt,
-            sampling=with_seed(sampling),
+            sampling=with_other_seed(sampling) if index and fields.seed is None else sampling,
             add_special_tokens=fields.add_special_tokens is not False,
             truncate_prompt_tokens=fields.truncate_prompt_tokens,
             return_prompt_text=bool(fields.echo),
@@ -132,6 +134,7 @@ def _make_call(
         build=services.build_of(model.name),
     )
     unknown = unknown_names(fields, COMPLETIONS_REFUSED) + unknown_in_form
+    unknown += unknown_in_repetition(fields)
     return completion, unknown + unknown_names(form.options, (), "stream_options.")
 
 

@@ -24,13 +24,14 @@ from headrace.core.errors import (
 )
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.responses import RUNNING, ResponseStatus, StoredResponse
-from headrace.server.call_notes import CallNotes, with_seed
+from headrace.server.call_notes import CallNotes
 from headrace.server.error_responses import ErrorReply, describe_error, worded
 from headrace.server.generation_schema import (
     check_truncation,
     make_sampling,
     read_stream_options,
     refuse_unsupported,
+    unknown_in_repetition,
     unknown_names,
     validate,
 )
@@ -140,14 +141,12 @@ async def _make_call(
     text, verbosity, unknown_in_text = read_text(fields, model.template_variables)
     reasoning, unknown_in_reasoning = read_reasoning(fields, model.template_variables)
     names = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs", **text.wire_names}
-    sampling = with_seed(
-        make_sampling(
-            fields,
-            names,
-            max_tokens=fields.max_output_tokens,
-            logprobs=num_logprobs(fields),
-            structured_outputs=text.structured_outputs,
-        )
+    sampling = make_sampling(
+        fields,
+        names,
+        max_tokens=fields.max_output_tokens,
+        logprobs=num_logprobs(fields),
+        structured_outputs=text.structured_outputs,
     )
     asked = read_response_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
     history = await read_history(services, call.caller.tenant, fields.previous_response_id)
@@ -172,9 +171,11 @@ async def _make_call(
         truncate_prompt_tokens=fields.truncate_prompt_tokens,
         cache_salt=fields.cache_salt or "",
         priority=fields.priority or 0,
+        has_effects=body.store,
     )
     unknown = [
         *unknown_names(fields, RESPONSES_REFUSED),
+        *unknown_in_repetition(fields),
         *(unknown + unknown_in_text + unknown_in_reasoning),
         *asked.unknown,
         *unknown_names(options, (), "stream_options."),

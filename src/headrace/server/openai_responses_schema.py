@@ -52,8 +52,6 @@ class ResponsesFields(GenerationFields):
     parallel_tool_calls: bool | None = allowed(_BOOLEAN)
     metadata: dict[str, str] | None = allowed("at most 16 strings with names")
     service_tier: ServiceTier | None = allowed("auto, default, flex, scale, priority or fast")
-    safety_identifier: str | None = allowed(_TEXT)
-    prompt_cache_key: str | None = allowed(_TEXT)
     prompt_cache_options: dict[str, Any] | None = allowed("an object with mode and ttl")
     prompt_cache_retention: Literal["in_memory", "24h"] | None = allowed("in_memory or 24h")
     include_reasoning: bool | None = allowed(_BOOLEAN)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from headrace.core.config import ServerConfig
@@ -32,6 +33,7 @@ _EXPOSED = (
 _PREFLIGHT_AGE_S = "600"
 
 
+@lru_cache(maxsize=16)
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address."""
     try:
@@ -49,8 +51,8 @@ def check_host(headers: Mapping[str, str], config: ServerConfig, is_open: bool) 
     """
     if not config.allowed_hosts and not (is_open and is_loopback(config.host)):
         return
-    host = _host_name(headers.get("host", ""))
-    if host is None or host in config.allowed_hosts or _is_private_name(host):
+    host, is_private = _read_host(headers.get("host", ""))
+    if is_private or host in config.allowed_hosts:
         return
     raise HttpRefusal(
         403,
@@ -59,12 +61,18 @@ def check_host(headers: Mapping[str, str], config: ServerConfig, is_open: bool) 
     )
 
 
-def _host_name(header: str) -> str | None:
-    """The name of a Host header without its port; None when there is none."""
+# Clients call by few names, each of them again and again.
+@lru_cache(maxsize=64)
+def _read_host(header: str) -> tuple[str, bool]:
+    """The name of a Host header without its port, and whether the public DNS cannot point it here.
+
+    Nor can it no name at all.
+    """
     try:
-        return urlsplit(f"//{header}").hostname
+        host = urlsplit(f"//{header}").hostname or ""
     except ValueError:
-        return header
+        return header, _is_private_name(header)
+    return host, not host or _is_private_name(host)
 
 
 def _is_private_name(host: str) -> bool:

@@ -7,6 +7,7 @@ nothing came for a while. Leaving the context stops every request. Knows nothing
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
@@ -24,12 +25,19 @@ Batches = AsyncIterator[Batch]
 
 
 class OutputMerge:
-    """Reads streams at once; batches hold (position of the request, output)."""
+    """Reads streams at once; batches hold (position of the request, output).
+
+    Every token of every answer comes through here: no lock, no queue, one timer for all waits.
+    """
 
     def __init__(self, streams: Sequence[AsyncGenerator[RequestOutput, None]]) -> None:
-        self._queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]] = asyncio.Queue(
-            _MAX_WAITING_OUTPUTS
-        )
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[tuple[int, RequestOutput | Exception | None]] = deque()
+        # Of whoever waits for the next output, until when, and what wakes it then.
+        self._arrived: asyncio.Future[None] | None = None
+        self._until_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._has_room = asyncio.Event()
         self._num_open = len(streams)
         self._error: Exception | None = None
         self._readers = [
@@ -42,43 +50,78 @@ class OutputMerge:
         Raises: what a stream raised, after the outputs before it.
         """
         while self._num_open and self._error is None:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    first = await self._queue.get()
-            except TimeoutError:
+            if not self._waiting:
+                await self._wait(timeout_s)
+            if not self._waiting:
                 return []
-            batch = self._take(first)
+            batch = self._take()
             if batch:
                 return batch
         if self._error is not None:
             raise self._error
         return None
 
-    def _take(self, first: tuple[int, RequestOutput | Exception | None]) -> Batch:
-        waiting = [first]
-        while not self._queue.empty():
-            waiting.append(self._queue.get_nowait())
+    async def _wait(self, timeout_s: float) -> None:
+        """Return when something has come, or after the time."""
+        self._until_s = self._loop.time() + timeout_s
+        self._arrived = self._loop.create_future()
+        if self._timer is not None and self._timer.when() > self._until_s:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._until_s, self._time_is_up)
+        try:
+            await self._arrived
+        finally:
+            self._arrived = None
+
+    def _time_is_up(self) -> None:
+        """Wake who waits so long, or look again when it has."""
+        self._timer = None
+        if self._arrived is None:
+            return
+        if self._loop.time() < self._until_s:
+            self._timer = self._loop.call_at(self._until_s, self._time_is_up)
+        else:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+    def _take(self) -> Batch:
         batch: Batch = []
-        for index, item in waiting:
+        for index, item in self._waiting:
             if isinstance(item, RequestOutput):
                 batch.append((index, item))
             elif item is None:
                 self._num_open -= 1
             elif self._error is None:
                 self._error = item
+        self._waiting.clear()
+        self._has_room.set()
         return batch
+
+    def _add(self, index: int, item: RequestOutput | Exception | None) -> None:
+        self._waiting.append((index, item))
+        self._wake()
 
     async def _read(self, index: int, stream: AsyncGenerator[RequestOutput, None]) -> None:
         try:
             async for output in stream:
-                await self._queue.put((index, output))
+                self._add(index, output)
+                while len(self._waiting) >= _MAX_WAITING_OUTPUTS:
+                    self._has_room.clear()
+                    await self._has_room.wait()
         except Exception as error:
-            await self._queue.put((index, error))
+            self._add(index, error)
         else:
-            await self._queue.put((index, None))
+            self._add(index, None)
 
     async def close(self) -> None:
         """Stop reading; the streams may be closed after that."""
+        if self._timer is not None:
+            self._timer.cancel()
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)

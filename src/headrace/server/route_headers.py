@@ -19,6 +19,8 @@ def route_headers(route: Route | None) -> dict[str, str]:
     }
     if route.cache is not None:
         headers["x-headrace-cache-status"] = route.cache
+    if route.similarity is not None:
+        headers["x-headrace-semantic-similarity"] = f"{route.similarity:.4f}"
     if len(route.attempts) > 1:
         shown = ", ".join(f"{a.tier}/{a.backend} {a.outcome}" for a in route.attempts)
         headers["x-headrace-attempts"] = _plain(shown)

@@ -82,6 +82,14 @@ def unknown_build(_model: str) -> ModelBuild | None:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What operators are shown of a server beside its models: no secret is in it."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
     """What an application is made of; without `storage` no files are kept and no batches run."""
 
@@ -99,6 +107,7 @@ class Services:
     batch_news: asyncio.Event = field(default_factory=asyncio.Event)
     build_of: BuildOf = unknown_build
     first_answers: FirstAnswers = field(default_factory=FirstAnswers)
+    facts: ServerFacts = field(default_factory=ServerFacts)
 
     def models(self) -> dict[str, ModelInfo]:
         """Served names and their models, the default one first.

@@ -66,3 +66,19 @@ def test_refused_where_there_is_nothing_to_guess() -> None:
     refuse_draft(EngineConfig(draft_model="a", speculative="off"), "an encoder", "")
     with pytest.raises(ConfigError, match=r"none for an encoder\. Why"):
         refuse_draft(EngineConfig(draft_model="a"), "an encoder", "Why.")
+
+
+@pytest.mark.parametrize("more", [{}, {"draft_model": "a", "speculative": "prompt-lookup"}])
+def test_rejection_needs_a_draft_model(more: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"engine\.draft_acceptance.*--draft-model"):
+        EngineConfig(draft_acceptance="rejection", **more)  # type: ignore[arg-type]
+    EngineConfig(draft_acceptance="rejection", draft_model="a")
+
+
+@pytest.mark.parametrize("speculative", ["auto", "off", "draft-model"])
+def test_past_answers_are_for_those_who_look_guesses_up(speculative: str) -> None:
+    draft = "a" if speculative == "draft-model" else None
+    with pytest.raises(ConfigError, match=r"engine\.lookup_past_tokens.*prompt-lookup"):
+        EngineConfig(speculative=speculative, draft_model=draft, lookup_past_tokens=1)  # type: ignore[arg-type]
+    EngineConfig(speculative="prompt-lookup", lookup_past_tokens=1)
+    EngineConfig(draft_model="a", lookup_past_tokens=1)

@@ -181,3 +181,59 @@ async def test_unload_waits_for_requests() -> None:
 async def test_a_model_that_never_fits_is_refused_at_the_start() -> None:
     with pytest.raises(ConfigError, match=r"engine\.memory.*b alone"):
         ModelPool(Files({"a": 40, "b": 101}).models(), 100, FakeClock())
+
+
+async def test_a_paused_model_is_paused_wherever_it_runs() -> None:
+    files = Files({"a": 40, "b": 40})
+    async with pooled(files) as pool:
+        assert await pool.pause("b", "wait")
+        assert (pool.is_paused("b"), pool.is_paused("a"), pool.is_paused(None)) == (
+            *(True, False, False),
+        )
+        assert pool.health() == Health("ready")
+        await pool.load("b")
+        (engine,) = files.engines["b"]
+        assert engine.orders == ["keep"]  # before it gets a request
+        await pool.pause(None, "abort")
+        assert engine.orders == ["keep", "abort"] and files.engines["a"][0].orders == ["abort"]
+        assert pool.is_paused(None) and pool.health().status == "paused"
+        await pool.replace("b")
+        assert files.engines["b"][1].orders == ["keep"]
+        await pool.unload("b")
+        await pool.unload("a")
+        assert pool.health().is_recovering and pool.health().status == "paused"
+        await pool.resume(None)
+        assert pool.health() == Health("ready")
+        await pool.load("a")
+        assert files.engines["a"][1].orders == []
+        with pytest.raises(ModelNotFound):
+            await pool.pause("nope", "wait")
+
+
+async def test_a_model_that_is_resumed_while_it_loads_is_not_left_paused() -> None:
+    files = Files({"a": 40, "b": 40})
+    async with pooled(files) as pool:
+        await pool.pause("b", "keep")
+        files.gate.clear()
+        loading = asyncio.create_task(pool.load("b"))
+        await asyncio.sleep(0)
+        await pool.resume("b")
+        files.gate.set()
+        await loading
+        assert files.engines["b"][0].state == Health("ready")
+
+
+async def test_an_engine_that_ends_what_it_has_is_resumed_too() -> None:
+    files = Files({"a": 40})
+    async with pooled(files) as pool:
+        stream = await pool.generate(ask("a"))
+        await anext(stream)
+        await pool.pause("a", "keep")
+        await pool.replace("a")
+        await pool.resume("a")
+        old, new = files.engines["a"]
+        assert (old.orders, new.orders) == (["keep", "resume"], ["keep", "resume"])
+        assert not await pool.reset_prefix_cache("a")
+        assert await pool.reset_prefix_cache("a", reset_running=True)
+        await stream.aclose()
+        assert await pool.reset_prefix_cache(None)

@@ -1,0 +1,108 @@
+"""Which similarity the semantic cache may trust, measured on labelled pairs of questions.
+
+In: pairs with `one`, `other` and `same`, an encoder. Out: for each threshold the share of pairs
+that would get one answer, and how many of those wrongly. The checks of `read_marks` hold as they
+do in the cache. The pairs that come along were written for this: 60 ways to ask the same and 119
+near misses (another object, a negation, a number, a direction), in English and a few in German,
+French and Spanish; real traffic is other, so measure on your own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headrace.core.config import Config
+from headrace.core.errors import ConfigError
+from headrace.launch.nearest_texts import NearestTexts, open_nearest_texts
+from headrace.router.question_marks import read_marks
+from headrace.router.shadow_log import read_records
+
+BUILT_IN = Path(__file__).with_name("semantic_pairs.jsonl")
+THRESHOLDS = tuple(number / 100 for number in range(70, 100))
+SHOWN = (0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two questions; `is_same`: one answer does for both."""
+
+    one: str
+    other: str
+    is_same: bool
+
+
+def measure_pairs(
+    config: Config, files: Sequence[Path], encoder: str, max_false_hits: float
+) -> dict[str, Any]:
+    """Raises: ConfigError for pairs that are none, and what opening an encoder raises."""
+    pairs = read_pairs(files or [BUILT_IN])
+    texts = open_nearest_texts(config, encoder, "--encoder")
+    try:
+        found = [(similarity(texts, pair), pair.is_same) for pair in pairs]
+    finally:
+        texts.close()
+    rows = [measure(found, threshold) for threshold in THRESHOLDS]
+    # The lowest from which on all hold.
+    good: Mapping[str, Any] | None = None
+    for row in reversed(rows):
+        if row["false_hit_rate"] > max_false_hits:
+            break
+        good = row if row["num_hits"] else good
+    return {
+        "encoder": encoder,
+        "num_pairs": len(pairs),
+        "num_same": sum(pair.is_same for pair in pairs),
+        "max_false_hits": max_false_hits,
+        "thresholds": [row for row in rows if row["min_similarity"] in SHOWN],
+        "chosen": good,
+    }
+
+
+def read_pairs(files: Sequence[Path]) -> list[Pair]:
+    """Raises: ConfigError."""
+    pairs = []
+    for number, record in enumerate(read_records(files), 1):
+        one, other, is_same = (record.get(name) for name in ("one", "other", "same"))
+        if not isinstance(one, str) or not isinstance(other, str) or not isinstance(is_same, bool):
+            allowed = "records with one and other, texts, and same, true or false"
+            raise ConfigError("FILE", f"record {number}", allowed)
+        pairs.append(Pair(one, other, is_same))
+    if not pairs:
+        raise ConfigError("FILE", "no pairs", "at least one")
+    return pairs
+
+
+def similarity(texts: NearestTexts, pair: Pair) -> float:
+    """The cosine of a pair; 0 where the cache would not compare them."""
+    if not read_marks(pair.one).fits(read_marks(pair.other)):
+        return 0.0
+    return float(texts.encode(pair.one) @ texts.encode(pair.other))
+
+
+def measure(found: Sequence[tuple[float, bool]], threshold: float) -> Mapping[str, Any]:
+    """What a threshold lets through; the bound of false hits is Wilson's, of 95 percent."""
+    hits = [is_same for cosine, is_same in found if cosine >= threshold]
+    num_same = sum(is_same for _, is_same in found)
+    num_false = len(hits) - sum(hits)
+    return {
+        "min_similarity": threshold,
+        "num_hits": len(hits),
+        "hit_rate": sum(hits) / num_same if num_same else 0.0,
+        "num_false": num_false,
+        "false_hit_rate": num_false / len(hits) if hits else 0.0,
+        "false_hit_rate_95": _upper(num_false, len(hits)),
+    }
+
+
+def _upper(num_false: int, num_hits: int) -> float:
+    """The upper end of Wilson's interval of a share."""
+    if not num_hits:
+        return 1.0
+    z, share = 1.959964, num_false / num_hits
+    middle = share + z * z / (2 * num_hits)
+    spread = z * math.sqrt(share * (1 - share) / num_hits + (z / (2 * num_hits)) ** 2)
+    return min(1.0, (middle + spread) / (1 + z * z / num_hits))
