@@ -30,6 +30,13 @@ from headrace.core.routing_config import (
     TierBackendConfig,
     TierConfig,
 )
+from headrace.core.routing_options import (
+    HedgeConfig,
+    LearnedConfig,
+    SelfCheckConfig,
+    SemanticConfig,
+    ShadowConfig,
+)
 from headrace.core.upstreams import UpstreamConfig
 from headrace.server.anthropic_schema import MESSAGES_REFUSED, MessageFields
 from headrace.server.openai_chat_schema import CHAT_REFUSED, ChatCompletionFields
@@ -50,10 +57,15 @@ ROUTING: tuple[tuple[str, type[Any]], ...] = (
     ("upstreams.NAME", UpstreamConfig),
     ("tiers.NAME", TierConfig),
     ("tiers.NAME.backends[]", TierBackendConfig),
+    ("tiers.NAME.hedge", HedgeConfig),
     ("routing", RoutingConfig),
     ("routing.rules[]", RuleConfig),
     ("routing.cascades.NAME", CascadeConfig),
+    ("routing.cascades.NAME.self_check", SelfCheckConfig),
+    ("routing.learned.NAME", LearnedConfig),
+    ("routing.shadow", ShadowConfig),
     ("routing.cache", CacheConfig),
+    ("routing.cache.semantic", SemanticConfig),
 )
 # The map's key, what tiers name, and sections of their own.
 NOT_GIVEN = {
@@ -61,6 +73,7 @@ NOT_GIVEN = {
     ("upstreams.NAME", "models"),
     ("tiers.NAME", "name"),
     ("routing.cascades.NAME", "name"),
+    ("routing.learned.NAME", "name"),
     ("routing", "upstreams"),
     ("routing", "tiers"),
 }

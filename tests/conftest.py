@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import cache
 from pathlib import Path
 
+import httpx
 import pytest
 
 from headrace.config.resolve import resolve_config
@@ -16,13 +18,44 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Files of minutes. Two workers take files in turn: whoever got one of these last would end alone.
-_LONG_FILES = ("test_soak.py", "test_real_models.py", "test_install.py", "test_real_model.py")
+# A client of httpx reads the certificates of the whole web, 70 ms, also for plain HTTP; tests make
+# thousands. What the programs under test do, in processes of their own, is left as it is.
+httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
+
+
+# Two workers take files in turn: whoever got a long one last would end alone. The longest first.
+_LONG_FILES = (
+    "e2e/test_soak.py",
+    "models/test_real_models.py",
+    "e2e/test_install.py",
+    "consistency/test_engine.py",
+    "kernels/test_attention.py",
+    "e2e/test_bench.py",
+    "consistency/test_feature_pairs.py",
+    "consistency/test_scheduling.py",
+    "e2e/test_examples.py",
+    "e2e/test_startup.py",
+    "http/test_fuzz.py",
+    "e2e/test_batches.py",
+    "e2e/test_responses_client.py",
+    "e2e/test_cli.py",
+    "e2e/test_reproduce.py",
+    "e2e/test_faults.py",
+    "consistency/test_real_model.py",
+    "weights/test_gguf_real_models.py",
+    "e2e/test_server.py",
+    "kernels/test_sampling.py",
+    "kernels/test_gated_linear.py",
+    "e2e/test_tools.py",
+    "e2e/test_accounts.py",
+    "e2e/test_many_models.py",
+)
+_RANKS = {name: rank for rank, name in enumerate(_LONG_FILES)}
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in _LONG_FILES)
+    items.sort(key=lambda item: _RANKS.get("/".join(item.path.parts[-2:]), len(_RANKS)))
 
 
 def local_model(name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import headrace
@@ -35,9 +36,18 @@ DOORS = {
 }
 
 
-def imported_names(path: Path) -> set[str]:
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Every file of the package, by its path below it."""
+    return {
+        path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
+        for path in ROOT.rglob("*.py")
+    }
+
+
+def imported_names(module: ast.Module) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(module):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -52,9 +62,8 @@ def library_of(name: str) -> str:
 
 def test_each_library_is_imported_behind_its_door_only() -> None:
     strangers = []
-    for path in ROOT.rglob("*.py"):
-        place = path.relative_to(ROOT).as_posix()
-        for name in imported_names(path):
+    for place, module in modules().items():
+        for name in imported_names(module):
             doors = DOORS.get(library_of(name))
             if doors is not None and not place.startswith(doors or ("nowhere",)):
                 strangers.append(f"{place} imports {name}")
@@ -63,11 +72,11 @@ def test_each_library_is_imported_behind_its_door_only() -> None:
 
 def test_no_import_stands_inside_a_function() -> None:
     inside = []
-    for path in ROOT.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for place, module in modules().items():
+        for node in ast.walk(module):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 inside += [
-                    f"{path.relative_to(ROOT)}:{child.lineno}"
+                    f"{place}:{child.lineno}"
                     for child in ast.walk(node)
                     if isinstance(child, ast.Import | ast.ImportFrom)
                 ]

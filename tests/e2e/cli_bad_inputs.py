@@ -187,7 +187,7 @@ BAD_COMMANDS = (
     usage(
         "--memory",
         "1MiB",
-        message="--memory is '1MiB'; allowed: a whole number of bytes from 64.0 MiB to 1024.0 TiB.",
+        message="--memory is '1MiB'; allowed: bytes from 64.0 MiB to 1024.0 TiB, a number or with a unit.",
     ),
     usage("--isa", "sse9", message="--isa is 'sse9'; allowed: one of generic, avx2, avx512, amx."),
     usage(
@@ -204,11 +204,11 @@ BAD_COMMANDS = (
     usage(
         "--config",
         "{files}/typo.yaml",
-        message="engine.num_thread is no setting; allowed: engine.device, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.encoder_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_mixed_prompt_tokens, engine.max_mixed_background_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.eager, engine.policy, engine.speculative, engine.draft_model, engine.adapters, engine.adapter_memory_bytes, engine.stall_timeout_s, engine.max_restarts. Did you mean engine.num_threads or engine.max_restarts or engine.max_num_seqs?",
+        message="engine.num_thread is no setting; allowed: engine.device, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.encoder_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_mixed_prompt_tokens, engine.max_mixed_background_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.eager, engine.policy, engine.speculative, engine.draft_model, engine.lookup_past_tokens, engine.draft_acceptance, engine.adapters, engine.adapter_memory_bytes, engine.canary, engine.stall_timeout_s, engine.max_restarts. Did you mean engine.num_threads or engine.max_restarts or engine.max_num_seqs?",
     ),
     usage(
         environ={"HEADRACE_MEMORY": "1MiB"},
-        message="HEADRACE_MEMORY is '1MiB'; allowed: a whole number of bytes from 64.0 MiB to 1024.0 TiB.",
+        message="HEADRACE_MEMORY is '1MiB'; allowed: bytes from 64.0 MiB to 1024.0 TiB, a number or with a unit.",
     ),
     usage(
         environ={"HEADRACE_DEVICE": "gpu"},

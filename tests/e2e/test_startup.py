@@ -61,15 +61,18 @@ with LLM(sys.argv[1], memory_bytes=int(sys.argv[2])) as llm:
 """
 
 
-def processor_s(*command: str) -> float:
-    """User and system time of a process and its children, the least of five runs."""
-    times = []
-    for _ in range(5):
+def check_processor_s(limit_s: float, *command: str) -> None:
+    """User and system time of a process and its children: the least of five runs is in the limit.
+
+    The first that is decides it.
+    """
+    times: list[float] = []
+    while not times or min(times) >= limit_s:
+        assert len(times) < 5, f"{min(times):.2f} s of processor time, limit {limit_s} s"
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=True, capture_output=True, env=environment())
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
-    return min(times)
 
 
 def python(code: str, *arguments: str) -> dict[str, object]:
@@ -103,11 +106,11 @@ def test_the_entry_point_loads_next_to_nothing() -> None:
 
 
 def test_import_is_quick() -> None:
-    assert processor_s(sys.executable, "-c", "import headrace") < 0.3
+    check_processor_s(0.3, sys.executable, "-c", "import headrace")
 
 
 def test_help_is_quick() -> None:
-    assert processor_s(*COMMAND, "--help") < 0.4
+    check_processor_s(0.4, *COMMAND, "--help")
 
 
 def test_generating_on_cpu_loads_no_torch_and_no_server(qwen05_path: Path) -> None:
@@ -125,7 +128,7 @@ def test_generating_on_cpu_loads_no_torch_and_no_server(qwen05_path: Path) -> No
 def test_a_first_token_is_quick(qwen05_path: Path) -> None:
     """The whole command, from a warm page cache; a bound of twice what it takes on a slow core."""
     answer = ("run", "--quiet", "--model", str(qwen05_path), "--max-tokens", "1", "hi")
-    assert processor_s(*COMMAND, *answer) < 3.0
+    check_processor_s(3.0, *COMMAND, *answer)
 
 
 def run_once(model: Path, home: Path) -> tuple[dict[str, object], dict[str, object]]:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import Decimal, InvalidOperation
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from headrace.cli.keys import PIPE_COLUMNS
+from headrace.cli.days import PriceDayOption, read_price_day
 from headrace.cli.plan_files import (
-    PlanDayOption,
     PricesOption,
     ProfileOption,
     WorkloadArgument,
     choose,
     open_journal,
     price_book,
-    read_plan_day,
 )
 from headrace.cli.settings import ConfigOption, load_config
+from headrace.cli.tables import open_console
 from headrace.core.errors import ConfigError
 from headrace.core.units import format_count
 from headrace.planner.advisor import (
@@ -62,7 +59,7 @@ def advise(
         float,
         typer.Option(metavar="SHARE", help="How busy a machine may be before another is due."),
     ] = 0.7,
-    day: PlanDayOption = None,
+    day: PriceDayOption = None,
     prices: PricesOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     profile_file: ProfileOption = None,
@@ -88,7 +85,7 @@ def advise(
     here = None if chosen is None else measured_machine(chosen, profile)
     if here is not None:
         machines.insert(0, here)
-    book, on = price_book(load_config(config_file), prices), read_plan_day(day)
+    book, on = price_book(load_config(config_file), prices), read_price_day(day)
     found = []
     for name in api or _APIS:
         provider, _, model = name.partition("/")
@@ -148,6 +145,5 @@ def _print(pairs: Sequence[BreakEven]) -> None:
             else f"{pair.utilization:.0%} of its time",
             *(f"{_machines(cost)} : {dollars(cost.api_nano_usd)}" for cost in pair.costs),
         )
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
-    console.print(table)
+    open_console().print(table)
     typer.echo("Columns at 1x and so on: dollars a day, machines (how many) : API.")

@@ -40,6 +40,10 @@ COMMANDS: dict[str, Command] = {
     "costs": Command("Add up costs, by tenant, model, tag or day.", "headrace.cli.costs:costs"),
     "budgets": Command("Set what may be spent, and by whom.", "headrace.cli.budgets:budgets"),
     "prices": Command("What models cost, and where that is from.", "headrace.cli.prices:prices"),
+    "route": Command(
+        "Compare tiers on real calls, and learn which calls need which.",
+        "headrace.cli.route:route",
+    ),
     "profile": Command(
         "Ask every tier every task of a workload, for real.", "headrace.cli.profile:profile"
     ),
@@ -64,6 +68,7 @@ COMMANDS: dict[str, Command] = {
     "rm": Command("Remove a local model.", "headrace.cli.rm:rm"),
     "env": Command("Show this machine, the settings, and what runs where.", "headrace.cli.env:env"),
     "bench": Command("Measure a model, or a server under load.", "headrace.cli.bench:bench"),
+    "explain": Command("Say what determines a model's speed here.", "headrace.cli.explain:explain"),
 }
 
 

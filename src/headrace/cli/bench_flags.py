@@ -70,6 +70,7 @@ class EngineFlags:
     memory: str | None = None
     config: Path | None = None
     draft_model: str | None = None
+    draft_acceptance: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from headrace.bench.http_target import Api
 from headrace.cli.bench_flags import Asked, EngineFlags, Output, ServerFlags, Shape
 from headrace.cli.bench_run import run_mode
 from headrace.cli.generation import (
+    DraftAcceptanceOption,
     DraftModelOption,
     IsaOption,
     KVCacheDtypeOption,
@@ -148,6 +149,7 @@ def latency(
     kv_cache_dtype: KVCacheDtypeOption = None,
     speculative: SpeculativeOption = None,
     draft_model: DraftModelOption = None,
+    draft_acceptance: DraftAcceptanceOption = None,
     memory: MemoryOption = None,
     as_json: JsonOption = False,
     save_json: SaveJsonOption = None,
@@ -163,7 +165,16 @@ def latency(
         Shape("latency", "128", "64", concurrency=1),
         Asked(num_requests, prompt_tokens, output_tokens, prompts, seed, ignore_eos, timeout, slo),
         ServerFlags(url, api, api_key_env, body),
-        EngineFlags(threads, isa, kv_cache_dtype, speculative, memory, config_file, draft_model),
+        EngineFlags(
+            threads,
+            isa,
+            kv_cache_dtype,
+            speculative,
+            memory,
+            config_file,
+            draft_model,
+            draft_acceptance,
+        ),
         Output(as_json, save_json, save_html),
     )
 
@@ -190,6 +201,7 @@ def throughput(
     kv_cache_dtype: KVCacheDtypeOption = None,
     speculative: SpeculativeOption = None,
     draft_model: DraftModelOption = None,
+    draft_acceptance: DraftAcceptanceOption = None,
     memory: MemoryOption = None,
     as_json: JsonOption = False,
     save_json: SaveJsonOption = None,
@@ -205,7 +217,16 @@ def throughput(
         Shape("throughput", "128", "64", concurrency=concurrency),
         Asked(num_requests, prompt_tokens, output_tokens, prompts, seed, ignore_eos, timeout, slo),
         ServerFlags(url, api, api_key_env, body),
-        EngineFlags(threads, isa, kv_cache_dtype, speculative, memory, config_file, draft_model),
+        EngineFlags(
+            threads,
+            isa,
+            kv_cache_dtype,
+            speculative,
+            memory,
+            config_file,
+            draft_model,
+            draft_acceptance,
+        ),
         Output(as_json, save_json, save_html),
     )
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -49,8 +47,8 @@ from headrace.cli.bench_flags import (
 )
 from headrace.cli.bench_progress import load_progress
 from headrace.cli.errors import EXIT_FAILED
-from headrace.cli.models import PIPE_COLUMNS
 from headrace.cli.settings import load_config
+from headrace.cli.tables import open_console
 from headrace.client.endpoint import Endpoint, parse_endpoint
 from headrace.config.machine import detect_machine
 from headrace.core.config import DEFAULT_MODEL
@@ -106,6 +104,7 @@ async def _run_engine(
         "engine.kv_cache_dtype": flags.kv_cache_dtype,
         "engine.speculative": flags.speculative,
         "engine.draft_model": flags.draft_model,
+        "engine.draft_acceptance": flags.draft_acceptance,
         "engine.memory_bytes": flags.memory,
     }
     engine = open_engine(model, load_config(flags.config, settled))
@@ -221,8 +220,7 @@ def show(report: Mapping[str, Any], output: Output) -> None:
 
 
 def _print(report: Mapping[str, Any]) -> None:
-    # A pipe has no width; lines that a program reads are not broken.
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
+    console = open_console()
     console.print(Text(title_of(report)))
     table = Table()
     for heading in LATENCY_HEADINGS:

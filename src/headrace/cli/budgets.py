@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -11,12 +10,12 @@ from decimal import Decimal, InvalidOperation
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from headrace.cli.keys import PIPE_COLUMNS, DatabaseOption, database_url
+from headrace.cli.keys import DatabaseOption, database_url
 from headrace.cli.plain_values import PlainCommand, PlainGroup
 from headrace.cli.settings import ConfigOption, load_config
+from headrace.cli.tables import open_console
 from headrace.core.budgets import BUDGET_PERIODS, Budget, BudgetPeriod, BudgetScope
 from headrace.core.clock import SystemClock
 from headrace.core.errors import ConfigError
@@ -122,8 +121,7 @@ def list_(
         ]
         typer.echo(json.dumps(rows, indent=2))
         return
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
-    console.print(_make_table(spent, today))
+    open_console().print(_make_table(spent, today))
 
 
 def remove(

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from decimal import Decimal, InvalidOperation
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from headrace.cli.keys import PIPE_COLUMNS
-from headrace.cli.plan_files import ProfileOption, WorkloadArgument, choose, open_journal
+from headrace.cli.plan_files import ProfileOption, WorkloadArgument, open_journal
+from headrace.cli.settings import ConfigOption, load_config
+from headrace.cli.tables import open_console
 from headrace.core.errors import ConfigError
 from headrace.core.units import format_seconds
 from headrace.planner.autoscale import ScalingRule
 from headrace.planner.plan_text import dollars
 from headrace.planner.profile import Profile
 from headrace.planner.sizing import Demand, Size, TaskTimes, sizes
+from headrace.planner.workload import DAY_S
 from headrace.planner.workload_file import read_workload
 
 _HEADINGS = ("replicas", "task", "calls", "first token p50 p90 p99", "per token", "whole answer",
@@ -49,20 +49,26 @@ def capacity(
         str | None,
         typer.Option(metavar="USD", help="Of a replica. Default: the tier's.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Same seed, same arrivals.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Same seed, same arrivals.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     profile_file: ProfileOption = None,
+    config_file: ConfigOption = None,
 ) -> None:
     """Simulate a tier under load: latencies, utilization and cost for each number of replicas.
 
     Steps take as long as `headrace profile` measured for what is in them; calls are drawn from
-    those that it measured, at each task's arrivals. Nothing is run.
+    those that it measured, at each task's arrivals. What a step may hold is as the settings say.
+    Nothing is run.
     """
     workload = read_workload(workload_file)
     real = tuple(name for name, entry in workload.tiers.items() if entry.is_local)
-    chosen = workload.tiers[choose(tier, real, "--tier")[0]]
+    if tier not in real:
+        raise ConfigError("--tier", tier, f"one of {', '.join(real)}")
+    chosen = workload.tiers[tier]
     if not 0 < peak <= 1000:
         raise ConfigError("--peak", peak, "more than 0, at most 1000")
+    if not 0 <= start_s <= DAY_S:
+        raise ConfigError("--start-s", start_s, f"seconds, from 0 to {DAY_S}")
     rules = [ScalingRule(count, count) for count in range(1, replicas + 1)]
     if autoscale:
         rules.append(ScalingRule(1, replicas, start_s=start_s))
@@ -72,6 +78,7 @@ def capacity(
         Demand(peak, 60.0 * minutes, seed),
         rules,
         chosen.usd_per_hour if usd_per_hour is None else _read_usd(usd_per_hour),
+        load_config(config_file).engine,
     )
     if as_json:
         typer.echo(json.dumps([asdict(size) for size in found], indent=2))
@@ -97,8 +104,7 @@ def _print(found: list[Size]) -> None:
     for size in found:
         for row in _rows(size):
             table.add_row(*row)
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
-    console.print(table)
+    open_console().print(table)
     enough = next((size for size in found if size.holds), None)
     if enough is None:
         typer.echo("No count that was tried holds every objective at this load.")

@@ -21,6 +21,8 @@ import typer
 from headrace.cli.answer import Answer, make_request, print_text, read_answer, summarize
 from headrace.cli.generation import (
     DEFAULT_MAX_TOKENS,
+    CanaryOption,
+    DraftAcceptanceOption,
     DraftModelOption,
     IsaOption,
     KVCacheDtypeOption,
@@ -115,8 +117,10 @@ def chat(
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
+    canary: CanaryOption = None,
     speculative: SpeculativeOption = None,
     draft_model: DraftModelOption = None,
+    draft_acceptance: DraftAcceptanceOption = None,
     lora: LoraOption = None,
     no_pull: NoPullOption = False,
     verbose: Annotated[
@@ -137,8 +141,10 @@ def chat(
         "engine.num_threads": threads,
         "engine.isa": isa,
         "engine.kv_cache_dtype": kv_cache_dtype,
+        "engine.canary": canary,
         "engine.speculative": speculative,
         "engine.draft_model": draft_model,
+        "engine.draft_acceptance": draft_acceptance,
         "engine.adapters": tuple(lora) if lora else None,
     }
     config = load_config(config_file, flags)

@@ -6,29 +6,27 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from headrace.cli.keys import PIPE_COLUMNS, DatabaseOption, database_url
-from headrace.cli.settings import ConfigOption, load_config
-from headrace.cli.usage import note_no_rows, read_period
-from headrace.core.errors import ConfigError, HeadraceError
-from headrace.core.stores import key_prefix
-from headrace.economics.cost_report import (
-    COST_DIMENSIONS,
-    CostDimension,
-    CostTotal,
-    add_up,
-    lines,
+from headrace.cli.days import SinceOption, UntilOption, read_period
+from headrace.cli.keys import DatabaseOption
+from headrace.cli.ledger_report import (
+    Row,
+    make_rows,
+    note_no_rows,
+    open_ledger,
+    read_groups,
+    write_csv,
+    write_table,
 )
+from headrace.cli.settings import ConfigOption
+from headrace.core.errors import ConfigError
+from headrace.economics.cost_report import COST_DIMENSIONS, CostTotal, add_up, lines
 from headrace.economics.focus import FOCUS_COLUMNS, OWN_COLUMNS, focus_rows
 from headrace.economics.ledger import UsageLedger
 from headrace.economics.prices import format_usd
-from headrace.store.database import Database
 
 FORMATS = ("table", "json", "csv", "focus")
 _HEADS = {
@@ -49,18 +47,12 @@ def costs(
         list[str] | None,
         typer.Option(
             metavar="WHAT",
-            help="tenant, key, model, tag, tier, task or day; may be repeated. Default: tenant.",
+            help="tenant, key, user (a digest), model, tag, tier, task or day; may be repeated. "
+            "Default: tenant.",
         ),
     ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DAY", help="First day, UTC: 2026-11-01, or 7d for the last seven days."
-        ),
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(metavar="DAY", help="Last day, which is included.")
-    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     form: Annotated[
         str, typer.Option("--format", metavar="FORM", help="table, json, csv or focus.")
     ] = "table",
@@ -79,26 +71,23 @@ def costs(
     """
     if form not in FORMATS:
         raise ConfigError("--format", form, f"one of {', '.join(FORMATS)}")
-    groups = _read_dimensions(by or ["tenant"])
+    groups = read_groups(by or ["tenant"], COST_DIMENSIONS)
     since_ms, until_ms = read_period(since, until)
-    config = load_config(config_file, {"store.database_url": database})
-    opened = Database(database_url(config))
-    if not opened.exists():
-        raise HeadraceError(
-            f"There are no costs yet: {opened.shown} does not exist. A server writes them once "
-            "there is an API key (`headrace keys create NAME`), or with --ledger on."
-        )
-    try:
+    with open_ledger(database, config_file, "There are no costs") as opened:
         UsageLedger(opened)
         if form == "focus":
-            rows = list(focus_rows(lines(opened, since_ms, until_ms), account))
+            bill = list(focus_rows(lines(opened, since_ms, until_ms), account))
         totals = add_up(opened, groups, since_ms, until_ms)
-    finally:
-        opened.close()
+    rows = make_rows(groups, totals)
     if form == "focus":
-        _write_focus(rows)
+        _write_focus(bill)
+    elif form == "json":
+        priced = [row | {"cost_usd": format_usd(row["cost_nano_usd"])} for row in rows]
+        typer.echo(json.dumps(priced, indent=2))
+    elif form == "csv":
+        write_csv(groups, _HEADS, rows)
     else:
-        _WRITERS[form](groups, totals)
+        write_table(groups, _shown_heads(rows), rows, _show)
     note_no_rows(len(totals))
     _warn(totals, "tag" in groups)
 
@@ -114,64 +103,19 @@ def _warn(totals: Sequence[CostTotal], is_by_tag: bool) -> None:
         )
 
 
-def _read_dimensions(names: Sequence[str]) -> list[CostDimension]:
-    """Raises: ConfigError."""
-    known: dict[str, CostDimension] = {name: name for name in COST_DIMENSIONS}
-    for name in names:
-        if name not in known:
-            raise ConfigError("--by", name, f"one of {', '.join(COST_DIMENSIONS)}")
-    return list(dict.fromkeys(known[name] for name in names))
-
-
-def _as_row(groups: Sequence[CostDimension], total: CostTotal) -> dict[str, Any]:
-    values = asdict(total)
-    row = dict(zip(groups, values.pop("group"), strict=True)) | values
-    if row.get("key") is not None:
-        row["key"] = key_prefix(row["key"])
-    return row
-
-
-def _write_json(groups: Sequence[CostDimension], totals: Sequence[CostTotal]) -> None:
-    rows = [
-        _as_row(groups, total) | {"cost_usd": format_usd(total.cost_nano_usd)} for total in totals
-    ]
-    typer.echo(json.dumps(rows, indent=2))
-
-
-def _write_csv(groups: Sequence[CostDimension], totals: Sequence[CostTotal]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*groups, *_HEADS])
-    for total in totals:
-        row = _as_row(groups, total)
-        writer.writerow([row[name] for name in (*groups, *_HEADS)])
-
-
 def _write_focus(rows: Sequence[dict[str, str]]) -> None:
     writer = csv.DictWriter(sys.stdout, [*FOCUS_COLUMNS, *OWN_COLUMNS], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
 
 
-def _write_table(groups: Sequence[CostDimension], totals: Sequence[CostTotal]) -> None:
-    rows = [_as_row(groups, total) for total in totals]
+def _shown_heads(rows: Sequence[Row]) -> dict[str, str]:
+    """What is 0 in every row is left out, and what is the same as the cost."""
     names = [name for name in _HEADS if name in _ALWAYS or any(row[name] for row in rows)]
     if all(row["marginal_nano_usd"] == row["cost_nano_usd"] for row in rows):
         names = [name for name in names if name != "marginal_nano_usd"]
-    table = Table(box=None, pad_edge=False, collapse_padding=True)
-    for group in groups:
-        table.add_column(group.upper(), overflow="fold")
-    for name in names:
-        table.add_column(_HEADS[name], justify="right", no_wrap=True)
-    for row in rows:
-        shown = [row[group] if row[group] is not None else "-" for group in groups]
-        table.add_row(*shown, *(_show(name, row[name]) for name in names))
-    # A pipe has no width; lines that a program reads are not broken.
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
-    console.print(table)
+    return {name: _HEADS[name] for name in names}
 
 
 def _show(name: str, value: int) -> str:
     return format_usd(value) if name.endswith("_nano_usd") else str(value)
-
-
-_WRITERS = {"table": _write_table, "json": _write_json, "csv": _write_csv}

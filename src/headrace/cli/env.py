@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
-from headrace.cli.models import PIPE_COLUMNS
 from headrace.cli.settings import ConfigOption, load_config
+from headrace.cli.tables import open_console
 from headrace.config.env import PREFIX, VARIABLES
 from headrace.config.machine import detect_machine
 from headrace.config.resolve import GivenSetting, gather_settings, resolve_engine
@@ -86,8 +85,7 @@ def env(
     if as_json:
         typer.echo(json.dumps(as_record(found), indent=2))
     else:
-        # A pipe has no width; lines that a program reads are not broken.
-        console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
+        console = open_console()
         for table in make_tables(found):
             console.print(table)
             console.print()

@@ -93,6 +93,16 @@ KVCacheDtypeOption = Annotated[
         show_default=False,
     ),
 ]
+CanaryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--canary",
+        metavar="WHAT",
+        help="When a model says other things of a short text than its file stores: warn, refuse, "
+        "or off, which does not look. Files that store nothing are not asked. Default: warn.",
+        show_default=False,
+    ),
+]
 SpeculativeOption = Annotated[
     str | None,
     typer.Option(
@@ -111,6 +121,27 @@ DraftModelOption = Annotated[
         "--draft-model",
         metavar="NAME",
         help="Small model with the same vocabulary that guesses what the large one will say.",
+        show_default=False,
+    ),
+]
+LookupPastOption = Annotated[
+    int | None,
+    typer.Option(
+        "--lookup-past-tokens",
+        metavar="N",
+        help="Look guesses up also in so many tokens of answers that have ended, each request in "
+        "those of its own tenant; with --speculative prompt-lookup or both. Default: 0.",
+        show_default=False,
+    ),
+]
+DraftAcceptanceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-acceptance",
+        metavar="HOW",
+        help="When a draft model's guess of a drawn token is kept: same-noise (the default) "
+        "changes no answer; rejection keeps more of them, with the same distribution, but a "
+        "request without a seed cannot be repeated then.",
         show_default=False,
     ),
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,19 +10,17 @@ from dataclasses import asdict, fields
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from headrace.cli.plain_values import PlainCommand, PlainGroup
 from headrace.cli.settings import ConfigOption, load_config
+from headrace.cli.tables import open_console
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
 from headrace.core.errors import HeadraceError
 from headrace.core.stores import ApiKey, KeyLimits
 from headrace.store.database import Database, default_url
 from headrace.store.keys import KeyStore
-
-PIPE_COLUMNS = 200
 
 DatabaseOption = Annotated[
     str | None,
@@ -100,9 +97,7 @@ def list_(
         rows = [{"prefix": key.prefix, **asdict(key)} for key in keys]
         typer.echo(json.dumps(rows, indent=2))
         return
-    # A pipe has no width; lines that a program reads are not broken.
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
-    console.print(_make_table(keys))
+    open_console().print(_make_table(keys))
     typer.echo(f"Keys are in {place}", err=True)
 
 

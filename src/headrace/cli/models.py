@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from headrace.cli.settings import ConfigOption, load_config
+from headrace.cli.tables import open_console
 from headrace.core.config import DEFAULT_MODEL
 from headrace.core.units import format_bytes, format_count
 from headrace.hub.model_store import ModelStore
 
-PIPE_COLUMNS = 200
 # With the other columns this fits 80; longer names are folded, never cut.
 MAX_NAME_COLUMNS = 28
 
@@ -49,9 +47,7 @@ def models(
     if is_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    # A pipe has no width; lines that a program reads are not broken.
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
-    console.print(_make_table(rows))
+    open_console().print(_make_table(rows))
     if any(row.is_base for row in rows):
         typer.echo("(base): continues text and does not chat; use headrace run --raw", err=True)
     typer.echo(f"Local models are in {config.hub.home / 'models'}", err=True)

@@ -1,23 +1,26 @@
 """What the planning commands share: the workload, its profile, the options that name them.
 
-In: flags. Out: a Workload, a Journal, a PriceBook and a day.
+In: flags. Out: a Workload, a Profile, a PriceBook, plans.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from headrace.cli.days import read_price_day
 from headrace.core.config import Config
 from headrace.core.errors import ConfigError
 from headrace.economics.price_files import open_price_book
 from headrace.economics.prices import PriceBook
 from headrace.planner.journal import Journal
+from headrace.planner.plan import WorkloadPlan, make_plan
+from headrace.planner.profile import Profile
 from headrace.planner.workload import Scenario, Workload
+from headrace.planner.workload_file import read_workload
 
 WorkloadArgument = Annotated[
     Path, typer.Argument(metavar="WORKLOAD", help="YAML file of tasks and tiers.")
@@ -41,10 +44,6 @@ TargetOption = Annotated[
         "--target", metavar="SHARE", help="Saving to reach, such as 45%. Default: WORKLOAD's."
     ),
 ]
-PlanDayOption = Annotated[
-    str | None,
-    typer.Option("--day", metavar="DAY", help="Prices of that day, UTC. Default: today."),
-]
 PricesOption = Annotated[
     list[Path] | None,
     typer.Option("--prices", metavar="FILE", help="A price file that goes before all others."),
@@ -54,6 +53,21 @@ PricesOption = Annotated[
 def open_journal(workload: Path, profile: Path | None) -> Journal:
     """The profile of a workload; it may be empty. Raises: ConfigError."""
     return Journal(profile or workload.with_suffix(".profile.jsonl"))
+
+
+def open_profile(workload_file: Path, target: str | None, profile_file: Path | None) -> Profile:
+    """What was measured of a workload, with another target if one is given. Raises: ConfigError."""
+    workload = read_target(read_workload(workload_file), target)
+    return Profile(workload, open_journal(workload_file, profile_file))
+
+
+def make_plans(
+    profile: Profile, scenarios: list[str] | None, day: str | None, book: PriceBook
+) -> list[WorkloadPlan]:
+    """A plan of each scenario that was named, else of all. Raises: ConfigError."""
+    on = read_price_day(day)
+    chosen = choose_scenarios(profile.workload, scenarios)
+    return [make_plan(profile, scenario, book, on) for scenario in chosen]
 
 
 def read_target(workload: Workload, text: str | None) -> Workload:
@@ -91,13 +105,3 @@ def price_book(config: Config, files: list[Path] | None) -> PriceBook:
     """Files of the command, of the settings, then what is built in. Raises: ConfigError."""
     named = [*(files or ()), *map(Path, config.economics.price_files)]
     return open_price_book([path.expanduser() for path in named], config.economics.stale_after_days)
-
-
-def read_plan_day(text: str | None) -> date:
-    """Raises: ConfigError."""
-    if text is None:
-        return datetime.now(UTC).date()
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError("--day", text, "a day such as 2026-11-22") from None

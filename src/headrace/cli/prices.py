@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from headrace.cli.keys import PIPE_COLUMNS, DatabaseOption, database_url
+from headrace.cli.days import PriceDayOption, UntilOption, read_period, read_price_day
+from headrace.cli.keys import DatabaseOption, database_url
 from headrace.cli.plain_values import PlainCommand, PlainGroup
 from headrace.cli.settings import ConfigOption, load_config
-from headrace.cli.usage import read_period
+from headrace.cli.tables import open_console
 from headrace.core.clock import SystemClock
 from headrace.core.errors import ConfigError, HeadraceError
 from headrace.economics.ledger import UsageLedger
@@ -43,10 +42,6 @@ _HEADS = {
     "reasoning": "REASONING",
 }
 
-DayOption = Annotated[
-    str | None,
-    typer.Option("--day", metavar="DAY", help="Prices of that day, UTC. Default: today."),
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -55,7 +50,7 @@ def list_(
         str | None,
         typer.Option(metavar="NAME", help="Only this one: openai, anthropic, ..., or local."),
     ] = None,
-    day: DayOption = None,
+    day: PriceDayOption = None,
     is_json: JsonOption = False,
     config_file: ConfigOption = None,
 ) -> None:
@@ -64,7 +59,7 @@ def list_(
     Files of `economics.price_files` come first, then what is built in. An empty field has no price
     of its own: cached and written input cost what input costs, reasoning what output costs.
     """
-    book, on = _open(config_file), _read_day(day)
+    book, on = _open(config_file), read_price_day(day)
     prices = [price for price in _valid(book, on) if provider in (None, price.provider)]
     if is_json:
         typer.echo(json.dumps([_as_json(price, book, on) for price in prices], indent=2))
@@ -81,8 +76,7 @@ def list_(
             "-" if price.effective_from is None else price.effective_from.isoformat(),
             price.state(on, book.stale_after_days),
         )
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
-    console.print(table)
+    open_console().print(table)
 
 
 def show(
@@ -91,7 +85,7 @@ def show(
         str | None,
         typer.Option(metavar="NAME", help="Whose model. Default: every one that has it."),
     ] = None,
-    day: DayOption = None,
+    day: PriceDayOption = None,
     is_json: JsonOption = False,
     config_file: ConfigOption = None,
 ) -> None:
@@ -100,7 +94,7 @@ def show(
     Of a model on an own machine both costs are shown: in full, with the share of idle time, and
     marginal, the time alone that the tokens take.
     """
-    book, on = _open(config_file), _read_day(day)
+    book, on = _open(config_file), read_price_day(day)
     names = (provider,) if provider is not None else _providers(book)
     found = [price for name in names if (price := book.find(name, model, on)) is not None]
     if not found:
@@ -116,7 +110,7 @@ def show(
 
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A price file of any kind.")],
-    day: DayOption = None,
+    day: PriceDayOption = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Read a price file and show what it would change; nothing is kept.
@@ -124,7 +118,7 @@ def check(
     It may be YAML of headrace, the JSON of genai-prices or of LiteLLM. To use it, name it in
     `economics.price_files`.
     """
-    book, on = _open(config_file), _read_day(day)
+    book, on = _open(config_file), read_price_day(day)
     table = read_price_file(file.expanduser())
     new = PriceBook([table.prices], book.stale_after_days)
     num_same = 0
@@ -153,9 +147,7 @@ def measure(
         str | None,
         typer.Option(metavar="DAY", help="First day, UTC: 2026-11-01, or 7d. Default: all."),
     ] = None,
-    until: Annotated[
-        str | None, typer.Option(metavar="DAY", help="Last day, which is included.")
-    ] = None,
+    until: UntilOption = None,
     database: DatabaseOption = None,
     config_file: ConfigOption = None,
 ) -> None:
@@ -210,16 +202,6 @@ def _open(config_file: ConfigOption) -> PriceBook:
     config = load_config(config_file).economics
     files = [Path(file).expanduser() for file in config.price_files]
     return open_price_book(files, config.stale_after_days)
-
-
-def _read_day(text: str | None) -> date:
-    """Raises: ConfigError."""
-    if text is None:
-        return datetime.now(UTC).date()
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError("--day", text, "a day such as 2026-11-22") from None
 
 
 def _valid(book: PriceBook, day: date) -> Iterator[Price]:

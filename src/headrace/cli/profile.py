@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Annotated
 
 import typer
+from rich.progress import TimeRemainingColumn
 
 from headrace.cli.generation import MemoryOption, ThreadsOption
 from headrace.cli.plan_files import ProfileOption, WorkloadArgument, choose, open_journal
 from headrace.cli.plan_progress import AnswerView, answer_progress
+from headrace.cli.progress_views import count_view
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import Config
 from headrace.core.upstreams import UpstreamConfig
@@ -22,10 +25,11 @@ from headrace.launch.tier_backends import (
     open_scoring_encoder,
 )
 from headrace.planner.journal import Journal
-from headrace.planner.profiler import FORM_FIELD, Profiler, missing
+from headrace.planner.judge import Scorer
+from headrace.planner.profiler import Profiler, missing
 from headrace.planner.scoring import missing_scores, score_answers
 from headrace.planner.step_times import measure_steps
-from headrace.planner.workload import Call, Tier, Workload
+from headrace.planner.workload import FORM_FIELD, Call, Tier, Workload
 from headrace.planner.workload_file import read_workload
 
 
@@ -91,24 +95,27 @@ class _Run:
         with answer_progress(total) as view:
             for tier in tiers:
                 await self._ask(tier, calls, has_steps, view)
-        for judge in missing_scores(self._workload, self._journal):
-            async with self._open_judge(judge) as opened:
-                await score_answers(self._workload, self._journal, judge, opened.backend)
+        for judge, num_missing in missing_scores(self._workload, self._journal).items():
+            with count_view(num_missing, "scores", TimeRemainingColumn()) as scored:
+                async with self._open_judge(judge) as opened:
+                    scorer = Scorer(opened.backend, self._workload.tiers.get(judge))
+                    on_score = partial(scored.count, has_failed=False, what=f"by {judge}")
+                    await score_answers(self._workload, self._journal, judge, scorer, on_score)
 
     async def _ask(
         self, tier: Tier, calls: Sequence[Call], has_steps: bool, view: AnswerView
     ) -> None:
         asks = missing(calls, tier, self._journal, self._samples)
-        needs_steps = has_steps and tier.is_local and tier.name not in self._journal.step_times
+        needs_steps = has_steps and tier.is_local and self._journal.step_times(tier) is None
         if not asks and not needs_steps:
             return
         async with self._open(tier) as opened:
-            self._journal.add_facts(tier.name, opened.facts)
+            self._journal.add_facts(tier, opened.facts)
             profiler = Profiler(tier, opened.backend, self._journal, view.show, self._concurrency)
             await profiler.run(asks)
             if needs_steps and opened.can_step:
                 times = await measure_steps(opened.backend)
-                self._journal.add_step_times(tier.name, times)
+                self._journal.add_step_times(tier, times)
 
     def _open(self, tier: Tier) -> AbstractAsyncContextManager[OpenTier]:
         """Raises: ConfigError."""

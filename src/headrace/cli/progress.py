@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from types import TracebackType
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    Progress,
     TaskID,
-    TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
 from headrace.cli.errors import EXIT_INTERRUPTED
+from headrace.cli.progress_views import BarView, LineView, write_line
 from headrace.core.errors import ModelNotFound
 from headrace.core.units import format_bytes
 from headrace.hub.model_store import LocalModel, ModelStore
@@ -34,12 +31,12 @@ MAX_NAME_COLUMNS = 24
 
 def pull_model(store: ModelStore, name: str) -> LocalModel:
     """Pull a model and show how it goes."""
-    view: PullBar | PullLines = PullBar() if sys.stderr.isatty() else PullLines(_write_line)
+    view: PullBar | PullLines = PullBar() if sys.stderr.isatty() else PullLines()
     try:
         with view:
             return store.pull(name, view.show)
     except KeyboardInterrupt:
-        _write_line(f"\nstopped; {describe_kept(store.partial_bytes(name))}")
+        write_line(f"\nstopped; {describe_kept(store.partial_bytes(name))}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -60,37 +57,22 @@ def ensure_model(store: ModelStore, name: str) -> LocalModel:
     return pull_model(store, name)
 
 
-class PullBar:
+class PullBar(BarView):
     """A bar with bytes, speed and time left."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
+        super().__init__(
             BarColumn(bar_width=None),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
             expand=True,
         )
         self._task: TaskID | None = None
         self._key: tuple[str, str, Stage] | None = None
 
-    def __enter__(self) -> PullBar:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
     def show(self, moment: PullProgress) -> None:
+        """Follow a moment of the pull."""
         key = (moment.file, moment.source, moment.stage)
         if key != self._key:
             self._key = key
@@ -110,26 +92,16 @@ class PullBar:
             self._progress.update(self._task, completed=moment.done_bytes, total=moment.total_bytes)
 
 
-class PullLines:
+class PullLines(LineView):
     """A line when something new begins and at every tenth of a file."""
 
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
+    def __init__(self, write: Callable[[str], None] = write_line) -> None:
+        super().__init__(write)
         self._key: tuple[str, str, Stage] | None = None
         self._percent = 0
 
-    def __enter__(self) -> PullLines:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
-
     def show(self, moment: PullProgress) -> None:
+        """Follow a moment of the pull."""
         key = (moment.file, moment.source, moment.stage)
         if key != self._key:
             self._key, self._percent = key, self._percent_of(moment)
@@ -175,8 +147,3 @@ def describe(moment: PullProgress) -> str:
 def shorten(name: str) -> str:
     """A model's name that leaves room for the bar on 80 columns; its end tells models apart."""
     return name if len(name) <= MAX_NAME_COLUMNS else "…" + name[1 - MAX_NAME_COLUMNS :]
-
-
-def _write_line(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -19,11 +20,31 @@ from headrace.cli.progress import LINE_EVERY_PERCENT, ensure_model
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.config.machine import detect_machine
 from headrace.convert.calibration import calibrate
-from headrace.convert.format_plan import TARGETS, SourceTensor, check_target, plan_formats
+from headrace.convert.canary_keys import (
+    canary_keys,
+    canary_tokens,
+    measured_keys,
+    why_no_canary,
+)
+from headrace.convert.folder_source import FolderSource
+from headrace.convert.format_plan import (
+    FLOAT_TARGETS,
+    TARGETS,
+    SourceTensor,
+    check_target,
+    plan_formats,
+)
 from headrace.convert.gguf_source import GgufSource
 from headrace.convert.mixed_plan import plan_mixed
-from headrace.convert.quantize_file import Method, Rounding, Source, Written, quantize_file
-from headrace.core.errors import HeadraceError, InvalidParameter, UnsupportedFormat
+from headrace.convert.quantize_file import (
+    Measure,
+    Method,
+    Rounding,
+    Source,
+    Written,
+    quantize_file,
+)
+from headrace.core.errors import HeadraceError, InvalidParameter
 from headrace.core.units import format_bytes
 from headrace.core.version import headrace_version
 from headrace.engine.model_text import load_tokenizer
@@ -31,6 +52,7 @@ from headrace.hub.digests import model_digest
 from headrace.hub.model_store import ModelStore
 from headrace.launch.model_builds import MEMORY_NAME
 from headrace.ops.table import make_ops
+from headrace.quant.format import FORMATS
 from headrace.quant.scale_search import Floats
 from headrace.weights.gguf import GgufReader
 from headrace.weights.gguf_writer import KeyValue
@@ -51,7 +73,9 @@ class MethodName(StrEnum):
 def quantize(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A name, or the path of a GGUF file."),
+        typer.Argument(
+            metavar="MODEL", help="A name, or the path of a GGUF file or a folder of safetensors."
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The GGUF file to write.")
@@ -93,6 +117,14 @@ def quantize(
             "--allow-requantize", help="Also round weights that have fewer than 8 bits already."
         ),
     ] = False,
+    has_canary: Annotated[
+        bool,
+        typer.Option(
+            "--canary/--no-canary",
+            help="Store what the new model says of a short text, so that a start can tell whether "
+            "it still does. Needs memory for it.",
+        ),
+    ] = True,
     is_overwriting: Annotated[
         bool, typer.Option("--force", "-f", help="Overwrite an existing file.")
     ] = False,
@@ -100,9 +132,10 @@ def quantize(
 ) -> None:
     """Write a smaller version of a model as a GGUF file, which other engines read too.
 
-    Norms, biases and routers stay as they are; the embedding table and the head take at least
-    q6_k; where rows do not fill the blocks of a format, the next finer one is used. A tensor that
-    is as small as its target stays as it is.
+    A folder of safetensors brings its tokenizer and chat template along; `--to` f16, bf16 or f32
+    only converts it. Norms, biases and routers stay as they are; with `--to` the embedding table
+    and the head take at least q6_k; where rows do not fill the blocks of a format, the next finer
+    one is used. A tensor that is as small as its target stays as it is.
     """
     if (to is None) == (bits is None):
         raise InvalidParameter("--to", to, "a format, or --bits instead; one of the two")
@@ -112,15 +145,16 @@ def quantize(
     config = load_config(config_file).hub
     path = ensure_model(ModelStore(config), model).path
     _check_output(output, path, is_overwriting)
+    if to in FLOAT_TARGETS:
+        method = MethodName.NEAREST
     text = _read_text(calibration, method)
     started = time.monotonic()
     reader = open_weights(path)
     try:
-        if not isinstance(reader, GgufReader):
-            raise UnsupportedFormat(f"{path} is a folder. Give a GGUF file.")
-        source = GgufSource(reader)
+        source = open_source(reader)
+        formats = None if to is None else plan_formats(source.tensors, to)
         if not is_requantizing:
-            _refuse_few_bits(source.tensors, model)
+            _refuse_few_bits(source.tensors, formats, model)
         facts: dict[str, KeyValue] = {
             "version": headrace_version(),
             "source": path.name,
@@ -128,14 +162,14 @@ def quantize(
         }
         importance: dict[str, Floats] = {}
         if text is not None:
-            importance, facts_of_text = _calibrate(reader, text)
+            importance, facts_of_text = _calibrate(reader, source, text)
             facts |= facts_of_text
-        if to is not None:
-            formats = plan_formats(source.tensors, to)
-        else:
+        if formats is None:
             formats = plan_mixed(source, bits or 0.0, importance)
-        rounding = Rounding(formats, _METHODS[method], importance, facts)
-        written = _run(source, rounding, output)
+        tokens = _canary_tokens(reader, source, formats) if has_canary else []
+        canary = canary_keys(tokens) if tokens else {}
+        rounding = Rounding(formats, _METHODS[method], importance, facts, canary)
+        written = _run(source, rounding, output, _measure(tokens) if tokens else None)
     finally:
         reader.close()
     _report(written, path, time.monotonic() - started)
@@ -158,8 +192,26 @@ def _check_output(output: Path, source: Path, is_overwriting: bool) -> None:
         raise InvalidParameter("--output", str(output), "a path in an existing folder")
 
 
-def _refuse_few_bits(tensors: Sequence[SourceTensor], model: str) -> None:
-    few = [t for t in tensors if t.format.bits_per_weight < LEAST_SOURCE_BITS]
+def open_source(reader: WeightReader) -> GgufSource | FolderSource:
+    """What is quantized, and on stderr what GGUF cannot say of it. Raises: ModelFileError."""
+    if isinstance(reader, GgufReader):
+        return GgufSource(reader)
+    source = FolderSource(reader)
+    for note in source.notes:
+        typer.echo(f"note: {note}", err=True)
+    return source
+
+
+def _refuse_few_bits(
+    tensors: Sequence[SourceTensor], formats: Mapping[str, str] | None, model: str
+) -> None:
+    """Tensors of few bits that would be rounded; without a plan any may be."""
+    few = [
+        t
+        for t in tensors
+        if t.format.bits_per_weight < LEAST_SOURCE_BITS
+        and (formats is None or formats[t.name] != t.format.name)
+    ]
     if few:
         raise HeadraceError(
             f"{model} is quantized already: {len(few)} tensors have fewer than 8 bits "
@@ -172,14 +224,18 @@ def _read_text(path: Path | None, method: MethodName) -> str | None:
     if path is None:
         return None
     if method is MethodName.NEAREST:
-        raise InvalidParameter("--calibration", str(path), "nothing with --method nearest")
+        raise InvalidParameter(
+            "--calibration", str(path), "nothing with --method nearest or a target of floats"
+        )
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InvalidParameter("--calibration", str(path), "a text file in UTF-8") from error
 
 
-def _calibrate(reader: WeightReader, text: str) -> tuple[dict[str, Floats], dict[str, KeyValue]]:
+def _calibrate(
+    reader: WeightReader, source: Source, text: str
+) -> tuple[dict[str, Floats], dict[str, KeyValue]]:
     """Importance by GGUF name, and what the new file says of it."""
     token_ids = load_tokenizer(reader, None).encode(text)
     typer.echo(f"calibrating on {len(token_ids)} tokens", err=True)
@@ -189,15 +245,38 @@ def _calibrate(reader: WeightReader, text: str) -> tuple[dict[str, Floats], dict
         "calibration_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "calibration_tokens": found.num_tokens,
     }
-    table = sources(reader.architecture, "gguf", found.num_layers, reader.metadata)
+    metadata = reader.metadata if reader.kind == "gguf" else source.keys()
+    table = sources(reader.architecture, "gguf", found.num_layers, metadata)
     return found.of_files(table), facts
 
 
-def _run(source: Source, rounding: Rounding, output: Path) -> Written:
+def _canary_tokens(
+    reader: WeightReader, source: Source, formats: Mapping[str, str]
+) -> Sequence[int]:
+    """The text that the new model is asked; none, and a line on stderr, where it cannot be."""
+    planned = sum(
+        math.prod(tensor.shape) * FORMATS[formats[tensor.name]].bits_per_weight / 8
+        for tensor in source.tensors
+    )
+    reason = why_no_canary(reader, int(planned), detect_machine().memory_available_bytes)
+    if reason is not None:
+        typer.echo(f"note: no canary is stored: {reason}", err=True)
+        return []
+    return canary_tokens(load_tokenizer(reader, None))
+
+
+def _measure(token_ids: Sequence[int]) -> Measure:
+    ops = make_ops("cpu", num_threads=detect_machine().num_cores)
+    return lambda path: measured_keys(path, token_ids, ops)
+
+
+def _run(
+    source: Source, rounding: Rounding, output: Path, measure: Measure | None = None
+) -> Written:
     """Quantize and show how it goes: a bar on a terminal, a line for every tenth elsewhere."""
     num_threads = detect_machine().num_cores
     if not sys.stderr.isatty():
-        return quantize_file(source, rounding, output, num_threads, _Lines().show)
+        return quantize_file(source, rounding, output, num_threads, _Lines().show, measure)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -211,7 +290,7 @@ def _run(source: Source, rounding: Rounding, output: Path) -> Written:
         def show(done: int, total: int, name: str) -> None:
             bar.update(task, completed=done, total=total, description=escape(name))
 
-        return quantize_file(source, rounding, output, num_threads, show)
+        return quantize_file(source, rounding, output, num_threads, show, measure)
 
 
 class _Lines:

@@ -7,25 +7,20 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.plan import print_plan
+from headrace.cli.days import PriceDayOption
+from headrace.cli.plan import print_plans
 from headrace.cli.plan_files import (
-    PlanDayOption,
     PricesOption,
     ProfileOption,
     ScenarioOption,
     TargetOption,
     WorkloadArgument,
-    choose_scenarios,
-    open_journal,
+    make_plans,
+    open_profile,
     price_book,
-    read_plan_day,
-    read_target,
 )
 from headrace.cli.settings import ConfigOption, load_config
-from headrace.planner.plan import make_plan
-from headrace.planner.profile import Profile
 from headrace.planner.report import render_report
-from headrace.planner.workload_file import read_workload
 
 
 def report(
@@ -42,7 +37,7 @@ def report(
     ] = None,
     scenario: ScenarioOption = None,
     target: TargetOption = None,
-    day: PlanDayOption = None,
+    day: PriceDayOption = None,
     prices: PricesOption = None,
     profile_file: ProfileOption = None,
     quiet: Annotated[
@@ -51,16 +46,12 @@ def report(
     config_file: ConfigOption = None,
 ) -> None:
     """Write what `headrace plan` finds as one HTML file that needs nothing else, and print it."""
-    workload = read_target(read_workload(workload_file), target)
-    found = Profile(workload, open_journal(workload_file, profile_file))
-    book = price_book(load_config(config_file), prices)
-    plans = [
-        make_plan(found, chosen, book, read_plan_day(day))
-        for chosen in choose_scenarios(workload, scenario)
-    ]
+    found = open_profile(workload_file, target, profile_file)
+    plans = make_plans(found, scenario, day, price_book(load_config(config_file), prices))
     if not quiet:
-        for made in plans:
-            print_plan(made, found)
+        print_plans(plans, found)
     page = output or workload_file.with_suffix(".report.html")
-    page.write_text(render_report(plans, found), encoding="utf-8")
+    # YAML can name half of a surrogate pair, which is no UTF-8.
+    text = render_report(plans, found).encode("utf-8", "backslashreplace")
+    page.write_bytes(text)
     typer.echo(f"report: {page}", err=True)

@@ -10,6 +10,8 @@ import typer
 
 from headrace.cli.generation import (
     DEFAULT_MAX_TOKENS,
+    CanaryOption,
+    DraftAcceptanceOption,
     DraftModelOption,
     IsaOption,
     KVCacheDtypeOption,
@@ -62,8 +64,10 @@ def run(
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
+    canary: CanaryOption = None,
     speculative: SpeculativeOption = None,
     draft_model: DraftModelOption = None,
+    draft_acceptance: DraftAcceptanceOption = None,
     lora: LoraOption = None,
     no_pull: NoPullOption = False,
     quiet: Annotated[
@@ -94,8 +98,10 @@ def run(
         "engine.num_threads": threads,
         "engine.isa": isa,
         "engine.kv_cache_dtype": kv_cache_dtype,
+        "engine.canary": canary,
         "engine.speculative": speculative,
         "engine.draft_model": draft_model,
+        "engine.draft_acceptance": draft_acceptance,
         "engine.adapters": tuple(lora) if lora else None,
     }
     if quiet:

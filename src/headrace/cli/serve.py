@@ -11,9 +11,12 @@ from typing import Annotated
 import typer
 
 from headrace.cli.generation import (
+    CanaryOption,
+    DraftAcceptanceOption,
     DraftModelOption,
     IsaOption,
     KVCacheDtypeOption,
+    LookupPastOption,
     LoraOption,
     MemoryOption,
     NoPullOption,
@@ -160,8 +163,11 @@ def serve(
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
+    canary: CanaryOption = None,
     speculative: SpeculativeOption = None,
     draft_model: DraftModelOption = None,
+    draft_acceptance: DraftAcceptanceOption = None,
+    lookup_past_tokens: LookupPastOption = None,
     lora: LoraOption = None,
     no_pull: NoPullOption = False,
     config_file: ConfigOption = None,
@@ -195,8 +201,11 @@ def serve(
         "engine.num_threads": threads,
         "engine.isa": isa,
         "engine.kv_cache_dtype": kv_cache_dtype,
+        "engine.canary": canary,
         "engine.speculative": speculative,
         "engine.draft_model": draft_model,
+        "engine.draft_acceptance": draft_acceptance,
+        "engine.lookup_past_tokens": lookup_past_tokens,
         "engine.adapters": tuple(lora) if lora else None,
     }
     name_process(SERVER)

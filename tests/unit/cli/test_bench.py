@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rich.progress import TimeElapsedColumn
 
 from fakes.completion_server import CompletionServer, Exchange, Script, answer, completion_server
 from headrace.bench.outcome import Failure, Outcome
-from headrace.cli.bench_progress import LoadBar, LoadLines
+from headrace.cli.bench_progress import LoadView
 from headrace.cli.main import main
+from headrace.cli.progress_views import CountBar, CountLines
 
 TINY = ("--num-requests", "6", "--prompt-tokens", "20..40", "--output-tokens", "1..3")
 LENGTHS = (
@@ -232,7 +234,8 @@ def ended(index: int, failure: Failure | None = None) -> Outcome:
 
 def test_lines_come_at_tenths_and_for_new_kinds_of_failure() -> None:
     lines: list[str] = []
-    with LoadLines(40, lines.append) as view:
+    with CountLines(40, "requests", lines.append) as counts:
+        view = LoadView(counts)
         for index in range(40):
             view.show(ended(index, Failure("timeout", "late") if index in (5, 6) else None))
     assert lines[:3] == ["4 of 40 requests", "failed: timeout: late", "8 of 40 requests, 2 failed"]
@@ -240,8 +243,9 @@ def test_lines_come_at_tenths_and_for_new_kinds_of_failure() -> None:
 
 
 def test_a_bar_counts_failures() -> None:
-    with LoadBar(3) as view:
+    with CountBar(3, "requests", TimeElapsedColumn()) as bar:
+        view = LoadView(bar)
         view.show(ended(0))
         view.show(ended(1, Failure("timeout", "late")))
-        (task,) = view._progress.tasks
+        (task,) = bar._progress.tasks
         assert (task.completed, task.total, task.description) == (2, 3, "requests, 1 failed")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fakes.download_site import CONTENT, make_file, make_store, open_site, sha256
 from headrace.cli.progress import PullLines
+from headrace.cli.progress_views import CountLines
 from headrace.core.config import HubConfig
 from headrace.hub.model_source import HttpsFile
 from headrace.hub.pull import PullProgress
@@ -112,3 +113,21 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
     assert shown.endswith(end) and "Traceback" not in shown, shown
     assert "going on at 500.0 KiB" in again.stderr
     assert again.returncode == 0
+
+
+def test_counts_say_what_came_and_what_failed() -> None:
+    lines: list[str] = []
+    with CountLines(20, "answers", lines.append) as view:
+        for number in range(20):
+            view.count(has_failed=number == 3, what="cheap: draft")
+        view.say("more")
+    assert lines[0] == "2 of 20 answers, cheap: draft"
+    assert lines[1] == "4 of 20 answers, cheap: draft, 1 failed"
+    assert lines[9:] == ["20 of 20 answers, cheap: draft, 1 failed", "more"]
+
+
+def test_nothing_to_count_is_no_error() -> None:
+    lines: list[str] = []
+    with CountLines(0, "answers", lines.append):
+        pass
+    assert lines == []

@@ -9,8 +9,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fakes.gguf_file import GgufFile, string_value
+from fakes.random_model import write_random_model
+from fakes.small_vocabularies import byte_level
 from headrace.cli.app import build_app
-from headrace.core.errors import HeadraceError, InvalidParameter
+from headrace.core.errors import HeadraceError, InvalidParameter, QualityDrift
+from headrace.llm import LLM
 from headrace.quant.quantize import quantize as round_weights
 from headrace.weights.gguf import GgufReader
 
@@ -94,3 +97,47 @@ def test_a_budget_takes_the_place_of_a_format(tmp_path: Path) -> None:
         refused = quantize(source, "-o", tmp_path / "c.gguf", *words)
         assert "one of the two" in str(refused.exception)
     assert "at least 4.50" in str(quantize(source, "--bits", "2", "-o", out, "-f").exception)
+
+
+def folder(path: Path) -> Path:
+    write_random_model(path, num_layers=1)
+    (path / "tokenizer.json").write_text(byte_level("qwen2", vocab_size=270)[1].to_str())
+    return path
+
+
+def test_a_folder_becomes_a_file_with_a_canary_that_is_asked(tmp_path: Path) -> None:
+    out = tmp_path / "b.gguf"
+    done = quantize(folder(tmp_path / "a"), "--to", "q4_0", "-o", out)
+    assert done.exit_code == 0, done.output
+    reader = GgufReader(out)
+    assert reader.metadata["general.architecture"] == "llama"
+    tokens = list(reader.metadata["headrace.canary.tokens"])
+    logprobs = np.array(reader.metadata["headrace.canary.logprobs"])
+    reader.close()
+    assert len(tokens) == len(logprobs) + 1 == 64
+    assert (logprobs < 0).all()
+    with LLM(out, canary="refuse", max_model_len=256) as llm:
+        assert llm.generate("Hello")[0].completions
+    damaged = tmp_path / "damaged.gguf"
+    data = bytearray(out.read_bytes())
+    place = len(data) // 2
+    data[place : place + 60_000] = bytes(range(250)) * 240
+    damaged.write_bytes(data)
+    with pytest.raises(QualityDrift, match="The model drifts"):
+        LLM(damaged, canary="refuse", max_model_len=256)
+    LLM(damaged, canary="off", max_model_len=256).close()
+
+
+def test_a_folder_is_converted_without_rounding(tmp_path: Path) -> None:
+    source, out = folder(tmp_path / "a"), tmp_path / "b.gguf"
+    assert quantize(source, "--to", "f16", "-o", out, "--no-canary").exit_code == 0
+    reader = GgufReader(out)
+    assert reader.tensor("blk.0.ffn_up.weight").format.name == "f16"
+    assert "headrace.canary.tokens" not in reader.metadata
+    reader.close()
+
+
+def test_a_model_that_cannot_be_asked_has_no_canary(tmp_path: Path) -> None:
+    result = quantize(model(tmp_path / "a.gguf", "f32"), "--to", "q4_0", "-o", tmp_path / "b.gguf")
+    assert result.exit_code == 0
+    assert "no canary is stored" in result.stderr

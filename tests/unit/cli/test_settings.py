@@ -19,6 +19,7 @@ WRONG = {
     "--threads": "0",
     "--isa": "z80",
     "--kv-cache-dtype": "fp7",
+    "--canary": "shout",
     "--log-format": "xml",
     "--ledger": "maybe",
     "--cors-origin": "app.example.org",

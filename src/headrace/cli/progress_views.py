@@ -1,0 +1,121 @@
+"""How far something is, on stderr: a bar on a terminal, lines elsewhere.
+
+In: a total, and each one as it ends. Out: stderr, while a block runs. What is counted is the
+caller's concern.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+
+
+def write_line(line: str) -> None:
+    """A line at once."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+class BarView:
+    """A bar with a description and more columns."""
+
+    def __init__(self, *columns: ProgressColumn, expand: bool = False) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            *columns,
+            console=Console(stderr=True),
+            transient=True,
+            expand=expand,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+class LineView:
+    """Lines, for logs and pipes."""
+
+    def __init__(self, write: Callable[[str], None] = write_line) -> None:
+        self._write = write
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+
+class CountBar(BarView):
+    """Counts to a total; `things` stands where nothing is said of the newest one."""
+
+    def __init__(self, total: int, things: str, times: ProgressColumn) -> None:
+        super().__init__(BarColumn(), MofNCompleteColumn(), times)
+        self._things, self._num_failed = things, 0
+        self._task = self._progress.add_task(things, total=total)
+
+    def say(self, line: str) -> None:
+        """What only lines have room for."""
+
+    def count(self, *, has_failed: bool, what: str = "") -> None:
+        """One more."""
+        self._num_failed += has_failed
+        shown = f"{what or self._things}{failures(self._num_failed)}"
+        self._progress.update(self._task, advance=1, description=shown)
+
+
+class CountLines(LineView):
+    """A line for every tenth of a total."""
+
+    def __init__(self, total: int, things: str, write: Callable[[str], None] = write_line) -> None:
+        super().__init__(write)
+        self._total, self._things = total, things
+        self._num_done = self._num_failed = self._tenth = 0
+
+    def say(self, line: str) -> None:
+        """A line of its own."""
+        self._write(line)
+
+    def count(self, *, has_failed: bool, what: str = "") -> None:
+        """One more."""
+        self._num_done += 1
+        self._num_failed += has_failed
+        tenth = 10 * self._num_done // max(1, self._total)
+        if tenth > self._tenth:
+            self._tenth = tenth
+            shown = f", {what}" if what else ""
+            counts = f"{self._num_done} of {self._total} {self._things}"
+            self._write(f"{counts}{shown}{failures(self._num_failed)}")
+
+
+CountView = CountBar | CountLines
+
+
+def count_view(total: int, things: str, times: ProgressColumn) -> CountView:
+    """The view that suits stderr. `times` is the column of a bar that says how long it takes."""
+    if sys.stderr.isatty():
+        return CountBar(total, things, times)
+    return CountLines(total, things)
+
+
+def failures(count: int) -> str:
+    """What is said of those that failed: nothing of none."""
+    return f", {count} failed" if count else ""

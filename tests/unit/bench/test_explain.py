@@ -1,0 +1,127 @@
+"""What explains a speed: the arithmetic of the roof by hand, and a run over scripted engines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+
+from fakes.fake_backend import FakeBackend
+from headrace.bench.explain import Case, Explanation, Opened, Variant, conclusions, explain
+from headrace.bench.explain_plan import plan_explain
+from headrace.bench.roofline import Load, Point, Sweep, factors, middle
+from headrace.core.backend import ModelInfo
+from headrace.core.config import Config, EngineConfig
+from headrace.core.machine import Roof
+from headrace.engine.build import WorkPerToken
+
+# 10 GB/s and 1 TOP/s; a token reads 300 MB and multiplies 500 million weights.
+ROOF = Roof(read_bytes_per_s=10e9, int8_ops_per_s=1e12)
+WORK = WorkPerToken(stream_bytes=300_000_000, body_weights=400_000_000, head_weights=100_000_000)
+
+
+def point(name: str, rows: int, step_s: float, heads: int | None = None, kv: float = 0.0) -> Point:
+    load = Load(
+        num_streams=rows,
+        num_rows=rows,
+        num_heads=rows if heads is None else heads,
+        context_tokens=50,
+        kv_bytes=kv,
+    )
+    return Point(
+        name=name, load=load, step_s=step_s, tokens_per_s=rows / step_s, roof=ROOF, work=WORK
+    )
+
+
+def test_one_stream_waits_for_memory_and_a_prompt_for_multiplying() -> None:
+    one = point("one", 1, 0.040, kv=20e6)
+    assert one.memory_s == pytest.approx(0.032)
+    assert one.arithmetic_s == pytest.approx(0.001)
+    assert (one.bound, one.share) == ("memory", pytest.approx(0.8))
+    prompt = point("prompt", 500, 0.8, heads=1)
+    assert prompt.arithmetic_s == pytest.approx(2 * (400e6 * 500 + 100e6) / 1e12)
+    assert (prompt.bound, prompt.share) == ("arithmetic", pytest.approx(0.50025))
+
+
+def test_the_middle_round_is_that_of_the_shares() -> None:
+    rounds = [point("x", 1, step_s) for step_s in (0.05, 0.04, 0.09)]
+    assert middle(rounds).step_s == 0.05
+    assert middle(rounds[:2]) in rounds[:2]
+
+
+def test_factors_come_by_effect_and_need_two_points() -> None:
+    points = {"1": point("1", 1, 0.04), "8": point("8", 8, 0.08), "far": point("far", 1, 0.05)}
+    sweeps = [
+        Sweep(factor="context", names=("1", "far"), labels=("short", "long")),
+        Sweep(factor="batch size", names=("1", "8"), labels=("one", "eight"), is_for_one=False),
+        Sweep(factor="threads", names=("1", "not run"), labels=("two", "one")),
+    ]
+    batch, context = factors(sweeps, points)
+    assert (batch.factor, batch.best, batch.worst) == ("batch size", "eight", "one")
+    assert batch.times == pytest.approx(4.0)
+    assert (context.worst, context.times) == ("long", pytest.approx(1.25))
+    found = Explanation(tuple(points.values()), (batch, context), ("1",))
+    first, second, third = conclusions(found)
+    assert "batch size: with eight 4.0 times the tokens a second of one" in first
+    assert "For one stream" in second and "context: with short 1.2 times" in second
+    assert "bound by memory" in third
+
+
+async def test_every_case_of_every_round_is_run_once_and_engines_are_closed() -> None:
+    is_open: list[str] = []
+    closed: list[str] = []
+
+    @asynccontextmanager
+    async def open_(name: str, max_model_len: int) -> AsyncIterator[Opened]:
+        async def take_turns(request: object, step: int) -> None:
+            await asyncio.sleep(0)
+
+        info = ModelInfo("tiny", max_model_len, 0, "tiny")
+        backend = FakeBackend(pieces=("word ",) * 64, info=info, before_step=take_turns)
+        assert not is_open
+        is_open.append(name)
+        yield Opened(backend, WORK, 100.0, lambda: ROOF)
+        is_open.remove(name)
+        closed.append(f"{name} {len(backend.requests)}")
+
+    cases = (
+        Case(name="1 stream"),
+        Case(name="3 streams", num_streams=3),
+        Case(name="far", num_words=400, has_prompt=True),
+    )
+    variants = [
+        Variant("own", partial(open_, "own", 10_000), cases),
+        Variant("short", partial(open_, "short", 500), (cases[2], Case(name="text", text="Say."))),
+    ]
+    seen: list[str] = []
+    sweeps = [Sweep(factor="batch size", names=("1 stream", "3 streams"), labels=("1", "3"))]
+    found = await explain(variants, sweeps, 2, seen.append)
+    assert seen == 2 * ["1 stream", "3 streams", "far", "far", "text"]
+    # A warm-up each, and each case twice; a prompt that has no room in the context is not asked.
+    assert closed == 2 * ["own 11", "short 3"]
+    names = [each.name for each in found.points]
+    assert names == ["1 stream", "3 streams", "far", "far, its prompt", "text"]
+    assert found.explained == tuple(names[:4])
+    by_name = {each.name: each for each in found.points}
+    assert by_name["3 streams"].load.num_rows == 3
+    assert by_name["far"].load.kv_bytes == by_name["far"].load.context_tokens * 100
+    assert json.loads(json.dumps(found.as_json()))["factors"][0]["factor"] == "batch size"
+
+
+def test_a_plan_changes_one_thing_at_a_time() -> None:
+    config = Config(engine=EngineConfig(num_threads=2))
+    quick = plan_explain("m", config, {}, is_quick=True)
+    full = plan_explain("m", config, {"q8_0": "/m.gguf"}, is_quick=False)
+    names = {case.name for variant in full.variants for case in variant.cases}
+    for sweep in full.sweeps:
+        assert set(sweep.names) <= names, sweep.factor
+    assert len(names) == full.num_cases > quick.num_cases
+    factors_ = [sweep.factor for sweep in full.sweeps]
+    assert factors_[:4] == ["batch size", "context", "threads", "keys and values"]
+    assert factors_[-1] == "weight format"
+    one = plan_explain("m", Config(engine=EngineConfig(num_threads=1)), {}, is_quick=True)
+    assert "threads" not in [sweep.factor for sweep in one.sweeps]
