@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 from openai import AsyncOpenAI, OpenAI
 from programs import Program, eventually, running
 
@@ -68,3 +69,20 @@ def serve(
         with httpx.Client(base_url=ready[1], headers=headers, timeout=TIMEOUT_S) as client:
             name = client.get("/v1/models").json()["data"][0]["id"]
         yield ServedModel(program, ready[1], name, api_key)
+
+
+def engine_of(server: ServedModel) -> psutil.Process:
+    """The engine process that runs now."""
+    children = psutil.Process(server.program.process.pid).children()
+    assert len(children) == 1, children
+    return children[0]
+
+
+def wait_for_another_engine(server: ServedModel, before: psutil.Process) -> psutil.Process:
+    """The one engine process after that one. In between there is none, or there are two."""
+
+    def look() -> psutil.Process | None:
+        children = psutil.Process(server.program.process.pid).children()
+        return children[0] if len(children) == 1 and children[0] != before else None
+
+    return eventually(look, "another engine")

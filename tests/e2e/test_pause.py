@@ -9,19 +9,18 @@ from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 from programs import eventually
 from safetensors.numpy import load_file, save_file
-from served_model import ServedModel, serve
-from test_faults import engine_of
+from served_model import ServedModel, engine_of, serve, wait_for_another_engine
 
 from fakes.random_model import write_random_model
 
 LAYERS = 3
 # So little memory for each engine that two are there at once.
 SETTINGS = "engine: {stall_timeout_s: 1.0, max_restarts: 20, max_num_seqs: 4, max_model_len: 512}\n"
-BODY = {"prompt": "A river is", "temperature": 0, "ignore_eos": True, "max_tokens": 60}
+# So long that an answer is not over when the order to pause comes.
+BODY = {"prompt": "A river is", "temperature": 0, "ignore_eos": True, "max_tokens": 300}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +76,7 @@ def test_a_pause_and_a_death_in_mid_answer_change_no_byte(
             assert row["waits_for"] == "pause"
             first = engine_of(server)
             first.kill()
-            eventually(lambda: engine_of_now(server) not in (None, first.pid), "another engine")
+            wait_for_another_engine(server, first)
             # What it has of the answer stands still in the new engine too, and is no stall.
             eventually(
                 lambda: [row["waits_for"] for row in debug(control)] == ["pause"], "paused again"
@@ -88,11 +87,6 @@ def test_a_pause_and_a_death_in_mid_answer_change_no_byte(
         assert control.get("/health").status_code == 200
         assert control.post("/reset_prefix_cache").json() == {"success": True}
         assert whole(client, server) == expected
-
-
-def engine_of_now(server: ServedModel) -> int | None:
-    children = psutil.Process(server.program.process.pid).children()
-    return children[0].pid if len(children) == 1 else None
 
 
 def debug(control: httpx.Client) -> list[Any]:
@@ -110,9 +104,11 @@ def test_new_weights_under_a_stream_that_ends_on_the_old_ones(
         with client.stream("POST", "/v1/completions", json=body) as reply:
             stream = Reading(reply)
             stream.next(2)
-            change_weights(model)
             # It must not be over when the new engine takes its place.
             assert control.post("/pause", params={"mode": "keep"}).status_code == 200
+            assert [row["waits_for"] for row in debug(control)] == ["pause"]
+            change_weights(model)
+            first = engine_of(server)
             reloaded = control.post(f"/v1/models/{server.model}/reload", timeout=120)
             assert reloaded.status_code == 200, reloaded.text
             assert not stream.ends
@@ -124,7 +120,7 @@ def test_new_weights_under_a_stream_that_ends_on_the_old_ones(
         info = control.get("/server_info", params={"config_format": "json"}).json()
         assert info["headrace_config"]["engine"]["stall_timeout_s"] == 1.0
         assert [entry["is_paused"] for entry in info["models"]] == [False]
-        eventually(lambda: engine_of_now(server) is not None, "the old engine is gone")
+        wait_for_another_engine(server, first)
 
 
 def change_weights(model: Path) -> None:
