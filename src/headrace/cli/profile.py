@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
 import typer
 from rich.progress import TimeRemainingColumn
 
+from headrace.cli.errors import EXIT_INTERRUPTED
 from headrace.cli.generation import MemoryOption, ThreadsOption
 from headrace.cli.plan_files import ProfileOption, WorkloadArgument, choose, open_journal
-from headrace.cli.plan_progress import AnswerView, answer_progress
-from headrace.cli.progress_views import count_view
+from headrace.cli.plan_progress import ProfileView, profile_progress
+from headrace.cli.progress import ensure_model
+from headrace.cli.progress_views import count_view, write_line
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import Config
 from headrace.core.upstreams import UpstreamConfig
+from headrace.hub.model_store import ModelStore
 from headrace.launch.tier_backends import (
     OpenTier,
     open_local_tier,
@@ -26,9 +30,9 @@ from headrace.launch.tier_backends import (
 )
 from headrace.planner.journal import Journal
 from headrace.planner.judge import Scorer
-from headrace.planner.profiler import Profiler, missing
+from headrace.planner.profiler import Ask, Profiler, missing
 from headrace.planner.scoring import missing_scores, score_answers
-from headrace.planner.step_times import measure_steps
+from headrace.planner.step_times import RUNS, StepRun, measure_steps
 from headrace.planner.workload import FORM_FIELD, Call, Tier, Workload
 from headrace.planner.workload_file import read_workload
 
@@ -72,8 +76,23 @@ def profile(
     journal = open_journal(workload_file, profile_file)
     settled = {"engine.memory_bytes": memory, "engine.num_threads": threads}
     run = _Run(workload, journal, load_config(config_file, settled), samples, concurrency)
-    asyncio.run(run.all(chosen, wanted, steps))
+    todo = [run.plan(tier, wanted, steps) for tier in chosen]
+    run.fetch(todo)
+    try:
+        asyncio.run(run.all(todo))
+    except KeyboardInterrupt:
+        write_line(f"\nstopped; {journal.path} has what was measured; the same command goes on")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     typer.echo(f"profile: {journal.path}", err=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Todo:
+    """What is left to do on a tier."""
+
+    tier: Tier
+    asks: Sequence[Ask]
+    num_runs: int
 
 
 class _Run:
@@ -90,32 +109,59 @@ class _Run:
         self._workload, self._journal, self._config = workload, journal, config
         self._samples, self._concurrency = samples, concurrency
 
-    async def all(self, tiers: Sequence[Tier], calls: Sequence[Call], has_steps: bool) -> None:
-        total = sum(len(missing(calls, tier, self._journal, self._samples)) for tier in tiers)
-        with answer_progress(total) as view:
-            for tier in tiers:
-                await self._ask(tier, calls, has_steps, view)
+    def plan(self, tier: Tier, calls: Sequence[Call], has_steps: bool) -> _Todo:
+        """What the journal lacks."""
+        asks = missing(calls, tier, self._journal, self._samples)
+        if not (has_steps and tier.is_local) or self._journal.step_times(tier) is not None:
+            return _Todo(tier, asks, 0)
+        # One that was cut off after its last run still has to be added up.
+        return _Todo(tier, asks, max(1, len(RUNS) - len(self._journal.step_runs(tier))))
+
+    def fetch(self, todo: Sequence[_Todo]) -> None:
+        """Get the models that are not here yet, while Ctrl-C still ends that at once."""
+        workload, store = self._workload, ModelStore(self._config.hub)
+        names = [each.tier.name for each in todo if each.asks or each.num_runs]
+        if names or missing_scores(workload, self._journal):
+            names += [task.judge.tier for task in workload.tasks.values() if task.judge is not None]
+            names += [task.metric.model for task in workload.tasks.values() if task.metric.model]
+        for name in dict.fromkeys(names):
+            tier = workload.tiers.get(name)
+            if tier is None or tier.is_local:
+                ensure_model(store, name if tier is None else tier.model)
+
+    async def all(self, todo: Sequence[_Todo]) -> None:
+        """Every tier, then the scores."""
+        num_answers = sum(len(each.asks) for each in todo)
+        with profile_progress(num_answers, sum(each.num_runs for each in todo)) as view:
+            for each in todo:
+                if each.asks or each.num_runs:
+                    await self._ask(each, view)
         for judge, num_missing in missing_scores(self._workload, self._journal).items():
             with count_view(num_missing, "scores", TimeRemainingColumn()) as scored:
+                scored.begin(f"{judge}: starting")
                 async with self._open_judge(judge) as opened:
                     scorer = Scorer(opened.backend, self._workload.tiers.get(judge))
                     on_score = partial(scored.count, has_failed=False, what=f"by {judge}")
                     await score_answers(self._workload, self._journal, judge, scorer, on_score)
 
-    async def _ask(
-        self, tier: Tier, calls: Sequence[Call], has_steps: bool, view: AnswerView
-    ) -> None:
-        asks = missing(calls, tier, self._journal, self._samples)
-        needs_steps = has_steps and tier.is_local and self._journal.step_times(tier) is None
-        if not asks and not needs_steps:
-            return
+    async def _ask(self, todo: _Todo, view: ProfileView) -> None:
+        tier, journal = todo.tier, self._journal
+        view.begin(tier.name, f"starting {tier.model}")
         async with self._open(tier) as opened:
-            self._journal.add_facts(tier, opened.facts)
-            profiler = Profiler(tier, opened.backend, self._journal, view.show, self._concurrency)
-            await profiler.run(asks)
-            if needs_steps and opened.can_step:
-                times = await measure_steps(opened.backend)
-                self._journal.add_step_times(tier, times)
+            journal.add_facts(tier, opened.facts)
+            if todo.asks:
+                view.begin(tier.name, f"asking for {len(todo.asks)} answers")
+            profiler = Profiler(tier, opened.backend, journal, view.answered, self._concurrency)
+            await profiler.run(todo.asks)
+            if todo.num_runs:
+                view.begin(tier.name, f"timing steps, {todo.num_runs} runs")
+
+                def keep(run: StepRun) -> None:
+                    journal.add_step_run(tier, run)
+                    view.timed(tier, run)
+
+                times = await measure_steps(opened.backend, journal.step_runs(tier), keep)
+                journal.add_step_times(tier, times)
 
     def _open(self, tier: Tier) -> AbstractAsyncContextManager[OpenTier]:
         """Raises: ConfigError."""

@@ -7,12 +7,16 @@ caller's concern.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+
+# Longer than this nobody likes to look at nothing.
+LINE_EVERY_S = 15.0
 
 
 def write_line(line: str) -> None:
@@ -75,6 +79,10 @@ class CountBar(BarView):
     def say(self, line: str) -> None:
         """What only lines have room for."""
 
+    def begin(self, what: str) -> None:
+        """What goes on before the next one is counted."""
+        self._progress.update(self._task, description=what)
+
     def count(self, *, has_failed: bool, what: str = "") -> None:
         """One more."""
         self._num_failed += has_failed
@@ -83,27 +91,37 @@ class CountBar(BarView):
 
 
 class CountLines(LineView):
-    """A line for every tenth of a total."""
+    """A line for every tenth of a total, and where a tenth takes long for what came meanwhile."""
 
-    def __init__(self, total: int, things: str, write: Callable[[str], None] = write_line) -> None:
+    def __init__(
+        self,
+        total: int,
+        things: str,
+        write: Callable[[str], None] = write_line,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(write)
-        self._total, self._things = total, things
+        self._total, self._things, self._now_s = total, things, now_s
         self._num_done = self._num_failed = self._tenth = 0
+        self._told_at_s = now_s()
 
     def say(self, line: str) -> None:
         """A line of its own."""
+        self._told_at_s = self._now_s()
         self._write(line)
+
+    begin = say
 
     def count(self, *, has_failed: bool, what: str = "") -> None:
         """One more."""
         self._num_done += 1
         self._num_failed += has_failed
         tenth = 10 * self._num_done // max(1, self._total)
-        if tenth > self._tenth:
+        if tenth > self._tenth or self._now_s() - self._told_at_s >= LINE_EVERY_S:
             self._tenth = tenth
             shown = f", {what}" if what else ""
             counts = f"{self._num_done} of {self._total} {self._things}"
-            self._write(f"{counts}{shown}{failures(self._num_failed)}")
+            self.say(f"{counts}{shown}{failures(self._num_failed)}")
 
 
 CountView = CountBar | CountLines

@@ -26,11 +26,10 @@ from headrace.launch.encoder_backend import open_encoder_backend
 
 @dataclass(frozen=True, slots=True)
 class OpenTier:
-    """A backend and what it is, for records. `can_step`: its steps can be timed from outside."""
+    """A backend and what it is, for records."""
 
     backend: Backend
     facts: Mapping[str, Any]
-    can_step: bool
 
 
 @asynccontextmanager
@@ -46,7 +45,7 @@ async def open_local_tier(model: str, config: Config) -> AsyncIterator[OpenTier]
             "cpu": machine.cpu_model,
             "headrace": headrace_version(),
         }
-        yield OpenTier(engine, facts, can_step=True)
+        yield OpenTier(engine, facts)
     finally:
         await engine.stop()
 
@@ -59,7 +58,7 @@ async def open_remote_tier(config: UpstreamConfig) -> AsyncIterator[OpenTier]:
         key = read_secret(config.key_variable, os.environ, f"tiers.{config.name}.api_key")
     upstream = Upstream(config, key)
     try:
-        yield OpenTier(upstream, {"headrace": headrace_version()}, can_step=False)
+        yield OpenTier(upstream, {"headrace": headrace_version()})
     finally:
         upstream.close()
 
@@ -70,6 +69,6 @@ async def open_scoring_encoder(model: str, config: Config) -> AsyncIterator[Open
     encoder = open_encoder_backend(find_model(ModelStore(config.hub), model, True), config)
     await encoder.start()
     try:
-        yield OpenTier(encoder, {}, can_step=False)
+        yield OpenTier(encoder, {})
     finally:
         await encoder.stop()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from headrace.core.errors import ConfigError
 from headrace.core.message import Message
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.core.usage import Usage
-from headrace.planner.step_times import StepTimes
+from headrace.planner.step_times import StepRun, StepTimes
 from headrace.planner.workload import Call, Sample, Tier
 
 VERSION = 1
@@ -59,6 +59,7 @@ class Journal:
         self._answers: dict[tuple[str, str], Answer] = {}
         self._scores: dict[tuple[str, str, str], float] = {}
         self._step_times: dict[tuple[str, str], StepTimes] = {}
+        self._step_runs: dict[tuple[str, str], list[StepRun]] = {}
         self._facts: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._torn_at: int | None = None
         self._read()
@@ -91,6 +92,15 @@ class Journal:
         self._step_times[tier.name, tier.model] = times
         self._write({"kind": "steps", "tier": tier.name, "model": tier.model} | asdict(times))
 
+    def step_runs(self, tier: Tier) -> Sequence[StepRun]:
+        """Those of a measurement that was cut off, by what computes now."""
+        return self._step_runs.get((tier.name, tier.model), ())
+
+    def add_step_run(self, tier: Tier, run: StepRun) -> None:
+        """Keep one run, until all of them are there."""
+        self._step_runs.setdefault((tier.name, tier.model), []).append(run)
+        self._write({"kind": "step_run", "tier": tier.name, "model": tier.model} | asdict(run))
+
     def facts(self, tier: Tier) -> Mapping[str, Any]:
         """What computed the newest answers of a tier; empty where none were asked."""
         return self._facts.get((tier.name, tier.model), {})
@@ -99,7 +109,7 @@ class Journal:
         """Keep what computes the answers that follow: machine, kernels, version."""
         if self.facts(tier) == facts:
             return
-        self._facts[tier.name, tier.model] = facts
+        self._take_facts((tier.name, tier.model), facts)
         entry = {"kind": "facts", "tier": tier.name, "model": tier.model}
         self._write(entry | {"facts": dict(facts)})
 
@@ -114,7 +124,15 @@ class Journal:
         elif kind == "steps":
             self._step_times[entry["tier"], entry.get("model", "")] = StepTimes.read(entry)
         elif kind == "facts":
-            self._facts[entry["tier"], entry.get("model", "")] = entry["facts"]
+            self._take_facts((entry["tier"], entry.get("model", "")), entry["facts"])
+        elif kind == "step_run":
+            run = StepRun(*(entry[name] for name in StepRun.__slots__))
+            self._step_runs.setdefault((entry["tier"], entry["model"]), []).append(run)
+
+    def _take_facts(self, tier: tuple[str, str], facts: Mapping[str, Any]) -> None:
+        """Steps of another machine are no part of this one's."""
+        self._facts[tier] = facts
+        self._step_runs.pop(tier, None)
 
     def _read(self) -> None:
         """Raises: ConfigError that names the line."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,11 @@ from headrace.core.request import GenerateRequest, SamplingParams
 BATCH_SIZES = (1, 2, 4, 8, 16)
 PROMPT_WORDS = (20, 400)
 ANSWER_TOKENS = 32
+# Answers at once, words of their prompts: first batches, then each length of prompts twice.
+RUNS = (
+    *((size, PROMPT_WORDS[0]) for size in BATCH_SIZES),
+    *((1, num_words) for num_words in PROMPT_WORDS for _ in range(2)),
+)
 _WORD = "river stone paper window orange "
 
 
@@ -92,32 +97,66 @@ class TimedAnswer:
         return self.input_tokens + self.marks[-1][1] / 2
 
 
-async def measure_steps(backend: Backend) -> StepTimes:
-    """Run short answers together, and prompts of two lengths alone. Takes some seconds.
+@dataclass(frozen=True, slots=True)
+class StepRun:
+    """One of the RUNS. `step_s` None: its answers did not run together."""
 
-    Raises: BackendError for a backend that does not stream.
+    num_answers: int
+    num_words: int
+    step_s: float | None
+    ttft_s: float
+    input_tokens: int
+    mean_context: float
+
+
+async def measure_steps(
+    backend: Backend,
+    known: Sequence[StepRun] = (),
+    on_run: Callable[[StepRun], None] = lambda run: None,
+) -> StepTimes:
+    """Run short answers together, and prompts of two lengths alone.
+
+    Goes on after those of the RUNS that are known. Raises: BackendError for a backend that does not
+    stream.
     """
-    few, many = map(words_to_say, PROMPT_WORDS)
-    await timed_answer(backend, few)
-    decode_s: list[float] = []
-    for size in BATCH_SIZES:
-        answers = await timed_answers(backend, size, PROMPT_WORDS[0])
-        try:
-            decode_s.append(shared_step_s(answers))
-        except NotTogether:
-            if size == 1:
-                raise
-            break  # as many as run together here
-    short = [await timed_answer(backend, few) for _ in range(2)]
-    long = [await timed_answer(backend, many) for _ in range(2)]
+    asked = tuple((run.num_answers, run.num_words) for run in known)
+    runs = list(known) if asked == RUNS[: len(asked)] else []
+    if len(runs) < len(RUNS):
+        await timed_answer(backend, words_to_say(PROMPT_WORDS[0]))
+    for size, num_words in RUNS[len(runs) :]:
+        # Where fewer did not run together, more do not.
+        is_apart = size > 1 and any(run.step_s is None for run in runs)
+        run = StepRun(size, num_words, None, 0.0, 0, 0.0)
+        runs.append(run if is_apart else await _run(backend, size, num_words))
+        on_run(runs[-1])
+    return _read_runs(runs)
+
+
+async def _run(backend: Backend, size: int, num_words: int) -> StepRun:
+    answers = await timed_answers(backend, size, num_words)
+    step_s: float | None = None
+    try:
+        step_s = shared_step_s(answers)
+    except NotTogether:
+        if size == 1:
+            raise
+    first = answers[0]
+    return StepRun(size, num_words, step_s, first.ttft_s, first.input_tokens, first.mean_context)
+
+
+def _read_runs(runs: Sequence[StepRun]) -> StepTimes:
+    """Of all RUNS."""
+    batches = [run for run in runs[: len(BATCH_SIZES)] if run.step_s is not None]
+    few, many = PROMPT_WORDS
+    prompts = runs[len(BATCH_SIZES) :]
+    short = [run for run in prompts if run.num_words == few]
+    long = [run for run in prompts if run.num_words == many]
     prompt_token_s, prompt_base_s = _line(short, long)
     base, far = short[0].mean_context, long[0].mean_context
-    gained_s = min(shared_step_s([run]) for run in long) - min(
-        shared_step_s([run]) for run in short
-    )
+    gained_s = min(run.step_s or 0.0 for run in long) - min(run.step_s or 0.0 for run in short)
     return StepTimes(
-        BATCH_SIZES[: len(decode_s)],
-        tuple(decode_s),
+        tuple(run.num_answers for run in batches),
+        tuple(run.step_s or 0.0 for run in batches),
         prompt_token_s,
         prompt_base_s,
         max(0.0, gained_s / max(1.0, far - base)),
@@ -184,7 +223,7 @@ async def timed_answer(backend: Backend, text: str, num_tokens: int = ANSWER_TOK
     return TimedAnswer(begin_s, input_tokens, tuple(marks))
 
 
-def _line(short: Sequence[TimedAnswer], long: Sequence[TimedAnswer]) -> tuple[float, float]:
+def _line(short: Sequence[StepRun], long: Sequence[StepRun]) -> tuple[float, float]:
     """Seconds a prompt token, and seconds of a step whatever is in it."""
     a, b = min(short, key=lambda run: run.ttft_s), min(long, key=lambda run: run.ttft_s)
     slope = max(1e-9, (b.ttft_s - a.ttft_s) / max(1, b.input_tokens - a.input_tokens))

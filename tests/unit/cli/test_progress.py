@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 from fakes.download_site import CONTENT, make_file, make_store, open_site, sha256
+from fakes.fake_clock import FakeClock
 from headrace.cli.progress import PullLines
-from headrace.cli.progress_views import CountLines
+from headrace.cli.progress_views import LINE_EVERY_S, CountLines
 from headrace.core.config import HubConfig
 from headrace.hub.model_source import HttpsFile
 from headrace.hub.pull import PullProgress
@@ -131,3 +132,14 @@ def test_nothing_to_count_is_no_error() -> None:
     with CountLines(0, "answers", lines.append):
         pass
     assert lines == []
+
+
+def test_what_takes_long_is_told_before_its_tenth() -> None:
+    lines: list[str] = []
+    clock = FakeClock()
+    view = CountLines(100, "answers", lines.append, clock.monotonic_s)
+    view.begin("cheap: starting")
+    for _ in range(3):
+        clock.advance(LINE_EVERY_S / 2)
+        view.count(has_failed=False)
+    assert lines == ["cheap: starting", "2 of 100 answers"]

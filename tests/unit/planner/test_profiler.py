@@ -14,7 +14,7 @@ from headrace.core.request import GenerateRequest
 from headrace.planner.journal import Answer, Journal, request_key
 from headrace.planner.profile import Profile, cut_answer
 from headrace.planner.profiler import MAX_FAILURES_IN_A_ROW, Profiler, chosen_samples, missing
-from headrace.planner.step_times import StepTimes
+from headrace.planner.step_times import StepRun, StepTimes
 from headrace.planner.workload import Workload
 from headrace.planner.workload_file import read_workload
 
@@ -194,3 +194,20 @@ def test_times_and_answers_belong_to_what_was_asked(tmp_path: Path, workload: Wo
     assert (
         request_key(call, replace(tier, refuses=("structured_outputs",)), call.samples[0]) != held
     )
+
+
+def test_runs_that_were_cut_off_are_kept_for_the_same_machine(
+    tmp_path: Path, workload: Workload
+) -> None:
+    path, tier = tmp_path / "p.jsonl", workload.tiers["large"]
+    runs = [StepRun(1, 20, 0.1, 0.2, 25, 41.0), StepRun(2, 20, None, 0.2, 25, 41.0)]
+    journal = Journal(path)
+    journal.add_facts(tier, {"cpu": "x"})
+    for run in runs:
+        journal.add_step_run(tier, run)
+    again = Journal(path)
+    again.add_facts(tier, {"cpu": "x"})
+    assert again.step_runs(tier) == runs
+    assert again.step_runs(replace(tier, model="another")) == ()
+    again.add_facts(tier, {"cpu": "y"})
+    assert again.step_runs(tier) == Journal(path).step_runs(tier) == ()

@@ -20,6 +20,8 @@ from headrace.planner.profile import Profile
 from headrace.planner.scoring import missing_scores, score_answers
 from headrace.planner.step_times import (
     BATCH_SIZES,
+    RUNS,
+    StepRun,
     TimedAnswer,
     measure_steps,
     shared_step_s,
@@ -206,3 +208,22 @@ async def test_a_judge_is_set_beside_the_metric(tmp_path: Path) -> None:
     tree["tiers"]["large"]["model"] = "another-model"
     changed = read_workload(write_workload(tmp_path, tree))
     assert list(agreements(Profile(changed, journal))) == []
+
+
+async def test_timing_goes_on_after_the_runs_that_are_known() -> None:
+    info = ModelInfo("tiny", 10_000, 0, "tiny")
+    runs: list[StepRun] = []
+
+    async def take_turns(request: object, step: int) -> None:
+        await asyncio.sleep(0)
+
+    backend = FakeBackend(pieces=("word ",) * 24, info=info, before_step=take_turns)
+    whole = await measure_steps(backend, (), runs.append)
+    assert [(run.num_answers, run.num_words) for run in runs] == list(RUNS)
+    assert await measure_steps(FakeBackend(info=info), runs) == whole
+    again, num_asked = list[StepRun](), len(backend.requests)
+    await measure_steps(backend, runs[:6], again.append)
+    assert len(again) == 3 and len(backend.requests) == num_asked + 1 + 3
+    # Runs of another plan are none of these.
+    await measure_steps(backend, runs[1:3], again.append)
+    assert len(again) == 3 + len(RUNS)
