@@ -1,4 +1,4 @@
-"""layer_norm, gelu and attention_packed, on every implementation."""
+"""layer_norm, gelu, relu and attention_packed, on every implementation."""
 
 from __future__ import annotations
 
@@ -70,6 +70,13 @@ def test_gelu_far_from_zero(ops: Ops) -> None:
     np.testing.assert_allclose(result[:4], 0, atol=1e-10)
     np.testing.assert_array_equal(result[4:6], 0)
     np.testing.assert_allclose(result[6:], x[0, 6:], rtol=1e-6)
+
+
+def test_relu(ops: Ops) -> None:
+    x = np.array([[-1e30, -1.5, -0.0, 0.0, 1.5, 2e5, np.inf, np.nan]], np.float32)
+    result = ops.relu(x)
+    assert result is x
+    np.testing.assert_array_equal(result, [[0, 0, 0, 0, 1.5, 2e5, np.inf, np.nan]])
 
 
 @pytest.mark.parametrize("heads, size", [(2, 32), (3, 64), (2, 20), (1, 5)])

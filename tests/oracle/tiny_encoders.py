@@ -7,13 +7,34 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    CamembertConfig,
+    DistilBertConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("the", "cat", "sat", "on", "mat", "moon", "rain", "##s", "##ing")
 VOCAB = (*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS)
 MAX_POSITIONS = 48
+# Positions begin after the padding id.
+ROBERTA_PADDING, ROBERTA_POSITIONS = 1, MAX_POSITIONS + 2
+FAMILIES: dict[str, type[PreTrainedConfig]] = {
+    "bert": BertConfig,
+    "camembert": CamembertConfig,
+    "distilbert": DistilBertConfig,
+    "roberta": RobertaConfig,
+    "xlm-roberta": XLMRobertaConfig,
+}
 
 
 def config(num_labels: int = 2, **more: object) -> BertConfig:
@@ -42,6 +63,22 @@ def make_classifier(
     return _stirred(BertForSequenceClassification(config(num_labels, **more)))  # type: ignore[return-value]
 
 
+def make_family(model_type: str, num_labels: int = 0, seed: int = 9) -> PreTrainedModel:
+    """A tiny encoder of any family, with a head where there are labels."""
+    torch.manual_seed(seed)
+    sizes: dict[str, object] = {"vocab_size": len(VOCAB), "max_position_embeddings": MAX_POSITIONS}
+    if model_type == "distilbert":
+        sizes |= {"dim": 64, "n_layers": 3, "n_heads": 4, "hidden_dim": 96}
+    else:
+        sizes |= {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+        sizes |= {"intermediate_size": 96}
+        if model_type != "bert":
+            sizes |= {"type_vocab_size": 1, "max_position_embeddings": ROBERTA_POSITIONS}
+    made = FAMILIES[model_type](**sizes, num_labels=num_labels or 2)
+    opened = AutoModelForSequenceClassification if num_labels else AutoModel
+    return _stirred(opened.from_config(made))  # type: ignore[return-value]
+
+
 def _stirred(model: torch.nn.Module) -> torch.nn.Module:
     """A new model's biases are zero and its norms one, which would hide that they are left out."""
     with torch.no_grad():
@@ -50,9 +87,9 @@ def _stirred(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-def save(model: BertModel | BertForSequenceClassification, folder: Path) -> Path:
+def save(model: PreTrainedModel, folder: Path, tokenizer: Tokenizer | None = None) -> Path:
     model.save_pretrained(folder)
-    make_tokenizer().save(str(folder / "tokenizer.json"))
+    (tokenizer or make_tokenizer()).save(str(folder / "tokenizer.json"))
     return folder
 
 
@@ -89,6 +126,46 @@ def make_tokenizer() -> Tokenizer:
     tokenizer.enable_truncation(8)
     tokenizer.enable_padding(length=8)
     return tokenizer
+
+
+def make_byte_tokenizer() -> Tokenizer:
+    """Merges of bytes as RoBERTa's, with pairs of one type."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("c", "a"), ("ca", "t"), ("Ġ", "cat")]
+    words = [*_ROBERTA_SPECIAL, *alphabet, *(a + b for a, b in merges), "<mask>"]
+    vocab = {word: index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(models.BPE(vocab, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([*_ROBERTA_SPECIAL, "<mask>"])
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]), add_prefix_space=False
+    )
+    tokenizer.enable_truncation(8)
+    return tokenizer
+
+
+def make_unigram_tokenizer() -> Tokenizer:
+    """Likely pieces as XLM-RoBERTa's, with ▁ for a space."""
+    pieces = [(word, 0.0) for word in _ROBERTA_SPECIAL]
+    pieces += [(piece, -2.0) for piece in ("▁the", "▁cat", "▁sat", "▁on", "▁mat", "▁rain", "s")]
+    pieces += [("▁", -4.0), *((letter, -6.0) for letter in LETTERS if letter != "s")]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens([*_ROBERTA_SPECIAL, "<mask>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    tokenizer.enable_truncation(8)
+    return tokenizer
+
+
+_ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 
 
 def _write(path: Path, value: object) -> None:

@@ -89,11 +89,11 @@ def read_encoder(reader: WeightReader, engine: EngineConfig, ops: Ops) -> Encode
         )
     config = model.config_from_huggingface(reader.metadata)
     sentence = read_sentence_config(reader.path)
-    limit = min(sentence.max_seq_length or config.num_positions, config.num_positions)
+    limit = min(sentence.max_seq_length or config.max_tokens, config.max_tokens)
     wanted = engine.max_model_len
-    if wanted is not None and wanted > config.num_positions:
+    if wanted is not None and wanted > config.max_tokens:
         raise ConfigError(
-            "engine.max_model_len", wanted, f"1 to {config.num_positions}, this model's positions"
+            "engine.max_model_len", wanted, f"1 to {config.max_tokens}, this model's positions"
         )
     dtype = matrix_dtype(ops, engine.encoder_dtype)
     plan = EncoderPlan(encoder_bytes(config, ops, dtype), wanted or limit, dtype)

@@ -62,13 +62,27 @@ class EncoderRunner:
 
     def _inputs(self, sequences: Sequence[EncoderSequence]) -> EncoderInputs:
         lengths = [len(sequence.token_ids) for sequence in sequences]
-        rows = [np.arange(length, dtype=np.int32) for length in lengths]
-        for row, sequence in zip(rows, sequences, strict=True):
-            if sequence.token_types is not None:
-                row += np.asarray(sequence.token_types, np.int32) * self._model.config.num_positions
+        config = self._model.config
         token_ids = [np.asarray(sequence.token_ids, np.int32) for sequence in sequences]
+        rows = [position_rows(ids, config.padding_id) for ids in token_ids]
+        for row, sequence in zip(rows, sequences, strict=True):
+            if sequence.token_types is not None and config.reads_token_types:
+                row += np.asarray(sequence.token_types, np.int32) * config.num_positions
         starts: Int32 = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         return EncoderInputs(np.concatenate(token_ids), np.concatenate(rows), starts)
+
+
+def position_rows(token_ids: Int32, padding_id: int | None) -> Int32:
+    """Each token's row of the table of positions, of the type 0. Shapes: [n] -> [n].
+
+    With a padding id, rows begin after it, padding keeps its own row and is not counted.
+    Source: transformers, RobertaEmbeddings.create_position_ids_from_input_ids.
+    """
+    if padding_id is None:
+        return np.arange(len(token_ids), dtype=np.int32)
+    is_text = token_ids != padding_id
+    rows: Int32 = (np.cumsum(is_text) * is_text + padding_id).astype(np.int32)
+    return rows
 
 
 def passes(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -69,7 +69,7 @@ def matrix_dtype(ops: Ops, dtype: EncoderDtype) -> EncoderDtype:
 def encoder_bytes(config: EncoderConfig, ops: Ops, dtype: EncoderDtype) -> int:
     """What the weights take in memory."""
     width, inner, layers = config.hidden_size, config.intermediate_size, config.num_layers
-    rows = config.vocab_size + config.num_positions * config.num_token_types
+    rows = config.vocab_size + config.num_positions * max(config.num_token_types, 1)
     size = 2 if matrix_dtype(ops, dtype) == "bf16" else 4
     return rows * width * 4 + layers * (4 * width + 2 * inner) * width * size
 
@@ -104,6 +104,8 @@ class _Loader:
         """Row `type * num_positions + position` is the sum of both embeddings."""
         config, width = self.config, self.config.hidden_size
         positions = self.tensor("positions", (config.num_positions, width)).dequantize()
+        if not config.num_token_types:
+            return QuantTensor.from_array(positions)
         types = self.tensor("token_types", (config.num_token_types, width)).dequantize()
         rows = types[:, None] + positions  # [types, positions, C]
         return QuantTensor.from_array(np.ascontiguousarray(rows.reshape(-1, width)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-ENCODER_TYPES = frozenset({"bert"})
+ENCODER_TYPES = frozenset({"bert", "camembert", "distilbert", "roberta", "xlm-roberta"})
 """The model types of models/registry.py that make vectors and do not generate."""
 
 

@@ -1,14 +1,15 @@
 """Bert: the encoder that MiniLM, bge and e5 share, with or without a classification head.
 
 In: packed weights, whole sequences. Out: the state of every token; the outputs of the head.
-Knows nothing of devices, files, pooling or requests.
+RoBERTa and DistilBERT are it with other numbers. Knows nothing of devices, files, pooling or
+requests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from headrace.core.errors import UnsupportedFormat
 from headrace.models.encoder_config import (
@@ -20,8 +21,6 @@ from headrace.models.encoder_config import (
 from headrace.models.model_config import check_activation, required
 from headrace.ops.protocol import Array, Ops, PackedLinear, PackedTable
 from headrace.ops.step_inputs import EncoderInputs, Int32
-
-CLASSIFIER = "BertForSequenceClassification"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +59,14 @@ class Bert:
     """Layer norms after each block, learned positions, gelu. Source: arXiv 1810.04805."""
 
     model_type = "bert"
+    classifiers: ClassVar[tuple[str, ...]] = ("BertForSequenceClassification",)
 
     @classmethod
     def config_from_huggingface(cls, config: Mapping[str, Any]) -> EncoderConfig:
         """The numbers in config.json. Raises: ModelFileError, UnsupportedFormat."""
         check_activation(config, "hidden_act", ("gelu",))
         _refuse_others(config)
-        is_classifier = CLASSIFIER in (config.get("architectures") or ())
+        is_classifier = not set(cls.classifiers).isdisjoint(config.get("architectures") or ())
         labels = read_labels(config) if is_classifier else ()
         return EncoderConfig(
             model_type=cls.model_type,
@@ -107,8 +107,12 @@ class Bert:
         Shapes: states [T, C]; first_rows [R] -> [R, labels].
         """
         first = self.ops.take_rows(states, first_rows)
-        pooled = self.ops.tanh(self.ops.linear(first, self.weights.pooler))
+        pooled = self.activate(self.ops.linear(first, self.weights.pooler))
         return self.ops.linear(pooled, self.weights.classifier)
+
+    def activate(self, pooled: Array) -> Array:
+        """The activation between a head's two linears. Mutates: pooled [R, C]."""
+        return self.ops.tanh(pooled)
 
 
 def _refuse_others(config: Mapping[str, Any]) -> None:

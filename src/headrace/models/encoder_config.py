@@ -17,9 +17,11 @@ from headrace.ops.protocol import AttentionSpec
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
-    """Units: sizes in elements, `num_positions` in tokens.
+    """Units: sizes in elements.
 
-    `labels` are the outputs of a classification head, none without one.
+    `num_positions` is rows of the table. `padding_id`: where there is one, positions begin after it
+    and padding among the tokens is not counted. `reads_token_types`: whether the second text of a
+    pair has a type of its own. `labels` are the outputs of a classification head, none without one.
     """
 
     model_type: str
@@ -31,8 +33,15 @@ class EncoderConfig:
     num_token_types: int
     layer_norm_eps: float
     attention: AttentionSpec
+    padding_id: int | None = None
+    reads_token_types: bool = True
     labels: tuple[str, ...] = ()
     problem_type: ProblemType | None = None
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest input."""
+        return self.num_positions - (0 if self.padding_id is None else self.padding_id + 1)
 
 
 def encoder_attention(config: Mapping[str, Any]) -> AttentionSpec:

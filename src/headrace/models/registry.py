@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from headrace.core.errors import UnsupportedFormat
 from headrace.models.bert import Bert
+from headrace.models.distilbert import DistilBert
 from headrace.models.gemma2 import Gemma2
 from headrace.models.gemma3 import Gemma3
 from headrace.models.llama import Llama
@@ -15,6 +16,7 @@ from headrace.models.qwen2 import Qwen2
 from headrace.models.qwen2_moe import Qwen2Moe
 from headrace.models.qwen3 import Qwen3
 from headrace.models.qwen3_moe import Qwen3Moe
+from headrace.models.roberta import Roberta
 
 MODELS: Mapping[str, type[Llama]] = {
     "llama": Llama,
@@ -34,6 +36,10 @@ MODELS: Mapping[str, type[Llama]] = {
 
 ENCODERS: Mapping[str, type[Bert]] = {
     "bert": Bert,
+    "camembert": Roberta,
+    "distilbert": DistilBert,
+    "roberta": Roberta,
+    "xlm-roberta": Roberta,
 }
 
 
@@ -45,9 +51,11 @@ def model_class(architecture: str) -> type[Llama]:
         if architecture in ENCODERS:
             raise UnsupportedFormat(
                 f"The architecture {architecture!r} is an encoder: it makes vectors and does not "
-                "answer. Use `headrace embed`, headrace.Embedder, or serve it for /v1/embeddings."
+                "answer. Give its Hugging Face folder to `headrace embed` or headrace.Embedder, or "
+                "serve that for /v1/embeddings."
             ) from None
         known = ", ".join(sorted(MODELS))
         raise UnsupportedFormat(
-            f"The architecture {architecture!r} is not supported; known: {known}."
+            f"The architecture {architecture!r} is not supported; known: {known}; encoders: "
+            f"{', '.join(ENCODERS)}."
         ) from None

@@ -285,6 +285,10 @@ class Ops(Protocol):
         """Mutates: x [R, C], which it returns."""
         ...
 
+    def relu(self, x: Array) -> Array:
+        """max(x, 0). Mutates: x [R, C], which it returns."""
+        ...
+
     def rope(
         self,
         qkv: Array,

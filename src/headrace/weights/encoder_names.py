@@ -1,36 +1,87 @@
 """Which tensor of a Hugging Face folder is which of an encoder's.
 
 In: an open folder and a layer count. Out: our name -> the file's. Our names: `embed`, `positions`,
-`token_types`, `norm`, `layers.{i}.` with q, k, v, o, up, down, attn_norm and mlp_norm, `pooler`,
-`classifier`; each but the tables has `.weight` and `.bias`. Knows nothing of shapes or packing.
+`token_types` where there are some, `norm`, `layers.{i}.` with q, k, v, o, up, down, attn_norm and
+mlp_norm, `pooler`, `classifier`; each but the tables has `.weight` and `.bias`. Knows nothing of
+shapes or packing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.weights.names import MAX_LAYERS
 from headrace.weights.weight_reader import WeightReader
 
-_TABLES = {
-    "embed": "embeddings.word_embeddings.weight",
-    "positions": "embeddings.position_embeddings.weight",
-    "token_types": "embeddings.token_type_embeddings.weight",
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What a family calls its tensors. `prefix` is before all but the head's, or before none.
+
+    `has_types`: a table of token types. `pooler`, `classifier`: the linears of a head. `unused`:
+    what a vector does not need: counted positions, the pooler, heads of the training.
+    """
+
+    prefix: str
+    layers: str
+    layer: Mapping[str, str]
+    pooler: str
+    classifier: str
+    unused: tuple[str, ...]
+    has_types: bool = True
+
+
+_BERT = _Names(
+    prefix="bert.",
+    layers="encoder.layer",
+    layer={
+        "q": "attention.self.query",
+        "k": "attention.self.key",
+        "v": "attention.self.value",
+        "o": "attention.output.dense",
+        "attn_norm": "attention.output.LayerNorm",
+        "up": "intermediate.dense",
+        "down": "output.dense",
+        "mlp_norm": "output.LayerNorm",
+    },
+    pooler="{prefix}pooler.dense",
+    classifier="classifier",
+    unused=("embeddings.position_ids", "pooler.", "cls."),
+)
+_ROBERTA = replace(
+    _BERT,
+    prefix="roberta.",
+    pooler="classifier.dense",
+    classifier="classifier.out_proj",
+    unused=("embeddings.position_ids", "pooler.", "lm_head."),
+)
+_DISTILBERT = _Names(
+    prefix="distilbert.",
+    layers="transformer.layer",
+    layer={
+        "q": "attention.q_lin",
+        "k": "attention.k_lin",
+        "v": "attention.v_lin",
+        "o": "attention.out_lin",
+        "attn_norm": "sa_layer_norm",
+        "up": "ffn.lin1",
+        "down": "ffn.lin2",
+        "mlp_norm": "output_layer_norm",
+    },
+    pooler="pre_classifier",
+    classifier="classifier",
+    unused=("embeddings.position_ids", "vocab_"),
+    has_types=False,
+)
+_FAMILIES: Mapping[str, _Names] = {
+    "bert": _BERT,
+    "camembert": _ROBERTA,
+    "distilbert": _DISTILBERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
 }
-_TOP = {"norm": "embeddings.LayerNorm", "pooler": "pooler.dense"}
-_LAYER = {
-    "q": "attention.self.query",
-    "k": "attention.self.key",
-    "v": "attention.self.value",
-    "o": "attention.output.dense",
-    "attn_norm": "attention.output.LayerNorm",
-    "up": "intermediate.dense",
-    "down": "output.dense",
-    "mlp_norm": "output.LayerNorm",
-}
-# What a vector does not need: counted positions, the pooler, heads of the training.
-_UNUSED = ("embeddings.position_ids", "pooler.", "cls.")
 
 
 def encoder_names(reader: WeightReader, num_layers: int, has_classifier: bool) -> dict[str, str]:
@@ -40,21 +91,26 @@ def encoder_names(reader: WeightReader, num_layers: int, has_classifier: bool) -
     """
     if not 1 <= num_layers <= MAX_LAYERS:
         raise ModelFileError(f"the model claims {num_layers} layers; allowed: 1 to {MAX_LAYERS}.")
+    family = _FAMILIES[reader.architecture]
     present = frozenset(reader.names())
-    prefix = "bert." if any(name.startswith("bert.") for name in present) else ""
-    found = {ours: prefix + theirs for ours, theirs in _TABLES.items()}
-    modules = {ours: prefix + theirs for ours, theirs in _TOP.items()}
+    prefix = family.prefix if any(name.startswith(family.prefix) for name in present) else ""
+    found = {
+        "embed": f"{prefix}embeddings.word_embeddings.weight",
+        "positions": f"{prefix}embeddings.position_embeddings.weight",
+    }
+    if family.has_types:
+        found["token_types"] = f"{prefix}embeddings.token_type_embeddings.weight"
+    modules = {"norm": f"{prefix}embeddings.LayerNorm"}
     for layer in range(num_layers):
-        for ours, theirs in _LAYER.items():
-            modules[f"layers.{layer}.{ours}"] = f"{prefix}encoder.layer.{layer}.{theirs}"
+        for ours, theirs in family.layer.items():
+            modules[f"layers.{layer}.{ours}"] = f"{prefix}{family.layers}.{layer}.{theirs}"
     if has_classifier:
-        modules["classifier"] = "classifier"
-    else:
-        del modules["pooler"]
+        modules["pooler"] = family.pooler.format(prefix=prefix)
+        modules["classifier"] = family.classifier
     for ours, theirs in modules.items():
         found[f"{ours}.weight"] = _spelled(present, f"{theirs}.weight", f"{theirs}.gamma")
         found[f"{ours}.bias"] = _spelled(present, f"{theirs}.bias", f"{theirs}.beta")
-    _refuse_unread(reader, found, prefix)
+    _refuse_unread(reader, found, prefix, family.unused)
     return found
 
 
@@ -63,10 +119,12 @@ def _spelled(present: frozenset[str], name: str, old_name: str) -> str:
     return old_name if old_name in present else name
 
 
-def _refuse_unread(reader: WeightReader, found: Mapping[str, str], prefix: str) -> None:
+def _refuse_unread(
+    reader: WeightReader, found: Mapping[str, str], prefix: str, unused: tuple[str, ...]
+) -> None:
     read = frozenset(found.values())
     for name in reader.names():
-        if name not in read and not name.removeprefix(prefix).startswith(_UNUSED):
+        if name not in read and not name.removeprefix(prefix).startswith(unused):
             raise UnsupportedFormat(
                 f"{reader.path} has the tensor {name!r}, which an encoder of BERT's form does not "
                 "use; running without it would give wrong answers."

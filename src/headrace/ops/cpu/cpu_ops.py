@@ -165,6 +165,9 @@ class CpuOps:
     def tanh(self, x: Float32) -> Float32:
         return np.tanh(x, out=x)
 
+    def relu(self, x: Float32) -> Float32:
+        return np.maximum(x, 0, out=x)
+
     def rope(
         self,
         qkv: Float32,

@@ -208,6 +208,9 @@ class CudaOps:
     def tanh(self, x: Tensor) -> Tensor:
         return x.tanh_()
 
+    def relu(self, x: Tensor) -> Tensor:
+        return x.relu_()
+
     def attention_packed(self, qkv: Tensor, query_start: Int32, spec: AttentionSpec) -> Tensor:
         heads = qkv.view(len(qkv), 3, spec.num_heads, spec.head_size).permute(1, 2, 0, 3)
         out = torch.empty_like(heads[0])  # [H, T, D]

@@ -140,6 +140,9 @@ class ReferenceOps:
     def tanh(self, x: Floats) -> Floats:
         return np.tanh(x, out=x)
 
+    def relu(self, x: Floats) -> Floats:
+        return np.maximum(x, 0, out=x)
+
     def rope(
         self,
         qkv: Floats,
