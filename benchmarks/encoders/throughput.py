@@ -96,7 +96,7 @@ WORDS = [
     "carrying",
     "bread",
 ]
-COSINE = {"f32": 1 - 1e-6, "bf16": 1 - 1e-3}
+COSINE = {"f32": 1 - 1e-6, "bf16": 1 - 1e-3, "q8_0": 1 - 2e-3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,7 @@ def engines(folder: Path, threads: int) -> list[Engine]:
     return [
         Engine("headrace", "f32", (*ours, "f32")),
         Engine("headrace", "bf16", (*ours, "bf16")),
+        Engine("headrace", "q8_0", (*ours, "q8_0")),
         Engine("onnxruntime", "f32", (*orts, tokens, onnx)),
         Engine("transformers", "f32", (*torchs, "f32", tokens)),
         Engine("transformers", "bf16", (*torchs, "bf16", tokens)),

@@ -12,7 +12,7 @@ import torch
 from transformers import BertForSequenceClassification, BertModel
 
 from headrace.core.config import EncoderDtype
-from headrace.core.errors import UnsupportedFormat
+from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.executor.encoder_runner import EncoderRunner, EncoderSequence
 from headrace.executor.load_encoder import load_encoder
 from headrace.models.bert import Bert
@@ -91,14 +91,31 @@ def test_vectors_are_those_of_transformers(
     np.testing.assert_allclose(vectors, expected_vectors(encoder, pooling), atol=FLOAT32)
 
 
+@pytest.mark.parametrize(("dtype", "far"), [("bf16", 1e-4), ("q8_0", 1e-3)])
 @pytest.mark.parametrize("isa", ISAS)
-def test_bf16_keeps_the_direction(folder: Path, encoder: BertModel, isa: str) -> None:
-    runner = open_runner(folder, make_cpu_ops(isa), "bf16")
+def test_rounded_matrices_keep_the_direction(
+    folder: Path, encoder: BertModel, isa: str, dtype: EncoderDtype, far: float
+) -> None:
+    runner = open_runner(folder, make_cpu_ops(isa), dtype)
     vectors = runner.vectors(sequences(), ["mean"] * len(LENGTHS))
-    assert cosines(vectors, expected_vectors(encoder, "mean")).min() > 1 - 1e-4
+    assert cosines(vectors, expected_vectors(encoder, "mean")).min() > 1 - far
 
 
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("dtype", ["bf16", "q8_0"])
+def test_weights_that_cannot_be_rounded(
+    tmp_path: Path, encoder: BertModel, dtype: EncoderDtype
+) -> None:
+    save(encoder, tmp_path)
+    safetensors = pytest.importorskip("safetensors.torch")
+    tensors = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    name = "encoder.layer.1.output.dense.weight"
+    tensors[name][3, 4] = float("nan")
+    safetensors.save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ModelFileError, match=rf"{name}.*{dtype}.*finite.*encoder_dtype = f32"):
+        open_runner(tmp_path, ReferenceOps(), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "q8_0"])
 @pytest.mark.parametrize("isa", ISAS)
 def test_a_vector_does_not_depend_on_its_neighbours(
     folder: Path, isa: str, dtype: EncoderDtype

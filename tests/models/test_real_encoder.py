@@ -32,7 +32,7 @@ def expected(folder: Path) -> np.ndarray:
     return torch.nn.functional.normalize(torch.stack(rows).double(), dim=1).numpy()
 
 
-@pytest.mark.parametrize(("dtype", "far"), [("f32", 1e-9), ("bf16", 1e-4)])
+@pytest.mark.parametrize(("dtype", "far"), [("f32", 1e-9), ("bf16", 1e-4), ("q8_0", 1e-3)])
 def test_vectors_are_those_of_transformers(minilm_path: Path, dtype: str, far: float) -> None:
     with Embedder(minilm_path, num_threads=2, encoder_dtype=dtype) as embedder:
         vectors = embedder.embed(TEXTS)

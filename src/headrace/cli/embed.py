@@ -84,7 +84,7 @@ def embed(
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(metavar="TYPE", help="Matrices in f32 or bf16. Default: auto."),
+        typer.Option(metavar="TYPE", help="Matrices in f32, bf16 or q8_0 (8 bits). Default: auto."),
     ] = None,
     memory: MemoryOption = None,
     threads: ThreadsOption = None,

@@ -1,7 +1,7 @@
 """Weights of an encoder: from the tensors of a folder to packed matrices.
 
-In: a WeightReader, an EncoderConfig, the device's ops. Out: EncoderWeights. Matrices are kept in
-one of two forms: float32, or bf16 where the device multiplies that.
+In: a WeightReader, an EncoderConfig, the device's ops. Out: EncoderWeights. Matrices are rounded to
+what the caller wants them to be multiplied in; those of a head stay in float32.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.core.config import EncoderDtype
+from headrace.core.errors import ModelFileError
 from headrace.executor.load import check_shape
 from headrace.models.bert import EncoderLayer, EncoderWeights, LayerNorm
 from headrace.models.encoder_config import EncoderConfig
 from headrace.ops.protocol import Ops, PackedLinear
+from headrace.quant.format import FORMATS
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.quant.quantize import quantize
 from headrace.weights.encoder_names import encoder_names
@@ -70,8 +72,9 @@ def encoder_bytes(config: EncoderConfig, ops: Ops, dtype: EncoderDtype) -> int:
     """What the weights take in memory."""
     width, inner, layers = config.hidden_size, config.intermediate_size, config.num_layers
     rows = config.vocab_size + config.num_positions * max(config.num_token_types, 1)
-    size = 2 if matrix_dtype(ops, dtype) == "bf16" else 4
-    return rows * width * 4 + layers * (4 * width + 2 * inner) * width * size
+    block = FORMATS[matrix_dtype(ops, dtype)]
+    matrices = layers * (4 * width + 2 * inner) * width
+    return rows * width * 4 + matrices * block.block_bytes // block.block_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +117,10 @@ class _Loader:
         tensor = self.tensor(name, shape)
         if tensor.format.name == self.dtype:
             return tensor
-        return quantize(tensor.dequantize(), self.dtype)
+        try:
+            return quantize(tensor.dequantize(), self.dtype)
+        except ValueError as error:
+            raise ModelFileError(
+                f"{self.reader.path}: {self.names[name]!r} cannot be kept in {self.dtype}: "
+                f"{error}. encoder_dtype = f32 keeps what there is."
+            ) from error
