@@ -17,7 +17,7 @@ import numpy as np
 
 from headrace.convert.format_plan import SourceTensor, fitting, is_rounded
 from headrace.convert.quantize_file import Source
-from headrace.core.errors import InvalidParameter
+from headrace.core.errors import InvalidParameter, ModelFileError
 from headrace.quant.format import FORMATS
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.quant.scale_search import Floats, search, weighted_error
@@ -41,7 +41,8 @@ def plan_mixed(
 ) -> dict[str, str]:
     """The format of each tensor, of at most this many bits per weight in all.
 
-    Raises: InvalidParameter for a budget that 4 bits everywhere exceed.
+    Raises: InvalidParameter for a budget that 4 bits everywhere exceed; ModelFileError for weights
+    that cannot be rounded.
     """
     ladders = {t.name: _ladder(source, t, importance.get(t.name)) for t in source.tensors}
     budget = bits_per_weight / 8 * sum(math.prod(tensor.shape) for tensor in source.tensors)
@@ -92,7 +93,11 @@ def _ladder(source: Source, tensor: SourceTensor, importance: Floats | None) -> 
         fmt = FORMATS[name]
         if fmt.bits_per_weight >= tensor.format.bits_per_weight:
             break
-        noise = weighted_error(x, search(x, name, importance), importance)
+        try:
+            rounded = search(x, name, importance)
+        except ValueError as error:
+            raise ModelFileError(f"{tensor.name} cannot be stored as {name}: {error}.") from error
+        noise = weighted_error(x, rounded, importance)
         steps.append(_Step(name, stored.num_rows * fmt.row_bytes(width), noise))
     source.release()
     is_float = tensor.format.bits_per_weight >= 16

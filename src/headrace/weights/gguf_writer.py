@@ -7,6 +7,7 @@ Source: ggml, docs/gguf.md, "File Structure".
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import struct
@@ -61,7 +62,11 @@ class GgufWriter:
         head = encode_head(keys, self._tensors)
         self._head_bytes = len(head)
         self._file = self._partial.open("w+b")
-        self._file.write(head)
+        try:
+            self._file.write(head)
+        except OSError:
+            self._give_up()
+            raise
 
     def __enter__(self) -> GgufWriter:
         return self
@@ -72,13 +77,21 @@ class GgufWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None and self._num_written == len(self._tensors):
+        if kind is not None or self._num_written != len(self._tensors):
+            self._give_up()
+            return
+        try:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
             self._partial.replace(self.path)
-            return
-        self._file.close()
+        except OSError:
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk does not take what is still buffered
+            self._file.close()
         self._partial.unlink(missing_ok=True)
 
     def write(self, tensor: QuantTensor) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headrace.convert.format_plan import SourceTensor
 from headrace.convert.mixed_plan import plan_mixed
-from headrace.core.errors import InvalidParameter
+from headrace.core.errors import InvalidParameter, ModelFileError
 from headrace.quant.format import FORMATS
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.weights.gguf_writer import KeyValue
@@ -87,3 +87,11 @@ def test_importance_decides_between_equal_tensors() -> None:
 def test_a_budget_below_four_bits_is_refused_with_the_least() -> None:
     with pytest.raises(InvalidParameter, match=r"--bits is 3\.0; allowed: at least 5\.01"):
         plan_mixed(MODEL, 3.0, {})
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e38])
+def test_weights_that_cannot_be_rounded_are_named(wrong: float) -> None:
+    broken = ROUGH.copy()
+    broken[0, 7] = wrong
+    with pytest.raises(ModelFileError, match=r"blk\.0\.ffn_down\.weight .* as q4_k"):
+        plan_mixed(Tensors({"blk.0.ffn_down.weight": broken}), 6, {})

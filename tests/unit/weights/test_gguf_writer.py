@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import gguf
@@ -125,3 +126,20 @@ def test_keys_are_filled_in_once_the_tensors_are_there(tmp_path: Path) -> None:
     assert list(reader.metadata["x.values"]) == [0.5, -1.5]
     assert reader.tensor("a.weight").data.tobytes() == tensor.data.tobytes()
     reader.close()
+
+
+@pytest.mark.parametrize("room", [100, 70_000])
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, room: int) -> None:
+    """Whether it is full at the head, or at what is buffered to the end."""
+    tensor = QuantTensor.from_array(np.ones((4096, 16), np.float32))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with (
+            pytest.raises(OSError, match="too large"),
+            GgufWriter(tmp_path / "m.gguf", KEYS, [plan_of("a", tensor)]) as writer,
+        ):
+            writer.write(tensor)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
