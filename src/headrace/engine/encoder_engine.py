@@ -41,6 +41,7 @@ from headrace.executor.encoder_runner import MAX_PASS_TOKENS, EncoderSequence
 logger = logging.getLogger(__name__)
 
 _Result = tuple[float, ...]
+_STOPPED = "The engine was stopped."
 _DOES = {
     "embed": ("makes vectors of texts", "/v1/embeddings"),
     "classify": ("classifies texts", "/classify, /score or /rerank"),
@@ -75,6 +76,7 @@ class EncoderEngine:
         self._jobs: dict[_Job, None] = {}
         self._state = "starting"
         self._detail = ""
+        self._has_ended = False  # nobody reads the inbox any more
         # Clear while it is paused; who holds the lock may begin a pass, or knows that none runs.
         self._may_run = Event()
         self._may_run.set()
@@ -108,7 +110,7 @@ class EncoderEngine:
             return Health("paused", PAUSED, is_recovering=True)
         if self._state in ("ready", "starting", "draining"):
             return Health(self._state)  # type: ignore[arg-type]
-        return Health("dead", self._detail or "The engine was stopped.")
+        return Health("dead", self._detail or _STOPPED)
 
     def pause(self, mode: PauseMode, *, clear_cache: bool = True) -> Awaitable[bool]:
         """See core.backend.EngineControl. There is no cache; a pass that runs is finished."""
@@ -155,7 +157,8 @@ class EncoderEngine:
         self._may_run.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
-        self._text_pool.shutdown(wait=False, cancel_futures=True)
+        # Texts that wait there end with an error of their own, once they are tokenized.
+        self._text_pool.shutdown(wait=False)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend."""
@@ -167,12 +170,10 @@ class EncoderEngine:
         try:
             sequence = await loop.run_in_executor(self._text_pool, self._tokenize, request)
             job = _Job(request, sequence, pooling, loop.create_future(), loop, arrived_at_s)
+            self._submit(job)
         except BaseException:
             self._leave_room([None])
             raise
-        with self._lock:
-            self._jobs[job] = None
-        self._inbox.put(job)
         return self._stream(job)
 
     async def activity(self) -> list[ModelActivity]:
@@ -241,10 +242,18 @@ class EncoderEngine:
         )
         return sequence
 
+    def _submit(self, job: _Job) -> None:
+        """Raises: BackendError where the engine was stopped while the text was tokenized."""
+        with self._lock:
+            if self._has_ended:
+                raise BackendError(_STOPPED, retryable=True)
+            self._jobs[job] = None
+            self._inbox.put(job)
+
     def _take_room(self) -> None:
         """Raises: CapacityError, EngineDied."""
         if self._state == "dead":
-            raise EngineDied(self._detail or "The engine was stopped.", retryable=True)
+            raise EngineDied(self._detail or _STOPPED, retryable=True)
         if self._state != "ready":
             reason = "is not started" if self._state == "starting" else "is shutting down"
             raise CapacityError(f"The engine {reason}. Try again later.", is_full=False)
@@ -317,11 +326,13 @@ class EncoderEngine:
         return [tuple(row) for row in rows.tolist()]
 
     def _end(self, waiting: list[_Job]) -> None:
+        with self._lock:
+            self._has_ended = True
         while not self._inbox.empty():
             job = self._inbox.get()
             if job is not None:
                 waiting.append(job)
-        ended = BackendError("The engine was stopped.", retryable=True)
+        ended = BackendError(_STOPPED, retryable=True)
         self._leave_room(waiting)
         _deliver(waiting, [ended] * len(waiting))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -20,6 +22,7 @@ from headrace.core.errors import (
 )
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
+from headrace.engine.encoder_model import EncoderModel
 from headrace.launch.engine_backend import EngineBackend
 
 
@@ -143,3 +146,26 @@ async def test_a_paused_encoder_can_be_stopped(backend: EngineBackend) -> None:
     await backend.stop()
     with pytest.raises(BackendError, match="stopped"):
         await waiting
+
+
+async def test_stopped_while_texts_are_tokenized(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One text is in the tokenizer's thread and one waits for it: both end, with an error."""
+    backend = open_backend(folder)
+    await backend.start()
+    may_go_on = threading.Event()
+    tokenize = EncoderModel.tokenize
+
+    def slow(*args: Any, **options: Any) -> Any:
+        may_go_on.wait(60)
+        return tokenize(*args, **options)
+
+    monkeypatch.setattr(EncoderModel, "tokenize", slow)
+    asked = [asyncio.create_task(answer(backend, ask())) for _ in range(2)]
+    await asyncio.sleep(0)
+    await backend.stop()
+    may_go_on.set()
+    async with asyncio.timeout(60):
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(end) for end in ends] == [BackendError, BackendError]
