@@ -101,6 +101,8 @@ class Embedder:
         """
         batch: list[Any] = as_inputs(inputs)
         prompt = self._prompt(prompt_name)
+        if prompt_name is not None and not all(isinstance(each, str) for each in batch):
+            raise InvalidParameter("prompt_name", prompt_name, "nothing beside token ids")
         if prompt:
             batch = [prompt + each if isinstance(each, str) else each for each in batch]
         if pooling is not None and pooling not in _POOLINGS:
@@ -161,10 +163,12 @@ class Embedder:
     ) -> Vectors:
         if self._encoder is None:
             if truncate is not None:
-                raise InvalidParameter("truncate", truncate, "nothing, with a language model")
+                allowed = "nothing, with a language model"
+                raise InvalidParameter("truncate_prompt_tokens", truncate, allowed)
             if pooling == "cls":
                 raise InvalidParameter("pooling", pooling, "mean or last, of a language model")
-            return np.asarray(self._open_llm().embed(batch, pooling), np.float32)  # type: ignore[arg-type]
+            rows = self._open_llm().embed(batch, pooling)  # type: ignore[arg-type]
+            return np.asarray(rows, np.float32).reshape(len(batch), self.vector_size)
         if self.labels:
             raise RequestError(f"{self.name} classifies and makes no vectors.", "model")
         names = [f"inputs[{index}]" for index in range(len(batch))]

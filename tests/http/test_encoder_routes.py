@@ -99,8 +99,9 @@ def test_bits_do_not_depend_on_the_call(client: httpx.Client) -> None:
 def test_nothing_is_cut_unasked(client: httpx.Client, embedder: Embedder) -> None:
     text = "rain " * 50
     error = refusal(post(client, ["cat", text]))
-    assert error["code"] == "context_length_exceeded" and error["param"] == "input"
+    assert error["code"] == "context_length_exceeded" and error["param"] == "input[1]"
     assert "40 tokens" in error["message"] and "52 tokens" in error["message"]
+    assert refusal(post(client, text))["param"] == "input"
     cut = post(client, text, truncate_prompt_tokens=-1)
     assert cut.json()["usage"]["prompt_tokens"] == 40
     np.testing.assert_allclose(vectors(cut), embedder.embed("rain " * 38), atol=1e-7)
@@ -117,6 +118,9 @@ def test_nothing_is_cut_unasked(client: httpx.Client, embedder: Embedder) -> Non
         ({"pooling": "max"}, "pooling"),
         ({"prompt_name": "passage"}, "prompt_name"),
         ({"input": [5, 100000]}, "input"),
+        ({"input": [[5], [5, 100000]]}, "input[1]"),
+        ({"input": [5, 6], "prompt_name": "query"}, "prompt_name"),
+        ({"input": "a b c", "truncate_prompt_tokens": 1}, "truncate_prompt_tokens"),
         ({"input": []}, "input"),
     ],
 )

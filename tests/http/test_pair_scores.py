@@ -107,6 +107,9 @@ def test_a_pair_is_cut_only_when_asked(reranker: Served) -> None:
     long = "rain " * 60
     error = post(server, "/score", text_1=QUERY, text_2=long).json()["error"]
     assert error["code"] == "context_length_exceeded" and "48 tokens" in error["message"]
+    assert error["param"] == "text_2"
+    error = post(server, "/rerank", query=QUERY, documents=["cats", long]).json()["error"]
+    assert error["param"] == "documents[1]"
     cut = post(server, "/score", text_1=QUERY, text_2=long, truncate_prompt_tokens=-1).json()
     assert cut["usage"]["total_tokens"] == 48
 

@@ -106,6 +106,8 @@ def embed(
         raise ConfigError("--format", "npy", "jsonl or json on a terminal", "Give --output FILE.")
     if texts and file is not None:
         raise ConfigError("--file", str(file), "nothing beside TEXT")
+    if file is not None and output is not None and _is_same(file, output):
+        raise ConfigError("--output", str(output), "another file than --file")
     flags = {
         "engine.memory_bytes": memory,
         "engine.num_threads": threads,
@@ -133,6 +135,11 @@ def embed(
     )
     with embedder_class(model, config=config) as embedder:
         run.embed_all(embedder, inputs, output, options)
+
+
+def _is_same(file: Path, output: Path) -> bool:
+    """Whether writing one would empty the other."""
+    return file.exists() and output.exists() and file.samefile(output)
 
 
 def _choose(flag: str, value: str, allowed: tuple[str, ...]) -> Any:

@@ -61,7 +61,8 @@ def _read_lines(
         for number, raw in enumerate(source, 1):
             place = f"{name}, line {number}"
             try:
-                line = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                line = line.removesuffix("\n").removesuffix("\r")
             except UnicodeDecodeError as error:
                 raise not_utf8(error, f"{place}:") from None
             if input_format == "lines":

@@ -16,11 +16,18 @@ import numpy as np
 import typer
 
 from headrace.cli.embed_lines import InputLine
-from headrace.core.errors import ContextTooLong, RequestError
+from headrace.core.errors import ContextTooLong, InvalidParameter, RequestError
 from headrace.embedder import Embedder, Vectors
 
 TEXTS_AT_ONCE = 256
 _NOTE_EVERY_S = 0.5
+# What is wrong with an argument is wrong with the flag that gave it.
+_FLAGS = {
+    "prompt_name": "--prompt-name",
+    "pooling": "--pooling",
+    "dimensions": "--dimensions",
+    "truncate_prompt_tokens": "--truncate",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,8 @@ def _embed(embedder: Embedder, lines: Sequence[InputLine], arguments: Mapping[st
         return embedder.embed([line.text for line in lines], **arguments)
     except RequestError as error:
         param = error.param or ""
+        if isinstance(error, InvalidParameter) and param in _FLAGS:
+            raise InvalidParameter(_FLAGS[param], error.value, error.allowed, error.hint) from None
         if not param.startswith("inputs["):
             raise
         line = lines[int(param.removeprefix("inputs[").removesuffix("]"))]

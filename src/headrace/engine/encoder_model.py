@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from headrace.core.config import EncoderDtype, EngineConfig
 from headrace.core.errors import (
@@ -132,8 +133,10 @@ class EncoderModel:
         Raises: ContextTooLong, InvalidParameter, RequestError.
         """
         keep = self._check_truncate(truncate)
-        texts = [each for each in inputs if _is_text(each)]
-        made = iter(self.encoder.encode(texts, add_special_tokens, keep))  # type: ignore[arg-type]
+        texts: list[Any] = [each for each in inputs if _is_text(each)]
+        if self.facts.sentence.is_lowered:
+            texts = [_lowered(each) for each in texts]
+        made = iter(self.encoder.encode(texts, add_special_tokens, keep))
         sequences = []
         for index, each in enumerate(inputs):
             name = names[index] if names else "prompt"
@@ -163,6 +166,8 @@ class EncoderModel:
 
     def _checked_ids(self, token_ids: Sequence[int], name: str) -> Sequence[int]:
         size = self.facts.config.vocab_size
+        if not isinstance(token_ids, Sequence) or isinstance(token_ids, bytes):
+            raise InvalidParameter(name, token_ids, "a text, a pair of texts or token ids")
         for token_id in token_ids:
             if type(token_id) is not int or not 0 <= token_id < size:
                 allowed = f"token ids of this model, 0 to {size - 1}"
@@ -192,6 +197,10 @@ def load_encoder_model(
 def _is_text(each: EncoderInput) -> bool:
     """A text or a pair of texts, and not token ids."""
     return isinstance(each, str) or (isinstance(each, tuple) and bool(each) and _is_pair(each))
+
+
+def _lowered(each: str | tuple[str, str]) -> str | tuple[str, ...]:
+    return each.lower() if isinstance(each, str) else tuple(text.lower() for text in each)
 
 
 def _is_pair(each: tuple[object, ...]) -> bool:

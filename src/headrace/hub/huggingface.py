@@ -53,6 +53,10 @@ _FOLDER_NAMES = frozenset(
         # How sentence-transformers makes a vector.
         "modules.json",
         "sentence_bert_config.json",
+        "sentence_camembert_config.json",
+        "sentence_distilbert_config.json",
+        "sentence_roberta_config.json",
+        "sentence_xlm-roberta_config.json",
         "config_sentence_transformers.json",
         "1_Pooling/config.json",
     }

@@ -9,15 +9,14 @@ from __future__ import annotations
 import base64
 import math
 import struct
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
 from headrace.core.backend import ModelInfo
-from headrace.core.errors import BackendError
+from headrace.core.errors import BackendError, InvalidParameter
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.usage import Usage
-from headrace.server.error_responses import worded
 from headrace.server.generation_schema import refuse_unsupported, unknown_names, validate
 from headrace.server.openai_completions_schema import parse_prompts
 from headrace.server.openai_embeddings_schema import (
@@ -37,7 +36,6 @@ from headrace.server.services import Call, Services
 
 # Of one call at a time: enough to fill steps, too few to fill the queue.
 _WINDOW = 64
-_WIRE_NAMES = {"prompt": "input"}
 
 Vector = tuple[float, ...]
 
@@ -73,7 +71,8 @@ async def create_embeddings(services: Services, call: Call) -> JsonReply:
     requests = _make_requests(fields, model)
     data: list[EmbeddingBody] = []
     num_tokens = 0
-    async for vector, usage in each_vector(services, requests, _WIRE_NAMES):
+    names = input_names(fields.input, len(requests))
+    async for vector, usage in each_vector(services, requests, names):
         data.append(EmbeddingBody(len(data), word_vector(vector, fields)))
         num_tokens += usage.input_tokens
     body = EmbeddingList(data, fields.model, EmbeddingUsage(num_tokens, num_tokens))
@@ -83,6 +82,8 @@ async def create_embeddings(services: Services, call: Call) -> JsonReply:
 
 def _make_requests(fields: EmbeddingFields, model: ModelInfo) -> list[GenerateRequest]:
     inputs = parse_prompts(fields.input, MAX_INPUTS, "input", "")
+    if fields.prompt_name is not None and not all(isinstance(each, str) for each in inputs):
+        raise InvalidParameter("prompt_name", fields.prompt_name, "nothing beside token ids")
     answer_id = response_id("embd", None)
     prefix = prompt_of(fields, model)
     return [
@@ -101,35 +102,42 @@ def _make_requests(fields: EmbeddingFields, model: ModelInfo) -> list[GenerateRe
     ]
 
 
+def input_names(value: object, num_inputs: int) -> list[str]:
+    """What callers call each of their inputs."""
+    if isinstance(value, list) and not isinstance(value[0], int):
+        return [f"input[{index}]" for index in range(num_inputs)]
+    return ["input"]
+
+
 async def each_vector(
-    services: Services, requests: Sequence[GenerateRequest], wire_names: Mapping[str, str]
+    services: Services, requests: Sequence[GenerateRequest], names: Sequence[str]
 ) -> AsyncIterator[tuple[Vector, Usage]]:
     """Vector and usage of each request, in their order; a window of them runs at a time.
 
-    `wire_names`: what the caller calls a field of the request. Raises: RequestError, CapacityError,
+    `names`: what the caller calls the text of each. Raises: RequestError, CapacityError,
     BackendError.
     """
     for start in range(0, len(requests), _WINDOW):
-        window = requests[start : start + _WINDOW]
-        for vector, usage in zip(*await _run(services, window, wire_names), strict=True):
+        window = slice(start, start + _WINDOW)
+        found = await _run(services, requests[window], names[window])
+        for vector, usage in zip(*found, strict=True):
             yield vector, usage
 
 
 async def _run(
-    services: Services, requests: Sequence[GenerateRequest], wire_names: Mapping[str, str]
+    services: Services, requests: Sequence[GenerateRequest], names: Sequence[str]
 ) -> tuple[list[Vector], list[Usage]]:
     """Vectors and usage of some requests, in their order."""
     vectors: dict[int, Vector] = {}
     usages = [Usage()] * len(requests)
-    with worded(wire_names):
-        async with open_batches(services.backend, requests, services.config) as batches:
-            async for batch in batches:
-                for index, output in batch:
-                    usages[index] = output.usage
-                    for delta in output.deltas:
-                        check_delta(delta)
-                    if output.vector is not None:
-                        vectors[index] = output.vector
+    async with open_batches(services.backend, requests, services.config, names) as batches:
+        async for batch in batches:
+            for index, output in batch:
+                usages[index] = output.usage
+                for delta in output.deltas:
+                    check_delta(delta)
+                if output.vector is not None:
+                    vectors[index] = output.vector
     if len(vectors) < len(requests):
         raise BackendError("The model gave no vector.")
     return [vectors[index] for index in range(len(requests))], usages

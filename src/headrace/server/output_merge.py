@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 
 from headrace.core.backend import Backend
 from headrace.core.config import ServerConfig
 from headrace.core.errors import RequestError
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
+from headrace.server.error_responses import worded
 
 # A reader this far behind makes its own requests wait, and nobody else's.
 _MAX_WAITING_OUTPUTS = 64
@@ -129,16 +130,21 @@ class OutputMerge:
 
 @asynccontextmanager
 async def open_batches(
-    backend: Backend, requests: Sequence[GenerateRequest], config: ServerConfig
+    backend: Backend,
+    requests: Sequence[GenerateRequest],
+    config: ServerConfig,
+    names: Sequence[str] = (),
 ) -> AsyncIterator[Batches]:
     """Admit every request or none, and stop whatever still runs on leaving.
 
+    `names`: what the caller calls the prompt of each request, where they have names.
     Raises: what the backend raises; RequestError when the answers take too long.
     """
     async with AsyncExitStack() as stack:
         streams = []
-        for request in requests:
-            stream = await backend.generate(request)
+        for index, request in enumerate(requests):
+            with worded({"prompt": names[index]}) if names else nullcontext():
+                stream = await backend.generate(request)
             streams.append(await stack.enter_async_context(aclosing(stream)))
         merge = OutputMerge(streams)
         stack.push_async_callback(merge.close)

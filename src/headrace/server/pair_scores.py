@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -18,7 +18,7 @@ from headrace.core.request import GenerateRequest, Pooling, SamplingParams
 from headrace.core.scores import to_scores
 from headrace.server.generation_schema import refuse_unsupported, unknown_names, validate
 from headrace.server.openai_completions_schema import Prompt, parse_prompts
-from headrace.server.openai_embeddings import Vector, each_vector
+from headrace.server.openai_embeddings import Vector, each_vector, input_names
 from headrace.server.openai_payloads import encode
 from headrace.server.pair_scores_schema import (
     MAX_PAIRS,
@@ -28,6 +28,7 @@ from headrace.server.pair_scores_schema import (
     ScoreFields,
     read_documents,
     read_pairs,
+    score_names,
 )
 from headrace.server.replies import JsonReply, warning_headers
 from headrace.server.request_ids import engine_request_id, response_id
@@ -94,7 +95,8 @@ async def create_scores(services: Services, call: Call) -> JsonReply:
     refuse_unsupported(call.body, PAIRS_REFUSED, {})
     fields = validate(ScoreFields, call.body)
     model = services.find_model(fields.model)
-    scores, usage = await _score(services, model, fields, read_pairs(fields), "text_1")
+    pairs = read_pairs(fields)
+    scores, usage = await _score(services, model, fields, pairs, score_names(fields))
     data = [Score(index, score) for index, score in enumerate(scores)]
     created = int(services.clock.unix_s())
     body = ScoreList(response_id("score", None), created, fields.model, data, usage)
@@ -112,7 +114,8 @@ async def create_ranking(services: Services, call: Call) -> JsonReply:
     model = services.find_model(fields.model)
     documents = read_documents(fields.documents)
     pairs = [(fields.query, document) for document in documents]
-    scores, usage = await _score(services, model, fields, pairs, "documents")
+    names = [("query", f"documents[{index}]") for index in range(len(documents))]
+    scores, usage = await _score(services, model, fields, pairs, names)
     # Equal scores stay in the order of the documents.
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     shows = fields.return_documents is not False
@@ -136,7 +139,7 @@ async def create_classes(services: Services, call: Call) -> JsonReply:
         raise _unfit(model, "has no classes", hint)
     inputs = parse_prompts(fields.input, MAX_PAIRS, "input", "")
     requests = _make_requests(fields, model, [(each, None) for each in inputs], "classify")
-    outputs, usage = await _collect(services, requests, {"prompt": "input"})
+    outputs, usage = await _collect(services, requests, input_names(fields.input, len(inputs)))
     data = []
     for index, output in enumerate(outputs):
         scores = _activate(output, model, fields)
@@ -152,22 +155,27 @@ async def _score(
     model: ModelInfo,
     fields: ScoreFields | RerankFields,
     pairs: Sequence[tuple[str, str]],
-    wire_name: str,
+    names: Sequence[tuple[str, str]],
 ) -> tuple[list[float], TokenCounts]:
-    """By a head of one number that reads both texts, or by the cosine of two vectors."""
-    names = {"prompt": wire_name}
+    """By a head of one number that reads both texts, or by the cosine of two vectors.
+
+    `names`: what the caller calls the texts of each pair.
+    """
     if model.kind == "embed":
         # Each text once: a query beside many documents is one of them.
-        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        texts: dict[str, str] = {}
+        for pair, its_names in zip(pairs, names, strict=True):
+            for text, name in zip(pair, its_names, strict=True):
+                texts.setdefault(text, name)
         requests = _make_requests(fields, model, [(text, None) for text in texts], model.pooling)
-        vectors, usage = await _collect(services, requests, names)
+        vectors, usage = await _collect(services, requests, list(texts.values()))
         by_text = dict(zip(texts, vectors, strict=True))
         return [_cosine(by_text[first], by_text[second]) for first, second in pairs], usage
     if model.kind != "classify" or len(model.labels) != 1:
         what = f"has {len(model.labels)} classes" if model.labels else "scores no pairs of texts"
         raise _unfit(model, what, "A reranker has one; an embedding model will do too.")
     requests = _make_requests(fields, model, pairs, "classify")
-    outputs, usage = await _collect(services, requests, names)
+    outputs, usage = await _collect(services, requests, [second for _, second in names])
     return [_activate(output, model, fields)[0] for output in outputs], usage
 
 
@@ -196,7 +204,7 @@ def _make_requests(
 
 
 async def _collect(
-    services: Services, requests: Sequence[GenerateRequest], names: Mapping[str, str]
+    services: Services, requests: Sequence[GenerateRequest], names: Sequence[str]
 ) -> tuple[list[Vector], TokenCounts]:
     vectors, num_tokens = [], 0
     async for vector, usage in each_vector(services, requests, names):

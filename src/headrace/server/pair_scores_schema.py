@@ -14,7 +14,7 @@ from headrace.server.generation_schema import Strict, allowed
 
 MAX_PAIRS = 2048
 _MODEL = "the name of a served model, as GET /v1/models lists them"
-_TEXTS = "a string or a list of strings"
+_TEXTS = "a string or a list of strings, not empty"
 _DOCUMENTS = "a list of strings, or of objects with text"
 
 
@@ -72,6 +72,17 @@ def read_pairs(fields: ScoreFields) -> list[tuple[str, str]]:
             "invalid_value",
         )
     return list(zip(firsts, seconds, strict=True))
+
+
+def score_names(fields: ScoreFields) -> list[tuple[str, str]]:
+    """What the caller calls the texts of each of `read_pairs`."""
+    names = []
+    for name, other in (("text_1", "queries"), ("text_2", "documents")):
+        given, value = _either(fields, name, other)
+        num_texts = len(value) if isinstance(value, list) else None
+        names.append([given] if num_texts is None else [f"{given}[{i}]" for i in range(num_texts)])
+    firsts, seconds = names
+    return list(zip(firsts * len(seconds) if len(firsts) == 1 else firsts, seconds, strict=True))
 
 
 def read_documents(value: object) -> list[str]:

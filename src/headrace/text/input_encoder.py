@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
-from headrace.core.errors import RequestError
+from headrace.core.errors import InvalidParameter, RequestError
 
 Input = str | tuple[str, str]
 
@@ -36,7 +36,8 @@ class InputEncoder:
     ) -> list[InputTokens]:
         """Tokens of texts and pairs. With `keep`, no more than so many of each.
 
-        Special tokens stay when a text is cut. Raises: RequestError for text that is not Unicode.
+        Special tokens stay when a text is cut. Raises: RequestError for text that is not Unicode;
+        InvalidParameter where `keep` has no room for the special tokens.
         """
         backend = self._backend
         try:
@@ -57,13 +58,20 @@ class InputEncoder:
     def _cut(
         self, given: Input, num_tokens: int, add_special_tokens: bool, keep: int
     ) -> InputTokens:
-        """The beginnings of one or two texts, so that all has `keep` tokens."""
+        """The beginnings of one or two texts, so that all has `keep` tokens.
+
+        Raises: InvalidParameter where that is too few for the special tokens.
+        """
         texts = (given,) if isinstance(given, str) else given
         parts = [self._backend.encode(text, add_special_tokens=False) for text in texts]
         is_pair = len(parts) == 2
         if add_special_tokens:
-            keep -= self._backend.num_special_tokens_to_add(is_pair)
-        lengths = cut_lengths([len(part) for part in parts], max(keep, 0))
+            num_special = self._backend.num_special_tokens_to_add(is_pair)
+            if keep < num_special:
+                allowed = f"at least {num_special}, which the model's special tokens take"
+                raise InvalidParameter("truncate_prompt_tokens", keep, allowed)
+            keep -= num_special
+        lengths = cut_lengths([len(part) for part in parts], keep)
         for part, length in zip(parts, lengths, strict=True):
             part.truncate(length)
         whole: Encoding = self._backend.post_process(

@@ -22,6 +22,11 @@ _POOLINGS: Mapping[str, Pooling] = {
     "pooling_mode_lasttoken": "last",
 }
 _MAX_JSON_BYTES = 1 << 24
+# Each kind of encoder had a name of its own once.
+_TEXT_FILES = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "xlm-roberta")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,7 @@ class SentenceConfig:
     """Units: `max_seq_length` in tokens, None where the folder sets none.
 
     `prompts` are texts by name that may go before an input; `default_prompt_name` is the one that
-    does where none is asked for.
+    does where none is asked for. `is_lowered`: texts are lower-cased before they are tokenized.
     """
 
     pooling: Pooling = "mean"
@@ -37,16 +42,19 @@ class SentenceConfig:
     max_seq_length: int | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
+    is_lowered: bool = False
 
 
 def read_sentence_config(folder: Path) -> SentenceConfig:
     """Read what the folder says. Raises: ModelFileError, UnsupportedFormat."""
     modules = _read(folder, "modules.json")
     own = _read(folder, "config_sentence_transformers.json")
-    length = _read(folder, "sentence_bert_config.json")
+    text = next((found for name in _TEXT_FILES if (found := _read(folder, name)) is not None), None)
     pooling: Pooling = "mean"
     is_normalized = False
     for module in modules if isinstance(modules, list) else []:
+        if not isinstance(module, dict):
+            raise ModelFileError(f"{folder / 'modules.json'} has {module!r}; it needs objects.")
         kind = str(module.get("type", "")).rpartition(".")[2]
         if kind == "Pooling":
             pooling = _read_pooling(folder, _inside(folder, module.get("path")))
@@ -59,13 +67,15 @@ def read_sentence_config(folder: Path) -> SentenceConfig:
             )
     prompts = own.get("prompts") if isinstance(own, dict) else None
     default = own.get("default_prompt_name") if isinstance(own, dict) else None
-    limit = length.get("max_seq_length") if isinstance(length, dict) else None
+    text = text if isinstance(text, dict) else {}
+    limit = text.get("max_seq_length")
     return SentenceConfig(
         pooling=pooling,
         is_normalized=is_normalized,
         max_seq_length=limit if isinstance(limit, int) and limit > 0 else None,
         prompts={str(k): str(v) for k, v in prompts.items()} if isinstance(prompts, dict) else {},
         default_prompt_name=default if isinstance(default, str) else None,
+        is_lowered=bool(text.get("do_lower_case")),
     )
 
 
@@ -87,6 +97,11 @@ def _read_pooling(folder: Path, path: str) -> Pooling:
         raise UnsupportedFormat(
             f"{folder / path / 'config.json'} pools by {', '.join(wanted) or 'nothing'}; headrace "
             f"runs one of {', '.join(_POOLINGS)}."
+        )
+    if config.get("include_prompt") is False:
+        raise UnsupportedFormat(
+            f"{folder / path / 'config.json'} has include_prompt = false; headrace pools over "
+            "prompts too."
         )
     return _POOLINGS[wanted[0]]
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,19 @@ def test_a_text_that_is_too_long_is_named(folder: Path) -> None:
     assert "stdin, line 2" in done.stderr and "--truncate -1" in done.stderr
 
 
+def test_what_would_be_overwritten_is_kept(folder: Path, tmp_path: Path) -> None:
+    both = tmp_path / "texts.txt"
+    both.write_text("the cat\n")
+    done = embed(folder, "--file", str(both), "--output", str(tmp_path / "." / "texts.txt"))
+    assert done.returncode != 0 and "--output" in done.stderr and "another file" in done.stderr
+    assert both.read_text() == "the cat\n"
+
+
+def test_a_wrong_flag_is_named_as_it_was_typed(folder: Path) -> None:
+    done = embed(folder, "--truncate", "0", "cat")
+    assert done.returncode != 0 and "error: --truncate is 0; allowed: 1 to 40" in done.stderr
+
+
 def lines(given: bytes, input_format: str = "lines", field: str = "text") -> list[InputLine]:
     stdin = io.TextIOWrapper(io.BytesIO(given))
     return list(read_inputs(None, None, stdin, input_format, field))  # type: ignore[arg-type]
@@ -105,3 +119,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_nothing_to_read() -> None:
     with pytest.raises(ConfigError, match="TEXT"):
         read_inputs(None, None, None, "lines", "text")
+
+
+@pytest.mark.parametrize(("kind", "raw"), [("lines", b"a\nb"), ("jsonl", b'"a"\n"b"')])
+def test_a_mark_of_byte_order_is_no_text(kind: Any, raw: bytes) -> None:
+    assert [line.text for line in lines(b"\xef\xbb\xbf" + raw, kind)] == ["a", "b"]

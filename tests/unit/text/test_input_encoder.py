@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core.errors import RequestError
+from headrace.core.errors import InvalidParameter, RequestError
 from headrace.text.input_encoder import cut_lengths
 from headrace.text.tokenizer import Tokenizer
 from oracle.tiny_encoders import make_tokenizer
@@ -46,6 +46,14 @@ def test_cut_texts_and_pairs(tokenizer: Tokenizer, keep: int) -> None:
         wanted = expected.encode(*each) if isinstance(each, tuple) else expected.encode(each)
         assert (got.ids, got.types) == (wanted.ids, wanted.type_ids)
         assert got.num_cut == len(uncut.ids) - len(got.ids)
+
+
+@pytest.mark.parametrize(("given", "keep"), [("the cat", 1), (("cat", "mat"), 2)])
+def test_no_room_for_the_special_tokens(
+    tokenizer: Tokenizer, given: str | tuple[str, str], keep: int
+) -> None:
+    with pytest.raises(InvalidParameter, match=rf"is {keep}; allowed: at least {keep + 1}"):
+        tokenizer.input_encoder.encode([given], keep=keep)
 
 
 def test_without_special_tokens(tokenizer: Tokenizer) -> None:

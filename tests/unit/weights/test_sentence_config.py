@@ -59,6 +59,13 @@ def change(folder: Path, name: str, value: Any) -> None:
         ("1_Pooling/config.json", {"pooling_mode": "max"}, UnsupportedFormat, "other"),
         ("1_Pooling/config.json", "{", ModelFileError, "not JSON"),
         ("1_Pooling/config.json", [], ModelFileError, "how to pool"),
+        (
+            "1_Pooling/config.json",
+            {"pooling_mode_mean_tokens": True, "include_prompt": False},
+            UnsupportedFormat,
+            "include_prompt",
+        ),
+        ("modules.json", ["Pooling"], ModelFileError, "objects"),
         ("modules.json", [{"type": "x.Dense", "path": "2_Dense"}], UnsupportedFormat, "Dense"),
         ("modules.json", [{"type": "x.Pooling", "path": "../up"}], ModelFileError, "folder"),
         ("modules.json", [{"type": "x.Pooling", "path": "/etc"}], ModelFileError, "folder"),
@@ -72,6 +79,13 @@ def test_what_is_not_understood_is_refused(
     change(tmp_path, name, value)
     with pytest.raises(error, match=said):
         read_sentence_config(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+def test_what_is_said_of_the_texts(tmp_path: Path, kind: str) -> None:
+    change(tmp_path, f"sentence_{kind}_config.json", {"max_seq_length": 9, "do_lower_case": True})
+    config = read_sentence_config(tmp_path)
+    assert (config.max_seq_length, config.is_lowered) == (9, True)
 
 
 def test_language_models_give_the_last_state(tmp_path: Path) -> None:
