@@ -100,6 +100,53 @@ async def test_the_first_backend_wins_where_it_speaks_before_the_second(
     assert (main.backend, part.backend, part.route_reason) == ("slow/tiny", "near/tiny", "hedge")
 
 
+async def say_and_break(exchange: Exchange) -> None:
+    """A word, and the connection is gone."""
+    await exchange.head()
+    await exchange.event(text("lost "))
+
+
+async def test_one_that_was_outrun_is_asked_again_where_the_winner_breaks() -> None:
+    """Of an answer that nobody has seen yet nothing is lost: the other backend is well."""
+    was_asked = asyncio.Event()
+
+    async def speak_late_and_break(exchange: Exchange) -> None:
+        await was_asked.wait()
+        await say_and_break(exchange)
+
+    async def stay_silent(exchange: Exchange) -> None:
+        was_asked.set()
+        await stall(exchange)
+
+    for first, second in (
+        ((speak_late_and_break,), (stay_silent, answer)),
+        ((stall, answer), (say_and_break,)),
+    ):
+        was_asked.clear()
+        async with scripted(*first) as slow, scripted(*second) as other:
+            settings = {
+                "upstreams": {"slow": far(slow.url), "near": far(other.url)},
+                "tiers": {
+                    "cheap": {
+                        "backends": [
+                            {"model": "tiny", "upstream": "slow", "price": PRICE_A},
+                            {"model": "tiny", "upstream": "near", "price": PRICE_B},
+                        ],
+                        "hedge": {"after_s": 0.01, "max_share": 1.0},
+                    }
+                },
+            }
+            with route(settings) as (server, rows):
+                async with client_of(server) as client:
+                    reply = await client.post("/v1/chat/completions", json=chat(max_tokens=2))
+                assert reply.status_code == 200, reply.text
+                # The winner that broke, the loser, and the answer.
+                await settled(rows, 3)
+        assert reply.json()["choices"][0]["message"]["content"] == "word word "
+        assert reply.headers["x-headrace-attempts"].endswith("answered")
+        assert len(slow.seen) + len(other.seen) == 3
+
+
 async def test_calls_that_act_are_not_hedged(near: RunningServer) -> None:
     asked = asyncio.Event()
 

@@ -76,13 +76,13 @@ class _Runner:
 
 
 class Race:
-    """The streams of one request. `lost` is told of an error while the other one still runs."""
+    """The streams of one request. `lost` is told which one failed while the other still runs."""
 
     def __init__(
         self,
         first: Stream,
         begin_second: Callable[[], Stream | None],
-        lost: Callable[[Exception], None],
+        lost: Callable[[Stream, Exception], None],
     ) -> None:
         self._first, self._begin_second, self._lost = first, begin_second, lost
         self._runners: list[_Runner] = []
@@ -134,9 +134,11 @@ class Race:
                 left.remove(runner)
                 if not left or not isinstance(error, ELSEWHERE):
                     raise error
-                self._lost(error)
+                self._lost(runner.stream, error)
 
 
 async def _leave(runners: Sequence[_Runner]) -> None:
+    for runner in runners:
+        runner.first.cancel()
     for runner in runners:
         await runner.leave()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Container, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -55,7 +55,8 @@ class RoutedStream(PassingStream, Routed):
         num_estimated = estimate_input_tokens(request)
         self._attempts = Attempts(parts.health, parts.clock, parts.sink, num_estimated)
         self._errors: list[Exception] = []
-        self._seconds: set[str] = set()
+        # Backends that this turn need not ask again: all but those that were outrun.
+        self._asked: set[str] = set()
         self._is_hedged = False
         self._verdict: Verdict | None = None
         cascade = decision.cascade
@@ -103,11 +104,11 @@ class RoutedStream(PassingStream, Routed):
 
     async def _try(self, name: str, request: GenerateRequest) -> list[RequestOutput] | None:
         """The whole answer of a tier; None where none of its backends gave one."""
-        for member in self._parts.tiers[name].in_order(self._parts.health):
-            if len(self._attempts) >= self._parts.max_attempts - 1 or not member.can_answer:
-                return None
-            if member.name in self._seconds:
-                continue
+        self._asked.clear()
+        while len(self._attempts) < self._parts.max_attempts - 1:
+            member = self._next(name)
+            if member is None or not member.can_answer:
+                break
             try:
                 async with aclosing(self._ask(name, member, request)) as outputs:
                     return [output async for output in outputs]
@@ -143,7 +144,7 @@ class RoutedStream(PassingStream, Routed):
 
     async def _ask_in_turn(self) -> AsyncGenerator[RequestOutput, None]:
         """Ask one backend after the other. Raises: the last error, or the refusal of all."""
-        self._seconds.clear()
+        self._asked.clear()
         for tier, member in self._candidates(self._decision.last_tier):
             has_sent = False
             try:
@@ -165,35 +166,38 @@ class RoutedStream(PassingStream, Routed):
         raise _worst(self._errors)
 
     def _candidates(self, first: str) -> Iterator[tuple[str, Member]]:
-        """Backends in the order in which they are asked, each once.
+        """Backends in the order in which they are asked, each once unless it was outrun.
 
         What could not answer now is asked when nobody else is left: it may have them wait.
         """
-        asked: set[str] = set()
-        later: list[tuple[str, Member]] = []
+        later: dict[str, tuple[str, Member]] = {}
         name: str | None = first
         while name is not None:
-            tier = self._parts.tiers[name]
-            for member in tier.in_order(self._parts.health):
-                if member.name in asked or member.name in self._seconds:
-                    continue
-                if len(self._attempts) >= self._parts.max_attempts:
-                    return
-                asked.add(member.name)
+            while len(self._attempts) < self._parts.max_attempts:
+                member = self._next(name, later)
+                if member is None:
+                    break
                 if member.can_answer:
                     yield name, member
                 else:
-                    later.append((name, member))
-            name = tier.config.fallback
-        for candidate in later:
+                    later[member.name] = (name, member)
+            name = self._parts.tiers[name].config.fallback
+        for candidate in later.values():
             if len(self._attempts) < self._parts.max_attempts:
                 yield candidate
+
+    def _next(self, tier: str, later: Container[str] = ()) -> Member | None:
+        """Who is to be asked of a tier; None: all were."""
+        members = self._parts.tiers[tier].in_order(self._parts.health)
+        left = (m for m in members if m.name not in self._asked and m.name not in later)
+        return next(left, None)
 
     def _ask(
         self, name: str, member: Member, request: GenerateRequest
     ) -> AsyncGenerator[RequestOutput, None]:
         """The outputs of a backend, or of another one of its tier that is faster."""
         attempt, outputs = self._attempts.ask(name, member, request)
+        self._asked.add(member.name)
         hedge = self._parts.hedges.get(name)
         if hedge is None:
             return outputs
@@ -204,10 +208,10 @@ class RoutedStream(PassingStream, Routed):
         asked: dict[Stream, Attempt] = {outputs: attempt}
 
         def begin_second() -> Stream | None:
-            second = self._find_second(name, member)
+            second = self._find_second(name)
             if second is None or not hedge.take():
                 return None
-            self._seconds.add(second.name)
+            self._asked.add(second.name)
             self._is_hedged = True
             made, stream = self._attempts.ask(name, second, request)
             asked[stream] = made
@@ -215,23 +219,26 @@ class RoutedStream(PassingStream, Routed):
 
         def won(stream: Stream) -> None:
             for other in asked.values():
-                if other is not asked[stream]:
+                if other is not asked[stream] and other.outcome == "running":
                     self._attempts.outrun(other)
+                    self._asked.discard(other.member.name)
             self._attempts.put_last(asked[stream])
             winner = "first" if stream is outputs else "second"
             self._parts.sink.add(HEDGED_REQUESTS, tier=name, winner=winner)
 
-        race = Race(outputs, begin_second, lambda error: self._note(member, error))
-        return race.outputs(delay_s, won)
+        def lost(stream: Stream, error: Exception) -> None:
+            self._note(asked[stream].member, error)
 
-    def _find_second(self, name: str, first: Member) -> Member | None:
+        return Race(outputs, begin_second, lost).outputs(delay_s, won)
+
+    def _find_second(self, name: str) -> Member | None:
         """A backend of a tier that can be asked beside another one."""
         if len(self._attempts) >= self._parts.max_attempts - 1:
             return None
         health = self._parts.health
         for member in self._parts.tiers[name].in_order(health):
             is_free = member.can_answer and not health.is_resting(member.name)
-            if member is not first and member.name not in self._seconds and is_free:
+            if member.name not in self._asked and is_free:
                 return member
         return None
 

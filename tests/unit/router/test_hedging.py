@@ -29,6 +29,7 @@ class Contest:
     def __init__(self, first: FakeBackend, second: FakeBackend | None) -> None:
         self.backends = (first, second)
         self.errors: list[Exception] = []
+        self.lost: list[Stream] = []
         self.won: list[Stream] = []
         self.streams: list[Stream] = []
 
@@ -42,7 +43,11 @@ class Contest:
             self.streams.append(opened(second))
             return self.streams[-1]
 
-        race = Race(self.streams[0], begin_second, self.errors.append)
+        def lost(stream: Stream, error: Exception) -> None:
+            self.errors.append(error)
+            self.lost.append(stream)
+
+        race = Race(self.streams[0], begin_second, lost)
         return [output async for output in race.outputs(delay_s, self.won.append)]
 
 
@@ -124,6 +129,7 @@ async def test_one_that_fails_leaves_the_other_to_answer() -> None:
     gate.set()
     assert words(await running) == "slow"
     assert [str(error) for error in contest.errors] == ["full"]
+    assert contest.lost == contest.streams[:1]
     refused = Contest(held(gate := asyncio.Event()), failing(UnsupportedParameter("n", "no.")))
     running = asyncio.create_task(refused.run())
     async with asyncio.timeout(10):
@@ -131,6 +137,7 @@ async def test_one_that_fails_leaves_the_other_to_answer() -> None:
             await asyncio.sleep(0)
     gate.set()
     assert words(await running) == "slow"
+    assert refused.lost == refused.streams[1:]
 
 
 @pytest.mark.parametrize("error", [CapacityError("full"), RequestError("yours")])
