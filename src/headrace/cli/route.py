@@ -78,7 +78,8 @@ def fit(
     try:
         Path(out).write_text(model.to_json(), "utf-8")
     except OSError as error:
-        raise ConfigError("--out", out, f"a file that can be written ({error})") from None
+        hint = f"{error.strerror}."
+        raise ConfigError("--out", out, "a file that can be written", hint) from None
     if is_json:
         typer.echo(json.dumps({"out": out, "threshold": model.threshold, **model.metrics}))
         return
@@ -124,7 +125,8 @@ def _paths(files: Sequence[str] | None, config_file: Path | None) -> list[Path]:
     shadow = None if config.routing is None else config.routing.shadow
     folder = config.hub.home / "shadow" if shadow is None or not shadow.folder else shadow.folder
     if not Path(folder).is_dir():
-        raise ConfigError("FILE", str(folder), "a folder or file of records; there is none yet")
+        hint = "`routing.shadow` in the settings of a server fills this one; there is none yet."
+        raise ConfigError("FILE", str(folder), "a folder or file of records", hint)
     return [Path(folder)]
 
 

@@ -65,11 +65,12 @@ def measure_pairs(
 def read_pairs(files: Sequence[Path]) -> list[Pair]:
     """Raises: ConfigError."""
     pairs = []
-    for number, record in enumerate(read_records(files), 1):
+    for where, record in read_records(files):
         one, other, is_same = (record.get(name) for name in ("one", "other", "same"))
         if not isinstance(one, str) or not isinstance(other, str) or not isinstance(is_same, bool):
-            allowed = "records with one and other, texts, and same, true or false"
-            raise ConfigError("FILE", f"record {number}", allowed)
+            given = f"a record with {', '.join(record) or 'nothing'}"
+            allowed = "a record with one and other, texts, and same, true or false"
+            raise ConfigError(where, given, allowed)
         pairs.append(Pair(one, other, is_same))
     if not pairs:
         raise ConfigError("FILE", "no pairs", "at least one")

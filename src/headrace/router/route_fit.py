@@ -26,58 +26,80 @@ from headrace.router.logistic import (
 )
 from headrace.router.route_features import FEATURES, feature_values
 from headrace.router.route_model import RouteModel, standardize
+from headrace.router.shadow_log import is_number, read_agreement
 
 MIN_ROWS = 20
 MIN_OF_EACH = 5
 NUM_FOLDS = 5
 # Standardized features: as if a row in five spoke against each weight.
 PENALTY = 1.0
+_ENOUGH = f"at least {MIN_ROWS} records, {MIN_OF_EACH} of each kind"
+_MORE = "`routing.shadow` makes them, or label requests: a prompt and needs_premium on each line."
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledRow:
-    """Features of a request; `needs_premium`: the cheap answer would not have done."""
+    """Features of a request; `needs_premium`: the cheap answer would not have done.
+
+    `agreement` is what tells so, where nobody said it.
+    """
 
     values: Mapping[str, float]
     needs_premium: bool
+    agreement: float | None = None
 
 
 def read_rows(
-    records: Iterable[Mapping[str, Any]], min_agreement: float, cheap: str | None
+    records: Iterable[tuple[str, Mapping[str, Any]]], min_agreement: float, cheap: str | None
 ) -> list[LabelledRow]:
-    """Rows of records that can be used; comparisons that failed are left out.
+    """Rows of records, each with where it is; comparisons that failed are left out.
 
     A record has `needs_premium`, or an `agreement`, of which less than `min_agreement` means so;
     and `features`, or a `prompt` or `messages`. `cheap` keeps comparisons with that tier alone.
-    Raises: ConfigError.
+    Raises: ConfigError, also where nothing is left.
     """
-    rows = []
-    for number, record in enumerate(records, 1):
-        if cheap is not None and cheap not in (record.get("tier"), record.get("other_tier")):
+    rows: list[LabelledRow] = []
+    num_failed, tiers = 0, dict[str, None]()
+    for where, record in records:
+        compared = [str(record[name]) for name in ("tier", "other_tier") if record.get(name)]
+        tiers |= dict.fromkeys(compared)
+        if cheap is not None and cheap not in compared:
             continue
-        label = record.get("needs_premium")
-        if label is None:
-            agreed = record.get("agreement")
-            if agreed is None and "agreement" in record:
-                continue
-            if not isinstance(agreed, int | float) or isinstance(agreed, bool):
-                raise _bad(number, "needs_premium: true or false, or an agreement")
-            label = agreed < min_agreement
-        if not isinstance(label, bool):
-            raise _bad(number, "needs_premium: true or false")
-        rows.append(LabelledRow(_values_of(record, number), label))
-    return rows
+        if record.get("needs_premium") is None and record.get("agreement", 0) is None:
+            num_failed += 1
+            continue
+        rows.append(_read_row(where, record, min_agreement))
+    if rows:
+        return rows
+    if num_failed:
+        given = f"nothing but {num_failed} comparisons that failed"
+        hint = "Their `error` says why; mend the tier that `routing.shadow` uses."
+        raise ConfigError("FILE", given, "comparisons of two answers", hint)
+    if cheap is not None and tiers:
+        allowed = f"a tier that records compare: {', '.join(tiers)}"
+        raise ConfigError("--cheap", cheap, allowed)
+    if cheap is not None:
+        hint = "Leave it out for requests with needs_premium."
+        raise ConfigError("--cheap", cheap, "left out where no record names tiers", hint)
+    raise ConfigError("FILE", "without records", _ENOUGH, _MORE)
+
+
+def _read_row(where: str, record: Mapping[str, Any], min_agreement: float) -> LabelledRow:
+    label, agreed = record.get("needs_premium"), read_agreement(where, record)
+    if label is None and agreed is None:
+        given = f"a record with {', '.join(record) or 'nothing'}"
+        raise ConfigError(where, given, "a record with needs_premium or agreement")
+    if label is None and agreed is not None:
+        return LabelledRow(_values_of(record, where), agreed < min_agreement, agreed)
+    if not isinstance(label, bool):
+        raise ConfigError(f"needs_premium of {where}", label, "true or false")
+    return LabelledRow(_values_of(record, where), label)
 
 
 def fit_route_model(rows: Sequence[LabelledRow], premium_share: float) -> RouteModel:
     """Raises: ConfigError for too few rows."""
     labels = [row.needs_premium for row in rows]
-    num_yes = sum(labels)
-    num_no = len(rows) - num_yes
-    if len(rows) < MIN_ROWS or min(num_yes, num_no) < MIN_OF_EACH:
-        given = f"{len(rows)} rows, {num_yes} that need the premium tier"
-        allowed = f"at least {MIN_ROWS} rows, {MIN_OF_EACH} of each kind"
-        raise ConfigError("FILE", given, allowed)
+    _check_enough(rows, sum(labels))
     names = _useful(rows)
     table = [[row.values[name] for name in names] for row in rows]
     held_out = _cross_validated(table, labels)
@@ -90,6 +112,21 @@ def fit_route_model(rows: Sequence[LabelledRow], premium_share: float) -> RouteM
     return RouteModel(tuple(names), tuple(means), tuple(scales), model, threshold, metrics)
 
 
+def _check_enough(rows: Sequence[LabelledRow], num_yes: int) -> None:
+    """Raises: ConfigError that says how many there are of each kind, and what would help."""
+    num_no = len(rows) - num_yes
+    if len(rows) >= MIN_ROWS and min(num_yes, num_no) >= MIN_OF_EACH:
+        return
+    given = f"{len(rows)} records, of which {num_yes} need the premium tier and {num_no} do not"
+    hint, agreed = _MORE, sorted(row.agreement for row in rows if row.agreement is not None)
+    if len(agreed) >= MIN_ROWS:
+        low, high = agreed[MIN_OF_EACH - 1], agreed[-MIN_OF_EACH]
+        hint = "Nearly all agree alike: compare more answers, or other tiers."
+        if low < high:
+            hint = f"A --min-agreement above {low:g} and up to {high:g} has enough of each."
+    raise ConfigError("FILE", given, _ENOUGH, hint)
+
+
 def threshold_for(scores: Sequence[float], premium_share: float) -> float:
     """The score above which lies at most the wanted share, and no less than ties allow."""
     ranked = sorted(scores, reverse=True)
@@ -97,35 +134,40 @@ def threshold_for(scores: Sequence[float], premium_share: float) -> float:
     return ranked[num_premium] if num_premium < len(ranked) else 0.0
 
 
-def _bad(number: int, allowed: str) -> ConfigError:
-    return ConfigError("FILE", f"record {number}", f"records with {allowed}")
-
-
-def _values_of(record: Mapping[str, Any], number: int) -> Mapping[str, float]:
-    """Features of a record, or of the request that it has."""
+def _values_of(record: Mapping[str, Any], where: str) -> Mapping[str, float]:
+    """Features of a record, or of the request that it has. Raises: ConfigError."""
     known = record.get("features")
     if isinstance(known, Mapping):
-        missing = [name for name in FEATURES if not isinstance(known.get(name), int | float)]
+        missing = [name for name in FEATURES if not is_number(known.get(name))]
         if missing:
-            raise _bad(number, f"all features; missing: {', '.join(missing)}")
+            given = f"without a number for {', '.join(missing)}"
+            hint = "Records of `routing.shadow` have all; others give a prompt in their place."
+            raise ConfigError(f"features of {where}", given, "all features, as numbers", hint)
         return {name: float(known[name]) for name in FEATURES}
     messages, prompt = record.get("messages"), record.get("prompt")
     if isinstance(prompt, str):
         messages = [{"role": "user", "content": prompt}]
-    try:
-        turns = tuple(Message(str(turn["role"]), str(turn["content"])) for turn in messages or ())
-    except (TypeError, KeyError):
-        turns = ()
-    if not turns:
-        raise _bad(number, "features, a prompt, or messages with role and content")
+    if not isinstance(messages, list) or not messages:
+        given = f"a record with {', '.join(record)}"
+        raise ConfigError(where, given, "a record with a prompt (a text), messages or features")
+    turns = tuple(_read_turn(turn, where) for turn in messages)
     return feature_values(read_facts(GenerateRequest(request_id="", model="", messages=turns)))
+
+
+def _read_turn(turn: object, where: str) -> Message:
+    if isinstance(turn, Mapping):
+        role, content = turn.get("role"), turn.get("content")
+        if isinstance(role, str) and (content is None or isinstance(content, str)):
+            return Message(role, content)
+    raise ConfigError(f"messages of {where}", turn, "objects with a role and a content, texts")
 
 
 def _useful(rows: Sequence[LabelledRow]) -> list[str]:
     """Features that differ between rows."""
     found = [name for name in FEATURES if len({row.values[name] for row in rows}) > 1]
     if not found:
-        raise ConfigError("FILE", "rows that are all alike", "requests that differ")
+        allowed = f"requests that differ in one of {', '.join(FEATURES)}"
+        raise ConfigError("FILE", f"{len(rows)} records that are all alike", allowed)
     return found
 
 
@@ -155,7 +197,7 @@ def _cross_validated(table: Sequence[Sequence[float]], labels: Sequence[bool]) -
     scores = [0.0] * len(table)
     for fold in range(NUM_FOLDS):
         tested = order[fold::NUM_FOLDS]
-        seen = [index for index in order if index not in set(tested)]
+        seen = [index for place, index in enumerate(order) if place % NUM_FOLDS != fold]
         model, means, scales = _fit_standardized(
             [table[index] for index in seen], [labels[index] for index in seen]
         )

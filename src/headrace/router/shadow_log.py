@@ -7,14 +7,16 @@ what a disk refuses is logged once and lost.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from headrace.core.clock import Clock
 from headrace.core.errors import ConfigError
@@ -46,17 +48,22 @@ class ShadowFiles:
 
     def _write(self, line: bytes) -> None:
         today = datetime.fromtimestamp(self._clock.unix_s(), UTC).date()
-        if today != self._day:
+        is_first = today != self._day
+        if is_first:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._remove_old(today)
             self._day, self._has_told = today, False
         path = self._folder / f"shadow-{today.isoformat()}.jsonl"
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _ONLY_OWNER)
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, _ONLY_OWNER)
         try:
-            if os.fstat(file).st_size + len(line) > self._max_bytes:
+            if is_first:
+                _cut_half_line(file)
+            num_bytes = os.fstat(file).st_size
+            if num_bytes + len(line) > self._max_bytes:
                 self._tell(f"hold {self._max_bytes} bytes today, as many as may be")
-                return
-            os.write(file, line)
+            elif os.write(file, line) < len(line):
+                os.ftruncate(file, num_bytes)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(file)
 
@@ -73,29 +80,64 @@ class ShadowFiles:
             _log.warning("records of comparisons in %s %s", self._folder, what)
 
 
-def read_records(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """Records of files, or of all files of folders. Raises: ConfigError naming the line."""
+def _cut_half_line(file: int) -> None:
+    """The end of a machine may leave one; the next record would be lost with it."""
+    num_bytes = os.fstat(file).st_size
+    if num_bytes and os.pread(file, 1, num_bytes - 1) != b"\n":
+        os.ftruncate(file, os.pread(file, num_bytes, 0).rfind(b"\n") + 1)
+
+
+def read_records(paths: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Records of files, or of all files of folders, each with where it is: `FILE:LINE`.
+
+    Raises: ConfigError naming the line.
+    """
     for path in paths:
         files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+        if not files:
+            raise ConfigError("FILE", str(path), "a folder with files that end with .jsonl")
         for file in files:
             yield from _read_file(file)
 
 
-def _read_file(path: Path) -> Iterator[dict[str, Any]]:
+def _read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    has_records = False
     try:
-        lines = path.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("FILE", str(path), f"a file of JSON lines ({error})") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            # A server that was killed leaves half a line at the end.
-            if number == len(lines):
-                continue
-            record = None
-        if not isinstance(record, dict):
-            raise ConfigError(f"{path}:{number}", line[:80], "a JSON object on each line")
-        yield record
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                record = _read_line(line)
+                if record is None:
+                    # A server that was killed leaves half a line at the end.
+                    if not line.strip() or (has_records and not line.endswith("\n")):
+                        continue
+                    allowed = "a JSON object on each line"
+                    raise ConfigError(f"{path}:{number}", line[:80].rstrip(), allowed)
+                has_records = True
+                yield f"{path}:{number}", record
+    except OSError as error:
+        raise ConfigError("FILE", str(path), "a file of JSON lines", f"{error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError("FILE", str(path), "a file of JSON lines, which is UTF-8") from None
+
+
+def _read_line(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of a record is one to reckon with."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
+
+
+def read_agreement(where: str, record: Mapping[str, Any]) -> float | None:
+    """How far two answers agreed; None of a comparison that failed. Raises: ConfigError."""
+    agreed = record.get("agreement")
+    if agreed is not None and (not is_number(agreed) or not 0 <= agreed <= 1):
+        raise ConfigError(f"agreement of {where}", agreed, "a number from 0 to 1, or null")
+    return agreed

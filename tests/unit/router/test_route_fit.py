@@ -92,6 +92,9 @@ def test_the_area_under_the_curve() -> None:
     low, high = area_interval(0.75, 50, 50)
     assert low == pytest.approx(0.654, abs=0.005)
     assert high == pytest.approx(0.846, abs=0.005)
+    # All in order is not certainty: 0.863 ** 25 is 0.025.
+    assert area_interval(1.0, 25, 40) == (pytest.approx(0.8628, abs=1e-4), 1.0)
+    assert area_interval(0.0, 40, 25) == (0.0, pytest.approx(1 - 0.8628, abs=1e-4))
 
 
 def test_the_file_and_what_is_none(tmp_path: Path) -> None:
@@ -122,6 +125,13 @@ def test_the_file_and_what_is_none(tmp_path: Path) -> None:
         read_route_model(tmp_path / "none", "routing.learned.a.model")
 
 
+Records = list[tuple[str, dict[str, Any]]]
+
+
+def located(records: list[dict[str, Any]]) -> Records:
+    return [(f"file:{number}", record) for number, record in enumerate(records, 1)]
+
+
 def test_records_of_every_kind_become_rows() -> None:
     features = feature_values(read_facts(ask("x?")))
     records: list[dict[str, Any]] = [
@@ -131,24 +141,92 @@ def test_records_of_every_kind_become_rows() -> None:
         {"agreement": 0.5, "features": features, "tier": "premium", "other_tier": "cheap"},
         {"agreement": None, "features": features},
     ]
-    rows = read_rows(records, 0.5, None)
+    rows = read_rows(located(records), 0.5, None)
     assert [one.needs_premium for one in rows] == [True, False, True, False]
     assert [len(one.values) for one in rows] == [len(FEATURES)] * 4
-    assert len(read_rows(records, 0.5, "cheap")) == 2
-    for bad in (
-        {"needs_premium": "yes", "prompt": "x"},
-        {"needs_premium": True},
-        {"needs_premium": True, "messages": ["x"]},
-        {"prompt": "x"},
-        {"needs_premium": True, "features": {"has_code": 1}},
-    ):
-        with pytest.raises(ConfigError, match="record 1"):
-            read_rows([bad], 0.5, None)
+    assert [one.agreement for one in rows] == [None, None, 0.4, 0.5]
+    assert len(read_rows(located(records), 0.5, "cheap")) == 2
 
 
-def test_too_few_rows_are_refused() -> None:
-    with pytest.raises(ConfigError, match="at least 20 rows, 5 of each kind"):
+FEATURED = feature_values(read_facts(ask("x?")))
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"needs_premium": "yes", "prompt": "x"}, "needs_premium of file:1 is 'yes'"),
+        ({"agreement": "0.5", "prompt": "x"}, "agreement of file:1 is '0.5'"),
+        ({"agreement": 1.5, "prompt": "x"}, "agreement of file:1 is 1.5; allowed: a number from 0"),
+        ({"agreement": math.nan, "prompt": "x"}, "agreement of file:1 is nan"),
+        ({"prompt": "x", "label": 1}, "file:1 is 'a record with prompt, label'; allowed: a record"),
+        ({}, "file:1 is 'a record with nothing'; allowed: a record with needs_premium or agree"),
+        ({"needs_premium": True}, "allowed: a record with a prompt (a text), messages or features"),
+        ({"needs_premium": True, "prompt": [1, 2]}, "allowed: a record with a prompt (a text)"),
+        ({"needs_premium": True, "messages": ["x"]}, "messages of file:1 is 'x'"),
+        (
+            {"needs_premium": True, "messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "allowed: objects with a role and a content, texts",
+        ),
+        (
+            {"needs_premium": True, "features": {**FEATURED, "has_code": None, "num_lines": "1"}},
+            "features of file:1 is 'without a number for has_code, num_lines'",
+        ),
+        ({"needs_premium": True, "features": {**FEATURED, "has_code": math.inf}}, "has_code"),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_named(record: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_rows(located([record]), 0.5, None)
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("records", "cheap", "said"),
+    [
+        ([], None, "FILE is 'without records'; allowed: at least 20 records, 5 of each kind."),
+        ([], None, "`routing.shadow` makes them, or label requests: a prompt and needs_premium"),
+        (
+            [{"agreement": None, "tier": "a", "other_tier": "b"}] * 3,
+            None,
+            "FILE is 'nothing but 3 comparisons that failed'",
+        ),
+        (
+            [{"agreement": 1.0, "tier": "a", "other_tier": "b"}],
+            "c",
+            "--cheap is 'c'; allowed: a tier that records compare: a, b.",
+        ),
+        ([{"needs_premium": True, "prompt": "x"}], "a", "allowed: left out where no record names"),
+    ],
+)
+def test_where_nothing_is_left_it_is_said_why(
+    records: list[dict[str, Any]], cheap: str | None, said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_rows(located(records), 0.5, cheap)
+    assert said in caught.value.message
+
+
+def test_too_few_rows_are_refused_with_what_would_help() -> None:
+    with pytest.raises(ConfigError) as caught:
         fit_route_model([row(*one) for one in texts(12)], 0.3)
+    assert "FILE is '12 records, of which 4 need the premium tier and 8 do not'" in str(
+        caught.value
+    )
+    assert "at least 20 records, 5 of each kind" in str(caught.value)
+    agreed: list[dict[str, Any]] = [
+        {"agreement": 0.6 + number / 100, "prompt": "x" * number} for number in range(30)
+    ]
+    with pytest.raises(ConfigError) as caught:
+        fit_route_model(read_rows(located(agreed), 0.5, None), 0.3)
+    assert "30 records, of which 0 need the premium tier and 30 do not" in str(caught.value)
+    assert "A --min-agreement above 0.64 and up to 0.85 has enough of each." in str(caught.value)
+    for least in (0.6401, 0.85):
+        fit_route_model(read_rows(located(agreed), least, None), 0.3)
+    alike = [{**record, "agreement": 1.0} for record in agreed]
+    with pytest.raises(ConfigError, match="Nearly all agree alike"):
+        fit_route_model(read_rows(located(alike), 0.5, None), 0.3)
+    with pytest.raises(ConfigError, match="40 records that are all alike"):
+        fit_route_model([row("x", number % 2 == 0) for number in range(40)], 0.3)
 
 
 def test_a_destination_chooses_by_its_model() -> None:

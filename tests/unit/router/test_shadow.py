@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +150,10 @@ def test_agreement(metric: Any, one: str, other: str, expected: float) -> None:
     assert agreement(one, other, metric) == pytest.approx(expected)
 
 
+def written(path: Path) -> list[Mapping[str, Any]]:
+    return [record for _, record in read_records([path])]
+
+
 async def test_files_end_with_their_time_and_have_a_bound(tmp_path: Path) -> None:
     clock = FakeClock(86_400.0 * 100)
     files = ShadowFiles(tmp_path / "shadow", 2, 100, clock)
@@ -156,10 +161,10 @@ async def test_files_end_with_their_time_and_have_a_bound(tmp_path: Path) -> Non
     clock.advance(86_400)
     await files.add({"day": 2, "text": "ü"})
     await files.add({"too": "much " * 100})
-    assert list(read_records([tmp_path / "shadow"])) == [{"day": 1}, {"day": 2, "text": "ü"}]
+    assert written(tmp_path / "shadow") == [{"day": 1}, {"day": 2, "text": "ü"}]
     clock.advance(86_400)
     await files.add({"day": 3})
-    assert [record["day"] for record in read_records([tmp_path / "shadow"])] == [2, 3]
+    assert [record["day"] for record in written(tmp_path / "shadow")] == [2, 3]
     paths = sorted((tmp_path / "shadow").iterdir())
     assert [path.stat().st_mode & 0o777 for path in paths] == [0o600] * 2
 
@@ -177,10 +182,33 @@ async def test_a_folder_that_cannot_be_written_is_told_and_harmless(
 def test_half_a_line_at_the_end_is_read_over_and_one_before_it_is_not(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n{"a":')
-    assert list(read_records([path])) == [{"a": 1}]
+    assert list(read_records([path])) == [(f"{path}:1", {"a": 1})]
+    path.write_text('{"a": 1')  # and no record before it
+    with pytest.raises(ConfigError, match=r"a\.jsonl:1"):
+        list(read_records([path]))
     path.write_text('{"a": \n{"a": 1}\n')
     with pytest.raises(ConfigError, match=r"a\.jsonl:1"):
         list(read_records([path]))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"label,prompt\n1,x\n", r"a\.jsonl:1 is 'label,prompt'; allowed: a JSON object on each"),
+        (b'[{"a": 1}]\n', r"a\.jsonl:1 is "),
+        (b"GGUF\x03\x00\xff\xfe\n", "FILE is .*a file of JSON lines, which is UTF-8"),
+    ],
+)
+def test_a_file_of_something_else_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        list(read_records([path]))
+    with pytest.raises(ConfigError, match=r"none.*No such file or directory\."):
+        list(read_records([tmp_path / "none"]))
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"a folder with files that end with \.jsonl"):
+        list(read_records([tmp_path]))
 
 
 def test_a_summary_adds_up_by_task_and_tiers() -> None:
@@ -197,11 +225,44 @@ def test_a_summary_adds_up_by_task_and_tiers() -> None:
         "other_cost_nano_usd": 5,
     }
     failed = {**record, "agreement": None}
-    one, two = summarize([record, {**record, "agreement": 1.0}, failed, {**record, "task": "t"}])
+    records = [record, {**record, "agreement": 1.0}, failed, {**record, "task": "t"}]
+    one, two = summarize(("file:1", each) for each in records)
     assert (one.task, one.num_compared, one.num_failed) == (None, 2, 1)
     assert (one.agreement, one.full_agreement, one.length_ratio) == (0.75, 0.5, 2.0)
     assert (one.mean_s, one.other_mean_s, one.other_nano_usd) == (1.0, 3.0, 10)
     assert (two.task, two.num_compared, two.agreement_95) == ("t", 1, None)
-    assert summarize([{**record, "other_cost_nano_usd": None}])[0].other_nano_usd is None
+    unpriced = {**record, "other_cost_nano_usd": None}
+    assert summarize([("file:1", unpriced)])[0].other_nano_usd is None
+    for name, value in (("agreement", "much"), ("agreement", 2), ("duration_s", None)):
+        with pytest.raises(ConfigError, match=f"{name} of file:1"):
+            summarize([("file:1", {**record, name: value})])
+    # Of few the spread is an estimate too: Student's 12.7 and 2.26 in place of 1.96.
+    assert mean_interval([0.50, 0.51]) == pytest.approx((0.505 - 0.0635, 0.505 + 0.0635), abs=2e-4)
+    low, high = mean_interval([0.4, 0.6] * 5) or (0.0, 0.0)
+    assert (high - low) / 2 == pytest.approx(2.262 * 0.10541 / 10**0.5, rel=2e-3)
+    low, high = mean_interval([0.4, 0.6] * 500) or (0.0, 0.0)
+    assert (high - low) / 2 == pytest.approx(1.962 * 0.10005 / 1000**0.5, rel=2e-3)
     # All the same is not certainty.
     assert mean_interval([1.0] * 10) == (pytest.approx(1 - 0.3689, abs=1e-4), 1.0)
+
+
+async def test_what_a_full_disk_cut_off_does_not_spoil_the_next_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = ShadowFiles(tmp_path, 2, 10_000, FakeClock())
+    await files.add({"a": 1})
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:4]))
+    await files.add({"a": 2})
+    monkeypatch.undo()
+    assert [record.getMessage().split(" ", 3)[3] for record in caplog.records] == [
+        f"in {tmp_path} cannot be written: No space left on device"
+    ]
+    await files.add({"a": 3})
+    assert written(tmp_path) == [{"a": 1}, {"a": 3}]
+    # Nor does what the end of a machine cut off.
+    (path,) = tmp_path.iterdir()
+    with path.open("a") as file:
+        file.write('{"a": 4')
+    await ShadowFiles(tmp_path, 2, 10_000, FakeClock()).add({"a": 5})
+    assert written(tmp_path) == [{"a": 1}, {"a": 3}, {"a": 5}]
