@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.bench.roofline import NEAR, Factor, Load, Point, Sweep, factors, middle
+from headrace.bench.time_limit import TimeLimit
 from headrace.core.backend import Backend
 from headrace.core.machine import Roof
 from headrace.engine.build import WorkPerToken
@@ -29,6 +30,7 @@ MOST_TOKENS, LEAST_TOKENS = 32, 8
 # A case takes about so long, whatever the model.
 CASE_S = 0.8
 # Of so many runs in a row the fastest counts: what is slower met something else on the machine.
+# Where time is short one has to do.
 REPEATED = 2
 SHORT_WORDS, LONG_WORDS = 20, 400
 # What a context has to hold beside a prompt's words, and what a word takes at most.
@@ -84,13 +86,15 @@ class Variant:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """All that was found. `explained` are the points whose steps are put into words, `steady` those
-    of engines with the same threads, whose roofs differ by the machine alone.
+    of engines with the same threads, whose roofs differ by the machine alone. `notes` say what
+    there was no time for.
     """
 
     points: tuple[Point, ...]
     factors: tuple[Factor, ...]
     explained: tuple[str, ...] = ()
     steady: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """One object."""
@@ -106,14 +110,26 @@ async def explain(
     sweeps: Sequence[Sweep],
     rounds: int,
     on_case: Callable[[str], None] = lambda name: None,
+    limit: TimeLimit | None = None,
 ) -> Explanation:
-    """Run every case of every variant, in rounds."""
+    """Run every case of every variant, in rounds; with a limit, what there is time for."""
+    limit = limit or TimeLimit()
     found: dict[str, list[Point]] = {}
+    roof: Roof | None = None
+    spent_s = 0.0
     for _ in range(rounds):
         for variant in variants:
+            # As long as the one before; the first is what all others are compared with.
+            if found and not limit.has_time_for(spent_s):
+                limit.left_out += [case.name for case in variant.cases]
+                continue
+            begin_s = limit.now_s()
             async with variant.open() as opened:
-                async for point in _run(opened, variant.cases, on_case):
+                known = None if variant.has_own_roof else roof
+                async for point in _run(opened, variant.cases, on_case, limit, known):
                     found.setdefault(point.name, []).append(point)
+                    roof = roof if variant.has_own_roof else point.roof
+            spent_s = limit.now_s() - begin_s if variant is not variants[0] else 0.0
     points = {name: middle(each) for name, each in found.items()}
     own = [name for case in variants[0].cases for name in (case.name, case.prompt_name)]
     return Explanation(
@@ -123,23 +139,42 @@ async def explain(
         tuple(
             case.name for variant in variants for case in variant.cases if not variant.has_own_roof
         ),
+        tuple(limit.notes()),
     )
 
 
 async def _run(
-    opened: Opened, cases: Sequence[Case], on_case: Callable[[str], None]
+    opened: Opened,
+    cases: Sequence[Case],
+    on_case: Callable[[str], None],
+    limit: TimeLimit,
+    known: Roof | None,
 ) -> AsyncIterator[Point]:
-    """A warm-up, which says how many tokens a case may have, then each case."""
+    """A warm-up, which says how many tokens a case may have, then each case.
+
+    `known` is the newest roof of an engine with the same threads.
+    """
     first = await timed_answer(opened.backend, words_to_say(SHORT_WORDS), LEAST_TOKENS)
     allowed = int(CASE_S / shared_step_s([first]))
     num_tokens = max(LEAST_TOKENS, min(MOST_TOKENS, allowed))
-    roof = opened.probe()
+    roof = known
+    if roof is None or limit.is_ahead_by(0.0):
+        roof = opened.probe()
+    else:
+        limit.num_old_roofs += 1
     room = opened.backend.models()[0].max_model_len - ROOM_TOKENS
     for case in cases:
         on_case(case.name)
         if WORD_TOKENS * case.num_words > room:
             continue
-        runs = [await _answers(opened.backend, case, num_tokens) for _ in range(REPEATED)]
+        if limit.num_done and not limit.has_time_for(0.0):
+            limit.left_out.append(case.name)
+            continue
+        begin_s = limit.now_s()
+        runs = [await _answers(opened.backend, case, num_tokens)]
+        while len(runs) < REPEATED and limit.is_ahead_by(limit.now_s() - begin_s):
+            runs.append(await _answers(opened.backend, case, num_tokens))
+        limit.count(len(runs))
         yield _step_point(opened, case, min(runs, key=shared_step_s), roof)
         if case.has_prompt:
             firsts = (answers[0] for answers in runs)
@@ -199,6 +234,7 @@ def conclusions(found: Explanation) -> Iterator[str]:
     for point in found.points:
         if point.name in found.explained:
             yield _why(point)
+    yield from found.notes
 
 
 def _drift(found: Explanation) -> Iterator[str]:

@@ -19,6 +19,7 @@ from headrace.bench.explain import Explanation, conclusions
 from headrace.bench.explain import explain as run_explain
 from headrace.bench.explain_plan import plan_explain
 from headrace.bench.roofline import Factor, Point
+from headrace.bench.time_limit import TimeLimit
 from headrace.cli.generation import DraftModelOption, MemoryOption, ThreadsOption
 from headrace.cli.progress import ensure_model
 from headrace.cli.progress_views import count_view
@@ -35,6 +36,9 @@ from headrace.weights.gguf import GgufReader
 from headrace.weights.weight_reader import open_weights
 
 FULL_ROUNDS, FULL_FORMATS = 3, "q8_0"
+# Of --quick, from the first engine on; starting and what is in progress then take the rest of a
+# minute.
+QUICK_S = 45.0
 
 
 def explain(
@@ -42,7 +46,8 @@ def explain(
         str, typer.Argument(metavar="MODEL", help="Model to explain.")
     ] = DEFAULT_MODEL,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer cases, one round, no other formats.")
+        bool,
+        typer.Option("--quick", help="Fewer cases, one round, no other formats; within a minute."),
     ] = False,
     rounds: Annotated[
         int | None,
@@ -69,7 +74,8 @@ def explain(
 
     Changes one thing at a time: requests at once, context, threads, how keys and values are stored,
     guesses, the format of weights. Each step stands beside the time that reading and multiplying
-    take at the roof of that minute. Formats are rounded for their speed alone, and deleted.
+    take at the roof of that minute. Formats are rounded for their speed alone, and deleted. --quick
+    without --rounds leaves out what a slow machine has no time for, and says so.
     """
     settled = {
         "engine.num_threads": threads,
@@ -93,6 +99,7 @@ def explain(
                     planned.sweeps,
                     num_rounds,
                     lambda name: view.count(has_failed=False, what=name),
+                    TimeLimit(QUICK_S, total) if quick and rounds is None else None,
                 )
             )
     if as_json:

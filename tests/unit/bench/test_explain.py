@@ -11,12 +11,15 @@ from functools import partial
 import pytest
 
 from fakes.fake_backend import FakeBackend
+from fakes.fake_clock import FakeClock
 from headrace.bench.explain import Case, Explanation, Opened, Variant, conclusions, explain
 from headrace.bench.explain_plan import plan_explain
 from headrace.bench.roofline import Load, Point, Sweep, factors, middle
+from headrace.bench.time_limit import TimeLimit
 from headrace.core.backend import ModelInfo
 from headrace.core.config import Config, EngineConfig
 from headrace.core.machine import Roof
+from headrace.core.request import GenerateRequest
 from headrace.engine.build import WorkPerToken
 
 # 10 GB/s and 1 TOP/s; a token reads 300 MB and multiplies 500 million weights.
@@ -110,6 +113,50 @@ async def test_every_case_of_every_round_is_run_once_and_engines_are_closed() ->
     assert by_name["3 streams"].load.num_rows == 3
     assert by_name["far"].load.kv_bytes == by_name["far"].load.context_tokens * 100
     assert json.loads(json.dumps(found.as_json()))["factors"][0]["factor"] == "batch size"
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "num_asked", "num_probes", "said"),
+    [
+        # A warm-up of each of three engines, and four cases twice.
+        (16.0, 11, 3, []),
+        (8.0, 8, 3, ["in 8 s here: 3 of 4 cases ran once in place of twice"]),
+        (5.0, 5, 1, ["3 of 3 cases ran once", "earlier engine: 1 of", "left out: 1 thread. --rou"]),
+        (1.5, 2, 1, ["1 of 1 cases ran once", "left out: second, kept otherwise, 1 thread."]),
+    ],
+)
+async def test_where_time_is_short_repeats_go_first_and_it_is_said(
+    limit_s: float, num_asked: int, num_probes: int, said: list[str]
+) -> None:
+    clock = FakeClock()
+    asked: list[GenerateRequest] = []
+    probes: list[str] = []
+
+    async def take_a_second(request: GenerateRequest) -> None:
+        clock.advance(1.0)
+        asked.append(request)
+
+    @asynccontextmanager
+    async def open_(name: str) -> AsyncIterator[Opened]:
+        def probe() -> Roof:
+            probes.append(name)
+            return ROOF
+
+        info = ModelInfo("tiny", 10_000, 0, "tiny")
+        backend = FakeBackend(pieces=("word ",) * 64, info=info, admission=take_a_second)
+        yield Opened(backend, WORK, 100.0, probe)
+
+    variants = [
+        Variant("own", partial(open_, "own"), (Case(name="first"), Case(name="second"))),
+        Variant("kept", partial(open_, "kept"), (Case(name="kept otherwise"),)),
+        Variant("one", partial(open_, "one"), (Case(name="1 thread"),), has_own_roof=True),
+    ]
+    limit = TimeLimit(limit_s, 4, clock.monotonic_s)
+    found = await explain(variants, (), 1, limit=limit)
+    assert (len(asked), len(probes)) == (num_asked, num_probes)
+    assert len(found.notes) == bool(said)
+    assert all(part in found.notes[0] for part in said), found.notes
+    assert found.as_json()["conclusions"][-len(found.notes) :] == list(found.notes) or not said
 
 
 def test_a_plan_changes_one_thing_at_a_time() -> None:
