@@ -62,7 +62,7 @@ test-cuda-cases: $(VENV)/.stamp-triton  ## the kernel cases of all devices, inte
 soak: $(VENV)/.stamp-dev models  ## two hours of mixed traffic and aborts: make soak args="--minutes 10"
 	$(BIN)/python benchmarks/engine/soak.py $(args)
 
-# Eight articles each, a quarter of an hour; make example-media full=1 asks all of them, which takes hours.
+# Eight articles each, a quarter of an hour on two quiet cores; full=1 asks all of them, which takes hours.
 MEDIA := examples/media_company/workload.yaml
 example-media: $(VENV)/.stamp-run  ## the media company: profile, plan, and a report as HTML
 	$(BIN)/headrace profile $(MEDIA) $(if $(full),,--samples 8)
