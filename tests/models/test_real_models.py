@@ -29,8 +29,10 @@ MAX_MEAN_KL = {"qwen2": 0.004, "gemma3": 0.007}
 """What the arithmetic costs by itself, measured on numpy that rounds in one place and nothing else.
 Qwen 0.5B, mixed languages: activations of int8 per 32 0.0015, keys of bfloat16 0.0016, both 0.0039.
 Gemma 270M: activations 0.0057, of which the head's 0.002."""
-SURE_GAP = 0.3
-"""Nats between the oracle's two best tokens above which the choice may not differ."""
+SURE_GAP = {"qwen2": 0.3, "gemma3": 0.45}
+"""Nats between the oracle's two best tokens above which the choice may not differ: three standard
+deviations. A mean KL of 0.0057 is logits that are off by 0.11, and differences of two by 0.15; tiers
+whose attention rounds in other places are off in other places (one gap of 0.32 turned without AMX)."""
 FLOAT32_LOGITS = 1e-3
 """Float32 sums in other orders over 18 to 28 layers differ by 2e-4."""
 MAX_POSITIONS = 2048
@@ -101,7 +103,8 @@ def test_greedy_answers_are_the_oracles_wherever_it_is_sure(real: Real, cpu_mode
         whole = [*request.prompt, *chosen]
         rows = transformers_logits.logits(real.oracle, whole, len(chosen) + 1)[:-1]
         best_two = np.sort(rows, axis=1)[:, -2:]
-        is_sure = best_two[:, 1] - best_two[:, 0] >= SURE_GAP
+        gap = best_two[:, 1] - best_two[:, 0]
+        is_sure = gap >= SURE_GAP[cpu_model.config.model_type]
         assert is_sure.mean() > 0.5, request.name
         differs = is_sure & (rows.argmax(axis=1) != chosen)
         assert not differs.any(), (request.name, np.flatnonzero(differs), chosen)

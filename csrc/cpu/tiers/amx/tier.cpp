@@ -18,6 +18,8 @@ namespace {
 #include "tiers/avx512/matmul.inl"
 #include "tiers/avx512/quantize.inl"
 
+#include "tiers/avx512/panel_blocks.inl"
+
 #include "tiers/amx/matmul.inl"
 #include "tiers/amx/matmul_bf16.inl"
 

@@ -16,6 +16,10 @@ namespace {
 #include "tiers/avx512/matmul.inl"
 #include "tiers/avx512/quantize.inl"
 
+#include "tiers/avx512/panel_blocks.inl"
+
+#include "tiers/avx512/matmul_blocks.inl"
+
 #include "kernels/attention_float.inl"
 #include "kernels/attention_packed.inl"
 #include "kernels/embed.inl"
@@ -26,7 +30,8 @@ namespace {
 #include "tiers/avx512/probe.inl"
 
 constexpr MatmulKernels kMatmulKernels = {
-    quantize_rows_avx512, matmul_vnni, matmul_float, nullptr, nullptr, no_scratch, false};
+    quantize_rows_avx512, matmul_rows,        matmul_float, nullptr,
+    nullptr,              tile_scratch_bytes, true};
 }  // namespace
 }  // namespace headrace::avx512
 
