@@ -2,22 +2,41 @@
 // registers, against a panel's block of groups in L1. A group of a row takes 8 products and, on the
 // same two ports, a multiplication and an addition (docs/log/2026-11.md): 80 % of the peak.
 
-// Where the int32 sums of a group start, -zero * sum(a), for 16 rows: [groups][16], or by halves
-// [groups][2][16].
+// Where the int32 sums of a block's groups start, -zero * sum(a): [tiles][groups][16], or by halves
+// [tiles][groups][2][16]. Kept from panel to panel.
+struct Starts {
+  int32_t* sums;
+  int64_t block;  // they are of the block that begins here
+  int zero;       // and of formats with this zero
+};
+
 template <uint8_t format>
-static void start_sums(const int32_t* offsets, int groups, int32_t* starts) {
+static void start_sums(const QuantizedRows& x, int64_t start, int groups, int64_t tiles,
+                       Starts& kept) {
   constexpr int zero = kPanelLayouts[format].zero;
   constexpr int shift = zero == 8 ? 0 : zero == 16 ? 1 : zero == 32 ? 2 : 4;  // of -8 * sum
-  for (int g = 0; g < groups; g++, offsets += 32) {
-    __m512i low = _mm512_slli_epi32(_mm512_load_si512(offsets), shift);
-    __m512i high = _mm512_slli_epi32(_mm512_load_si512(offsets + 16), shift);
-    if constexpr (format == kP6K) {
-      _mm512_store_si512(starts + g * 32, low);
-      _mm512_store_si512(starts + g * 32 + 16, high);
-    } else {
-      _mm512_store_si512(starts + g * 16, _mm512_add_epi32(low, high));
+  if (kept.block == start && kept.zero == zero) return;
+  kept.block = start;
+  kept.zero = zero;
+  int32_t* sums = kept.sums;
+  for (int64_t tile = 0; tile < tiles; tile++) {
+    const int32_t* offsets = x.offsets + (tile * x.num_groups + start) * 32;
+    for (int g = 0; g < groups; g++, offsets += 32) {
+      __m512i low = _mm512_slli_epi32(_mm512_load_si512(offsets), shift);
+      __m512i high = _mm512_slli_epi32(_mm512_load_si512(offsets + 16), shift);
+      if constexpr (format == kP6K) {
+        _mm512_store_si512(sums, low);
+        _mm512_store_si512(sums += 16, high);
+      } else {
+        _mm512_store_si512(sums, _mm512_add_epi32(low, high));
+      }
+      sums += 16;
     }
   }
+}
+
+static size_t rows_scratch_bytes(int64_t num_rows, int64_t depth) {
+  return tile_scratch_bytes(num_rows, depth) + (size_t)((num_rows + 15) / 16) * kBlockGroups * 128;
 }
 
 // Rows of a tile, at their first group of a block.
@@ -91,13 +110,14 @@ constexpr MultiplyRows kMultiplyRows[kVnniRows + 1] = {
 
 template <uint8_t format>
 static void rows_block(const MatmulArgs* args, int64_t p, int64_t start, int groups, Ahead& ahead,
-                       int64_t next_bytes, const TileScratch& t, int64_t tiles) {
+                       int64_t next_bytes, const TileScratch& t, int64_t tiles, Starts& starts) {
   constexpr PanelLayout layout = kPanelLayouts[format];
   constexpr bool halves = format == kP6K;
   const QuantizedRows& x = args->x;
   Block block = {args, p, start, groups, start == 0, start + groups == x.num_groups};
   unpack_block<format, false>(
       args->weight.base + args->weight.offsets[p] + block_bytes(layout, start), groups, t);
+  if constexpr (layout.zero != 0) start_sums<format>(x, start, groups, tiles, starts);
   ahead.per_step = next_bytes * 256 / (2 * tiles * groups) + 1;
   for (int64_t tile = 0; tile < tiles; tile++) {
     const int64_t at = tile * x.num_groups + start;
@@ -106,13 +126,13 @@ static void rows_block(const MatmulArgs* args, int64_t p, int64_t start, int gro
     if constexpr (layout.has_min)
       add_minimums(groups, t.minimums, x.scaled_sums + at * 16, block.is_first,
                    t.min_sums + tile * kTileFloats);
-    if constexpr (layout.zero != 0) start_sums<format>(x.offsets + at * 32, groups, t.buffers);
     const int64_t left = x.num_rows - tile * 16;
     const int rows = left < 16 ? (int)left : 16;
     const int passes = (rows + kVnniRows - 1) / kVnniRows, pass = (rows + passes - 1) / passes;
     for (int m = 0; m < rows; m += pass)
       kMultiplyRows<layout.zero != 0, halves>[rows - m < pass ? rows - m : pass](
-          {x.values + at * 512 + m * 32, x.scales + at * 16 + m, t.buffers + m, sums + m * 16}, t,
+          {x.values + at * 512 + m * 32, x.scales + at * 16 + m,
+           starts.sums + tile * groups * (halves ? 32 : 16) + m, sums + m * 16}, t,
           groups, block.is_first, ahead);
     if (!block.is_last) continue;
     __m512 y[16];
@@ -122,7 +142,7 @@ static void rows_block(const MatmulArgs* args, int64_t p, int64_t start, int gro
 }
 
 using RowsBlock = void (*)(const MatmulArgs*, int64_t, int64_t, int, Ahead&, int64_t,
-                           const TileScratch&, int64_t);
+                           const TileScratch&, int64_t, Starts&);
 constexpr RowsBlock kRowsBlocks[kNumPackedFormats] = {
     rows_block<kP40>, rows_block<kP50>, rows_block<kP80>, rows_block<kP41>,
     rows_block<kP51>, rows_block<kP4K>, rows_block<kP5K>, rows_block<kP6K>,
@@ -130,10 +150,11 @@ constexpr RowsBlock kRowsBlocks[kNumPackedFormats] = {
 
 static void matmul_rows(const MatmulArgs* args, const Work* work) {
   if (args->x.num_rows <= kVnniRows && !args->gated.values) return matmul_vnni(args, work);
+  Starts starts = {(int32_t*)(work->scratch + tile_scratch_bytes(args->x.num_rows, 0)), -1, 0};
   for_panel_blocks(args, work, [&](int64_t p, const Batch& batch, Ahead& ahead, int64_t next_bytes,
                                    const TileScratch& t, int64_t tiles) {
     kRowsBlocks[args->weight.formats[p]](args, p, batch.start,
                                          groups_of(batch, args->x.num_groups), ahead, next_bytes, t,
-                                         tiles);
+                                         tiles, starts);
   });
 }

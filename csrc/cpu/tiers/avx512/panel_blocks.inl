@@ -12,7 +12,7 @@ struct TileScratch {
   int8_t* weights;   // [groups][8 rows][64]; unsigned for the vector kernel
   float* scales;     // [steps][16]
   float* minimums;   // [groups][16]
-  int32_t* buffers;  // [kBuffers][16][16]: products of tiles; starts of sums of the vector kernel
+  int32_t* buffers;  // [kBuffers][16][16]: products of tiles
   float* sums;       // [panels][tiles][16][16]; between blocks of groups
   float* min_sums;   // the same
 };

@@ -31,7 +31,7 @@ namespace {
 
 constexpr MatmulKernels kMatmulKernels = {
     quantize_rows_avx512, matmul_rows,        matmul_float, nullptr,
-    nullptr,              tile_scratch_bytes, true};
+    nullptr,              rows_scratch_bytes, true};
 }  // namespace
 }  // namespace headrace::avx512
 
