@@ -1,10 +1,10 @@
 // Quantized linears on AMX int8 tiles, for more rows than the VNNI kernel likes.
 //
-// Blocks of panels as in tiers/avx512/panel_blocks.inl. A product of 16 rows x 16 columns x one group leaves its tile as int32 and is added to the fp32 sums, which
-// stay in registers. While tiles are in flight this CPU runs 512-bit multiplications and
-// conversions on one port only (docs/log/2026-11.md), so half of the conversions are done by
-// integer and float additions, which have two, and the minimum terms are summed apart from the
-// tiles.
+// Blocks of panels as in tiers/avx512/panel_blocks.inl. A product of 16 rows x 16 columns x one
+// group leaves its tile as int32 and is added to the fp32 sums, which stay in registers. While
+// tiles are in flight this CPU runs 512-bit multiplications and conversions on one port only
+// (docs/log/2026-11.md), so half of the conversions are done by integer and float additions, which
+// have two, and the minimum terms are summed apart from the tiles.
 
 constexpr int kVnniMaxRows = 8;
 // Accumulators 0..3 [16 rows][16 columns]; activations 4, 5 [16][k]; weights 6, 7 [k / 4][16][4].
@@ -246,8 +246,8 @@ static void tile_block(const MatmulArgs* args, int64_t p, int64_t start, int gro
   constexpr bool halves = format == kP6K;
   const QuantizedRows& x = args->x;
   Block block = {args, p, start, groups, start == 0, start + groups == x.num_groups};
-  unpack_block<format, true>(args->weight.base + args->weight.offsets[p] + block_bytes(layout, start),
-                       groups, t);
+  unpack_block<format, true>(
+      args->weight.base + args->weight.offsets[p] + block_bytes(layout, start), groups, t);
   if constexpr (layout.has_min)
     for (int64_t tile = 0; tile < tiles; tile++)
       add_minimums(groups, t.minimums, x.scaled_sums + (tile * x.num_groups + start) * 16,
@@ -271,14 +271,15 @@ constexpr TileBlock kTileBlocks[kNumPackedFormats] = {
 
 static void matmul_tiles(const MatmulArgs* args, const Work* work) {
   const TileConfig* config = nullptr;
-  for_panel_blocks(args, work, [&](int64_t p, const Batch& batch, Ahead& ahead, int64_t next_bytes,
-                                   const TileScratch& t, int64_t tiles) {
-    const uint8_t format = args->weight.formats[p];
-    const TileConfig* wanted = format == kP6K ? &kHalfGroupTiles : &kGroupTiles;
-    if (config != wanted) load_tile_config(config = wanted);
-    kTileBlocks[format](args, p, batch.start, groups_of(batch, args->x.num_groups), ahead,
-                        next_bytes, t, tiles);
-  });
+  for_panel_blocks(args, work,
+                   [&](int64_t p, const Batch& batch, Ahead& ahead, int64_t next_bytes,
+                       const TileScratch& t, int64_t tiles) {
+                     const uint8_t format = args->weight.formats[p];
+                     const TileConfig* wanted = format == kP6K ? &kHalfGroupTiles : &kGroupTiles;
+                     if (config != wanted) load_tile_config(config = wanted);
+                     kTileBlocks[format](args, p, batch.start, groups_of(batch, args->x.num_groups),
+                                         ahead, next_bytes, t, tiles);
+                   });
   _tile_release();
 }
 

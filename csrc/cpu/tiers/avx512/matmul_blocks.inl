@@ -132,8 +132,8 @@ static void rows_block(const MatmulArgs* args, int64_t p, int64_t start, int gro
     for (int m = 0; m < rows; m += pass)
       kMultiplyRows<layout.zero != 0, halves>[rows - m < pass ? rows - m : pass](
           {x.values + at * 512 + m * 32, x.scales + at * 16 + m,
-           starts.sums + tile * groups * (halves ? 32 : 16) + m, sums + m * 16}, t,
-          groups, block.is_first, ahead);
+           starts.sums + tile * groups * (halves ? 32 : 16) + m, sums + m * 16},
+          t, groups, block.is_first, ahead);
     if (!block.is_last) continue;
     __m512 y[16];
     load_sums(y, sums, false);
@@ -151,10 +151,11 @@ constexpr RowsBlock kRowsBlocks[kNumPackedFormats] = {
 static void matmul_rows(const MatmulArgs* args, const Work* work) {
   if (args->x.num_rows <= kVnniRows && !args->gated.values) return matmul_vnni(args, work);
   Starts starts = {(int32_t*)(work->scratch + tile_scratch_bytes(args->x.num_rows, 0)), -1, 0};
-  for_panel_blocks(args, work, [&](int64_t p, const Batch& batch, Ahead& ahead, int64_t next_bytes,
-                                   const TileScratch& t, int64_t tiles) {
-    kRowsBlocks[args->weight.formats[p]](args, p, batch.start,
-                                         groups_of(batch, args->x.num_groups), ahead, next_bytes, t,
-                                         tiles, starts);
-  });
+  for_panel_blocks(args, work,
+                   [&](int64_t p, const Batch& batch, Ahead& ahead, int64_t next_bytes,
+                       const TileScratch& t, int64_t tiles) {
+                     kRowsBlocks[args->weight.formats[p]](args, p, batch.start,
+                                                          groups_of(batch, args->x.num_groups),
+                                                          ahead, next_bytes, t, tiles, starts);
+                   });
 }

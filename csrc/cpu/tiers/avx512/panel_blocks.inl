@@ -1,6 +1,6 @@
-// Many rows against panels of quantized weights, a block of 32 groups at a time: what the vector and
-// the tile kernel share. The block of a panel is unpacked to L1 once and meets all rows, 16 at a time;
-// sums of rows stay in scratch between blocks.
+// Many rows against panels of quantized weights, a block of 32 groups at a time: what the vector
+// and the tile kernel share. The block of a panel is unpacked to L1 once and meets all rows, 16 at
+// a time; sums of rows stay in scratch between blocks.
 
 constexpr int kBlockGroups = 32;    // 16 KB of unpacked weights
 constexpr int kPanelsTogether = 8;  // share the activations of a block while they are in L2
@@ -34,8 +34,8 @@ HR_INLINE TileScratch tile_scratch(uint8_t* at, int64_t tiles) {
   return s;
 }
 
-// Weights and exact scales of `groups` groups, from the start of a block of the panel: q - zero where
-// they are signed, else q.
+// Weights and exact scales of `groups` groups, from the start of a block of the panel: q - zero
+// where they are signed, else q.
 template <uint8_t format, bool is_signed>
 static void unpack_block(const uint8_t* block, int groups, const TileScratch& s) {
   constexpr PanelLayout layout = kPanelLayouts[format];
@@ -202,7 +202,6 @@ static int64_t aim(Ahead* ahead, const Batch& next, const PackedPanels& w, int64
   }
   return num_bytes;
 }
-
 
 // f(p, batch, ahead, bytes ahead per panel, scratch of the panel, tiles) for each panel and block.
 template <class F>

@@ -30,8 +30,7 @@ namespace {
 #include "tiers/avx512/probe.inl"
 
 constexpr MatmulKernels kMatmulKernels = {
-    quantize_rows_avx512, matmul_rows,        matmul_float, nullptr,
-    nullptr,              rows_scratch_bytes, true};
+    quantize_rows_avx512, matmul_rows, matmul_float, nullptr, nullptr, rows_scratch_bytes, true};
 }  // namespace
 }  // namespace headrace::avx512
 
