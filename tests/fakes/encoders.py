@@ -12,7 +12,7 @@ from headrace.core.clock import SystemClock
 from headrace.core.config import Config, EngineConfig
 from headrace.hub.model_store import LocalModel
 from headrace.launch.encoder_backend import open_encoder_backend
-from headrace.launch.engine_backend import EngineBackend
+from headrace.launch.engine_backend import EngineBackend, MakeSink
 from oracle.tiny_encoders import make_classifier, make_encoder, save, save_sentence_parts
 
 
@@ -25,12 +25,14 @@ def classifier_folder(folder: Path, num_labels: int = 1) -> Path:
     return save(make_classifier(num_labels), folder)
 
 
-def open_backend(folder: Path, **engine: object) -> EngineBackend:
+def open_backend(
+    folder: Path, make_sink: MakeSink | None = None, **engine: object
+) -> EngineBackend:
     """A backend that is not started."""
     options: dict[str, object] = {"num_threads": 1, "encoder_dtype": "f32", **engine}
     config = Config(engine=EngineConfig(**options))  # type: ignore[arg-type]
     local = LocalModel(folder, "tiny", 0)
-    return open_encoder_backend(local, config, SystemClock())
+    return open_encoder_backend(local, config, SystemClock(), make_sink)
 
 
 @contextmanager

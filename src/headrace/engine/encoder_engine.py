@@ -34,6 +34,7 @@ from headrace.core.output import RequestOutput, RequestTimes
 from headrace.core.request import GenerateRequest, Pooling
 from headrace.core.usage import Usage
 from headrace.engine.encoder_model import EncoderInput, EncoderModel
+from headrace.engine.encoder_stats import EncoderStats
 from headrace.engine.encoder_text import EncoderText
 from headrace.engine.given_orders import PAUSED
 from headrace.executor.encoder_runner import MAX_PASS_TOKENS, EncoderSequence
@@ -66,13 +67,19 @@ class EncoderEngine:
     """Answers with vectors for one model. `start` before the first request, `stop` at the end."""
 
     def __init__(
-        self, model: EncoderModel, info: ModelInfo, clock: Clock, *, max_waiting_requests: int
+        self,
+        model: EncoderModel,
+        info: ModelInfo,
+        clock: Clock,
+        stats: EncoderStats,
+        *,
+        max_waiting_requests: int,
     ) -> None:
         self._model, self._info, self._clock = model, info, clock
-        self._max_waiting = max_waiting_requests
+        self._stats, self._max_waiting = stats, max_waiting_requests
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = Lock()
-        self._num_unfinished = 0
+        self._num_unfinished = self._num_running = 0
         self._jobs: dict[_Job, None] = {}
         self._state = "starting"
         self._detail = ""
@@ -249,6 +256,10 @@ class EncoderEngine:
                 raise BackendError(_STOPPED, retryable=True)
             self._jobs[job] = None
             self._inbox.put(job)
+            self._show_queue()
+
+    def _show_queue(self) -> None:
+        self._stats.observe_queue(self._num_running, len(self._jobs) - self._num_running)
 
     def _take_room(self) -> None:
         """Raises: CapacityError, EngineDied."""
@@ -259,6 +270,7 @@ class EncoderEngine:
             raise CapacityError(f"The engine {reason}. Try again later.", is_full=False)
         with self._lock:
             if self._num_unfinished >= self._max_waiting:
+                self._stats.count_rejection()
                 raise CapacityError(
                     f"{self._num_unfinished} requests wait already. Try again in a moment."
                 )
@@ -271,6 +283,7 @@ class EncoderEngine:
             for job in jobs:
                 if job is not None:
                     self._jobs.pop(job, None)
+            self._show_queue()
 
     def _run(self) -> None:
         """Body of the thread: passes until the end."""
@@ -285,14 +298,25 @@ class EncoderEngine:
 
     def _run_pass(self, jobs: Sequence[_Job]) -> None:
         results: Sequence[_Result | HeadraceError]
+        with self._lock:
+            self._num_running = len(jobs)
+            self._show_queue()
         try:
             results = self._answer(jobs)
+            self._count(jobs)
         except Exception as failure:
             logger.exception("A pass of the encoder failed.")
             results = [BackendError(f"The model failed: {failure}")] * len(jobs)
+        self._num_running = 0
         # Places are free before anyone can know that a request has ended and ask again.
         self._leave_room(jobs)
         _deliver(jobs, results)
+
+    def _count(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            num_tokens, pass_s = len(job.sequence.token_ids), job.ended_at_s - job.begun_at_s
+            self._stats.observe_answer(num_tokens, job.begun_at_s - job.arrived_at_s, pass_s)
+        self._stats.observe_pass(sum(len(job.sequence.token_ids) for job in jobs))
 
     def _wait_for_pass(self) -> bool:
         """Wait until none runs that began before a pause; whether it is paused still."""

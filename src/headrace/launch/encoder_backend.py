@@ -10,6 +10,7 @@ from headrace.config.resolve import resolve_engine
 from headrace.core.backend import ModelInfo
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import Config
+from headrace.core.telemetry import NoMetrics
 from headrace.engine.encoder_engine import EncoderEngine
 from headrace.engine.encoder_model import (
     EncoderFacts,
@@ -17,8 +18,9 @@ from headrace.engine.encoder_model import (
     Progress,
     load_encoder_model,
 )
+from headrace.engine.encoder_stats import EncoderStats
 from headrace.hub.model_store import LocalModel
-from headrace.launch.engine_backend import EngineBackend
+from headrace.launch.engine_backend import EngineBackend, MakeSink
 
 
 def open_encoder(
@@ -32,7 +34,10 @@ def open_encoder(
 
 
 def open_encoder_backend(
-    local: LocalModel, config: Config, clock: Clock | None = None
+    local: LocalModel,
+    config: Config,
+    clock: Clock | None = None,
+    make_sink: MakeSink | None = None,
 ) -> EngineBackend:
     """Load an encoder to be served. It is not started yet. Raises: what `open_encoder` raises."""
     clock = clock or SystemClock()
@@ -42,6 +47,7 @@ def open_encoder_backend(
         model,
         encoder_info(local, facts, clock),
         clock,
+        EncoderStats(make_sink(local.name) if make_sink is not None else NoMetrics()),
         max_waiting_requests=config.engine.max_waiting_requests,
     )
     environment = {

@@ -94,7 +94,9 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
         if isinstance(starting, StartingEncoder):
             # Readers, numpy and kernels, which the front process of a language model does without.
             encoders = importlib.import_module("headrace.launch.encoder_backend")
-            engine: EngineBackend = encoders.open_encoder_backend(starting.local, starting.config)
+            engine: EngineBackend = encoders.open_encoder_backend(
+                starting.local, starting.config, make_sink=sinks.make
+            )
         else:
             engine = finish_engine(starting, sinks.make)
         builds.add(starting.local, engine.environment)

@@ -173,7 +173,7 @@ async def _score(
         return [_cosine(by_text[first], by_text[second]) for first, second in pairs], usage
     if model.kind != "classify" or len(model.labels) != 1:
         what = f"has {len(model.labels)} classes" if model.labels else "scores no pairs of texts"
-        raise _unfit(model, what, "A reranker has one; an embedding model will do too.")
+        raise _unfit(model, what, "A reranker, with one class, does, and an embedding model.")
     requests = _make_requests(fields, model, pairs, "classify")
     outputs, usage = await _collect(services, requests, [second for _, second in names])
     return [_activate(output, model, fields)[0] for output in outputs], usage

@@ -24,6 +24,7 @@ from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.engine.encoder_model import EncoderModel
 from headrace.launch.engine_backend import EngineBackend
+from headrace.observe.prometheus import PrometheusMetrics
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +170,37 @@ async def test_stopped_while_texts_are_tokenized(
     async with asyncio.timeout(60):
         ends = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(end) for end in ends] == [BackendError, BackendError]
+
+
+async def test_metrics(folder: Path) -> None:
+    metrics = PrometheusMetrics("tiny")
+    backend = open_backend(folder, make_sink=lambda _: metrics, max_waiting_requests=1)
+    await backend.start()
+    try:
+        await backend.pause("wait")
+        waiting = asyncio.create_task(answer(backend, ask("the cat")))
+        async with asyncio.timeout(60):
+            while 'num_requests_waiting{engine="0",model_name="tiny"} 1.0' not in text_of(metrics):
+                await asyncio.sleep(0.01)
+        with pytest.raises(CapacityError):
+            await answer(backend, ask())
+        await backend.resume()
+        await waiting
+        await answer(backend, ask((5, 6, 7)))
+    finally:
+        await backend.stop()
+    found = text_of(metrics)
+    for name, value in (
+        ("vllm:num_requests_running", 0),
+        ("vllm:num_requests_waiting", 0),
+        ("vllm:prompt_tokens_total", 7),
+        ("vllm:e2e_request_latency_seconds_count", 2),
+        ("vllm:request_queue_time_seconds_count", 2),
+        ("vllm:iteration_tokens_total_sum", 7),
+        ("vllm:admission_rejections_total", 1),
+    ):
+        assert f'{name}{{engine="0",model_name="tiny"}} {value:.1f}\n' in found, name
+
+
+def text_of(metrics: PrometheusMetrics) -> str:
+    return metrics.render().decode()
