@@ -31,8 +31,8 @@ Qwen 0.5B, mixed languages: activations of int8 per 32 0.0015, keys of bfloat16 
 Gemma 270M: activations 0.0057, of which the head's 0.002."""
 SURE_GAP = {"qwen2": 0.3, "gemma3": 0.45}
 """Nats between the oracle's two best tokens above which the choice may not differ: three standard
-deviations. A mean KL of 0.0057 is logits that are off by 0.11, and differences of two by 0.15; tiers
-whose attention rounds in other places are off in other places (one gap of 0.32 turned without AMX)."""
+deviations. A mean KL of 0.0057 is logits that are off by 0.11, and differences of two by 0.15.
+Tiers whose attention rounds elsewhere are off elsewhere: without AMX one gap of 0.32 turned."""
 FLOAT32_LOGITS = 1e-3
 """Float32 sums in other orders over 18 to 28 layers differ by 2e-4."""
 MAX_POSITIONS = 2048
