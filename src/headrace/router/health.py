@@ -37,6 +37,7 @@ class BackendRecord:
     num_failures_in_a_row: int = 0
     first_token_s: float | None = None
     resting_until_s: float = 0.0
+    failed_at_s: float = -math.inf
     heard_at_s: float = 0.0
     # When, and how long its first token took; at least so long where another one was faster.
     times: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MAX_TIMES))
@@ -77,16 +78,17 @@ class HealthBook:
         self.of(name).num_running -= 1
 
     def hear(self, name: str, first_token_s: float) -> None:
-        """It has begun to answer."""
-        record = self.of(name)
+        """It has begun to answer. Who was asked before a failure says nothing of what followed."""
+        record, now_s = self.of(name), self._clock.monotonic_s()
         known = record.first_token_s
         step = 0.0 if known is None else NEWEST_SHARE * (first_token_s - known)
         record.first_token_s = first_token_s if known is None else known + step
         record.num_answers += 1
-        record.num_failures_in_a_row = 0
-        record.resting_until_s = 0.0
-        record.heard_at_s = self._clock.monotonic_s()
-        record.times.append((record.heard_at_s, first_token_s))
+        if now_s - first_token_s > record.failed_at_s:
+            record.num_failures_in_a_row = 0
+            record.resting_until_s = 0.0
+        record.heard_at_s = now_s
+        record.times.append((now_s, first_token_s))
 
     def note_wait(self, name: str, waited_s: float) -> None:
         """It had not begun after that time, and nobody waits any more."""
@@ -109,7 +111,8 @@ class HealthBook:
         wait_s = _asked_for(error)
         if wait_s is None:
             wait_s = REST_S * 2.0 ** min(record.num_failures_in_a_row - 1, 10)
-        until_s = self._clock.monotonic_s() + min(wait_s, MOST_REST_S)
+        record.failed_at_s = self._clock.monotonic_s()
+        until_s = record.failed_at_s + min(wait_s, MOST_REST_S)
         record.resting_until_s = max(record.resting_until_s, until_s)
 
 

@@ -234,7 +234,7 @@ def ended(index: int, failure: Failure | None = None) -> Outcome:
 
 def test_lines_come_at_tenths_and_for_new_kinds_of_failure() -> None:
     lines: list[str] = []
-    with CountLines(40, "requests", lines.append) as counts:
+    with CountLines(40, "requests", lines.append, lambda: 0.0) as counts:
         view = LoadView(counts)
         for index in range(40):
             view.show(ended(index, Failure("timeout", "late") if index in (5, 6) else None))

@@ -118,7 +118,7 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
 
 def test_counts_say_what_came_and_what_failed() -> None:
     lines: list[str] = []
-    with CountLines(20, "answers", lines.append) as view:
+    with CountLines(20, "answers", lines.append, FakeClock().monotonic_s) as view:
         for number in range(20):
             view.count(has_failed=number == 3, what="cheap: draft")
         view.say("more")

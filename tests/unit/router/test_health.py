@@ -40,3 +40,17 @@ def test_failures_in_a_row_rest_it_longer_and_an_answer_ends_that() -> None:
     book.hear("near", 0.5)
     assert not book.is_resting("near")
     assert book.of("near").first_token_s == 0.5
+
+
+def test_an_answer_that_was_asked_for_before_a_failure_ends_no_rest() -> None:
+    """Ten at once: one is told to come back in 30 s, the others begin to answer meanwhile."""
+    clock = FakeClock()
+    book = HealthBook(clock)
+    book.fail("near", UpstreamError("busy", "far", 429, retry_after_s=30.0))
+    clock.advance(2.0)
+    book.hear("near", 2.5)
+    assert book.is_resting("near")
+    assert book.of("near").first_token_s == 2.5
+    # Whoever was asked in spite of it shows that it is back.
+    book.hear("near", 1.5)
+    assert not book.is_resting("near")
