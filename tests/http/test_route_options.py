@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,11 @@ from fakes.upstreams import ask, events, scripted, stall, stall_after
 from headrace.config.routing import make_routing
 from headrace.core.errors import ConfigError
 from headrace.core.output import CompletionDelta
+from headrace.core.request import SamplingParams
 from headrace.core.telemetry import NoMetrics
-from headrace.launch.tiers import open_tiers
+from headrace.economics.most_cost import most_it_costs
+from headrace.economics.prices import PriceBook
+from headrace.launch.tiers import open_tiers, tier_prices
 from headrace.router.features import read_facts
 from headrace.router.route_features import feature_values
 from headrace.router.route_fit import LabelledRow, fit_route_model
@@ -279,15 +284,38 @@ async def test_another_tier_can_be_asked_about_it_and_one_that_fails_says_nothin
 
 
 def test_budgets_hold_what_everyone_may_cost(near: RunningServer) -> None:
-    def providers(settings: dict[str, Any]) -> list[str]:
+    def providers(settings: dict[str, Any], **fields: Any) -> list[str]:
         config = make_routing(settings)
         router, close = open_tiers(config, FakeBackend(), NoMetrics(), {})
         close()
-        return [info.provider for info in router.payable(ask(model="auto"))]
+        return [each.info.provider for each in router.payable(ask(model="auto", **fields))]
 
     assert providers(hedged(near.address, near)) == ["slow", "near"]
+    # Whoever is outrun may be asked again for an answer that nobody has seen.
+    assert providers(hedged(near.address, near), is_whole=True) == ["slow", "near"] * 2
     # The cheap tier answers, and may be asked about it.
     assert providers(checked(near)) == ["local", "near", "local"]
+    # Nobody is asked about an answer to tokens.
+    assert providers(checked(near), messages=None, prompt=(1, 2)) == ["local", "near"]
+
+
+async def test_a_check_of_a_short_answer_costs_no_more_than_is_held(near: RunningServer) -> None:
+    """The question is longer than the prompt and the answer together."""
+    settings = checked(near)
+    with route(settings, judged("Yes.")) as (server, rows):
+        async with client_of(server) as client:
+            await client.post("/v1/chat/completions", json=chat(max_tokens=1))
+        await settled(rows, 2)
+    config = make_routing(settings)
+    router, close = open_tiers(config, judged("Yes."), NoMetrics(), {})
+    prices, held = PriceBook([tier_prices(config)]), 0
+    asked = ask(model="auto", sampling=SamplingParams(max_tokens=1))
+    for each in router.payable(asked):
+        price = prices.find(each.info.provider, each.info.name, date(2026, 11, 22))
+        named = replace(each.request, model=each.info.name)
+        held += await most_it_costs(router, named, price, each.info) or 0
+    close()
+    assert sum(row.cost_nano_usd or 0 for row in rows) <= held
 
 
 def compared(near: RunningServer, folder: Path, **shadow: Any) -> dict[str, Any]:

@@ -83,13 +83,21 @@ class Retried:
     num_in_doubt: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Payable:
+    """A model that may have to be paid, and a request that costs no less than what it is asked."""
+
+    info: ModelInfo
+    request: GenerateRequest
+
+
 @runtime_checkable
 class Routes(Protocol):
     """A Backend that sends requests to others."""
 
-    def payable(self, request: GenerateRequest) -> Sequence[ModelInfo]:
-        """Every model that may have to be paid for one answer, each as often. Raises: as generate.
+    def payable(self, request: GenerateRequest) -> Sequence[Payable]:
+        """All that may have to be paid for one answer. Raises: as generate.
 
-        Budgets hold what all of them cost at most.
+        Budgets hold what all of it costs at most.
         """
         ...

@@ -226,14 +226,14 @@ class Metered:
         facts, day = self._progress.facts, self._progress.day
         holds: list[BudgetHold] = []
         try:
-            for model, info in self._payable(request):
+            for model, info, asked in self._payable(request):
                 spender = Spender(facts.caller.tenant, facts.caller.key_id, model, facts.tags, day)
                 most: int | None = 0
                 if budgets.limits(spender):
                     provider = self._costs.provider() if info is None else info.provider
                     price = self._costs.find_price(prices, provider, model)
-                    asked = replace(request, model=model)
-                    most = await most_it_costs(self._backend, asked, price, info)
+                    named = replace(asked, model=model)
+                    most = await most_it_costs(self._backend, named, price, info)
                 hold = budgets.reserve(spender, most)
                 if hold is not None:
                     holds.append(hold)
@@ -243,12 +243,15 @@ class Metered:
             raise
         return holds
 
-    def _payable(self, request: GenerateRequest) -> list[tuple[str, ModelInfo | None]]:
-        """Models that the request may cost something at."""
+    def _payable(
+        self, request: GenerateRequest
+    ) -> list[tuple[str, ModelInfo | None, GenerateRequest]]:
+        """Models that the request may cost something at, and what they are asked."""
         if isinstance(self._backend, Routes):
-            return [(info.name, info) for info in self._backend.payable(request)]
+            found = self._backend.payable(request)
+            return [(each.info.name, each.info, each.request) for each in found]
         infos = (info for info in self.models() if info.name == request.model)
-        return [(request.model, next(infos, None))]
+        return [(request.model, next(infos, None), request)]
 
     def _drop(self, holds: Sequence[BudgetHold]) -> None:
         """The request of these holds does not run."""

@@ -24,6 +24,7 @@ from headrace.core.clock import Clock
 from headrace.core.errors import ModelNotFound, UnsupportedParameter
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
+from headrace.core.routing import Payable
 from headrace.core.routing_config import RoutingConfig
 from headrace.core.telemetry import MetricSink
 from headrace.router.health import HealthBook
@@ -33,6 +34,7 @@ from headrace.router.policy import Policy
 from headrace.router.response_cache import ResponseCache
 from headrace.router.route_model import RouteModel
 from headrace.router.routed_stream import RoutedStream, RouterParts
+from headrace.router.self_check import dearest_question
 from headrace.router.semantic_cache import SemanticCache, TextIndex
 from headrace.router.shadow import ShadowAnswer, ShadowLog, Shadows
 from headrace.router.tier import Member, Tier
@@ -120,25 +122,31 @@ class Router:
         kept = self._kept
         return stream if kept is None else KeptStream(kept, request, decision, stream)
 
-    def payable(self, request: GenerateRequest) -> Sequence[ModelInfo]:
-        """See core.routing.Routes."""
+    def payable(self, request: GenerateRequest) -> Sequence[Payable]:
+        """See core.routing.Routes. Who is asked is decided by their health, later."""
         if request.model not in self._names:
-            return [info for info in self.models() if info.name == request.model]
-        members: dict[str, Member] = {}
+            known = (info for info in self.models() if info.name == request.model)
+            return [Payable(info, request) for info in known]
         decision = self._policy.decide(request)
-        for early in decision.early_tiers:
-            members |= {member.name: member for member in self._tiers[early].members}
+        names = dict.fromkeys(decision.early_tiers)
         name: str | None = decision.last_tier
         while name is not None:
-            members |= {member.name: member for member in self._tiers[name].members}
+            names[name] = None
             name = self._tiers[name].config.fallback
-        # Which of them are asked is decided by their health, later.
-        found = [member.info for member in members.values()]
+        members = {each.name: each for name in names for each in self._tiers[name].members}
+        found = [Payable(member.info, request) for member in members.values()]
+        prompt = replace(request, sampling=replace(request.sampling, max_tokens=1))
+        for name in names:
+            # Of an answer that is sent when it is whole, who was outrun may be asked again.
+            is_whole = request.is_whole or name in decision.early_tiers
+            if is_whole and name in self._parts.hedges:
+                found += [Payable(each.info, prompt) for each in self._tiers[name].members]
         check = None if decision.cascade is None else decision.cascade.self_check
-        for early in decision.early_tiers if check is not None else ():
-            # A question about an answer reads what the answer cost to write, and more.
-            tier = early if check is None or check.tier is None else check.tier
-            found += [member.info for member in self._tiers[tier].members]
+        question = None if check is None else dearest_question(request, check)
+        if check is not None and question is not None:
+            for early in decision.early_tiers:
+                tier = self._tiers[check.tier or early]
+                found += [Payable(member.info, question) for member in tier.members]
         return found
 
     async def activity(self) -> Sequence[ModelActivity]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from headrace.core.message import Message
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.routing_options import SelfCheckConfig
 from headrace.core.structured_outputs import StructuredOutputs
+from headrace.core.usage import Usage
 from headrace.router.cascade import Verdict
 from headrace.router.response_cache import join_outputs
 
@@ -54,6 +56,21 @@ def question_about(
         task=request.task,
         is_whole=True,
     )
+
+
+def dearest_question(request: GenerateRequest, config: SelfCheckConfig) -> GenerateRequest | None:
+    """What costs no less than the question about any answer, for a budget; None: none is asked.
+
+    The answer is part of the question, and here of the reply: tokens that are written cost no
+    less than those that are read.
+    """
+    asked = question_about(request, RequestOutput(request.request_id, (), Usage()), config, False)
+    if asked is None:
+        return None
+    sampling = request.sampling
+    limit = sampling.max_tokens or request.default_max_tokens
+    sampling = replace(sampling, max_tokens=None if limit is None else limit + config.max_tokens)
+    return replace(request, messages=asked.messages, prompt=None, sampling=sampling)
 
 
 def read_reply(outputs: Sequence[RequestOutput]) -> Verdict:
