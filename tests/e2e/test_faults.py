@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -222,6 +223,27 @@ def test_an_idle_engine_that_is_killed_comes_back(faulty: tuple[ServedModel, Pat
         assert client.get("/health").status_code == 200
     assert engine_of(server).pid != before.pid
     assert "was killed by SIGKILL" in server.program.stderr
+
+
+def test_every_start_of_an_engine_is_counted(faulty: tuple[ServedModel, Path], tiny: Path) -> None:
+    """Also one that ended before it was ready: alarms go by the number."""
+    server, _ = faulty
+    server.wait_until_idle()
+    name, line = "headrace:engine_restarts_total", "and is being restarted ("
+    restarts, told = server.metric(name), server.program.stderr.count(line)
+    before = engine_of(server)
+    away = (tiny / "model.safetensors").rename(tiny / "away")
+    try:
+        before.kill()
+        eventually(lambda: server.metric(name) >= restarts + 2, "failed starts are counted")
+    finally:
+        away.rename(tiny / "model.safetensors")
+    with server.client() as client:
+        answer = ask(client, server, {**ASKS["greedy"], "max_tokens": 9})
+    assert answer.status_code == 200, answer.text
+    assert server.metric(name) - restarts == server.program.stderr.count(line) - told
+    text = httpx.get(f"{server.address}/metrics").text
+    assert re.search(rf'^{name}{{.*reason="failed".*}} [1-9]', text, re.MULTILINE)
 
 
 def test_a_client_that_left_a_stopped_engine_is_forgotten(

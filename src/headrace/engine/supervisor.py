@@ -58,7 +58,8 @@ MIN_START_S = 60.0
 """What a restart may take, or ten times the first start."""
 
 OnRestart = Callable[[str, int], None]
-"""Called with why the engine ended (died, failed, stalled), and how many requests go on."""
+"""Called for every process that is started again: why the one before it ended (died, failed,
+stalled), and how many requests go on in it; none in one that did not get ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,14 +232,19 @@ class Supervisor:
         self._reason = self._describe_end(kind)
         if time.monotonic() - self._up_since_s > CALM_S:
             self._num_restarts = 0
-        started = None
+        started: EngineProcess | None = None
         while started is None:
             if self._stopping.is_set():
                 return self._give_up(None)
             if self._num_restarts >= self._max_restarts:
                 return self._give_up(self._reason)
             self._num_restarts += 1
-            started = self._restart()
+            try:
+                started = self._restart()
+            except (HeadraceError, OSError) as error:
+                self._reason = str(error)
+                self._tell(kind, 0)
+                kind = "died" if isinstance(error, EngineDied) else "failed"
         with self._lock:
             self._process, self._is_up = started, True
             for check in self._forms.start_again():
@@ -257,9 +263,12 @@ class Supervisor:
         self._up_since_s, self._reason, self._pause = time.monotonic(), "", None
         self._watch.moved()
         logger.warning("The engine runs again; requests that go on: %d.", len(self._requests))
-        if self._on_restart is not None:
-            self._on_restart(kind, len(self._requests))
+        self._tell(kind, len(self._requests))
         return failed
+
+    def _tell(self, kind: str, num_resumed: int) -> None:
+        if self._on_restart is not None:
+            self._on_restart(kind, num_resumed)
 
     def _describe_end(self, kind: str) -> str:
         end = self._process.close()
@@ -267,23 +276,23 @@ class Supervisor:
             return f"the engine process {end}"
         return self._reason
 
-    def _restart(self) -> EngineProcess | None:
-        """Start a process, later each time without a step; None when it does not get ready."""
+    def _restart(self) -> EngineProcess:
+        """Start a process, later each time without a step.
+
+        Raises: HeadraceError, OSError when it does not get ready.
+        """
         count = f"{self._num_restarts} of {self._max_restarts}"
         self._pause = f"The engine ended ({self._reason}) and is being restarted ({count})."
         logger.error("%s", self._pause)
         if self._num_fruitless:
             self._stopping.wait(min(2.0 ** (self._num_fruitless - 2), MAX_BACKOFF_S))
         self._num_fruitless += 1
-        process = None
+        process = EngineProcess(self._order)
         try:
-            process = EngineProcess(self._order)
             process.wait_ready(self._start_timeout_s, self._stopping)
-        except (HeadraceError, OSError) as error:
-            if process is not None:
-                process.close()
-            self._reason = str(error)
-            return None
+        except (HeadraceError, OSError):
+            process.close()
+            raise
         return process
 
     def _give_up(self, reason: str | None) -> list[EngineReply]:
