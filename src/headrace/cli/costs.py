@@ -31,6 +31,7 @@ from headrace.economics.prices import format_usd
 FORMATS = ("table", "json", "csv", "focus")
 _HEADS = {
     "requests": "REQUESTS",
+    "parts": "PARTS",
     "unpriced": "UNPRICED",
     "stale": "STALE PRICE",
     "estimated": "ESTIMATED",
@@ -66,7 +67,8 @@ def costs(
     """Add up what the calls of the usage ledger cost, also those that were cut off.
 
     COST is in full; MARGINAL leaves out the idle time of own machines. UNPRICED calls are in no
-    sum. A call with several tags counts for each. `focus` is CSV of FOCUS 1.4, a line per kind of
+    sum. PARTS are what other backends did for a call; they are in every column but REQUESTS. A call
+    with several tags counts for each. `focus` is CSV of FOCUS 1.4, a line per kind of
     token, model, price, tenant, key and day.
     """
     if form not in FORMATS:
@@ -95,7 +97,8 @@ def costs(
 def _warn(totals: Sequence[CostTotal], is_by_tag: bool) -> None:
     num_unpriced = sum(total.unpriced for total in totals)
     if num_unpriced:
-        calls = "calls (once for each tag)" if is_by_tag else "calls"
+        calls = "calls or parts of calls" if any(total.parts for total in totals) else "calls"
+        calls += " (once for each tag)" if is_by_tag else ""
         typer.echo(
             f"{num_unpriced} {calls} have no price and are in no sum; `headrace prices` shows what "
             "has one, economics.price_files adds more.",

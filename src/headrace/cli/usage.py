@@ -25,6 +25,7 @@ FORMATS = ("table", "json", "csv")
 # In a table seconds are rounded; what is 0 in every row is left out.
 _HEADS = {
     "requests": "REQUESTS",
+    "parts": "PARTS",
     "errors": "ERRORS",
     "input_tokens": "INPUT",
     "cached_input_tokens": "CACHED",
@@ -60,6 +61,7 @@ def usage(
 
     Cached tokens are part of the input, reasoning is part of the output. INPUT (ESTIMATED) stands
     for prompts of calls that ended before their tokens were reported; it is in no other column.
+    PARTS are what other backends did for a call; their tokens are in their tier's and model's rows.
     """
     if form not in FORMATS:
         raise ConfigError("--format", form, f"one of {', '.join(FORMATS)}")

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import ColumnElement, Select, case, func, select
 
 from headrace.economics.prices import KINDS
-from headrace.economics.usage_table import NUM_CALLS, USAGE_ROWS, in_order
+from headrace.economics.usage_table import NUM_CALLS, NUM_PARTS, USAGE_ROWS, in_order
 from headrace.store.database import Database
 
 CostDimension = Literal["tenant", "key", "user", "model", "tag", "tier", "task", "day"]
@@ -36,14 +36,17 @@ _RATES = {kind: _c[f"{kind}_rate"] for kind in KINDS}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostTotal:
-    """Sums over the calls of one group. Units: tokens, nano-dollars.
+    """Sums over the rows of one group. Units: tokens, nano-dollars.
 
-    `estimated` are calls whose prompt was charged by its length. `unpriced` are in no cost: calls
-    without a price, and those of the time before costs were kept.
+    `requests` are calls; `parts` are what other backends were paid for one, which a group by tier
+    or model can have without a call of its own. Everything else counts both. `estimated` are rows
+    whose prompt was charged by its length. `unpriced` are in no cost: those without a price, and
+    those of the time before costs were kept.
     """
 
     group: tuple[str | None, ...]
     requests: int
+    parts: int
     unpriced: int
     stale: int
     estimated: int
@@ -84,6 +87,7 @@ def add_up(
     query = select(
         *groups,
         NUM_CALLS,
+        NUM_PARTS,
         _count(_c.cost_nano_usd.is_(None)),
         _count(_c.price_state == "stale"),
         _count(_c.usage_source == "estimated"),
@@ -161,10 +165,11 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[Any]:
 
 def _to_total(num_groups: int, row: Any) -> CostTotal:
     group, numbers = tuple(row[:num_groups]), [int(value) for value in row[num_groups:]]
-    requests, unpriced, stale, estimated, num_input, num_output, cost, marginal = numbers
+    requests, parts, unpriced, stale, estimated, num_input, num_output, cost, marginal = numbers
     return CostTotal(
         group=group,
         requests=requests,
+        parts=parts,
         unpriced=unpriced,
         stale=stale,
         estimated=estimated,
@@ -194,6 +199,7 @@ def _add(one: CostTotal, other: CostTotal) -> CostTotal:
     return CostTotal(
         group=one.group,
         requests=one.requests + other.requests,
+        parts=one.parts + other.parts,
         unpriced=one.unpriced + other.unpriced,
         stale=one.stale + other.stale,
         estimated=one.estimated + other.estimated,

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from headrace.core.budgets import Budget
 from headrace.economics.machine_price import ServedCall
 from headrace.economics.usage_row import UsageRow
-from headrace.economics.usage_table import NUM_CALLS, STEPS, USAGE_ROWS, in_order
+from headrace.economics.usage_table import NUM_CALLS, NUM_PARTS, STEPS, USAGE_ROWS, in_order
 from headrace.store.database import Database
 
 Dimension = Literal["tenant", "key", "user", "model", "tier", "task", "day"]
@@ -38,10 +38,14 @@ _GROUPS: dict[Dimension, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageTotal:
-    """Sums over the rows of one group. Units: tokens, seconds."""
+    """Sums over the rows of one group. Units: tokens, seconds.
+
+    `requests` and `errors` are of calls; `parts` are rows of other backends that worked for one.
+    """
 
     group: tuple[str | None, ...]
     requests: int
+    parts: int
     errors: int
     input_tokens: int
     cached_input_tokens: int
@@ -54,7 +58,7 @@ class UsageTotal:
     decode_s: float
 
 
-_SUMS = tuple(field.name for field in dataclasses.fields(UsageTotal))[3:]
+_SUMS = tuple(field.name for field in dataclasses.fields(UsageTotal))[4:]
 
 
 def _storable(value: object) -> object:
@@ -135,7 +139,7 @@ class UsageLedger:
         has_failed = USAGE_ROWS.c.error.is_not(None) & USAGE_ROWS.c.is_part.is_(None)
         errors = func.sum(case((has_failed, 1), else_=0))
         sums = [func.coalesce(func.sum(USAGE_ROWS.c[name]), 0) for name in _SUMS]
-        query = select(*groups, NUM_CALLS, func.coalesce(errors, 0), *sums)
+        query = select(*groups, NUM_CALLS, NUM_PARTS, func.coalesce(errors, 0), *sums)
         if since_ms is not None:
             query = query.where(USAGE_ROWS.c.accepted_at_ms >= since_ms)
         if until_ms is not None:
@@ -146,10 +150,10 @@ class UsageLedger:
 
 
 def _to_total(num_groups: int, row: Sequence[Any]) -> UsageTotal:
-    requests, errors, *sums = row[num_groups:]
-    values = {
+    requests, parts, errors, *sums = row[num_groups:]
+    values: dict[str, Any] = {
         name: float(value) if name.endswith("_s") else int(value)
         for name, value in zip(_SUMS, sums, strict=True)
     }
-    group = tuple(row[:num_groups])
-    return UsageTotal(group=group, requests=int(requests), errors=int(errors), **values)  # type: ignore[arg-type]
+    counts = {"requests": int(requests), "parts": int(parts), "errors": int(errors)}
+    return UsageTotal(group=tuple(row[:num_groups]), **counts, **values)

@@ -82,8 +82,10 @@ USAGE_ROWS = Table(
 _ADD = add_missing_columns(USAGE_ROWS)
 # One for each version: the table, then what costs need, then routing, then for whom a caller asks.
 STEPS = (USAGE_ROWS.create, _ADD, _ADD, _ADD)
-# Rows that are calls, and not what else was paid for one.
-NUM_CALLS = func.coalesce(func.sum(case((USAGE_ROWS.c.is_part == 1, 0), else_=1)), 0)
+_IS_PART = USAGE_ROWS.c.is_part == 1
+# Rows that are calls, and those of what else was paid for one.
+NUM_CALLS = func.coalesce(func.sum(case((_IS_PART, 0), else_=1)), 0)
+NUM_PARTS = func.coalesce(func.sum(case((_IS_PART, 1), else_=0)), 0)
 
 
 def in_order(columns: Sequence[ColumnElement[Any]]) -> list[ColumnElement[Any]]:

@@ -65,6 +65,17 @@ def test_by_tenant() -> None:
     assert "1 calls have no price" in shown.stderr
 
 
+def test_parts_are_shown_where_there_are_some(home: Path) -> None:
+    database = open_database(home)
+    UsageLedger(database).append([make_row(0, tier="dear"), make_row(1, tier="cheap", is_part=1)])
+    database.close()
+    shown = costs("--by", "tier")
+    rows = [line.split() for line in shown.stdout.splitlines()]
+    assert rows[0][:4] == ["TIER", "REQUESTS", "PARTS", "UNPRICED"]
+    assert [row[:4] for row in rows[1:]] == [["cheap", "0", "1", "1"], ["dear", "1", "0", "1"]]
+    assert "2 calls or parts of calls have no price" in shown.stderr
+
+
 def test_keys_are_named_as_their_list_names_them(home: Path) -> None:
     database = open_database(home)
     UsageLedger(database).append([make_row(0, key_id="1f2e")])

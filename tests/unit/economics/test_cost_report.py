@@ -95,6 +95,23 @@ def test_sums_are_those_of_the_rows(database: Database, by: list[Any]) -> None:
     )
 
 
+def test_parts_of_calls_are_counted_beside_them(database: Database) -> None:
+    """A cascade: the cheap tier answered for a call that the dear one ended."""
+    UsageLedger(database).append(
+        [
+            priced(0, tier="dear", request_id="r"),
+            priced(1, tier="cheap", request_id="r", is_part=1, cost_nano_usd=None),
+            priced(2, tier="cheap", request_id="s"),
+        ]
+    )
+    cheap, dear = add_up(database, ["tier"])
+    assert (cheap.group, cheap.requests, cheap.parts, cheap.unpriced) == (("cheap",), 1, 1, 1)
+    assert (dear.group, dear.requests, dear.parts, dear.unpriced) == (("dear",), 1, 0, 0)
+    assert cheap.input_tokens == 2 * dear.input_tokens
+    used = UsageLedger(database).report(["tier"])
+    assert [(total.requests, total.parts) for total in used] == [(1, 1), (1, 0)]
+
+
 def test_a_call_counts_for_each_of_its_tags(database: Database) -> None:
     UsageLedger(database).append(
         [priced(0), priced(1, tags='["a", "b"]'), priced(2, tags='["b"]', tenant="other")]
