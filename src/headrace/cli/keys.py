@@ -113,7 +113,14 @@ def revoke(
         if store is None:
             raise HeadraceError(f"There is no key: {place} does not exist.")
         key = store.revoke(name)
+        is_last = store.ring().are_all_revoked
     typer.echo(f"key {key.name} ({key.prefix}) is revoked")
+    if is_last:
+        typer.echo(
+            "No key is in use now: servers on this database answer nobody. They do not open again: "
+            "`headrace keys create NAME` makes a key.",
+            err=True,
+        )
 
 
 def change(

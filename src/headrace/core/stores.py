@@ -75,6 +75,11 @@ class KeyRing(Protocol):
         """No key was ever made: nobody is asked for one."""
         ...
 
+    @property
+    def are_all_revoked(self) -> bool:
+        """There were keys, and none is in use: nobody gets in."""
+        ...
+
     def find(self, secret: str) -> ApiKey | None:
         """The key of a secret; None when it is unknown or revoked. Takes constant time."""
         ...
@@ -84,6 +89,7 @@ class NoKeys:
     """The ring of a server that has no keys."""
 
     is_open = True
+    are_all_revoked = False
 
     def find(self, secret: str) -> ApiKey | None:
         """No secret is known."""

@@ -170,7 +170,7 @@ class AccountsWatch:
             self._stored = getattr(importlib.import_module(module), name)(self._config)
         stamp = self._stored.stamp()
         if stamp != self._stamp:
-            self.accounts.keys = self._stored.ring()
+            self._take_keys(self._stored.ring())
             self._has_budgets = self._stored.has_budgets()
             self._stored.renew_budgets()
             self._stamp = stamp
@@ -178,6 +178,14 @@ class AccountsWatch:
         if time.monotonic() - self._refreshed_at_s > REFRESH_S:
             self._stored.refresh_budgets()
             self._refreshed_at_s = time.monotonic()
+
+    def _take_keys(self, keys: KeyRing) -> None:
+        if keys.are_all_revoked and not self.accounts.keys.are_all_revoked:
+            logger.warning(
+                "Every API key is revoked, so this server answers nobody but probes. It does not "
+                "open again: `headrace keys create NAME` makes a key."
+            )
+        self.accounts.keys = keys
 
     def _run(self) -> None:
         while not self._closing.wait(self._poll_s):

@@ -46,6 +46,7 @@ class StoredKeys:
         stored = list(keys)
         self.is_open = not stored
         self._keys = {entry.key.id: entry for entry in stored if entry.key.revoked_at_s is None}
+        self.are_all_revoked = bool(stored) and not self._keys
 
     def find(self, secret: str) -> ApiKey | None:
         """See core.stores.KeyRing."""

@@ -47,6 +47,15 @@ def test_a_key_from_its_making_to_its_end(home: Path) -> None:
     assert row["revoked_at_s"] >= row["created_at_s"]
 
 
+def test_revoking_the_last_key_says_that_nobody_gets_in(home: Path) -> None:
+    for name in ("ci", "app"):
+        assert keys("create", name).exit_code == 0
+    first, last = keys("revoke", "ci"), keys("revoke", "app")
+    assert first.stderr == ""
+    assert "answer nobody" in last.stderr and "headrace keys create" in last.stderr
+    assert last.stdout.endswith("is revoked\n")
+
+
 def test_the_database_can_be_named(home: Path) -> None:
     made = keys("create", "ci", "--database", f"sqlite:///{home / 'other.db'}")
     assert made.exit_code == 0, made.output

@@ -132,6 +132,29 @@ def test_keys_made_and_revoked_while_it_runs(tmp_path: Path) -> None:
         assert not accounts.keys.is_open
 
 
+def test_a_server_says_that_every_key_is_revoked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    warning = "Every API key is revoked"
+    with watching(config_of(tmp_path)) as watch, keys_in(tmp_path) as store:
+        for name in ("a", "b"):
+            store.create(name, None, ["inference"], NO_LIMITS)
+        eventually(lambda: not watch.accounts.keys.is_open)
+        store.revoke("a")
+        store.revoke("b")
+        eventually(lambda: watch.accounts.keys.are_all_revoked)
+        eventually(lambda: warning in caplog.text)
+        store.create("c", None, ["inference"], NO_LIMITS)
+        eventually(lambda: not watch.accounts.keys.are_all_revoked)
+        store.revoke("c")
+        eventually(lambda: caplog.text.count(warning) == 2)
+    caplog.clear()
+    later = AccountsWatch(config_of(tmp_path))
+    assert not later.open().keys.is_open
+    later.close()
+    assert warning in caplog.text
+
+
 def test_keys_are_read_before_the_first_request(tmp_path: Path) -> None:
     with keys_in(tmp_path) as store:
         _, secret = store.create("a", None, ["inference"], NO_LIMITS)
