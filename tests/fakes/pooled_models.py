@@ -50,21 +50,28 @@ class Engine(FakeBackend):
 
 @dataclass
 class Files:
-    """What is on disk: models of so many bytes, each of which can be loaded."""
+    """What is on disk: models of so many bytes, each of which can be loaded.
+
+    `bases` read no chats.
+    """
 
     sizes: dict[str, int]
     engines: dict[str, list[Engine]] = field(default_factory=dict)
     gate: threading.Event = field(default_factory=threading.Event)
     faults: set[str] = field(default_factory=set)
+    bases: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.gate.set()
 
     def models(self) -> list[PooledModel]:
         return [
-            PooledModel(ModelInfo(name, 1000, 0, name), size, lambda name=name: self.load(name))
+            PooledModel(self._info(name), size, lambda name=name: self.load(name))
             for name, size in self.sizes.items()
         ]
+
+    def _info(self, name: str) -> ModelInfo:
+        return ModelInfo(name, 1000, 0, name, has_chat_template=name not in self.bases)
 
     def load(self, name: str) -> Engine:
         assert self.gate.wait(10)

@@ -41,6 +41,7 @@ from headrace.launch.held_stream import HeldStream
 from headrace.launch.pool_activity import PoolActivity
 from headrace.launch.pool_pauses import Pausable, PoolPauses
 from headrace.launch.text_on_demand import TextOnDemand
+from headrace.text.chat_template import no_template_error
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +182,11 @@ class ModelPool:
         self._find(base)
         resident = self._residents.get(base)
         if resident is None:
-            return TextOnDemand(model, lambda: self._loaded_text(model))
+            return TextOnDemand(
+                model,
+                lambda: self._loaded_text(model),
+                lambda request: self._check_asked(base, request),
+            )
         return resident.engine.text(model)
 
     def loaded(self) -> list[str]:
@@ -228,8 +233,10 @@ class ModelPool:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend. Waits for the model where it is not loaded."""
+        base = self._base_of(request.model)
+        self._check_asked(base, request)
         with self._activity.loading(request):
-            resident = await self._take(self._base_of(request.model))
+            resident = await self._take(base)
         try:
             stream = await resident.engine.generate(request)
         except BaseException:
@@ -351,6 +358,14 @@ class ModelPool:
         if name not in self._models:
             raise ModelNotFound(name, tuple(self._models))
         return self._models[name]
+
+    def _check_asked(self, base: str, request: GenerateRequest) -> None:
+        """Refuse what a model can never read before it is loaded for it. Raises: RequestError."""
+        if base in self._residents or base not in self._models:
+            return
+        info = self._models[base].info
+        if info.kind == "generate" and request.messages is not None and not info.has_chat_template:
+            raise no_template_error()
 
     def _free_bytes(self) -> int:
         in_memory = {*self._residents.values(), *self._departures}

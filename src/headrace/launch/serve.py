@@ -74,6 +74,9 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
     the first model's engine process, where that was started before this was imported.
     Raises: ModelNotFound, ModelFileError, OutOfMemory, ConfigError, StoreError, EngineDied.
     """
+    if config.routing is not None and config.server.served_model_names:
+        names = ", ".join(config.server.served_model_names)
+        raise ConfigError("server.served_model_names", names, "none where there are tiers")
     watch = AccountsWatch(config)
     accounts = watch.open()
     door = ResponseDoor(config)
@@ -155,9 +158,6 @@ def _route(
     Raises: ConfigError.
     """
     if config.routing is not None:
-        if config.server.served_model_names:
-            names = ", ".join(config.server.served_model_names)
-            raise ConfigError("server.served_model_names", names, "none where there are tiers")
         # Connections and policies, which a server of its own models does without.
         tiers = importlib.import_module("headrace.launch.tiers")
         found: tuple[Backend, Callable[[], None]] = tiers.open_tiers(

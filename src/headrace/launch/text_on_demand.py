@@ -13,13 +13,22 @@ from headrace.core.request import GenerateRequest
 
 
 class TextOnDemand:
-    """See core.backend.ModelText. `load` gives the text side once the model is there."""
+    """See core.backend.ModelText. `load` gives the text side once the model is there.
 
-    def __init__(self, name: str, load: Callable[[], Awaitable[ModelText]]) -> None:
-        self._name, self._load = name, load
+    `check` raises the RequestError of what no load would mend.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], Awaitable[ModelText]],
+        check: Callable[[GenerateRequest], None],
+    ) -> None:
+        self._name, self._load, self._check = name, load, check
 
     async def encode(self, request: GenerateRequest) -> tuple[int, ...]:
         """See core.backend.ModelText."""
+        self._check(request)
         return await (await self._load()).encode(request)
 
     async def decode(self, token_ids: Sequence[int]) -> str:

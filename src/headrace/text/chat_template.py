@@ -208,6 +208,16 @@ class ChatTemplate:
         return is_literal and not controls.find(text)
 
 
+def no_template_error() -> RequestError:
+    """The error for messages to a model that was not trained for chats."""
+    return RequestError(
+        "This model has no chat template, so it cannot read messages. "
+        "Use /v1/completions with a prompt, or a model that was trained for chats.",
+        "messages",
+        "unsupported_parameter",
+    )
+
+
 def encode_chat(
     tokenizer: Tokenizer,
     template: ChatTemplate | None,
@@ -223,12 +233,7 @@ def encode_chat(
     Raises: RequestError when there is no template or it refuses; InvalidParameter.
     """
     if template is None:
-        raise RequestError(
-            "This model has no chat template, so it cannot read messages. "
-            "Use /v1/completions with a prompt, or a model that was trained for chats.",
-            "messages",
-            "unsupported_parameter",
-        )
+        raise no_template_error()
     check_messages(messages, template.roles)
     rendered = template.render(
         messages,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from fakes.fake_clock import FakeClock
 from fakes.pooled_models import Files
 from headrace.core.backend import Health
-from headrace.core.errors import BackendError, ConfigError, ModelNotFound
+from headrace.core.errors import BackendError, ConfigError, ModelNotFound, RequestError
+from headrace.core.message import Message
 from headrace.core.request import GenerateRequest
 from headrace.launch.model_pool import ModelPool
 
@@ -57,6 +59,19 @@ async def test_models_are_loaded_when_asked_for_and_stay() -> None:
         assert await answers(pool, "abab") == ["a0!", "b0!", "a0!", "b0!"]
         with pytest.raises(ModelNotFound, match="nope"):
             await pool.generate(ask("nope"))
+
+
+async def test_messages_to_a_model_without_a_template_load_nothing() -> None:
+    files = Files({"a": 60, "base": 60}, bases={"base"})
+    chat = replace(ask("base"), prompt=None, messages=(Message("user", "hi"),))
+    async with pooled(files) as pool:
+        for asked in (pool.generate(chat), pool.text("base").encode(chat)):
+            with pytest.raises(RequestError, match="no chat template") as refused:
+                await asked
+            assert refused.value.param == "messages"
+        assert pool.loaded() == ["a"]
+        assert "base" not in files.engines
+        assert await answer(pool, "base") == "base0!"
 
 
 async def test_the_longest_unused_makes_room() -> None:
