@@ -6,10 +6,12 @@ an instruction set that cannot run here, is shown beside the rest and makes the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import re
+import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -182,8 +184,22 @@ def set_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder; 0 when there is none."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of all files below a folder, also of those that links in it lead to, each once."""
+    sizes: dict[tuple[int, int], int] = {}
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        path = waiting.pop()
+        # What goes away meanwhile, leads nowhere or may not be read has no bytes here.
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            name = found.st_dev, found.st_ino
+            if stat.S_ISREG(found.st_mode):
+                sizes[name] = found.st_size
+            elif stat.S_ISDIR(found.st_mode) and name not in seen:
+                seen.add(name)
+                waiting += path.iterdir()
+    return sum(sizes.values())
 
 
 def as_record(found: Environment) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def test_the_table_has_everything(tmp_path: Path) -> None:
     assert f"1 in {tmp_path / 'home'}, 2.0 KiB" in shown
     best = [tier.name for tier in isa_tiers() if tier.is_available][-1]
     row = next(line for line in shown.splitlines() if line.startswith(best))
-    assert row.split(maxsplit=2)[1:] == ["yes", "used: the highest that runs here"]
+    assert row.rstrip().split(maxsplit=2)[1:] == ["yes", "used: the highest that runs here"]
     for family in (
         "embed",
         "norm",
@@ -70,6 +70,21 @@ def test_the_table_has_everything(tmp_path: Path) -> None:
         "sampling",
     ):
         assert any(line.startswith(family) for line in shown.splitlines()), family
+
+
+def test_models_that_are_linked_count_with_their_own_size(tmp_path: Path) -> None:
+    models, elsewhere = tmp_path / "home" / "models", tmp_path / "elsewhere"
+    models.mkdir(parents=True)
+    (elsewhere / "folder").mkdir(parents=True)
+    (elsewhere / "big.gguf").write_bytes(bytes(4096))
+    (elsewhere / "folder" / "model.safetensors").write_bytes(bytes(1024))
+    (models / "own.gguf").write_bytes(bytes(2048))
+    (models / "linked.gguf").symlink_to(elsewhere / "big.gguf")
+    (models / "again.gguf").hardlink_to(elsewhere / "big.gguf")
+    (models / "linked-folder").symlink_to(elsewhere / "folder")
+    (models / "round").symlink_to(models)
+    (models / "gone.gguf").symlink_to(elsewhere / "gone")
+    assert json.loads(run(tmp_path, "--json").stdout)["store_bytes"] == 2048 + 4096 + 1024
 
 
 def test_the_reference_device_uses_no_instruction_set(tmp_path: Path) -> None:
