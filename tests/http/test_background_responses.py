@@ -215,6 +215,7 @@ def test_another_server_sees_what_runs_and_what_died(tmp_path: Path, gate: Gate)
         lost = wait_for(other, response_id, "failed")
         assert lost.error.code == "server_error"
         assert "stopped before it was complete" in lost.error.message
+        assert [(item.type, item.status) for item in lost.output] == [("message", "incomplete")]
         # It only looked dead: what it writes at its end counts.
         gate.open(server)
         assert wait_for(other, response_id, "completed").output_text == TEXT
@@ -231,8 +232,11 @@ def test_another_server_can_cancel(tmp_path: Path, gate: Gate) -> None:
         server.app.services.runs.tend_every_s = 0.05
         response_id = post(server, background=True).json()["id"]
         assert gate.reached.wait(10)
+        wait_for(other, response_id, "in_progress")
         with other.openai() as client:
-            assert client.responses.cancel(response_id).status == "cancelled"
+            cancelled = client.responses.cancel(response_id)
+        assert cancelled.status == "cancelled"
+        assert [item.status for item in cancelled.output] == ["incomplete"]
         assert server.backend.wait_until(lambda: server.backend.num_running == 0)
         assert wait_for(server, response_id, "cancelled").id == response_id
     database.close()

@@ -53,6 +53,16 @@ def test_a_form_reaches_the_backend(
     assert server.backend.requests[-1].sampling.structured_outputs == form
 
 
+@pytest.mark.parametrize(("path", "prompt"), [*PROMPTS.items(), ("/v1/responses", {"input": "hi"})])
+def test_a_misspelt_form_is_named(server: RunningServer, path: str, prompt: dict[str, Any]) -> None:
+    with server.client() as client:
+        form = {"jsonschema": SCHEMA, "disable_fallback": True}
+        reply = client.post(path, json={"model": "tiny", **prompt, "structured_outputs": form})
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (400, "structured_outputs.jsonschema")
+    assert "'jsonschema'" in error["message"] and "json, json_object, regex" in error["message"]
+
+
 @pytest.mark.parametrize("path", [CHAT, TEXT])
 def test_unknown_keys_are_named(server: RunningServer, path: str) -> None:
     inner = {"name": "n", "schema": {}, "more": 1}

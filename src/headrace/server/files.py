@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import closing
 from typing import BinaryIO, Literal
 from urllib.parse import quote
@@ -91,7 +91,8 @@ async def list_files(services: Services, visit: Visit) -> JsonReply:
         is_ascending=order == "asc",
     )
     records, has_more = await asyncio.to_thread(files.list, visit.caller.tenant, page)
-    return JsonReply(encode_list([_describe(record) for record in records], has_more))
+    body = encode_list([_describe(record) for record in records], has_more)
+    return JsonReply(body, headers=unread_query(visit, ("order", "purpose", "limit", "after")))
 
 
 async def retrieve_file(services: Services, visit: Visit) -> JsonReply:
@@ -201,6 +202,11 @@ def read_limit(query: QueryParams, default: int, highest: int) -> int:
     if not _WHOLE_NUMBER.fullmatch(text) or not 1 <= int(text) <= highest:
         raise InvalidParameter("limit", text, f"a whole number from 1 to {highest}")
     return int(text)
+
+
+def unread_query(visit: Visit, known: Collection[str]) -> dict[str, str]:
+    """The header that names what of a query had no effect."""
+    return warning_headers([name for name in dict(visit.query) if name not in known])
 
 
 def encode_list(objects: list[msgspec.Struct], has_more: bool) -> bytes:

@@ -134,5 +134,14 @@ def _read_extra(value: Mapping[str, Any]) -> tuple[StructuredOutputs, list[str]]
             raise UnsupportedParameter(f"structured_outputs.{name}", reason)
     given = {name: value[name] for name in _FORM_FIELDS if value.get(name) is not None}
     known = (*_FORM_FIELDS, *_REFUSED, *_WITHOUT_EFFECT)
-    unknown = [f"structured_outputs.{name}" for name in value if name not in known]
-    return StructuredOutputs(**given), unknown
+    unknown = [name for name in value if name not in known]
+    if unknown and not any(name in given for name in FORMS):
+        # Most likely a form whose name is misspelt.
+        shown = ", ".join(repr(name[:40]) for name in unknown[:5])
+        raise RequestError(
+            f"structured_outputs has {shown}, which nobody defines, and no form; allowed: "
+            f"exactly one of {', '.join(FORMS)}.",
+            f"structured_outputs.{unknown[0][:40]}",
+            "invalid_value",
+        )
+    return StructuredOutputs(**given), [f"structured_outputs.{name}" for name in unknown]

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -59,10 +59,19 @@ class KeptResponses:
         return None if found is None else _say_lost(found)
 
 
+def end_items(output: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The items of a response that was ended by somebody else: what was open is not complete."""
+    return [
+        item | {"status": "incomplete"} if item.get("status") == "in_progress" else item
+        for item in output
+    ]
+
+
 def _say_lost(response: StoredResponse) -> StoredResponse:
     """Turn a response that nobody runs any more into a failed one."""
     if not response.is_lost:
         return response
     body = msgspec.json.decode(response.body)
     body |= {"status": "failed", "error": {"code": "server_error", "message": LOST}}
+    body["output"] = end_items(body["output"])
     return replace(response, status="failed", body=msgspec.json.encode(body))

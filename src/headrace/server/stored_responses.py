@@ -13,10 +13,12 @@ import msgspec
 from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.responses import RUNNING, StoredResponse
 from headrace.server.error_responses import HttpRefusal
+from headrace.server.files import unread_query
+from headrace.server.kept_responses import end_items
 from headrace.server.openai_payloads import encode
 from headrace.server.openai_responses import read_history
 from headrace.server.openai_responses_schema import INCLUDABLE
-from headrace.server.replies import EventReply, JsonReply, warning_headers
+from headrace.server.replies import EventReply, JsonReply
 from headrace.server.response_items import Item
 from headrace.server.response_runs import Reader, Run, replay
 from headrace.server.services import Services, Visit
@@ -101,7 +103,7 @@ async def cancel_response(services: Services, visit: Visit) -> JsonReply:
     if stored.status not in RUNNING:
         return JsonReply(stored.body)
     # Another server runs it, and sees that it is over when it prolongs its lease.
-    cancelled = encode({**body, "status": "cancelled"})
+    cancelled = encode({**body, "status": "cancelled", "output": end_items(body["output"])})
     await services.kept.ask(lambda store: store.update(stored.id, "cancelled", cancelled))
     return JsonReply((await _find(services, visit)).body)
 
@@ -171,7 +173,7 @@ def _check_query(visit: Visit, known: tuple[str, ...]) -> dict[str, str]:
     for name in (*visit.query.getlist("include"), *visit.query.getlist("include[]")):
         if name not in INCLUDABLE:
             raise InvalidParameter("include", name, f"{' and '.join(INCLUDABLE)}")
-    return warning_headers([name for name in dict(visit.query) if name not in known])
+    return unread_query(visit, known)
 
 
 def _read_switch(visit: Visit, name: str) -> bool:
