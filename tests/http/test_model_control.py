@@ -154,11 +154,41 @@ async def test_reload() -> None:
         ("GET", "/server_info?config_format=xml", 400),
         ("GET", "/server_info?model=nope", 404),
         ("GET", "/v1/models/a/reload", 404),
+        ("POST", "/sleep?mode=abort", 400),
+        ("GET", "/debug/requests?modle=a", 400),
+        ("GET", "/server_info?modle=a", 400),
+        ("GET", "/is_paused?modle=a", 400),
+        ("GET", "/is_sleeping?modle=a", 400),
     ],
 )
 async def test_wrong_calls(method: str, path: str, status: int) -> None:
     async with serving() as (app, _):
         assert (await call(app, method, path)).status == status
+
+
+ORDERS = ("/sleep", "/wake_up", "/pause", "/resume", "/reset_prefix_cache", "/v1/models/a/reload")
+
+
+@pytest.mark.parametrize("path", ORDERS)
+async def test_what_is_not_understood_does_nothing(path: str) -> None:
+    """A name that is misspelt, or a body, would else mean every model."""
+    async with serving() as (app, files):
+        misspelt = await call(app, "POST", f"{path}?modle=b")
+        twice = await call(app, "POST", f"{path}?model=b&model=a")
+        assert (misspelt.status, twice.status) == (400, 400)
+        assert b"The query has 'modle'; allowed: " in misspelt.body
+        with_body = await exchange(app, "POST", path, b'{"model": "b"}', JSON)
+        assert (with_body.status, b"reads its query and no body" in with_body.body) == (400, True)
+        assert not await sleeps(app, "?model=a")
+        assert [engine.orders for engine in files.engines["a"]] == [[]]
+        assert (await exchange(app, "POST", path, b"{}", JSON)).status == 200
+
+
+async def test_tags_of_vllm_are_taken_and_named() -> None:
+    async with serving() as (app, _):
+        reply = await call(app, "POST", "/wake_up?tags=weights&model=b")
+        assert (reply.status, reply.headers["x-headrace-warnings"]) == (200, "tags")
+        assert not await sleeps(app, "?model=b")
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

@@ -12,8 +12,8 @@ import msgspec
 from headrace.core.backend import ModelInfo
 from headrace.core.errors import InvalidParameter
 from headrace.server.anthropic_dialect import check_version
-from headrace.server.files import read_limit
-from headrace.server.replies import JsonReply, warning_headers
+from headrace.server.files import read_limit, unread_query
+from headrace.server.replies import JsonReply
 from headrace.server.services import Services, Visit
 
 _LISTED, _MAX_LISTED = 20, 1000
@@ -57,8 +57,7 @@ def list_models(services: Services, visit: Visit) -> JsonReply:
         "first_id": page[0] if page else None,
         "last_id": page[-1] if page else None,
     }
-    unknown = [name for name in dict(visit.query) if name not in _QUERY]
-    return JsonReply(msgspec.json.encode(body), headers=warning_headers(unknown))
+    return JsonReply(msgspec.json.encode(body), headers=unread_query(visit, _QUERY))
 
 
 def retrieve_model(services: Services, visit: Visit) -> JsonReply:

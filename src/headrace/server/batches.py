@@ -17,7 +17,7 @@ from headrace.core.batches import BatchRecord, BatchStatus, LineError, NewBatch
 from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
 from headrace.core.usage import Usage
 from headrace.server.error_responses import HttpRefusal
-from headrace.server.files import check_expiry, encode_list, read_limit
+from headrace.server.files import check_expiry, encode_list, read_limit, unread_query
 from headrace.server.generation_schema import Strict, allowed, unknown_names, validate
 from headrace.server.json_body import read_json_object
 from headrace.server.origins import check_page
@@ -132,7 +132,8 @@ class BatchRoutes:
         records, has_more = await asyncio.to_thread(
             batches.list, visit.caller.tenant, limit, visit.query.get("after")
         )
-        return JsonReply(encode_list([_describe(record) for record in records], has_more))
+        body = encode_list([_describe(record) for record in records], has_more)
+        return JsonReply(body, headers=unread_query(visit, ("limit", "after")))
 
     async def retrieve(self, services: Services, visit: Visit) -> JsonReply:
         """Raises: HttpRefusal 404."""

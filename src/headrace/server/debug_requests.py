@@ -11,6 +11,7 @@ import msgspec
 
 from headrace.core.activity import WAIT_REASONS, Inspectable, ModelActivity, RequestActivity
 from headrace.server.error_responses import HttpRefusal
+from headrace.server.operator_query import check_query
 from headrace.server.replies import JsonReply
 from headrace.server.services import Services, Visit
 
@@ -22,6 +23,7 @@ async def report_requests(services: Services, visit: Visit) -> JsonReply:
     """
     if not isinstance(services.backend, Inspectable):
         raise HttpRefusal(404, "The backend of this server does not say what it does.")
+    check_query(visit, ("model",))
     wanted = None
     if "model" in visit.query:
         wanted = services.find_model(visit.query["model"]).name

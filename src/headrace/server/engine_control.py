@@ -13,11 +13,14 @@ import msgspec
 from headrace.core.backend import EngineControl, PauseMode
 from headrace.core.errors import InvalidParameter
 from headrace.server.error_responses import HttpRefusal
+from headrace.server.operator_query import check_order, check_query
 from headrace.server.origins import check_page
 from headrace.server.replies import JsonReply
 from headrace.server.services import Services, Visit
 
 _MODES: dict[str, PauseMode] = {mode: mode for mode in get_args(PauseMode)}
+# vLLM's older name of a mode.
+_OLD_WAIT = "wait_for_inflight_requests"
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -27,12 +30,12 @@ async def pause(services: Services, visit: Visit) -> JsonReply:
     Raises: HttpRefusal, RequestError, BackendError.
     """
     control = _control(services, visit)
+    await check_order(visit, ("model", "mode", "clear_cache", _OLD_WAIT))
     asked = visit.query.get("mode", "abort")
     mode = _MODES.get(asked)
     if mode is None:
         raise InvalidParameter("mode", asked, ", ".join(_MODES))
-    # vLLM's older name of a mode.
-    if _flag(visit, "wait_for_inflight_requests", is_default=False):
+    if _flag(visit, _OLD_WAIT, is_default=False):
         mode = "wait"
     clear_cache = _flag(visit, "clear_cache", is_default=True)
     is_reached = await control.pause(_named(services, visit), mode, clear_cache=clear_cache)
@@ -42,13 +45,16 @@ async def pause(services: Services, visit: Visit) -> JsonReply:
 
 async def resume(services: Services, visit: Visit) -> JsonReply:
     """Go on. Raises: HttpRefusal, RequestError, BackendError."""
-    await _control(services, visit).resume(_named(services, visit))
+    control = _control(services, visit)
+    await check_order(visit, ("model",))
+    await control.resume(_named(services, visit))
     return _reply({"status": "resumed"})
 
 
 async def is_paused(services: Services, visit: Visit) -> JsonReply:
     """Whether a model, or every one, is paused. Raises: HttpRefusal, RequestError."""
     control = _control(services, visit)
+    check_query(visit, ("model",))
     return _reply({"is_paused": control.is_paused(_named(services, visit))})
 
 
@@ -58,6 +64,7 @@ async def reset_prefix_cache(services: Services, visit: Visit) -> JsonReply:
     Raises: HttpRefusal, RequestError, BackendError.
     """
     control = _control(services, visit)
+    await check_order(visit, ("model", "reset_running_requests", "reset_external"))
     if _flag(visit, "reset_external", is_default=False):
         allowed = "false: no cache is kept outside of the engine"
         raise InvalidParameter("reset_external", True, allowed)

@@ -16,6 +16,7 @@ import msgspec
 
 from headrace.core.backend import EngineControl, ModelControl, ModelInfo
 from headrace.core.errors import InvalidParameter
+from headrace.server.operator_query import check_query
 from headrace.server.origins import check_page
 from headrace.server.replies import JsonReply
 from headrace.server.services import Services, Visit
@@ -29,6 +30,7 @@ async def report_server(services: Services, visit: Visit) -> JsonReply:
     Raises: InvalidParameter, ModelNotFound; HttpRefusal for a page of another origin.
     """
     check_page(visit.headers, services.config, visit.caller.key_id is None)
+    check_query(visit, ("config_format", "model"))
     form = visit.query.get("config_format", "text")
     if form not in _FORMATS:
         raise InvalidParameter("config_format", form, "text or json")
