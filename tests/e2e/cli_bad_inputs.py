@@ -217,7 +217,7 @@ BAD_COMMANDS = (
     # the request
     usage("--temperature", "3", message="temperature is 3.0; allowed: 0 to 2."),
     usage("--top-p", "0", message="top_p is 0.0; allowed: more than 0, at most 1."),
-    usage("--top-k", "-5", message="top_k is -5; allowed: -1 or 0 (all), or 1 and more."),
+    usage("--top-k", "-5", message="top_k is -5; allowed: -1 or 0 (all), or 1 to 2147483647."),
     usage("--max-tokens", "0", message="--max-tokens is 0; allowed: 1 or more."),
     usage("--stop", "", message="stop is ''; allowed: a list of non-empty strings."),
     BadCommand(("run", "", "-m", "{model}"), "PROMPT is ''; allowed: a text that is not empty.", 2),

@@ -69,15 +69,15 @@ BAD_INPUTS = (
     chat({"top_p": "1"}, "top_p is '1'; allowed: a number, more than 0, at most 1.", "top_p"),
     chat(
         {"top_k": 1.5},
-        "top_k is 1.5; allowed: a whole number: -1 or 0 (all), or 1 and more.",
+        "top_k is 1.5; allowed: a whole number: -1 or 0 (all), or 1 to 2147483647.",
         "top_k",
     ),
-    chat({"top_k": -2}, "top_k is -2; allowed: -1 or 0 (all), or 1 and more.", "top_k"),
+    chat({"top_k": -2}, "top_k is -2; allowed: -1 or 0 (all), or 1 to 2147483647.", "top_k"),
     chat({"min_p": 2}, "min_p is 2; allowed: 0 to 1.", "min_p"),
     chat({"typical_p": 0}, "typical_p is 0; allowed: more than 0, at most 1.", "typical_p"),
     chat(
         {"repetition_penalty": 0},
-        "repetition_penalty is 0; allowed: more than 0, at most 10.",
+        "repetition_penalty is 0; allowed: 0.01 to 10.",
         "repetition_penalty",
     ),
     chat({"presence_penalty": 3}, "presence_penalty is 3; allowed: -2 to 2.", "presence_penalty"),

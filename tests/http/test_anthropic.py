@@ -18,7 +18,7 @@ from fakes.fake_backend import FakeBackend
 from fakes.served_app import RunningServer, run_server
 from headrace.core.backend import Health
 from headrace.core.config import ServerConfig
-from headrace.core.errors import CapacityError, EngineDied
+from headrace.core.errors import CapacityError, EngineDied, UpstreamError, UpstreamTimeout
 from headrace.core.message import Message, ToolCall
 from headrace.core.request import GenerateRequest
 
@@ -499,12 +499,19 @@ TEXT_ONLY = "This model takes text only."
         ),
         bad({"system": 5}, "system is 5; allowed: a string or a list of text blocks."),
         bad({"temperature": 2.5}, "temperature is 2.5; allowed: 0 to 2."),
-        bad({"top_k": 1.5}, "top_k is 1.5; allowed: a whole number: -1 or 0 (all), or 1 and more."),
+        bad(
+            {"top_k": 1.5},
+            "top_k is 1.5; allowed: a whole number: -1 or 0 (all), or 1 to 2147483647.",
+        ),
         bad(
             {"stop_sequences": [""]},
             "stop_sequences is ['']; allowed: a list of non-empty strings.",
         ),
         bad({"stop_sequences": ["x"] * 65}, "stop_sequences has 65 texts; allowed: at most 64."),
+        bad(
+            {"stop_sequences": ["x" * 4097]},
+            "stop_sequences has 4097 characters; allowed: at most 4096.",
+        ),
         bad({"stream": 1}, "stream is 1; allowed: true or false."),
         bad({"speed": "fast"}, "speed is 'fast'; allowed: standard."),
         bad({"service_tier": "flex"}, "service_tier is 'flex'; allowed: auto or standard_only."),
@@ -667,6 +674,16 @@ def test_the_envelope_speaks_anthropic_under_this_path_alone() -> None:
             "api_error",
             "The server failed to answer. The log has more under request id mine-1.",
         )
+        for error, status, kind in (
+            (UpstreamError("It failed.", "far", 500), 502, "api_error"),
+            (UpstreamTimeout("It said nothing.", "far"), 504, "timeout_error"),
+        ):
+
+            async def fail(_: object, error: Exception = error) -> None:
+                raise error
+
+            server.backend.admission = fail
+            check_error(client.post(MESSAGES, json=ASK), status, kind, str(error))
         server.backend.state = Health("draining")
         draining = client.post(MESSAGES, json=ASK)
         message = "The server is draining. Send the request again later."

@@ -246,3 +246,13 @@ def test_with_raw_response_shows_warnings(server: RunningServer) -> None:
         )
     assert raw.headers["x-headrace-warnings"] == "wat,x?y,store"
     assert server.backend.requests[0].sampling.top_k == 5
+
+
+def test_of_two_lengths_the_one_without_effect_is_named(server: RunningServer) -> None:
+    with server.openai() as client:
+        for old, warning in ((9, "max_tokens"), (3, None)):
+            raw = client.chat.completions.with_raw_response.create(
+                model="tiny", messages=HI, max_tokens=old, max_completion_tokens=3
+            )
+            assert raw.headers.get("x-headrace-warnings") == warning
+            assert server.backend.requests[-1].sampling.max_tokens == 3

@@ -311,6 +311,7 @@ class ServerConfig:
         default_max_tokens: answer length if a request names none; None is what the context leaves.
         max_body_bytes: larger request bodies are refused.
         max_json_depth: lists and objects that a request body may nest.
+        max_json_objects: lists and objects that a request body may have in all.
         max_prompts: prompts that one completions request may carry.
         body_timeout_s: a request body that has not arrived by then is refused.
         request_timeout_s: an answer that is not complete by then is stopped.
@@ -352,6 +353,7 @@ class ServerConfig:
     default_max_tokens: int | None = None
     max_body_bytes: int = 16 * 1024**2
     max_json_depth: int = 64
+    max_json_objects: int = 32_768
     max_prompts: int = 256
     body_timeout_s: float = 30.0
     request_timeout_s: float = 3600.0
@@ -395,6 +397,7 @@ class ServerConfig:
         )
         _check_bytes("server.max_body_bytes", self.max_body_bytes, 1024, 2**32)
         _check_integer("server.max_json_depth", self.max_json_depth, 4, 256)
+        _check_integer("server.max_json_objects", self.max_json_objects, 64, 2**24)
         _check_integer("server.max_prompts", self.max_prompts, 1, 2**16)
         _check_number("server.body_timeout_s", self.body_timeout_s, 0.1, 3600.0)
         _check_number("server.request_timeout_s", self.request_timeout_s, 0.1, 2**24)

@@ -23,7 +23,7 @@ HeadraceError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class HeadraceError(Exception):
@@ -51,15 +51,42 @@ class RequestError(HeadraceError):
         super().__init__(message)
 
 
+_MAX_SHOWN = 120
+
+
+def _beginning(value: object, room: list[int]) -> object:
+    """As much of a value as the first characters of its text can show, never megabytes of it.
+
+    Mutates: room, how many values may still be in it: each has a character at least.
+    """
+    room[0] -= 1
+    if isinstance(value, str | bytes):
+        return value[:_MAX_SHOWN]
+    if isinstance(value, Mapping):
+        shown: dict[object, object] = {}
+        for key, member in value.items():
+            if room[0] <= 0:
+                break
+            shown[_beginning(key, room)] = _beginning(member, room)
+        return shown
+    if type(value) in (list, tuple):
+        parts: list[object] = []
+        for member in value:  # type: ignore[attr-defined]
+            if room[0] <= 0:
+                break
+            parts.append(_beginning(member, room))
+        return parts if isinstance(value, list) else tuple(parts)
+    return value
+
+
 class InvalidParameter(RequestError):
     """A field has a wrong type, an impossible value, or contradicts another."""
 
     def __init__(self, param: str, value: object, allowed: str, hint: str = "") -> None:
         self.value, self.allowed, self.hint = value, allowed, hint
-        # A slice gives the same first characters without writing out megabytes.
-        shown = repr(value[:120] if isinstance(value, str | list | tuple) else value)
-        if len(shown) > 120:
-            shown = shown[:117] + "..."
+        shown = repr(_beginning(value, [_MAX_SHOWN]))
+        if len(shown) > _MAX_SHOWN:
+            shown = shown[: _MAX_SHOWN - 3] + "..."
         text = f"{param} is {shown}; allowed: {allowed}."
         super().__init__(f"{text} {hint}".rstrip(), param, "invalid_value")
 

@@ -18,6 +18,15 @@ Pooling = Literal["last", "mean", "cls", "classify"]
 MAX_LOGPROBS = 20
 MAX_N = 128
 MAX_STOP_STRINGS = 64
+MAX_STOP_CHARS = 4096
+"""Of all stop strings of a request: each character is prepared once for every answer."""
+MAX_STOP_TOKEN_IDS = 1024
+"""Each new token is looked for among them."""
+MAX_BAD_WORDS = 512
+MAX_BAD_WORD_CHARS = 16_384
+"""Of all together: every word is made into tokens, and looked for in every step."""
+MAX_ALLOWED_TOKEN_IDS = 2**20
+MAX_LOGIT_BIASES = 2**16
 MAX_PATTERN_SIZE = 1024
 """Each new token is compared with as many before it."""
 
@@ -113,17 +122,11 @@ class SamplingParams:
         for name in _BOOLEANS:
             if not isinstance(getattr(self, name), bool):
                 raise InvalidParameter(name, getattr(self, name), "true or false")
-        self._set_texts("stop", self.stop)
-        self._set_texts("bad_words", self.bad_words)
-        if len(self.stop) > MAX_STOP_STRINGS:
-            raise RequestError(
-                f"stop has {len(self.stop)} texts; allowed: at most {MAX_STOP_STRINGS}.",
-                "stop",
-                "invalid_value",
-            )
-        self._set_token_ids("stop_token_ids", self.stop_token_ids)
+        self._set_texts("stop", self.stop, MAX_STOP_STRINGS, MAX_STOP_CHARS)
+        self._set_texts("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_CHARS)
+        self._set_token_ids("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKEN_IDS)
         if self.allowed_token_ids is not None:
-            self._set_token_ids("allowed_token_ids", self.allowed_token_ids)
+            self._set_token_ids("allowed_token_ids", self.allowed_token_ids, MAX_ALLOWED_TOKEN_IDS)
             if not self.allowed_token_ids:
                 allowed = "at least one token id, or leave it out"
                 raise InvalidParameter("allowed_token_ids", (), allowed)
@@ -147,41 +150,56 @@ class SamplingParams:
         """Whether the answer is promised to be the same again: greedy, or a seed was given."""
         return self.is_greedy or (self.seed is not None and not self.is_seed_drawn)
 
-    def _set_texts(self, name: str, value: object) -> None:
+    def _set_texts(self, name: str, value: object, most: int, most_chars: int) -> None:
         texts = (value,) if name == "stop" and isinstance(value, str) else value
         is_list = isinstance(texts, Sequence) and not isinstance(texts, str | bytes)
+        if is_list:
+            _check_count(name, len(texts), most, "texts")  # type: ignore[arg-type]
         if not is_list or not all(isinstance(text, str) and text for text in texts):  # type: ignore[attr-defined]
             raise InvalidParameter(name, value, "a list of non-empty strings")
+        _check_count(name, sum(map(len, texts)), most_chars, "characters")  # type: ignore[call-overload]
         object.__setattr__(self, name, tuple(texts))  # type: ignore[arg-type]
 
-    def _set_token_ids(self, name: str, value: object) -> None:
+    def _set_token_ids(self, name: str, value: object, most: int) -> None:
         is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        if is_list:
+            _check_count(name, len(value), most, "token ids")  # type: ignore[arg-type]
         if not is_list or not all(type(token_id) is int and token_id >= 0 for token_id in value):  # type: ignore[attr-defined]
             raise InvalidParameter(name, value, "a list of token ids (integers, 0 or more)")
-        object.__setattr__(self, name, tuple(value))  # type: ignore[arg-type]
+        object.__setattr__(self, name, tuple(dict.fromkeys(value)))  # type: ignore[call-overload]
 
     def _set_logit_bias(self) -> None:
         bias: dict[int, float] = {}
         if not isinstance(self.logit_bias, Mapping):
             raise InvalidParameter("logit_bias", self.logit_bias, "a map from token id to a number")
+        _check_count("logit_bias", len(self.logit_bias), MAX_LOGIT_BIASES, "token ids")
         for key, value in self.logit_bias.items():
             is_id = type(key) is int or (isinstance(key, str) and bool(_TOKEN_ID.fullmatch(key)))
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if not is_id or int(key) < 0 or not is_number or not -100 <= value <= 100:
-                allowed = "token id -> number from -100 to 100"
+                allowed = "token ids with numbers from -100 to 100"
                 raise InvalidParameter("logit_bias", {key: value}, allowed)
             bias[int(key)] = float(value)
         object.__setattr__(self, "logit_bias", bias)
+
+
+def _check_count(name: str, given: int, most: int, what: str) -> None:
+    if given > most:
+        raise RequestError(
+            f"{name} has {given} {what}; allowed: at most {most}.", name, "invalid_value"
+        )
 
 
 _Rule = tuple[str, str, Callable[[Any], bool]]
 _NUMBER_RULES: tuple[_Rule, ...] = (
     ("temperature", "0 to 2", lambda v: 0 <= v <= 2),
     ("top_p", "more than 0, at most 1", lambda v: 0 < v <= 1),
-    ("top_k", "-1 or 0 (all), or 1 and more", lambda v: v >= -1),
+    # The engine keeps it in 32 bits.
+    ("top_k", "-1 or 0 (all), or 1 to 2147483647", lambda v: -1 <= v < 2**31),
     ("min_p", "0 to 1", lambda v: 0 <= v <= 1),
     ("typical_p", "more than 0, at most 1", lambda v: 0 < v <= 1),
-    ("repetition_penalty", "more than 0, at most 10", lambda v: 0 < v <= 10),
+    # Logits are divided by it: with less they leave what floats of 32 bits can be.
+    ("repetition_penalty", "0.01 to 10", lambda v: 0.01 <= v <= 10),
     ("presence_penalty", "-2 to 2", lambda v: -2 <= v <= 2),
     ("frequency_penalty", "-2 to 2", lambda v: -2 <= v <= 2),
     ("seed", "a signed 64-bit integer", lambda v: -(2**63) <= v < 2**63),

@@ -26,6 +26,7 @@ _TYPE_OF = {
     429: "rate_limit_error",
     500: "api_error",
     503: "overloaded_error",
+    504: "timeout_error",
 }
 
 
@@ -38,9 +39,8 @@ class AnthropicDialect:
         """`{"type": "error", "error": {"type", "message"}, "request_id"}`."""
         # A full queue is the server's state; a used up limit is the key's.
         is_full = error.code == "slow_down"
-        kind = (
-            "overloaded_error" if is_full else _TYPE_OF.get(error.status, "invalid_request_error")
-        )
+        other = "invalid_request_error" if error.status < 500 else "api_error"
+        kind = "overloaded_error" if is_full else _TYPE_OF.get(error.status, other)
         return msgspec.json.encode(
             {
                 "type": "error",

@@ -14,12 +14,14 @@ from pydantic import Field
 
 from headrace.core.backend import ModelInfo
 from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
-from headrace.core.request import MAX_STOP_STRINGS, SamplingParams
+from headrace.core.request import SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.server.error_responses import worded
 from headrace.server.generation_schema import (
     Number,
+    Objects,
     Strict,
+    Texts,
     allowed,
     unknown_names,
     validate,
@@ -41,9 +43,9 @@ class PromptFields(Strict):
     """What both routes have: all that the prompt is made of."""
 
     model: str = Field(description="the name of a served model, as GET /v1/models lists them")
-    messages: list[dict[str, Any]] = Field(description="a list of at least one message object")
+    messages: Objects = Field(description="a list of at least one message object")
     system: str | list[Any] | None = allowed("a string or a list of text blocks")
-    tools: list[dict[str, Any]] | None = allowed("a list of tools")
+    tools: Objects | None = allowed("a list of tools")
     tool_choice: dict[str, Any] | None = allowed("an object with type auto, any, tool or none")
     thinking: dict[str, Any] | None = allowed(
         'an object: {"type": "disabled"}, {"type": "adaptive"}, or {"type": "enabled", '
@@ -56,10 +58,10 @@ class PromptFields(Strict):
 
 class MessageFields(PromptFields):
     max_tokens: int = Field(description="a whole number, 1 or more")
-    stop_sequences: list[str] | None = allowed("a list of strings")
+    stop_sequences: Texts | None = allowed("a list of strings")
     temperature: Number | None = allowed("a number from 0 to 2")
     top_p: Number | None = allowed("a number, more than 0, at most 1")
-    top_k: int | None = allowed("a whole number: -1 or 0 (all), or 1 and more")
+    top_k: int | None = allowed("a whole number: -1 or 0 (all), or 1 to 2147483647")
     stream: bool | None = allowed("true or false")
     metadata: dict[str, Any] | None = allowed("an object with user_id")
     service_tier: Literal["auto", "standard_only"] | None = allowed("auto or standard_only")
@@ -232,15 +234,10 @@ def make_sampling(fields: MessageFields, form: StructuredOutputs | None) -> Samp
     """
     if fields.max_tokens < 1:
         raise InvalidParameter("max_tokens", fields.max_tokens, "1 or more")
-    stops = fields.stop_sequences or []
-    if len(stops) > MAX_STOP_STRINGS:
-        raise RequestError(
-            f"stop_sequences has {len(stops)} texts; allowed: at most {MAX_STOP_STRINGS}.",
-            "stop_sequences",
-            "invalid_value",
-        )
     names = ("temperature", "top_p", "top_k", "seed", "return_token_ids")
     given = {name: getattr(fields, name) for name in names}
     known = {name: value for name, value in given.items() if value is not None}
     with worded(WIRE_NAMES):
-        return SamplingParams(stop=stops, structured_outputs=form, **with_seed(known))
+        return SamplingParams(
+            stop=fields.stop_sequences or (), structured_outputs=form, **with_seed(known)
+        )

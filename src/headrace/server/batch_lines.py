@@ -16,7 +16,7 @@ import msgspec
 from headrace.core.batches import LineError
 from headrace.core.errors import RequestError
 from headrace.core.units import format_bytes
-from headrace.server.json_body import decode_json_object
+from headrace.server.json_body import JsonLimits, decode_json_object
 
 MAX_LINES = 50_000
 # More would only be longer to read.
@@ -29,11 +29,11 @@ class LineLimits:
     """What a line may be, by the server's limits on bodies."""
 
     max_bytes: int
-    max_depth: int
+    json: JsonLimits
 
 
 # For a file that was checked: the server's limits may be smaller since.
-CHECKED = LineLimits(max_bytes=2**30, max_depth=256)
+CHECKED = LineLimits(max_bytes=2**32, json=JsonLimits(max_depth=256, max_objects=2**24))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def parse_line(number: int, data: bytes, endpoint: str, limits: LineLimits) -> B
         shown = format_bytes(limits.max_bytes)
         raise LineRefusal("line_too_long", f"This line has more than {shown} (max_body_bytes).")
     try:
-        fields = decode_json_object(data, limits.max_depth, "This line")
+        fields = decode_json_object(data, limits.json, "This line")
     except RequestError as error:
         raise LineRefusal("invalid_json_line", error.message) from None
     for name, kind, allowed in _FIELDS:

@@ -32,6 +32,7 @@ from headrace.server.batch_lines import (
     weigh,
 )
 from headrace.server.batch_results import finish_batch
+from headrace.server.json_body import JsonLimits
 from headrace.server.services import Services, Storage
 from headrace.server.slots import Slots
 
@@ -63,7 +64,7 @@ class BatchRun:
         self.record = record
         self._services, self._storage, self._route, self._turns = services, storage, route, turns
         config = services.config
-        self._limits = LineLimits(config.max_body_bytes, config.max_json_depth)
+        self._limits = LineLimits(config.max_body_bytes, JsonLimits.of(config))
         self._progress = Progress()
         self._reason: Reason | None = None
         self._stopped = asyncio.Event()

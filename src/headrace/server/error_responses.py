@@ -203,6 +203,12 @@ def worded(wire_names: Mapping[str, str]) -> Iterator[None]:
         message = error.message.replace("lower max_tokens", f"lower {length_name}")
         param = wire_names.get(error.param or "", error.param or "")
         raise RequestError(message, param, error.code) from None
+    except RequestError as error:
+        told_as = wire_names.get(error.param or "")
+        if type(error) is not RequestError or told_as is None:
+            raise
+        message = error.message.replace(f"{error.param} ", f"{told_as} ", 1)
+        raise RequestError(message, told_as, error.code) from None
 
 
 def describe_validation(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,6 +21,10 @@ from headrace.server.error_responses import describe_validation, worded
 
 # A union keeps what was given: 2 stays 2 in an error message, where float would make it 2.0.
 Number = int | float
+# The first wrong member is enough to know: an error for each of millions would take gigabytes.
+Ids = Annotated[list[int], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Objects = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
 
 _BOOLEAN = "true or false"
 _TEXT = "a string"
@@ -53,19 +57,19 @@ class GenerationFields(Strict):
 
     temperature: Number | None = allowed("a number from 0 to 2")
     top_p: Number | None = allowed("a number, more than 0, at most 1")
-    top_k: int | None = allowed("a whole number: -1 or 0 (all), or 1 and more")
+    top_k: int | None = allowed("a whole number: -1 or 0 (all), or 1 to 2147483647")
     min_p: Number | None = allowed("a number from 0 to 1")
     typical_p: Number | None = allowed("a number, more than 0, at most 1")
-    repetition_penalty: Number | None = allowed("a number, more than 0, at most 10")
+    repetition_penalty: Number | None = allowed("a number from 0.01 to 10")
     presence_penalty: Number | None = allowed("a number from -2 to 2")
     frequency_penalty: Number | None = allowed("a number from -2 to 2")
-    logit_bias: dict[str, Number] | None = allowed("token ids with numbers from -100 to 100")
-    allowed_token_ids: list[int] | None = allowed("a list of token ids")
-    bad_words: list[str] | None = allowed("a list of strings")
+    logit_bias: dict[str, Any] | None = allowed("token ids with numbers from -100 to 100")
+    allowed_token_ids: Ids | None = allowed("a list of token ids")
+    bad_words: Texts | None = allowed("a list of strings")
     seed: int | None = allowed("a signed 64-bit integer")
     n: int | None = allowed("a whole number from 1 to 128")
-    stop: str | list[str] | None = allowed("a string or a list of strings")
-    stop_token_ids: list[int] | None = allowed("a list of token ids")
+    stop: str | Texts | None = allowed("a string or a list of strings")
+    stop_token_ids: Ids | None = allowed("a list of token ids")
     min_tokens: int | None = allowed("a whole number, 0 or more")
     prompt_logprobs: int | None = allowed("a whole number from 0 to 20")
     ignore_eos: bool | None = allowed(_BOOLEAN)

@@ -1,13 +1,16 @@
 """Request bodies: from bytes of a stranger to a JSON object, within limits.
 
 In: the ASGI `receive` channel and headers. Out: a dict, or a refusal that says why. Limits are on
-size, on the time the bytes take and on nesting, so that no body can exhaust memory or the stack.
+size, on the time the bytes take, on nesting and on how many lists and objects there are, so that no
+body can exhaust memory or the stack, or hold up the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -18,6 +21,9 @@ from headrace.core.config import ServerConfig
 from headrace.core.errors import RequestError
 from headrace.server.error_responses import HttpRefusal
 
+# Without backing up: a text that never ends is looked through once.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_BOM = b"\xef\xbb\xbf"
 # A client reads the answer only after it has sent its body: some excess is read and thrown away.
 _EXCESS_FACTOR = 4
 
@@ -38,6 +44,16 @@ def check_content_type(content_type: str | None) -> None:
         )
 
 
+def _check_coding(coding: str | None) -> None:
+    """Raises: HttpRefusal 415 for a body that was compressed."""
+    if coding is not None and coding.strip().lower() not in ("", "identity"):
+        raise HttpRefusal(
+            415,
+            f"Content-Encoding is {coding[:100]!r}; allowed: identity. Send the body as it is.",
+            {"Accept-Encoding": "identity"},
+        )
+
+
 async def read_json_object(
     receive: Receive, headers: Mapping[str, str], config: ServerConfig
 ) -> dict[str, Any]:
@@ -46,6 +62,7 @@ async def read_json_object(
     Raises: HttpRefusal 413 and 415, RequestError for what is not a JSON object.
     """
     check_content_type(headers.get("content-type"))
+    _check_coding(headers.get("content-encoding"))
     try:
         async with asyncio.timeout(config.body_timeout_s):
             body = await _read(receive, config.max_body_bytes)
@@ -55,7 +72,7 @@ async def read_json_object(
             f"The request body did not arrive within {config.body_timeout_s:g} s. Send it again.",
             {"Connection": "close"},
         ) from None
-    return decode_json_object(body, config.max_json_depth)
+    return decode_json_object(body, JsonLimits.of(config))
 
 
 async def _read(receive: Receive, max_bytes: int) -> bytearray:
@@ -79,19 +96,42 @@ async def _read(receive: Receive, max_bytes: int) -> bytearray:
     return body
 
 
+@dataclass(frozen=True, slots=True)
+class JsonLimits:
+    """Lists and objects that may be in a body: within each other, and in all."""
+
+    max_depth: int
+    max_objects: int
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> JsonLimits:
+        """Those of the settings."""
+        return cls(config.max_json_depth, config.max_json_objects)
+
+
 def decode_json_object(
-    body: bytes | bytearray, max_depth: int, what: str = "The request body"
+    body: bytes | bytearray, limits: JsonLimits, what: str = "The request body"
 ) -> dict[str, Any]:
     """Decode a JSON object; `what` names it in errors.
 
-    Raises: RequestError for broken JSON, another kind of value, or too much nesting.
+    Raises: RequestError for broken JSON, another kind of value, too much nesting, too many objects.
     """
     too_deep = RequestError(
-        f"{what} nests lists and objects more than {max_depth} deep, this server's "
+        f"{what} nests lists and objects more than {limits.max_depth} deep, this server's "
         "limit (max_json_depth). Send a flatter body."
     )
+    num_openers = _count_openers(body)
+    if num_openers > limits.max_objects:
+        # Those in texts are none.
+        num_objects = _count_openers(_STRING.sub(b"", body))
+        if num_objects > limits.max_objects:
+            raise RequestError(
+                f"{what} has {num_objects} lists and objects; allowed: at most "
+                f"{limits.max_objects}, this server's limit (max_json_objects). Send several "
+                "requests."
+            )
     try:
-        value = msgspec.json.decode(body)
+        value = msgspec.json.decode(body.removeprefix(_BOM))
     except RecursionError:
         raise too_deep from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -100,10 +140,13 @@ def decode_json_object(
         kind = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
         given = kind.get(type(value), "a number")
         raise RequestError(f"{what} is {given}; allowed: a JSON object.")
-    num_openers = body.count(b"[") + body.count(b"{")
-    if num_openers > max_depth and _is_deeper(value, max_depth):
+    if num_openers > limits.max_depth and _is_deeper(value, limits.max_depth):
         raise too_deep
     return value
+
+
+def _count_openers(body: bytes | bytearray) -> int:
+    return body.count(b"[") + body.count(b"{")
 
 
 def _is_deeper(value: dict[str, Any], max_depth: int) -> bool:

@@ -171,6 +171,8 @@ def _make_call(
     unread = set(request.chat_template_kwargs) - model.template_variables
     ignored = [f"chat_template_kwargs.{name}" for name in sorted(unread)]
     ignored += ["store"] if fields.store else []
+    lengths = fields.max_tokens, fields.max_completion_tokens
+    ignored += ["max_tokens"] if None not in lengths and lengths[0] != lengths[1] else []
     unknown = unknown_names(fields, CHAT_REFUSED) + unknown_in_messages + unknown_in_form
     unknown += [*asked.unknown, *unknown_in_prediction, *unknown_in_repetition(fields)]
     return chat, unknown + unknown_names(form.options, (), "stream_options.") + ignored

@@ -17,7 +17,9 @@ from headrace.server.generation_schema import (
     NEUTRAL,
     REFUSED,
     GenerationFields,
+    Objects,
     Strict,
+    Texts,
     allowed,
     unknown_names,
     validate,
@@ -28,7 +30,7 @@ _SERVICE_TIERS = "auto, default, flex, scale, priority or fast"
 
 
 class ChatCompletionFields(GenerationFields):
-    messages: list[dict[str, Any]] = Field(description="a list of at least one message object")
+    messages: Objects = Field(description="a list of at least one message object")
     include_reasoning: bool | None = allowed("true or false")
     max_completion_tokens: int | None = allowed("a whole number, 1 or more")
     logprobs: bool | None = allowed("true or false")
@@ -41,11 +43,11 @@ class ChatCompletionFields(GenerationFields):
     tool_choice: str | dict[str, Any] | None = allowed("none, auto, required or an object")
     parallel_tool_calls: bool | None = allowed("true or false")
     prediction: dict[str, Any] | None = allowed("an object with type and content")
-    modalities: list[str] | None = allowed('["text"]')
+    modalities: Texts | None = allowed('["text"]')
     reasoning_effort: str | None = allowed("a string")
     verbosity: str | None = allowed("a string")
     store: bool | None = allowed("true or false")
-    metadata: dict[str, str] | None = allowed("at most 16 strings with names")
+    metadata: dict[str, Any] | None = allowed("at most 16 strings with names")
     prompt_cache_options: dict[str, Any] | None = allowed("an object with mode and ttl")
     prompt_cache_retention: Literal["in_memory", "24h"] | None = allowed("in_memory or 24h")
 
@@ -71,7 +73,7 @@ class MessageFields(Strict):
     content: str | list[Any] | None = allowed("a string, null, or a list of text parts")
     name: str | None = allowed("a string")
     tool_call_id: str | None = allowed("a string")
-    tool_calls: list[dict[str, Any]] | None = allowed("a list of tool calls")
+    tool_calls: Objects | None = allowed("a list of tool calls")
     reasoning_content: str | None = allowed("a string")
     reasoning: str | None = allowed("a string")
     thinking: str | None = allowed("a string")
@@ -120,14 +122,16 @@ def check_features(fields: ChatCompletionFields, template_variables: frozenset[s
     check_metadata(fields.metadata)
 
 
-def check_metadata(metadata: Mapping[str, str] | None) -> None:
-    """Raises: RequestError for too many pairs or too long ones."""
+def check_metadata(metadata: Mapping[str, Any] | None) -> None:
+    """Raises: RequestError for too many pairs, too long ones, and values that are no strings."""
     given = metadata or {}
     if len(given) > 16:
         raise RequestError(
             f"metadata has {len(given)} pairs; allowed: at most 16.", "metadata", "invalid_value"
         )
     for key, value in given.items():
+        if not isinstance(value, str):
+            raise InvalidParameter("metadata", {key: value}, "at most 16 strings with names")
         if len(key) > 64 or len(value) > 512:
             raise RequestError(
                 f"metadata has a name of {len(key)} and a value of {len(value)} characters; "

@@ -98,7 +98,9 @@ def _read_text(value: str, path: str) -> str:
 
 
 def _read_token_ids(value: list[Any], path: str) -> tuple[int, ...]:
-    for index, token_id in enumerate(value):
-        if type(token_id) is not int or not 0 <= token_id <= _MAX_TOKEN_ID:
-            raise InvalidParameter(f"{path}[{index}]", token_id, "a token id (0 or more)")
+    # Looked at one by one only where something is wrong: there may be millions.
+    if set(map(type, value)) != {int} or min(value) < 0 or max(value) > _MAX_TOKEN_ID:
+        for index, token_id in enumerate(value):
+            if type(token_id) is not int or not 0 <= token_id <= _MAX_TOKEN_ID:
+                raise InvalidParameter(f"{path}[{index}]", token_id, "a token id (0 or more)")
     return tuple(value)

@@ -50,7 +50,7 @@ class ResponsesFields(GenerationFields):
     tools: list[Any] | None = allowed("a list of tools")
     tool_choice: str | dict[str, Any] | None = allowed(TOOL_CHOICES)
     parallel_tool_calls: bool | None = allowed(_BOOLEAN)
-    metadata: dict[str, str] | None = allowed("at most 16 strings with names")
+    metadata: dict[str, Any] | None = allowed("at most 16 strings with names")
     service_tier: ServiceTier | None = allowed("auto, default, flex, scale, priority or fast")
     prompt_cache_options: dict[str, Any] | None = allowed("an object with mode and ttl")
     prompt_cache_retention: Literal["in_memory", "24h"] | None = allowed("in_memory or 24h")

@@ -15,6 +15,8 @@ from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.request import GenerateRequest
 from headrace.server.error_responses import worded
 from headrace.server.generation_schema import (
+    Ids,
+    Objects,
     Strict,
     allowed,
     refuse_unsupported,
@@ -32,7 +34,7 @@ _MODEL = "the name of a served model, as GET /v1/models lists them"
 class TokenizeFields(Strict):
     model: str | None = allowed(_MODEL)
     prompt: str | None = allowed("a string; or give messages")
-    messages: list[dict[str, Any]] | None = allowed("a list of messages; or give a prompt")
+    messages: Objects | None = allowed("a list of messages; or give a prompt")
     tools: list[Any] | None = allowed("a list of tools")
     add_special_tokens: bool | None = allowed("true or false")
     add_generation_prompt: bool | None = allowed("true or false")
@@ -43,7 +45,7 @@ class TokenizeFields(Strict):
 
 class DetokenizeFields(Strict):
     model: str | None = allowed(_MODEL)
-    tokens: list[int] = Field(description="a list of token ids")
+    tokens: Ids = Field(description="a list of token ids")
 
 
 TOKENIZE_REFUSED: dict[str, str] = {

@@ -51,6 +51,20 @@ def test_numbers_keep_their_rows_and_types() -> None:
     assert inputs.token_mask is None
 
 
+def test_the_largest_numbers_that_are_allowed_have_rows() -> None:
+    """A number that has none would end the engine with everybody's requests."""
+    inputs = gather(
+        [
+            row(top_k=2**31 - 1, min_p=1, typical_p=1e-300, top_p=1e-300, temperature=1e-300),
+            row(repetition_penalty=0.01, logit_bias={VOCAB - 1: 100}),
+        ],
+        [0, 0],
+        VOCAB,
+    )
+    assert inputs.top_k.tolist() == [2**31 - 1, 0]
+    assert inputs.repetition_penalty.tolist() == [1.0, np.float32(0.01)]
+
+
 def test_penalties_count_prompt_and_output_of_their_rows_only() -> None:
     plain, penalized = row(), row(presence_penalty=0.5)
     for each in (plain, penalized):

@@ -20,8 +20,9 @@ from headrace.server.batch_lines import (
     read_lines,
     weigh,
 )
+from headrace.server.json_body import JsonLimits
 
-LIMITS = LineLimits(max_bytes=1000, max_depth=8)
+LIMITS = LineLimits(max_bytes=1000, json=JsonLimits(max_depth=8, max_objects=100))
 
 
 def check(*lines: Any) -> InputFacts:

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from headrace.core.config import ServerConfig
 from headrace.core.errors import RequestError
 from headrace.server.error_responses import HttpRefusal
-from headrace.server.json_body import decode_json_object, read_json_object
+from headrace.server.json_body import JsonLimits, decode_json_object, read_json_object
 
 JSON = {"content-type": "application/json"}
 CONFIG = ServerConfig(max_body_bytes=1024)
@@ -68,11 +68,35 @@ async def test_other_content_types(kind: str) -> None:
 @pytest.mark.parametrize("depth", [1, 4, 7])
 def test_depth_is_exact(depth: int) -> None:
     body = b'{"a":' * depth + b"1" + b"}" * depth
-    decode_json_object(body, depth)
+    decode_json_object(body, JsonLimits(depth, 2000))
     with pytest.raises(RequestError, match=f"more than {depth} deep"):
-        decode_json_object(b'{"a":' * depth + b"[]" + b"}" * depth, depth)
+        decode_json_object(b'{"a":' * depth + b"[]" + b"}" * depth, JsonLimits(depth, 2000))
 
 
 def test_many_brackets_that_are_not_deep() -> None:
     body = b'{"a":[' + b",".join([b"[]"] * 1000) + b'],"b":"[[[[[[[[[["}'
-    assert len(decode_json_object(body, 4)["a"]) == 1000
+    assert len(decode_json_object(body, JsonLimits(4, 2000))["a"]) == 1000
+
+
+def test_lists_and_objects_are_counted_outside_of_texts() -> None:
+    limits = JsonLimits(8, 10)
+    text = '{"a": ["{{{[[[", "\\\\\\"[[[[[[", "[[[[[[[[\\\\"' + ", []" * 8 + "]}"
+    for body in (text.encode(), bytearray(text, "utf-8")):
+        assert len(decode_json_object(body, limits)["a"]) == 11
+    with pytest.raises(
+        RequestError, match=r"has 11 lists and objects; allowed: at most 10.*max_js"
+    ):
+        decode_json_object(text.replace(", []", ", [], []", 1).encode(), limits)
+    # An end that never comes is found out by the decoder.
+    with pytest.raises(RequestError, match="not valid JSON"):
+        decode_json_object(b'{"a": "' + b"[\\\\" * 100_000, limits)
+
+
+async def test_a_byte_order_mark_and_a_compressed_body() -> None:
+    assert await read_json_object(receiver(b"\xef\xbb\xbf{}"), JSON, CONFIG) == {}
+    for coding in ("identity", ""):
+        headers = JSON | {"content-encoding": coding}
+        assert await read_json_object(receiver(b"{}"), headers, CONFIG) == {}
+    with pytest.raises(HttpRefusal, match="Content-Encoding is 'gzip'") as packed:
+        await read_json_object(receiver(b"{}"), JSON | {"content-encoding": "gzip"}, CONFIG)
+    assert packed.value.status == 415
