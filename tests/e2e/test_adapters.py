@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,28 @@ def test_adapters_are_there_again_after_the_engine_died(tmp_path: Path) -> None:
         assert "".join(pieces) == whole["text"]
         wait_for_another_engine(server, dead)
         assert [answer(server, name) for name in names] == before
+
+
+def test_an_adapter_whose_file_is_gone_is_served_no_longer(tmp_path: Path) -> None:
+    """The next engine has the others, and says which one is missing."""
+    model = write_random_model(tmp_path / "model", LAYERS)
+    gone, stays = (
+        write_random_adapter(tmp_path / name, seed, LAYERS)
+        for seed, name in enumerate(("gone", "stays"))
+    )
+    (tmp_path / "settings.yaml").write_text(SETTINGS)
+    loras = ("--lora", f"gone={gone}", "--lora", f"stays={stays}")
+    with serve(model, tmp_path, "--config", str(tmp_path / "settings.yaml"), *loras) as server:
+        before = [answer(server, name) for name in (server.model, "stays")]
+        answer(server, "gone")
+        shutil.rmtree(gone)
+        dead = engine_of(server)
+        dead.kill()
+        wait_for_another_engine(server, dead)
+        assert [answer(server, name) for name in (server.model, "stays")] == before
+        with server.client() as client:
+            listed = [entry["id"] for entry in client.get("/v1/models").json()["data"]]
+            asked = client.post("/v1/completions", json={"model": "gone", "prompt": "A river is"})
+        assert listed == [server.model, "stays"]
+        assert (asked.status_code, asked.json()["error"]["code"]) == (404, "model_not_found")
+        assert "adapter gone is gone: " in server.program.stderr

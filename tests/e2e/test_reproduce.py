@@ -8,6 +8,9 @@ from pathlib import Path
 from programs import Result, eventually, headrace
 from served_model import ServedModel, serve
 
+from fakes.random_adapter import write_random_adapter
+from fakes.random_model import write_random_model
+
 CHAT, TEXT, RESPONSE = "chat-of-a-test", "text-of-a-test", "response-of-a-test"
 MESSAGES = [{"role": "user", "content": "Invent a name for a river and say why."}]
 PROMPTS = ["def add(a, b):", "The quick brown"]
@@ -87,3 +90,43 @@ def test_requests_are_reproduced_after_a_restart(qwen05_path: Path, tmp_path: Pa
         "different: the answer: had 24 tokens and has 6",
         "receipt: max_tokens: was 24, is 6",
     ]
+
+
+def test_an_adapter_named_by_a_receipt(tmp_path: Path) -> None:
+    """It is needed again to say the same, and another one under its name is told apart."""
+    model = write_random_model(tmp_path / "model", 2)
+    used, other = (
+        write_random_adapter(tmp_path / name, seed, 2)
+        for seed, name in enumerate(("used", "other"))
+    )
+    store = {
+        "HEADRACE_DATABASE": f"sqlite:///{tmp_path / 'calls.db'}",
+        "HEADRACE_STORE_REQUESTS": "full",
+        "HEADRACE_MEMORY": "400MiB",
+    }
+
+    def reproduce(*words: str | Path) -> Result:
+        return headrace("reproduce", TEXT, *words, **store)
+
+    with serve(model, tmp_path, "--lora", f"style={used}", **store) as server:
+        with server.client() as client:
+            reply = client.post(
+                "/v1/completions",
+                json={"model": "style", "prompt": "A river", "max_tokens": 12, "ignore_eos": True},
+                headers={"X-Request-Id": TEXT},
+            )
+        assert reply.status_code == 200, reply.text
+        name = "headrace:requests_stored_total"
+        eventually(lambda: server.metric(name) == 1, "the request is stored")
+    digest = reply.headers["x-headrace-adapter-sha256"]
+
+    same = reproduce("--model", model, "--lora", f"style={used}")
+    assert (same.code, same.stdout) == (0, "bit-identical: all 12 tokens of 1 answer\n"), (
+        same.stderr
+    )
+    for words, now in ((("--lora", f"style={other}"), '"'), ((), "null")):
+        without = reproduce("--model", model, *words)
+        assert without.code == 3, without.stderr
+        assert f'receipt: model adapter_sha256: was "{digest}", is {now}' in without.stdout
+    nameless = reproduce("--lora", f"style={used}")
+    assert nameless.code == 2 and "--model" in nameless.stderr

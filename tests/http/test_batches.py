@@ -33,6 +33,7 @@ from fakes.stored import (
     wait_for,
 )
 from fakes.usage import Ledger, eventually
+from headrace.core.cache_control import CacheControl
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import ServerConfig
 from headrace.core.errors import CapacityError, ContextTooLong, EngineDied
@@ -228,6 +229,29 @@ def test_responses(tmp_path: Path) -> None:
         "c": "background",
         "d": "input",
     }
+
+
+def test_a_line_has_a_task_and_wishes_for_the_cache_like_any_call(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        client = served.openai()
+        lines = [
+            chat_line("a", metadata={"task": "sort"}, cache={"no-cache": True, "ttl": 60}),
+            chat_line("b", cache={"no-store": True, "namespace": "n"}, seed=3),
+            chat_line("c", cache={"ttl": "long"}),
+        ]
+        batch = wait_for(client, begin(client, lines).id)
+        assert batch.request_counts is not None
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (2, 1)
+        (wrong,) = results(client, batch.error_file_id).values()
+        rows = {row["request_id"].rpartition(":")[2]: row for row in served.rows(3)}
+    assert wrong["response"]["body"]["error"]["param"] == "cache.ttl"
+    assert [rows[number]["task"] for number in "123"] == ["sort", None, None]
+    asked = {request.sampling.seed: request for request in served.server.backend.requests}
+    second = asked.pop(3)
+    (first,) = asked.values()
+    assert (first.task, second.task) == ("sort", None)
+    assert first.cache_control == CacheControl(reads=False, ttl_s=60)
+    assert second.cache_control == CacheControl(writes=False, namespace="n", is_seeded=True)
 
 
 def test_lines_are_kept_to_be_run_again(tmp_path: Path) -> None:
