@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from test_disconnect import raw_post, read_until, wait_at
 from fakes.fake_backend import FakeBackend
 from fakes.served_app import RunningServer, run_server
 from fakes.usage import Ledger, eventually, open_ledger
+from headrace.core.budgets import Budget
+from headrace.core.stores import ApiKey
 from headrace.economics.accounts import Accounts
+from headrace.economics.budgets import Budgets
 from headrace.economics.price_files import read_price_file
 from headrace.economics.prices import PriceBook
+from headrace.store.key_ring import StoredKey, StoredKeys, hash_secret
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -137,3 +142,24 @@ def test_tags_have_bounds(tmp_path: Path, tags: str) -> None:
         answer = served.post(tags=tags)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "x-headrace-tags"
+
+
+def test_a_budget_of_a_tenant_with_any_name(tmp_path: Path) -> None:
+    """A header has no room for every letter; the answer must not break for that."""
+    file = tmp_path / "prices.yaml"
+    file.write_text(MACHINE)
+    budgets = Budgets(lambda _budget, _begin: 0)
+    budget = Budget(scope="tenant", name="日本 ü", period="total", warn_nano_usd=1)
+    budgets.replace([budget], datetime.now(UTC).date())
+    key = ApiKey(id="k", name="k", tenant="日本 ü", scopes=("inference",))
+    accounts = Accounts(
+        keys=StoredKeys([StoredKey(key, hash_secret("hr_k"))]),
+        prices=PriceBook([read_price_file(file).prices]),
+        budgets=budgets,
+    )
+    with run_server(accounts=accounts) as server, server.client() as client:
+        headers = {"Authorization": "Bearer hr_k"}
+        replies = [client.post(CHAT, json=BODY | {"max_tokens": 5}, headers=headers) for _ in "ab"]
+    assert [reply.status_code for reply in replies] == [200, 200]
+    warning = replies[1].headers["x-headrace-budget-warning"]
+    assert warning.startswith("tenant:?? ü:total has used")

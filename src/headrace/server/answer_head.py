@@ -77,4 +77,8 @@ def _ignored_names(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 def _encoded(headers: Mapping[str, str]) -> _Pairs:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    # A tenant may have any name; a header has the letters of ISO 8859-1.
+    return [
+        (name.encode("latin-1"), value.encode("latin-1", "replace"))
+        for name, value in headers.items()
+    ]
