@@ -21,6 +21,7 @@ from fakes.fake_backend import FakeBackend
 from fakes.served_app import RunningServer, run_server
 from fakes.usage import open_database
 from headrace.core.clock import SystemClock
+from headrace.core.config import ServerConfig
 from headrace.core.errors import EngineDied, StoreError
 from headrace.core.responses import ResponseStore
 from headrace.store.responses import StoredResponses
@@ -595,3 +596,25 @@ def test_queries_are_checked(server: RunningServer) -> None:
         cancelled = client.post(f"/v1/responses/{made}/cancel")
         assert cancelled.status_code == 400
         assert "background: true" in cancelled.json()["error"]["message"]
+
+
+def test_a_conversation_has_a_largest_size(tmp_path: Path) -> None:
+    """Reasoning that no template shows costs no tokens, and would be read for every call."""
+    database = open_database(tmp_path)
+    store = StoredResponses(database, SystemClock(), retention_days=1)
+    config = ServerConfig(max_body_bytes=4096)
+    with run_server(config=config, open_responses=lambda: store) as server:
+        thought = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "x" * 3000}]}
+        ask: dict[str, Any] = {"input": [thought, {"role": "user", "content": "hi"}]}
+        kept: list[str] = []
+        while (reply := post(server, **ask)).status_code == 200:
+            kept.append(reply.json()["id"])
+            ask["previous_response_id"] = kept[-1]
+        with server.client() as client:
+            items = client.get(f"/v1/responses/{kept[-1]}/input_items?limit=100")
+    database.close()
+    assert len(kept) in (3, 4)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (400, "previous_response_id")
+    assert "allowed: at most 16.0 KiB, four request bodies (max_body_bytes)" in error["message"]
+    assert len(items.json()["data"]) == 3 * len(kept) - 1

@@ -61,10 +61,11 @@ class ResponseStore(Protocol):
         """A response, with its events."""
         ...
 
-    def history(self, tenant: str, response_id: str) -> Sequence[StoredResponse]:
+    def history(self, tenant: str, response_id: str, max_bytes: int) -> Sequence[StoredResponse]:
         """The response and those it continues, the oldest first, without events.
 
         Empty: it is unknown. A first one with a `previous_id`: that one is gone.
+        Raises: RequestError, before anything is read, for more than `max_bytes`.
         """
         ...
 

@@ -274,7 +274,9 @@ async def read_history(
         return ()
     if not services.kept.is_on:
         raise missing_response(response_id)
-    chain = await services.kept.ask(lambda store: store.history(tenant, response_id))
+    # What a tenant keeps is more than one call may hold in memory.
+    most = 4 * services.config.max_body_bytes
+    chain = await services.kept.ask(lambda store: store.history(tenant, response_id, most))
     if not chain or chain[0].previous_id is not None:
         raise missing_response((chain[0].previous_id or "") if chain else response_id)
     if chain[-1].status in RUNNING and not chain[-1].is_lost:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, get_args
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     Column,
     ColumnElement,
@@ -30,7 +31,9 @@ from sqlalchemy import (
 )
 
 from headrace.core.clock import Clock
+from headrace.core.errors import RequestError
 from headrace.core.responses import RUNNING, ResponseStatus, StoredResponse
+from headrace.core.units import format_bytes
 from headrace.store.database import Database
 
 # Several servers may share a database: none can tell from its own start which responses are dead.
@@ -63,6 +66,7 @@ def _index_tenants(connection: Connection) -> None:
 
 # One for each version: the table, then what counts the responses of a tenant.
 _STEPS = (_responses.create, _index_tenants)
+_SIZE = (func.length(_responses.c.body) + func.length(_responses.c.input_items)).label("size")
 _WITHOUT_EVENTS = tuple(column for column in _responses.c if column.name != "events")
 _IS_RUNNING = _responses.c.status.in_(sorted(RUNNING))
 
@@ -129,21 +133,32 @@ class StoredResponses:
             row = connection.execute(query).first()
         return None if row is None else self._read(row, row.events)
 
-    def history(self, tenant: str, response_id: str) -> Sequence[StoredResponse]:
+    def history(self, tenant: str, response_id: str, max_bytes: int) -> Sequence[StoredResponse]:
         """See ResponseStore."""
-        chain = (
-            select(*_WITHOUT_EVENTS, literal(0).label("depth"))
-            .where(self._is_of(tenant), _responses.c.id == response_id)
-            .cte("chain", recursive=True)
-        )
-        chain = chain.union_all(
-            select(*_WITHOUT_EVENTS, chain.c.depth + 1).where(
-                self._is_of(tenant), _responses.c.id == chain.c.previous_id
-            )
-        )
+        sizes = self._chain(tenant, response_id, (_responses.c.previous_id, _SIZE))
+        chain = self._chain(tenant, response_id, _WITHOUT_EVENTS)
         with self._database.reading() as connection:
+            num_bytes = int(connection.scalar(select(func.sum(sizes.c.size))) or 0)
+            if num_bytes > max_bytes:
+                raise RequestError(
+                    f"The conversation that ends with {response_id} has {format_bytes(num_bytes)}; "
+                    f"allowed: at most {format_bytes(max_bytes)}, four request bodies "
+                    "(max_body_bytes). Begin a new one.",
+                    "previous_response_id",
+                    "invalid_value",
+                )
             rows = connection.execute(select(chain).order_by(chain.c.depth.desc()))
             return [self._read(row) for row in rows]
+
+    def _chain(self, tenant: str, response_id: str, columns: Sequence[Any]) -> CTE:
+        """A response and those it continues, `depth` steps back."""
+        chain = (
+            select(*columns, literal(0).label("depth"))
+            .where(self._is_of(tenant), _responses.c.id == response_id)
+            .cte(recursive=True)
+        )
+        earlier = self._is_of(tenant), _responses.c.id == chain.c.previous_id
+        return chain.union_all(select(*columns, chain.c.depth + 1).where(*earlier))
 
     def delete(self, tenant: str, response_id: str) -> bool:
         """See ResponseStore."""

@@ -36,6 +36,7 @@ COST_COLUMNS = (
     *("input_rate", "cached_input_rate", "cache_write_rate", "cache_write_1h_rate", "output_rate"),
     *("reasoning_rate", "cost_nano_usd", "marginal_nano_usd"),
 )
+MOST = 2**20
 LIMITS = KeyLimits(output_tokens_per_minute=10**12, max_concurrent_requests=3)
 
 
@@ -86,7 +87,7 @@ def test_responses(database: Database) -> None:
     kept = replace(first, status="completed")
     assert store.find("acme", "r1") == replace(kept, events=b"\x00log")
     assert store.find("other", "r1") is None
-    assert store.history("acme", "r2") == [kept, replace(kept, id="r2", previous_id="r1")]
+    assert store.history("acme", "r2", MOST) == [kept, replace(kept, id="r2", previous_id="r1")]
     assert (store.delete("acme", "r1"), store.delete("acme", "r1")) == (True, False)
     clock.advance(24 * 3600)
     assert (store.find("acme", "r2"), store.sweep()) == (None, 1)

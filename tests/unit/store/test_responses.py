@@ -10,11 +10,12 @@ import pytest
 
 from fakes.fake_clock import FakeClock
 from fakes.usage import open_database
-from headrace.core.errors import StoreError
+from headrace.core.errors import RequestError, StoreError
 from headrace.core.responses import StoredResponse
 from headrace.store.responses import LEASE_MS, StoredResponses
 
 DAY_S = 24 * 3600.0
+MOST = 2**20
 
 
 def make(name: str, clock: FakeClock, **changes: object) -> StoredResponse:
@@ -45,8 +46,8 @@ def test_a_response_is_found_as_it_was_kept(store: StoredResponses, clock: FakeC
     kept = make("r1", clock, events=b"\x00\xff", input_items=b'[{"id": "m"}]')
     store.add(kept)
     assert store.find("acme", "r1") == kept
-    assert store.history("acme", "r1") == [replace(kept, events=None)]
-    assert (store.find("acme", "r2"), store.history("acme", "r2")) == (None, [])
+    assert store.history("acme", "r1", MOST) == [replace(kept, events=None)]
+    assert (store.find("acme", "r2"), store.history("acme", "r2", MOST)) == (None, [])
 
 
 def test_the_oldest_of_a_tenant_that_have_ended_make_room(tmp_path: Path, clock: FakeClock) -> None:
@@ -83,7 +84,7 @@ def test_it_is_unknown_to_other_tenants(store: StoredResponses, clock: FakeClock
     store.add(make("r2", clock, tenant="other", previous_id="r1"))
     assert store.find("other", "r1") is None
     assert store.delete("other", "r1") is False
-    assert [found.id for found in store.history("other", "r2")] == ["r2"]
+    assert [found.id for found in store.history("other", "r2", MOST)] == ["r2"]
     assert store.delete("acme", "r1") is True
     assert store.delete("acme", "r1") is False
     assert store.find("acme", "r1") is None
@@ -95,10 +96,13 @@ def test_a_conversation_comes_in_order(store: StoredResponses, clock: FakeClock)
         store.add(make(f"r{number}", clock, previous_id=previous))
         previous = f"r{number}"
     store.add(make("branch", clock, previous_id="r1"))
-    assert [found.id for found in store.history("acme", "r119")] == [f"r{n}" for n in range(120)]
-    assert [found.id for found in store.history("acme", "branch")] == ["r0", "r1", "branch"]
+    assert [found.id for found in store.history("acme", "r119", MOST)] == [f"r{n}" for n in range(120)]
+    assert [found.id for found in store.history("acme", "branch", MOST)] == ["r0", "r1", "branch"]
+    with pytest.raises(RequestError, match=r"ends with branch has \d+ B; allowed: at most 9 B"):
+        store.history("acme", "branch", 9)
+    assert store.history("acme", "nobody", 0) == []
     store.delete("acme", "r50")
-    left = store.history("acme", "r119")
+    left = store.history("acme", "r119", MOST)
     assert (left[0].id, left[0].previous_id, len(left)) == ("r51", "r50", 69)
 
 
@@ -111,7 +115,7 @@ def test_an_old_one_is_out_of_reach_and_then_removed(
     clock.advance(DAY_S)
     assert store.find("acme", "old") is None
     assert store.delete("acme", "old") is False
-    assert [found.id for found in store.history("acme", "new")] == ["new"]
+    assert [found.id for found in store.history("acme", "new", MOST)] == ["new"]
     assert (store.sweep(), store.sweep()) == (1, 0)
     assert store.find("acme", "new") is not None
 
