@@ -311,7 +311,8 @@ class ServerConfig:
         default_max_tokens: answer length if a request names none; None is what the context leaves.
         max_body_bytes: larger request bodies are refused.
         max_json_depth: lists and objects that a request body may nest.
-        max_json_objects: lists and objects that a request body may have in all.
+        max_json_objects: lists and objects that a request body may have in all; names in objects
+            are eight times as many.
         max_prompts: prompts that one completions request may carry.
         body_timeout_s: a request body that has not arrived by then is refused.
         request_timeout_s: an answer that is not complete by then is stopped.

@@ -24,6 +24,8 @@ from headrace.server.error_responses import HttpRefusal
 # Without backing up: a text that never ends is looked through once.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _BOM = b"\xef\xbb\xbf"
+# Of objects as large as they come: biases of tokens.
+_NAMES_PER_OBJECT = 8
 # A client reads the answer only after it has sent its body: some excess is read and thrown away.
 _EXCESS_FACTOR = 4
 
@@ -120,16 +122,19 @@ def decode_json_object(
         f"{what} nests lists and objects more than {limits.max_depth} deep, this server's "
         "limit (max_json_depth). Send a flatter body."
     )
-    num_openers = _count_openers(body)
-    if num_openers > limits.max_objects:
+    num_openers, max_names = _count_openers(body), _NAMES_PER_OBJECT * limits.max_objects
+    if num_openers > limits.max_objects or body.count(b":") > max_names:
         # Those in texts are none.
-        num_objects = _count_openers(_STRING.sub(b"", body))
-        if num_objects > limits.max_objects:
-            raise RequestError(
-                f"{what} has {num_objects} lists and objects; allowed: at most "
-                f"{limits.max_objects}, this server's limit (max_json_objects). Send several "
-                "requests."
-            )
+        bare = _STRING.sub(b"", body)
+        for num, most, counted in (
+            (_count_openers(bare), limits.max_objects, "lists and objects"),
+            (bare.count(b":"), max_names, "names in objects"),
+        ):
+            if num > most:
+                raise RequestError(
+                    f"{what} has {num} {counted}; allowed: at most {most}, this server's limit "
+                    "(max_json_objects). Send several requests."
+                )
     try:
         value = msgspec.json.decode(body.removeprefix(_BOM))
     except RecursionError:

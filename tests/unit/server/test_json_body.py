@@ -87,8 +87,12 @@ def test_lists_and_objects_are_counted_outside_of_texts() -> None:
         RequestError, match=r"has 11 lists and objects; allowed: at most 10.*max_js"
     ):
         decode_json_object(text.replace(", []", ", [], []", 1).encode(), limits)
-    # An end that never comes is found out by the decoder.
-    with pytest.raises(RequestError, match="not valid JSON"):
+    names = ", ".join(f'"{number}": ":::"' for number in range(80))
+    assert len(decode_json_object(f"{{{names}}}".encode(), limits)) == 80
+    with pytest.raises(RequestError, match=r"has 81 names in objects; allowed: at most 80"):
+        decode_json_object(f'{{"x": 1, {names}}}'.encode(), limits)
+    # A text without an end is looked through once.
+    with pytest.raises(RequestError, match="has 100001 lists"):
         decode_json_object(b'{"a": "' + b"[\\\\" * 100_000, limits)
 
 

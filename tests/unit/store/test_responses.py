@@ -96,7 +96,9 @@ def test_a_conversation_comes_in_order(store: StoredResponses, clock: FakeClock)
         store.add(make(f"r{number}", clock, previous_id=previous))
         previous = f"r{number}"
     store.add(make("branch", clock, previous_id="r1"))
-    assert [found.id for found in store.history("acme", "r119", MOST)] == [f"r{n}" for n in range(120)]
+    assert [found.id for found in store.history("acme", "r119", MOST)] == [
+        f"r{n}" for n in range(120)
+    ]
     assert [found.id for found in store.history("acme", "branch", MOST)] == ["r0", "r1", "branch"]
     with pytest.raises(RequestError, match=r"ends with branch has \d+ B; allowed: at most 9 B"):
         store.history("acme", "branch", 9)
