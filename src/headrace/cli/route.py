@@ -41,6 +41,9 @@ def shadow(
     if is_json:
         typer.echo(json.dumps([asdict(summary) for summary in found], indent=2))
         return
+    if not found:
+        typer.echo("no comparisons in these records; `routing.shadow` makes them", err=True)
+        return
     open_console().print(_shadow_table(found))
 
 

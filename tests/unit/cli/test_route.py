@@ -1,0 +1,59 @@
+"""`headrace route`: what is learned and summed up, and what is said of files that will not do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from headrace.cli.app import build_app
+from headrace.core.errors import ConfigError
+from headrace.router.route_model import read_route_model
+
+
+def invoke(*words: str | Path) -> Result:
+    given = ["route", *map(str, words)]
+    return CliRunner().invoke(build_app(given), given)
+
+
+def write_labelled(path: Path, count: int) -> Path:
+    lines = (
+        {"prompt": "why and how? " * (1 + 9 * (n % 2)), "needs_premium": n % 2 == 1}
+        for n in range(count)
+    )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_labelled_file_becomes_a_model_with_an_honest_interval(tmp_path: Path) -> None:
+    file, out = write_labelled(tmp_path / "a.jsonl", 40), tmp_path / "model.json"
+    done = invoke("fit", file, "--out", out, "--premium-share", "0.5")
+    assert done.exit_code == 0, done.output
+    # 0.025 ** (1 / 20): twenty pairs in order leave that room.
+    assert "area under the curve 1.000 (95%: 0.832 to 1.000; chance is 0.5)" in done.stdout
+    assert "100.0%" in done.stdout and f"written to {out}" in done.stdout
+    assert read_route_model(out, "x").metrics["num_rows"] == 40
+    shown = invoke("shadow", file)
+    assert (shown.exit_code, shown.stdout) == (0, "")
+    assert "no comparisons in these records" in shown.stderr
+
+
+def test_what_will_not_do_is_said_with_what_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path / "home"))
+    good, few = write_labelled(tmp_path / "a.jsonl", 40), write_labelled(tmp_path / "b.jsonl", 8)
+    for words, said in (
+        ((), f"{tmp_path}/home/shadow'; allowed: a folder or file of records. `routing.shadow`"),
+        ((tmp_path / "none.jsonl",), "allowed: a file of JSON lines. No such file or directory."),
+        ((few,), "FILE is '8 records, of which 4 need the premium tier and 4 do not'; allowed: at"),
+        ((good, "--out", tmp_path / "no" / "m.json"), "can be written. No such file or directory."),
+        ((good, "--out", tmp_path), "--out is"),
+        ((good, "--cheap", "small"), "--cheap is 'small'"),
+        ((good, "--min-agreement", "1.5"), "--min-agreement is 1.5; allowed: a number from 0 to 1"),
+    ):
+        done = invoke("fit", *words)
+        assert isinstance(done.exception, ConfigError), done.output
+        assert said in done.exception.message
