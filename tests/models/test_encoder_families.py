@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedModel
 
+from headrace.convert.folder_source import FolderSource
 from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.embedder import Embedder
 from headrace.executor.encoder_runner import EncoderRunner, EncoderSequence
@@ -175,3 +176,8 @@ def test_numbers_that_cannot_be(model_type: str, change: dict[str, object], name
 def test_unknown_architectures_are_told_which_encoders_there_are() -> None:
     with pytest.raises(UnsupportedFormat, match=r"'modernbert'.*encoders: bert, .*xlm-roberta"):
         model_class("modernbert")
+
+
+def test_an_encoder_is_not_written_as_gguf(folder: Path) -> None:
+    with pytest.raises(UnsupportedFormat, match=r"is an encoder.*encoder_dtype = q8_0"):
+        FolderSource(open_weights(folder))

@@ -19,7 +19,7 @@ from headrace.convert.gguf_numbers import gguf_numbers
 from headrace.core.errors import MissingTensor, ModelFileError, UnsupportedFormat
 from headrace.executor.load import ModelTensors, check_shape, linear_shape, read_config, vector_size
 from headrace.models.model_config import ModelConfig
-from headrace.models.registry import model_class
+from headrace.models.registry import ENCODERS, model_class
 from headrace.quant.format import FORMATS
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.text.gguf_keys import tokenizer_keys
@@ -46,6 +46,11 @@ class FolderSource:
         Raises: MissingTensor, ModelFileError, UnsupportedFormat.
         """
         self._reader = reader
+        if reader.architecture in ENCODERS:
+            raise UnsupportedFormat(
+                f"{reader.path} is an encoder, which headrace does not write as GGUF. Its folder "
+                "is rounded when it is loaded: encoder_dtype = q8_0, or embed --dtype q8_0."
+            )
         self._config = read_config(model_class(reader.architecture), reader)
         self._ours = ModelTensors.open(reader, self._config)
         self._ours.refuse_unread()

@@ -47,7 +47,7 @@ def plan_mixed(
     ladders = {t.name: _ladder(source, t, importance.get(t.name)) for t in source.tensors}
     budget = bits_per_weight / 8 * sum(math.prod(tensor.shape) for tensor in source.tensors)
     spent = sum(ladder[0].num_bytes for ladder in ladders.values())
-    if spent > budget:
+    if not spent <= budget:  # nor is a budget that is not a number
         least = 8 * spent / sum(math.prod(tensor.shape) for tensor in source.tensors)
         raise InvalidParameter("--bits", bits_per_weight, f"at least {least:.2f} for this model")
     chosen = _buy(ladders, budget - spent)

@@ -75,8 +75,8 @@ def tokenizer_keys(folder: Path, vocab_size: int) -> TokenizerKeys:
         )
     keys["tokenizer.ggml.token_type"] = types
     keys |= _special_keys(own, facts)
-    _check(folder, own, keys)
-    return TokenizerKeys(keys, _notes(backend))
+    again = _check(folder, own, keys)
+    return TokenizerKeys(keys, (*_notes(backend), *_lost_ends(own, again)))
 
 
 def _tokens(folder: Path, backend: Backend, vocab_size: int) -> list[str]:
@@ -199,8 +199,8 @@ def _ends_by_name(own: Tokenizer, token_id: int) -> bool:
     return any(own.id_of(name) == token_id for name in END_TOKEN_NAMES)
 
 
-def _check(folder: Path, own: Tokenizer, keys: Mapping[str, Key]) -> None:
-    """Raises: UnsupportedFormat where the keys make other tokens of a probe."""
+def _check(folder: Path, own: Tokenizer, keys: Mapping[str, Key]) -> Tokenizer:
+    """What readers of the keys have. Raises: UnsupportedFormat where it cuts a probe otherwise."""
     again = Tokenizer.from_gguf(keys)
     for probe in PROBES:
         if own.encode(probe) != again.encode(probe):
@@ -208,6 +208,18 @@ def _check(folder: Path, own: Tokenizer, keys: Mapping[str, Key]) -> None:
                 f"{folder / 'tokenizer.json'} makes {own.encode(probe)} of {probe!r}, and as GGUF "
                 f"it would make {again.encode(probe)}: it has a rule that GGUF has no key for."
             )
+    return again
+
+
+def _lost_ends(own: Tokenizer, again: Tokenizer) -> tuple[str, ...]:
+    """A file has room for three tokens that end an answer, beside those that are known by name."""
+    lost = sorted(own.eos_token_ids - again.eos_token_ids)
+    if not lost:
+        return ()
+    return (
+        f"{len(lost)} tokens that end an answer ({own.decode(lost[:1])!r}, id {lost[0]}) have no "
+        "key in GGUF: give them as stop_token_ids.",
+    )
 
 
 def _notes(backend: Backend) -> tuple[str, ...]:

@@ -85,6 +85,8 @@ def test_importance_decides_between_equal_tensors() -> None:
 
 
 def test_a_budget_below_four_bits_is_refused_with_the_least() -> None:
+    with pytest.raises(InvalidParameter, match=r"--bits is nan; allowed: at least 5\.01"):
+        plan_mixed(MODEL, math.nan, {})
     with pytest.raises(InvalidParameter, match=r"--bits is 3\.0; allowed: at least 5\.01"):
         plan_mixed(MODEL, 3.0, {})
 

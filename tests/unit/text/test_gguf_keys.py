@@ -99,6 +99,18 @@ def test_what_begins_and_ends_an_answer(tmp_path: Path) -> None:
     assert text.Tokenizer.from_gguf(keys).eos_token_ids >= set(ids)
 
 
+def test_ends_that_have_no_key_are_told_of(tmp_path: Path) -> None:
+    backend = byte_level("qwen2")[1]
+    names = [f"<|end {number}|>" for number in range(5)]
+    backend.add_special_tokens(names)
+    ids = [backend.token_to_id(name) for name in names]
+    folder = folder_of(backend, tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    found = tokenizer_keys(folder, VOCAB_SIZE)
+    lost = set(ids) - text.Tokenizer.from_gguf(found.keys).eos_token_ids
+    assert lost and f"id {min(lost)}" in found.notes[-1] and "stop_token_ids" in found.notes[-1]
+
+
 def test_a_token_that_swallows_spaces_is_told_of(tmp_path: Path) -> None:
     backend = byte_level("qwen2")[1]
     backend.add_special_tokens([AddedToken("<|end|>", rstrip=True, special=True)])
