@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from functools import cache
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 
 from headrace.config.resolve import resolve_config
@@ -16,6 +18,24 @@ from headrace.hub.model_store import ModelStore
 # A run in the background of a shell ignores Ctrl-C, and the programs under test would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Examples are the same in every run: what fails in one fails in the next; `make test-all` draws
+# anew. How long one takes says nothing on a machine that stands still now and then.
+hypothesis.settings.register_profile(
+    "anew",
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile(
+    "repeatable", hypothesis.settings.get_profile("anew"), derandomize=True
+)
+hypothesis.settings.load_profile("repeatable")
+
+
+# Two workers share the cores: torch's threads, which compute what is expected, do not wait busily.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 # A client of httpx reads the certificates of the whole web, 70 ms, also for plain HTTP; tests make
@@ -56,6 +76,13 @@ _RANKS = {name: rank for rank, name in enumerate(_LONG_FILES)}
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _RANKS.get("/".join(item.path.parts[-2:]), len(_RANKS)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Eleven thousand tests and what they import are not looked through by every collection."""
+    gc.collect()
+    gc.freeze()
 
 
 def local_model(name: str) -> Path:

@@ -49,7 +49,7 @@ NUM_PLAIN_CALLS = 50
 CONFIG = ServerConfig(max_body_bytes=64 * 1024, max_json_depth=32)
 NAMES = ("tiny", "a%b", "..", f"../../{PATH_MARK}", "é", "x" * 300, "a/b/c", "\x00", "-1")
 
-# Without a database of earlier failures, every run draws anew.
+# A database of earlier failures would make runs differ; `make test-all` draws anew.
 QUICK = settings(deadline=None, database=None, phases=(Phase.generate, Phase.shrink))
 
 files_touched: list[str] = []
