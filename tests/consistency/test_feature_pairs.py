@@ -267,7 +267,7 @@ class Machine:
 
 
 def _wait(server: RunningServer, work: Callable[[], Any]) -> None:
-    asyncio.run_coroutine_threadsafe(work(), server.loop).result(30)
+    asyncio.run_coroutine_threadsafe(work(), server.loop).result(60)
 
 
 def _join(choice: dict[str, Any], chunk: dict[str, Any]) -> None:

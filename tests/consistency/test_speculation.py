@@ -10,8 +10,8 @@ import pytest
 
 from consistency.mixed_requests import SAMPLING, requests
 from fakes.byte_tokenizer import byte_tokenizer
+from fakes.fake_clock import FakeClock
 from fakes.guessing_runner import GuessingRunner
-from headrace.core.clock import SystemClock
 from headrace.core.request import SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.executor.drafting_runner import DraftingRunner, Runner
@@ -36,7 +36,8 @@ def guessing(model: Llama, answers: Mapping[str, Answer]) -> Callable[[Runner], 
 
 
 def looking_up(runner: Runner) -> Runner:
-    return DraftingRunner(runner, SystemClock(), is_for_all=True)
+    """Time stands still: how much is guessed does not depend on how busy the machine is."""
+    return DraftingRunner(runner, FakeClock(), is_for_all=True)
 
 
 def each_alone(

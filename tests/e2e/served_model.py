@@ -13,7 +13,7 @@ import psutil
 from openai import AsyncOpenAI, OpenAI
 from programs import Program, eventually, running
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 240.0
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def expect(self, pattern: str, begin: int = 0, timeout_s: float = 120.0) -> re.Match[str]:
+    def expect(self, pattern: str, begin: int = 0, timeout_s: float = 240.0) -> re.Match[str]:
         """Read until the pattern stands after position `begin` of `seen`."""
         end_s = time.monotonic() + timeout_s
         while not (match := re.compile(pattern, re.DOTALL).search(self.seen, begin)):
@@ -61,7 +61,7 @@ class Terminal:
                 self._read(end_s - time.monotonic())
         raise AssertionError(f"no {pattern!r} in {self.seen!r}")
 
-    def end(self, timeout_s: float = 60.0) -> int:
+    def end(self, timeout_s: float = 240.0) -> int:
         """Read to the end of the program; returns its exit code."""
         end_s = time.monotonic() + timeout_s
         while self._read(end_s - time.monotonic()):

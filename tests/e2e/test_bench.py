@@ -7,10 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from programs import Program, Result, headrace, running
+from programs import COMMAND, Result, environment, headrace, running
 from served_model import ServedModel
+from terminal import CTRL_C, terminal
 
 from headrace.core.config import DEFAULT_MODEL
 
@@ -98,16 +98,12 @@ def test_ctrl_c_ends_a_load(served: ServedModel, tmp_path: Path) -> None:
     served.wait_until_idle()
 
 
-def test_ctrl_c_ends_a_load_of_an_engine_here(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_load_of_an_engine_here() -> None:
+    """In a terminal, which shows that the load has begun."""
     ask = ("bench", "latency", DEFAULT_MODEL, "--prompt-tokens", "32", "--output-tokens", "16")
-    with running(tmp_path, *ask, "--num-requests", "1000") as program:
-        program.wait_for(lambda: worked_s(program) > 4, "it computes")
-        program.interrupt()
-        assert program.end() == 130
-        assert (program.stdout, program.stderr) == ("", INTERRUPTED)
-
-
-def worked_s(program: Program) -> float:
-    """Processor time of a program: more than a start takes means that it measures."""
-    times = psutil.Process(program.process.pid).cpu_times()
-    return times.user + times.system
+    with terminal([*COMMAND, *ask, "--num-requests", "1000"], environment()) as screen:
+        screen.expect("[1-9][0-9]*/1000")
+        screen.type(CTRL_C)
+        assert screen.end() == 130
+        assert screen.seen.count(INTERRUPTED) == 1
+        assert "TTFT" not in screen.seen

@@ -55,7 +55,7 @@ def faulty(
         engine = engine_of(server)
         engine.suspend()
         os.kill(server.program.process.pid, signal.SIGKILL)
-        engine.wait(30)
+        engine.wait(60)
 
 
 def options(folder: Path, settings: str) -> list[str]:

@@ -22,7 +22,7 @@ MAX_INSTALLED_BYTES = 250 * MB
 MAX_DOWNLOADED_BYTES = 100 * MB
 QUESTION = "What is 2 + 2? Answer with the number only."
 
-pytestmark = [pytest.mark.network, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.network, pytest.mark.timeout(1000)]
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,6 @@ def test_debug_requests_across_the_process(observed: ServedModel) -> None:
                         (found := look()).get("second", {}).get("waits_for") == "seats" and found
                     ),
                     "the second request waits for a seat",
-                    timeout_s=20,
                 )
             assert second.result() == 200
         assert rows["first"]["state"] == "running"

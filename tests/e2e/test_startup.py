@@ -18,6 +18,8 @@ from programs import COMMAND, beside, environment
 from served_model import ServedModel
 
 MIB = 2**20
+SLOW_CORE_S = 0.1
+"""Of a million multiplications in Python. 0.05 on a Zen 4 core that shares its caches."""
 LIMIT_OVER_FILE_MIB = 350
 
 GENERATE = """
@@ -64,15 +66,25 @@ with LLM(sys.argv[1], memory_bytes=int(sys.argv[2])) as llm:
 def check_processor_s(limit_s: float, *command: str) -> None:
     """User and system time of a process and its children: the least of five runs is in the limit.
 
-    The first that is decides it.
+    The first that is decides it. A core that is slower than slow has as much more time.
     """
     times: list[float] = []
-    while not times or min(times) >= limit_s:
-        assert len(times) < 5, f"{min(times):.2f} s of processor time, limit {limit_s} s"
+    limit = limit_s
+    while not times or min(times) >= limit:
+        assert len(times) < 5, f"{min(times):.2f} s of processor time, limit {limit:.2f} s"
+        limit = max(limit, limit_s * slowness())
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=True, capture_output=True, env=environment())
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+
+
+def slowness() -> float:
+    """How much longer this core takes for some arithmetic than a slow one, at least 1."""
+    begin_s, total = time.process_time(), 0
+    for number in range(1_000_000):
+        total += number * number
+    return max(1.0, (time.process_time() - begin_s) / SLOW_CORE_S)
 
 
 def python(code: str, *arguments: str) -> dict[str, object]:
@@ -178,8 +190,11 @@ def test_an_idle_server_uses_no_processor_time(served: ServedModel) -> None:
     def processor_s() -> float:
         return sum(sum(process.cpu_times()[:2]) for process in processes)
 
-    before_s, begin_s = processor_s(), time.monotonic()
-    # Nothing to wait for: this measures what happens while nothing does.
-    time.sleep(2)
-    used_s, elapsed_s = processor_s() - before_s, time.monotonic() - begin_s
-    assert used_s / elapsed_s < 0.02
+    shares: list[float] = []
+    # The first seconds may still put something away: one quiet time of five is enough.
+    while len(shares) < 5 and min(shares, default=1.0) >= 0.02:
+        before_s, begin_s = processor_s(), time.monotonic()
+        # Nothing to wait for: this measures what happens while nothing does.
+        time.sleep(2)
+        shares.append((processor_s() - before_s) / (time.monotonic() - begin_s))
+    assert min(shares) < 0.02

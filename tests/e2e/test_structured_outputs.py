@@ -11,7 +11,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel, ConfigDict, Field
-from served_model import ServedModel
+from served_model import TIMEOUT_S, ServedModel
 
 
 class Person(BaseModel):
@@ -212,7 +212,7 @@ async def test_hostile_forms_do_not_hold_others_up(served: ServedModel) -> None:
     async with served.async_openai() as client:
         plain, *others = await asyncio.wait_for(
             asyncio.gather(ask(client), *(ask(client, structured_outputs=bomb) for bomb in bombs)),
-            timeout=60,
+            timeout=TIMEOUT_S,
         )
     assert plain.usage.completion_tokens > 0
     for other in others:

@@ -82,7 +82,7 @@ class FakeBackend:
     num_running: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def wait_until(self, is_so: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+    def wait_until(self, is_so: Callable[[], bool], timeout_s: float = 60.0) -> bool:
         """Let a test's thread wait for what happens in the server's."""
         with self.changed:
             return self.changed.wait_for(is_so, timeout_s)

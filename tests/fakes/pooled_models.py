@@ -74,7 +74,7 @@ class Files:
         return ModelInfo(name, 1000, 0, name, has_chat_template=name not in self.bases)
 
     def load(self, name: str) -> Engine:
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         if name in self.faults:
             raise ModelFileError(f"{name} is damaged")
         made = self.engines.setdefault(name, [])

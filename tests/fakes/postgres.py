@@ -48,7 +48,7 @@ class Postgres:
                 check=False,
                 cwd=self._folder,
                 env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
-                timeout=60,
+                timeout=280,
             ).returncode
             log.seek(0)
             assert code == 0, log.read()

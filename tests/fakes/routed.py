@@ -42,8 +42,8 @@ def route(
 
 
 def far(url: str, **settings: Any) -> dict[str, Any]:
-    """An upstream that is given up soon."""
-    return {"url": url, "max_retries": 0, "idle_timeout_s": 5.0, **settings}
+    """An upstream that is asked once."""
+    return {"url": url, "max_retries": 0, "idle_timeout_s": 60.0, **settings}
 
 
 def chat(prompt: str = "one two", model: str = "auto", **fields: Any) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def tiers(**members: Sequence[Any]) -> dict[str, Any]:
 
 @asynccontextmanager
 async def client_of(server: RunningServer) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=server.address, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=server.address, timeout=60) as client:
         yield client
 
 
@@ -73,9 +73,8 @@ def texts(stream: str) -> str:
 
 async def settled(rows: Rows, count: int) -> Rows:
     """The rows of calls that have ended: they are written a moment after the answer."""
-    for _ in range(1000):
-        if len(rows) >= count:
-            break
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(60):
+        while len(rows) < count:
+            await asyncio.sleep(0.005)
     assert len(rows) == count
     return rows

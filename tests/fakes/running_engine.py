@@ -76,7 +76,7 @@ class Running:
     scheduler: Scheduler
     metrics: Recorder
 
-    async def until(self, is_true: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    async def until(self, is_true: Callable[[], bool], timeout_s: float = 60.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not is_true():
                 await asyncio.sleep(0.001)

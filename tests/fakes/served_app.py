@@ -56,10 +56,10 @@ class RunningServer:
         return url.host, url.port or 0
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.address, timeout=20)
+        return httpx.Client(base_url=self.address, timeout=60)
 
     def openai(self, api_key: str = "none") -> OpenAI:
-        return OpenAI(base_url=f"{self.address}/v1", api_key=api_key, max_retries=0, timeout=20)
+        return OpenAI(base_url=f"{self.address}/v1", api_key=api_key, max_retries=0, timeout=60)
 
     def call(self, function: Callable[[], object]) -> None:
         self.loop.call_soon_threadsafe(function)
@@ -74,7 +74,7 @@ def raw_post(
     named = {"Host": "x", "Content-Type": "application/json", "Content-Length": str(len(content))}
     named |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items())]
-    with socket.create_connection(server.host_and_port, timeout=10) as raw:
+    with socket.create_connection(server.host_and_port, timeout=60) as raw:
         raw.sendall("\r\n".join([*lines, "", ""]).encode() + content)
         yield raw
 
@@ -116,7 +116,7 @@ def run_server(
 
     thread = threading.Thread(target=run, name="server")
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     running = RunningServer(
         address_of(listener, bool(certificate)), app, backend, loop, server, thread, metrics
     )
@@ -125,5 +125,5 @@ def run_server(
     finally:
         if thread.is_alive():
             running.call(lambda: setattr(server, "should_exit", True))
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()

@@ -85,7 +85,7 @@ def begin(client: OpenAI, lines: Iterable[Any], **options: Any) -> Batch:
     return client.batches.create(input_file_id=upload(client, lines), **fields)
 
 
-def wait_for(client: OpenAI, batch_id: str, *statuses: str, timeout_s: float = 30.0) -> Batch:
+def wait_for(client: OpenAI, batch_id: str, *statuses: str, timeout_s: float = 60.0) -> Batch:
     """Poll as clients do."""
     end_s = time.monotonic() + timeout_s
     while (batch := client.batches.retrieve(batch_id)).status not in (statuses or ENDED):

@@ -226,7 +226,7 @@ def a_batch_and_a_deletion_at_once_leave_no_batch_without_input(
             batch = begin(door, input_file_id=source.id)
         except InvalidParameter:
             batch = None
-        thread.join(20)
+        thread.join(60)
         assert outcome == [batch is None]
 
 

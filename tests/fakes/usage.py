@@ -56,7 +56,7 @@ class Ledger:
         self.writer.start()
 
     def rows(self) -> list[dict[str, Any]]:
-        """What is in the table, in the order of arrival."""
+        """What is in the table, by time of arrival; those of a millisecond in any order."""
         with self.database.reading() as connection:
             found = connection.execute(text("SELECT * FROM usage_rows ORDER BY row_id"))
             return [dict(row) for row in found.mappings()]
@@ -98,7 +98,7 @@ def full_disk(database: Database) -> Iterator[None]:
         database.close()
 
 
-def eventually(is_so: Callable[[], bool], timeout_s: float = 20.0) -> None:
+def eventually(is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < deadline_s

@@ -74,7 +74,7 @@ class Served:
         self.client = stack.enter_context(self.server.client())
 
     def run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.server.loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self.server.loop).result(60)
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         return self.client.post(path, json=body)

@@ -42,17 +42,17 @@ def client(served: RunningServer) -> Iterator[httpx.Client]:
 
 
 def official(server: RunningServer, api_key: str = "none") -> Anthropic:
-    return Anthropic(base_url=server.address, api_key=api_key, max_retries=0, timeout=20)
+    return Anthropic(base_url=server.address, api_key=api_key, max_retries=0, timeout=60)
 
 
 def last_request(server: RunningServer) -> GenerateRequest:
     return server.backend.requests[-1]
 
 
-def events(reply: httpx.Response) -> list[dict[str, Any]]:
+def events(reply: httpx.Response, content: bytes | None = None) -> list[dict[str, Any]]:
     """Decode a stream and check that every frame is named after its type; comments are None."""
     assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
-    *blocks, rest = reply.content.split(b"\n\n")
+    *blocks, rest = (reply.content if content is None else content).split(b"\n\n")
     assert rest == b""
     decoded = []
     for block in blocks:
@@ -167,7 +167,7 @@ def test_the_streaming_helper_joins_to_the_whole_message(served: RunningServer) 
 
 
 async def test_the_async_client(served: RunningServer) -> None:
-    client = AsyncAnthropic(base_url=served.address, api_key="none", max_retries=0, timeout=20)
+    client = AsyncAnthropic(base_url=served.address, api_key="none", max_retries=0, timeout=60)
 
     async def ask() -> str:
         async with client.messages.stream(**ASK) as stream:
@@ -218,17 +218,26 @@ def test_events_in_their_order(client: httpx.Client) -> None:
 def test_pings_only_after_the_start() -> None:
     """A request that waits sends comment lines, an answer that waits sends pings."""
 
+    gates = [asyncio.Event(), asyncio.Event()]
+
     async def wait(_: object, step: int) -> None:
         if step < 2:
-            await asyncio.sleep(0.05)
+            await gates[step].wait()
+            await asyncio.sleep(0.03)
 
-    config = ServerConfig(heartbeat_s=0.01)
+    config, content = ServerConfig(heartbeat_s=0.01), b""
     with run_server(FakeBackend(before_step=wait), config) as server, server.client() as client:
-        reply = client.post(MESSAGES, json=ASK | {"stream": True})
+        with client.stream("POST", MESSAGES, json=ASK | {"stream": True}) as reply:
+            for part in reply.iter_bytes():
+                content += part
+                if b": waiting\n\n" in content:
+                    server.call(gates[0].set)
+                if b"event: ping\n" in content:
+                    server.call(gates[1].set)
         with official(server) as other, other.messages.stream(**ASK) as stream:
             assert stream.get_final_text() == TEXT
-    assert reply.content.startswith(b": waiting\n\n")
-    kinds = [event["type"] for event in events(reply)]
+    assert content.startswith(b": waiting\n\n")
+    kinds = [event["type"] for event in events(reply, content)]
     assert kinds[0] == "message_start"
     assert "ping" in kinds
 

@@ -42,7 +42,7 @@ class Gate:
             await self._open.wait()
 
     def open(self, server: RunningServer) -> None:
-        assert self.reached.wait(10)
+        assert self.reached.wait(60)
         server.call(lambda: self._open and self._open.set())
 
 
@@ -73,7 +73,7 @@ def test_it_is_answered_at_once_and_completes_by_itself(server: RunningServer, g
     body = post(server, background=True).json()
     Response.model_validate(body)
     assert (body["status"], body["background"], body["output"]) == ("queued", True, [])
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(60)
     running = wait_for(server, body["id"], "in_progress")
     assert running.output_text == "Hello,"
     assert running.output[0].status == "in_progress"
@@ -128,7 +128,7 @@ def test_cancelling_stops_the_work_and_keeps_what_there_is(
     with server.openai() as client:
         stream = client.responses.create(**ASK, background=True, stream=True)
         response_id = next(stream).response.id
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(60)
         cancelled = client.responses.cancel(response_id)
         again = client.responses.cancel(response_id)
         events = list(stream)
@@ -142,7 +142,7 @@ def test_cancelling_stops_the_work_and_keeps_what_there_is(
 
 def test_deleting_stops_the_work(server: RunningServer, gate: Gate) -> None:
     response_id = post(server, background=True).json()["id"]
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(60)
     with server.openai() as client:
         client.responses.delete(response_id)
         with pytest.raises(openai.NotFoundError):
@@ -178,7 +178,7 @@ def test_what_is_not_admitted_is_an_error_at_once(server: RunningServer) -> None
 def test_a_server_that_stops_leaves_it_failed(tmp_path: Path, gate: Gate) -> None:
     with run_with_store(tmp_path, FakeBackend(before_step=gate)) as server:
         response_id = post(server, background=True).json()["id"]
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(60)
     assert server.backend.num_running == 0
     with run_with_store(tmp_path) as after, after.openai() as client:
         failed = client.responses.retrieve(response_id)
@@ -192,7 +192,7 @@ def test_readers_of_a_server_that_stops_get_the_end(server: RunningServer, gate:
     with server.client() as client, client.stream("POST", "/v1/responses", json=ask) as reply:
         parts = reply.iter_text()
         text = next(parts)
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(60)
         server.call(server.app.services.lifetime.close)
         text += "".join(parts)
     events = read_frames(text)
@@ -231,7 +231,7 @@ def test_another_server_can_cancel(tmp_path: Path, gate: Gate) -> None:
     ):
         server.app.services.runs.tend_every_s = 0.05
         response_id = post(server, background=True).json()["id"]
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(60)
         wait_for(other, response_id, "in_progress")
         with other.openai() as client:
             cancelled = client.responses.cancel(response_id)
@@ -248,7 +248,7 @@ def test_a_database_that_is_away_for_a_while_costs_no_response(tmp_path: Path, g
     with run_server(FakeBackend(before_step=gate), open_responses=lambda: store) as server:
         server.app.services.runs.tend_every_s = 0.05
         response_id = post(server, background=True).json()["id"]
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(60)
         with full_disk(database):
             gate.open(server)
             assert wait_for(server, response_id, "completed").output_text == TEXT
@@ -266,7 +266,7 @@ def test_every_background_call_leaves_one_row_of_usage(tmp_path: Path, gate: Gat
             FakeBackend(before_step=gate), accounts=accounts, open_responses=lambda: store
         ) as server:
             post(server, background=True)
-            assert gate.reached.wait(10)
+            assert gate.reached.wait(60)
             assert ledger.rows() == []
             gate.open(server)
             eventually(lambda: len(ledger.rows()) == 1)
@@ -275,7 +275,7 @@ def test_every_background_call_leaves_one_row_of_usage(tmp_path: Path, gate: Gat
                 stream = client.responses.create(**ASK, background=True, stream=True)
                 response_id = next(stream).response.id
                 stream.close()
-                assert gate.reached.wait(10)
+                assert gate.reached.wait(60)
                 client.responses.cancel(response_id)
             eventually(lambda: len(ledger.rows()) == 2)
             post(server, background=True, input="x" * 2000)
@@ -301,7 +301,7 @@ def test_a_response_belongs_to_its_tenant(tmp_path: Path, gate: Gate) -> None:
         ) as server:
             with server.openai(ours) as client:
                 running = client.responses.create(**ASK, background=True).id
-                assert gate.reached.wait(10)
+                assert gate.reached.wait(60)
                 gate._step = -1
                 ended = client.responses.create(**ASK).id
             with server.openai(theirs) as client:

@@ -122,7 +122,7 @@ def test_a_much_too_large_body_is_refused_without_being_kept(client: httpx.Clien
 def test_a_body_that_never_ends_is_refused() -> None:
     with (
         run_server(config=ServerConfig(body_timeout_s=0.2)) as server,
-        socket.create_connection(server.host_and_port, timeout=10) as raw,
+        socket.create_connection(server.host_and_port, timeout=60) as raw,
     ):
         raw.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"

@@ -63,7 +63,7 @@ class Served:
 
     def client(self, tenant: str = "acme") -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.secrets[tenant]}"}
-        return httpx.Client(base_url=self.server.address, headers=headers, timeout=20)
+        return httpx.Client(base_url=self.server.address, headers=headers, timeout=60)
 
     @property
     def journals(self) -> list[str]:
@@ -557,7 +557,7 @@ def test_a_drain_ends_lines_at_once_and_leaves_the_batch(tmp_path: Path) -> None
         made = begin(client, [chat_line("a")])
         eventually(lambda: len(gate.texts) == 1)
         served.server.call(served.server.server.stop)
-        served.server.thread.join(10)
+        served.server.thread.join(60)
         assert not served.server.thread.is_alive()
         record = served.door.storage.batches.find("acme", made.id)
     assert record is not None

@@ -29,7 +29,7 @@ HEAD = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n"
 
 @contextmanager
 def connect(server: RunningServer) -> Iterator[socket.socket]:
-    with socket.create_connection(server.host_and_port, timeout=30) as raw:
+    with socket.create_connection(server.host_and_port, timeout=60) as raw:
         yield raw
 
 
@@ -218,12 +218,12 @@ def test_https_serves_what_http_does_and_nothing_else(tmp_path: Path) -> None:
     with run_server(config=config, certificate=load_certificate(config)) as server:
         assert server.address.startswith("https://127.0.0.1:")
         trusted = ssl.create_default_context(cafile=str(certificate))
-        with httpx.Client(base_url=server.address, verify=trusted, timeout=20) as client:
+        with httpx.Client(base_url=server.address, verify=trusted, timeout=60) as client:
             assert client.post(CHAT, json=BODY).json()["choices"]
             assert client.post(CHAT, json=BODY | {"stream": True}).text.endswith("[DONE]\n\n")
         old = ssl.create_default_context(cafile=str(certificate))
         old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_2
-        with httpx.Client(base_url=server.address, verify=old, timeout=20) as client:
+        with httpx.Client(base_url=server.address, verify=old, timeout=60) as client:
             assert client.get("/health").status_code == 200
         with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
             httpx.get(f"{server.address}/health")

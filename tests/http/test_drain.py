@@ -42,7 +42,7 @@ def in_loop(server: RunningServer, function: Callable[[], object]) -> None:
     async def run() -> None:
         function()
 
-    asyncio.run_coroutine_threadsafe(run(), server.loop).result(10)
+    asyncio.run_coroutine_threadsafe(run(), server.loop).result(60)
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
@@ -60,11 +60,11 @@ def test_running_requests_finish_and_new_ones_are_refused(is_streamed: bool) -> 
                 assert refused.headers["retry-after"] == "5"
             assert other.get("/load").json() == {"server_load": 1}
             server.call(gate.set)
-            reply: httpx.Response = running.result(10)
+            reply: httpx.Response = running.result(60)
         assert reply.status_code == 200
         assert " 🌊!" in reply.text
         assert reply.text.endswith("data: [DONE]\n\n") is is_streamed
-        server.thread.join(10)
+        server.thread.join(60)
         assert not server.thread.is_alive()
     assert backend.closed == []
 
@@ -81,8 +81,8 @@ def test_what_runs_past_the_limit_is_told_so(
             running = pool.submit(client.post, CHAT, json=BODY | {"stream": is_streamed})
             assert backend.wait_until(lambda: backend.num_running == 1)
             in_loop(server, server.server.stop)
-            reply: httpx.Response = running.result(10)
-        server.thread.join(10)
+            reply: httpx.Response = running.result(60)
+        server.thread.join(60)
         assert not server.thread.is_alive()
     assert len(backend.closed) == 1
     if is_streamed:
@@ -110,8 +110,8 @@ def test_a_second_signal_ends_what_runs_with_an_error(
             assert backend.wait_until(lambda: backend.num_running == 1)
             for _ in range(2):
                 in_loop(server, lambda: server.server.handle_exit(signal.SIGINT, None))
-            reply: httpx.Response = running.result(10)
-        server.thread.join(10)
+            reply: httpx.Response = running.result(60)
+        server.thread.join(60)
         assert not server.thread.is_alive()
     frame = reply.text.split("\n\n")[-2].removeprefix("data: ") if is_streamed else reply.text
     assert json.loads(frame)["error"] == STOPPING
@@ -123,5 +123,5 @@ def test_an_idle_server_stops_at_once(server: RunningServer) -> None:
         assert client.get("/health").status_code == 200
         in_loop(server, server.server.stop)
         in_loop(server, server.server.stop)
-        server.thread.join(10)
+        server.thread.join(60)
     assert not server.thread.is_alive()

@@ -43,7 +43,7 @@ class Served:
 
     def client(self, tenant: str = "acme") -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.secrets[tenant]}"}
-        return httpx.Client(base_url=self.server.address, headers=headers, timeout=20)
+        return httpx.Client(base_url=self.server.address, headers=headers, timeout=60)
 
     def on_disk(self) -> list[str]:
         return sorted(path.name for path in self.door.folder.glob("*-files/[fp]*/*"))
@@ -257,7 +257,7 @@ def test_a_client_that_leaves_in_mid_upload_leaves_nothing(served: Served) -> No
         f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n"
         f"Authorization: Bearer {served.secrets['acme']}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    with socket.create_connection(served.server.host_and_port, timeout=10) as raw:
+    with socket.create_connection(served.server.host_and_port, timeout=60) as raw:
         raw.sendall(head.encode() + body[:20_000])
         eventually(lambda: len(served.on_disk()) == 1)
     eventually(lambda: served.on_disk() == [])

@@ -43,7 +43,7 @@ class Gate:
             await self._event.wait()
 
     def open(self, server: RunningServer) -> None:
-        assert self.reached.wait(10)
+        assert self.reached.wait(60)
         server.call(self._event.set)
 
 
@@ -93,11 +93,11 @@ def test_while_the_first_one_runs() -> None:
             target=lambda: replies.append(client.post(CHAT, json=BODIES[CHAT], headers=NAMED))
         )
         first.start()
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(60)
         refused = client.post(CHAT, json=BODIES[CHAT], headers=NAMED)
         assert (refused.status_code, refused.headers["retry-after"]) == (409, "1")
         gate.open(server)
-        first.join(10)
+        first.join(60)
         again = client.post(CHAT, json=BODIES[CHAT], headers=NAMED)
         assert again.content == replies[0].content
         assert len(server.backend.requests) == 1
@@ -109,7 +109,7 @@ def test_whoever_leaves_finds_the_answer_on_coming_back(is_streamed: bool) -> No
     body = BODIES[CHAT] | {"stream": is_streamed}
     with run_server(FakeBackend(before_step=gate)) as server, server.client() as client:
         with raw_post(server, CHAT, body, Idempotency_Key="k-1"):
-            assert gate.reached.wait(10)
+            assert gate.reached.wait(60)
         gate.open(server)
         replies: list[httpx.Response] = []
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -21,11 +23,11 @@ TEXT = "/v1/completions"
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
 
-def frames(reply: httpx.Response) -> list[Any]:
+def frames(reply: httpx.Response, content: bytes | None = None) -> list[Any]:
     """Decode the frames of a stream, comment lines as None, and check the framing."""
     assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert reply.headers["cache-control"] == "no-cache"
-    *blocks, rest = reply.content.split(b"\n\n")
+    *blocks, rest = (reply.content if content is None else content).split(b"\n\n")
     assert rest == b""
     decoded = []
     for block in blocks:
@@ -87,16 +89,29 @@ def test_finish_reason_has_no_text_of_its_own() -> None:
     assert whole["message"]["content"] == "a"
 
 
-def test_comment_lines_while_nothing_comes() -> None:
-    async def wait(_: object, step: int) -> None:
-        if step in (0, 2):
-            await asyncio.sleep(0.4)
+def num_comments(content: bytes) -> int:
+    return len(re.findall(rb"^: ", content, re.MULTILINE))
 
-    config = ServerConfig(heartbeat_s=0.05)
+
+def test_comment_lines_while_nothing_comes() -> None:
+    """Before the answer and within it, for as long as it takes."""
+    gates = {0: asyncio.Event(), 2: asyncio.Event()}
+
+    async def wait(_: object, step: int) -> None:
+        if step in gates:
+            await gates[step].wait()
+
+    config, content = ServerConfig(heartbeat_s=0.02), b""
     with run_server(FakeBackend(before_step=wait), config) as server, server.client() as client:
-        reply = client.post(CHAT, json=BODY | {"stream": True})
+        with client.stream("POST", CHAT, json=BODY | {"stream": True}) as reply:
+            for part in reply.iter_bytes():
+                content += part
+                if num_comments(content) >= 2:
+                    server.call(gates[0].set)
+                if num_comments(content.partition(b'"content":","')[2]):
+                    server.call(gates[2].set)
         whole = client.post(CHAT, json=BODY)
-    decoded = frames(reply)
+    decoded = frames(reply, content)
     assert decoded[:2] == [None, None]
     texts = [f["choices"][0]["delta"].get("content", "") for f in decoded if isinstance(f, dict)]
     assert None in decoded[3:]
@@ -150,14 +165,16 @@ def test_an_answer_that_takes_too_long_is_stopped() -> None:
     async def dawdle(_: object, step: int) -> None:
         await asyncio.sleep(0.1 if step else 0)
 
-    config = ServerConfig(request_timeout_s=0.25)
+    config = ServerConfig(request_timeout_s=1.5)
     backend = FakeBackend(pieces=["z"] * 100, before_step=dawdle)
-    with run_server(backend, config) as server, server.client() as client:
-        whole = client.post(CHAT, json=BODY)
-        decoded = frames(client.post(CHAT, json=BODY | {"stream": True}))
+    with run_server(backend, config) as server, ThreadPoolExecutor() as pool:
+        with server.client() as one, server.client() as other:
+            asked = pool.submit(one.post, CHAT, json=BODY)
+            decoded = frames(other.post(CHAT, json=BODY | {"stream": True}))
+            whole = asked.result()
         assert backend.wait_until(lambda: backend.num_running == 0)
     message = (
-        "The answer was not complete after 0.25 s, this server's limit (request_timeout_s). "
+        "The answer was not complete after 1.5 s, this server's limit (request_timeout_s). "
         "Ask for fewer tokens."
     )
     assert whole.status_code == 400

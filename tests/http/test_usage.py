@@ -51,6 +51,11 @@ class Served:
         assert len(rows) == count
         return rows
 
+    def rows_of(self, *replies: httpx.Response) -> list[dict[str, Any]]:
+        """Those of all calls there were. The table has no order for calls of one millisecond."""
+        rows = {row["request_id"]: row for row in self.rows(len(replies))}
+        return [rows[reply.headers["x-request-id"]] for reply in replies]
+
     def post(self, path: str, **body: Any) -> Any:
         return self.client.post(path, json=BODY | body, headers=self.headers)
 
@@ -63,7 +68,7 @@ class Served:
             f"Authorization: Bearer {self.secret}\r\nContent-Length: {len(content)}\r\n"
             "Connection: close\r\n\r\n"
         )
-        with socket.create_connection(self.server.host_and_port, timeout=10) as raw:
+        with socket.create_connection(self.server.host_and_port, timeout=60) as raw:
             raw.sendall(head.encode() + content)
             yield raw
 
@@ -111,20 +116,23 @@ def test_a_whole_answer(tmp_path: Path) -> None:
     assert row["request_id"] == answer.headers["x-request-id"]
     assert (row["operation"], row["model"]) == (CHAT, "tiny")
     assert (row["queue_s"], row["prefill_s"], row["decode_s"]) == (0.001, 0.002, 0.003)
-    assert 0 < row["first_token_s"] <= row["duration_s"] < 10
+    assert 0 < row["first_token_s"] <= row["duration_s"] < 60
     assert row["row_id"][:12] == f"{row['accepted_at_ms']:012x}"
     assert (row["reasoning_tokens"], row["rejected_draft_tokens"]) == (0, 0)
 
 
 def test_for_whom_a_call_asks_is_kept_as_digests_of_its_tenant(served: Served) -> None:
     who = {"user": "alice@example.org", "safety_identifier": "s-1", "prompt_cache_key": "k"}
-    reply = served.post(CHAT, **who)
-    assert "x-headrace-warnings" not in reply.headers
-    assert served.post(COMPLETIONS, prompt="hi", **who).status_code == 200
     message = {"max_tokens": 5, "metadata": {"user_id": "alice@example.org"}}
-    assert served.post("/v1/messages", **message).status_code == 200
-    assert served.post(CHAT, user=7).status_code == 400
-    rows = served.rows(4)
+    replies = [
+        served.post(CHAT, **who),
+        served.post(COMPLETIONS, prompt="hi", **who),
+        served.post("/v1/messages", **message),
+        served.post(CHAT, user=7),
+    ]
+    assert "x-headrace-warnings" not in replies[0].headers
+    assert [reply.status_code for reply in replies] == [200, 200, 200, 400]
+    rows = served.rows_of(*replies)
     alice = digest_of("acme", "alice@example.org")
     others = digest_of("acme", "s-1"), digest_of("acme", "k")
     names = ("user_digest", "safety_digest", "cache_key_digest")
@@ -148,10 +156,11 @@ def test_several_prompts_and_answers_are_one_call(served: Served) -> None:
 
 
 def test_a_refused_call_used_nothing(served: Served) -> None:
-    served.post(CHAT, temperature=9)
-    served.post(CHAT, model="other")
-    served.post(CHAT, messages=[{"role": "user", "content": "x" * 2000}])
-    rows = served.rows(3)
+    rows = served.rows_of(
+        served.post(CHAT, temperature=9),
+        served.post(CHAT, model="other"),
+        served.post(CHAT, messages=[{"role": "user", "content": "x" * 2000}]),
+    )
     assert [counts(row) for row in rows] == [("none", 0, 0, 0)] * 3
     assert [ending(row) for row in rows] == [
         (None, "invalid_value", 400),
@@ -166,10 +175,9 @@ def test_a_full_or_stopped_engine(tmp_path: Path) -> None:
 
     backend = FakeBackend(admission=refuse)
     with serving(tmp_path, backend) as served:
-        served.post(CHAT)
+        full = served.post(CHAT)
         backend.state = Health("starting")
-        served.post(CHAT)
-        rows = served.rows(2)
+        rows = served.rows_of(full, served.post(CHAT))
     assert [ending(row) for row in rows] == [
         (None, "CapacityError", 429),
         (None, "CapacityError", 503),
@@ -194,7 +202,7 @@ def test_an_engine_that_dies_after_two_tokens(
 
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_an_answer_that_takes_too_long(tmp_path: Path, is_streamed: bool) -> None:
-    config = ServerConfig(port=0, request_timeout_s=0.3)
+    config = ServerConfig(port=0, request_timeout_s=1.0)
     with serving(tmp_path, FakeBackend(before_step=wait_at(1)), config) as served:
         served.post(CHAT, stream=is_streamed)
         (row,) = served.rows(1)
@@ -259,7 +267,7 @@ def test_requests_are_answered_while_the_ledger_cannot_be_written(tmp_path: Path
         with full_disk(served.ledger.database):
             statuses = [served.post(CHAT, user="x").status_code for _ in range(60)]
             assert statuses == [200] * 60
-            eventually(lambda: served.ledger.count("ledger_failures") > 0, 5)
+            eventually(lambda: served.ledger.count("ledger_failures") > 0)
         assert len(served.rows(60)) == 60
 
 

@@ -31,16 +31,23 @@ def make_run(url: str, on_end: Callable[[Outcome], Any] = lambda ended: None) ->
 
 
 class OneAtATime:
-    """A server's script: answers wait for each other, and each takes SERVICE_S."""
+    """A server's script: answers wait for each other, and each takes SERVICE_S.
 
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
+    The first waits until `num_expected` have come.
+    """
+
+    def __init__(self, num_expected: int = 1) -> None:
+        self._lock, self._has_all = asyncio.Lock(), asyncio.Event()
+        self._num_expected = num_expected
         self.num_inside = self.most_inside = 0
 
     async def __call__(self, exchange: Exchange) -> None:
         self.num_inside += 1
         self.most_inside = max(self.most_inside, self.num_inside)
+        if self.num_inside == self._num_expected:
+            self._has_all.set()
         async with self._lock:
+            await self._has_all.wait()
             await asyncio.sleep(SERVICE_S)
             await answer(exchange)
         self.num_inside -= 1
@@ -74,35 +81,34 @@ async def test_an_open_loop_sends_when_due_although_nothing_is_answered() -> Non
         arrivals_s = [0.0, 0.05, 0.1, 0.15]
         outcomes = await LoadRun(target, 1.0, lambda ended: None).open(asks(4), arrivals_s)
     assert [outcome.failure and outcome.failure.kind for outcome in outcomes] == ["timeout"] * 4
-    # A client that waits for answers would be 0.95 s late with the second.
-    assert all(outcome.send_delay_s < 0.5 for outcome in outcomes)
+    # A client that waits for answers would send the second when the first is given up.
+    assert max(outcome.sent_s for outcome in outcomes) < min(outcome.end_s for outcome in outcomes)
     # Each was given up after its own second, counted from when it was sent.
     assert all(outcome.end_s - outcome.sent_s > 0.99 for outcome in outcomes)
-    assert outcomes[-1].end_s < 3.0
 
 
 async def test_a_wait_of_the_client_itself_counts() -> None:
     """The event loop is blocked while a request is due: its latency includes that."""
     loop = asyncio.get_running_loop()
-    async with completion_server() as server:
-        blocked = asyncio.Event()
 
-        def block() -> None:
-            end_s = loop.time() + 0.2
-            while loop.time() < end_s:
-                pass
-            blocked.set()
+    def block() -> None:
+        end_s = loop.time() + 0.2
+        while loop.time() < end_s:
+            pass
 
-        loop.call_later(0.05, block)
-        (first, second) = await make_run(server.url).open(asks(2), [0.0, 0.1])
-    assert blocked.is_set()
+    for _ in range(5):
+        async with completion_server() as server:
+            loop.call_later(0.05, block)
+            (first, second) = await make_run(server.url).open(asks(2), [0.0, 0.1])
+        if first.send_delay_s < 0.05:  # else the whole machine stood still
+            break
     assert first.send_delay_s < 0.05 < second.send_delay_s
     assert second.ttft_s is not None and second.ttft_s > 0.1
 
 
 @pytest.mark.parametrize("concurrency", [1, 3, 50])
 async def test_a_closed_loop_keeps_its_number_running(concurrency: int) -> None:
-    script = OneAtATime()
+    script = OneAtATime(min(concurrency, 7))
     ended: list[int] = []
     async with completion_server(script) as server:
         run = make_run(server.url, lambda outcome: ended.append(outcome.index))

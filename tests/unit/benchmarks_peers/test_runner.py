@@ -144,7 +144,7 @@ class CountedTurn(Turn):
 
 def state_of(pid: int) -> str:
     """The state letter of /proc: T is stopped. A signal takes a moment to arrive."""
-    for _ in range(200):
+    for _ in range(12_000):
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         if state == "T":
             break

@@ -101,12 +101,12 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
         ) as process:
-            end_s = time.monotonic() + 30
+            end_s = time.monotonic() + 60
             while len(site.paths) < 2:
                 assert process.poll() is None and time.monotonic() < end_s, site.paths
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)
-            _, shown = process.communicate(timeout=30)
+            _, shown = process.communicate(timeout=60)
         site.delay_s = 0
         again = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
     assert process.returncode == 130

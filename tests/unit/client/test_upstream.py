@@ -214,7 +214,7 @@ async def probing(*after: Script) -> AsyncIterator[Probing]:
             await collect(upstream)
         clock.advance(config.breaker_cooldown_s + 1)
         probe = asyncio.create_task(collect(upstream))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(server.seen) < 2:
                 await asyncio.sleep(0)
         yield Probing(upstream, server, clock, gate, probe)
@@ -226,7 +226,7 @@ async def probing(*after: Script) -> AsyncIterator[Probing]:
 async def waiting(upstream: Upstream) -> asyncio.Task[list[RequestOutput]]:
     """A request that waits for a probe."""
     task = asyncio.create_task(collect(upstream))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not upstream.breaker.num_waiting:
             await asyncio.sleep(0)
     return task

@@ -53,7 +53,9 @@ def test_an_append_does_not_wait_for_the_database(tmp_path: Path) -> None:
             begin_s = time.perf_counter()
             for number in range(500):
                 ledger.writer.append(make_row(number))
-            assert time.perf_counter() - begin_s < 4
+            # The database is held by this thread: who waits for it waits for its timeout.
+            assert time.perf_counter() - begin_s < 60
+            assert ledger.count("ledger_rows") == 0
         eventually(lambda: len(ledger.rows()) == 500)
 
 

@@ -42,7 +42,7 @@ class Table:
 
     def append(self, requests: Sequence[StoredRequest]) -> None:
         self.is_waiting.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.error is not None:
             raise self.error
         self.rows += [request.request_id for request in requests]
@@ -88,7 +88,7 @@ def test_calls_never_wait_for_the_database(
     table.gate.clear()
     writer, metrics = start(table)
     writer.append(call("first"))
-    assert table.is_waiting.wait(10)
+    assert table.is_waiting.wait(60)
     for number in range(8):
         writer.append(call(str(number), size_bytes))
     assert count(metrics, "not_stored") == 8 - room

@@ -75,7 +75,7 @@ async def test_a_form_that_is_being_compiled() -> None:
     compiled = threading.Event()
 
     def check(_form: StructuredOutputs) -> None:
-        assert compiled.wait(10)
+        assert compiled.wait(60)
 
     async with running_engine(check_form=check) as running:
         form = StructuredOutputs(regex="a+")

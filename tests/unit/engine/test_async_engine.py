@@ -161,12 +161,12 @@ async def test_leaving_a_stream_frees_everything(leave: object) -> None:
 
 async def test_a_thousand_leavers_leave_nothing_behind() -> None:
     async with running_engine(max_waiting_requests=2000, max_model_len=1000) as running:
-        started_s = time.monotonic()
         for index in range(1000):
             stream = await running.backend.generate(ask(f"{index}", max_tokens=900))
             await stream.aclose()
         await running.until_idle()
-        assert time.monotonic() - started_s < 20
+        # Eight at a time to their ends would be 112,500 steps.
+        assert len(running.runner.steps) < 50_000
         assert len(running.backend._host.inbox) == 0
 
 
@@ -292,9 +292,13 @@ async def test_an_idle_engine_uses_no_processor_time() -> None:
     async with running_engine() as running:
         await collect(running.backend, ask())
         await running.until_idle()
-        before_s = time.process_time()
-        await asyncio.sleep(0.3)
-        assert time.process_time() - before_s < 0.05
+        used_s: list[float] = []
+        # Threads of other tests are in this process too: one quiet moment is enough.
+        while len(used_s) < 20 and min(used_s, default=1.0) >= 0.05:
+            before_s = time.process_time()
+            await asyncio.sleep(0.3)
+            used_s.append(time.process_time() - before_s)
+        assert min(used_s) < 0.05
 
 
 def test_two_event_loops_share_an_engine() -> None:
@@ -366,7 +370,7 @@ async def test_a_request_has_the_adapter_that_its_name_stands_for_when_it_is_sen
 
         def prepare_slowly(request: GenerateRequest, unique_id: str) -> PreparedRequest:
             began.set()
-            assert goes_on.wait(10)
+            assert goes_on.wait(60)
             return prepare(request, unique_id)
 
         monkeypatch.setattr(engine._host, "send", send)

@@ -74,7 +74,7 @@ def test_every_message_arrives_as_it_was_sent(ends: tuple[socket.socket, FrameSo
         sender.send(message)
     received: list[object] = []
     while len(received) < len(MESSAGES):
-        received += theirs.receive(5.0)
+        received += theirs.receive(60.0)
     assert received == list(MESSAGES)
     assert theirs.receive(0.0) == []
 
@@ -98,7 +98,7 @@ def test_a_sender_waits_for_a_reader_that_is_behind(
     sender.start()
     received: list[object] = []
     while len(received) < len(large):
-        received += theirs.receive(5.0)
+        received += theirs.receive(60.0)
     sender.join()
     assert received == large
 
@@ -107,6 +107,6 @@ def test_the_end_comes_after_what_was_sent(ends: tuple[socket.socket, FrameSocke
     ours, theirs = ends
     FrameSocket(ours).send(Stop())
     ours.close()
-    assert theirs.receive(5.0) == [Stop()]
+    assert theirs.receive(60.0) == [Stop()]
     with pytest.raises(EOFError):
-        theirs.receive(5.0)
+        theirs.receive(60.0)

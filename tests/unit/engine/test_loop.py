@@ -36,8 +36,8 @@ def test_a_sender_waits_for_room() -> None:
     sender.start()
     received: list[int] = []
     while len(received) < 2:
-        received += channel.receive(5.0)
-    sender.join(5.0)
+        received += channel.receive(60.0)
+    sender.join(60)
     assert received == [1, 2]
 
 
@@ -61,14 +61,14 @@ def test_the_loop_steps_until_told_to_stop() -> None:
     inbox.send(Submit(make_spec("a", (1, 2, 3), 5)))
     token_ids: list[int] = []
     while len(token_ids) < 5:
-        for reply in outbox.receive(5.0):
+        for reply in outbox.receive(60.0):
             assert isinstance(reply, StepReport)
             token_ids += [t for progress in reply.progress for t in progress.new_token_ids]
     inbox.send(Stop())
     replies: list[EngineReply] = []
     while not replies or not isinstance(replies[-1], EngineEnded):
-        replies += outbox.receive(5.0)
-    thread.join(5.0)
+        replies += outbox.receive(60.0)
+    thread.join(60)
     assert not thread.is_alive()
     assert replies[-1] == EngineEnded(None)
 

@@ -19,4 +19,4 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def config(tmp_path: Path) -> HubConfig:
-    return HubConfig(home=tmp_path / "home", connect_timeout_s=2.0)
+    return HubConfig(home=tmp_path / "home", connect_timeout_s=30.0)

@@ -215,7 +215,7 @@ def test_an_address_that_accepts_nothing_fails_in_the_connect_timeout() -> None:
         start_s = time.monotonic()
         with pytest.raises(SourceFailed, match=r"cannot reach 127\.0\.0\.1"):
             check_reachable(f"http://127.0.0.1:{port}/x", 0.3)
-        assert time.monotonic() - start_s < 2.0
+        assert time.monotonic() - start_s < 30.0  # the system would try for two minutes
         for filler in fillers:
             filler.close()
 

@@ -101,7 +101,7 @@ async def test_the_first_can_still_win() -> None:
     first, second = held(gate), held(asyncio.Event())
     contest = Contest(first, second)
     running = asyncio.create_task(contest.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not second.requests:
             await asyncio.sleep(0)
     gate.set()
@@ -123,7 +123,7 @@ async def test_one_that_fails_leaves_the_other_to_answer() -> None:
     gate = asyncio.Event()
     contest = Contest(failing(CapacityError("full"), gate), held(gate))
     running = asyncio.create_task(contest.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(contest.streams) < 2:
             await asyncio.sleep(0)
     gate.set()
@@ -132,7 +132,7 @@ async def test_one_that_fails_leaves_the_other_to_answer() -> None:
     assert contest.lost == contest.streams[:1]
     refused = Contest(held(gate := asyncio.Event()), failing(UnsupportedParameter("n", "no.")))
     running = asyncio.create_task(refused.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not refused.errors:
             await asyncio.sleep(0)
     gate.set()
@@ -147,7 +147,7 @@ async def test_when_both_fail_or_the_caller_is_at_fault_that_is_told(error: Exce
     gate = asyncio.Event()
     contest = Contest(failing(error, gate), second)
     running = asyncio.create_task(contest.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not second.requests:
             await asyncio.sleep(0)
     gate.set()
@@ -159,7 +159,7 @@ async def test_when_both_fail_or_the_caller_is_at_fault_that_is_told(error: Exce
 async def test_leaving_ends_both() -> None:
     first, second = held(asyncio.Event()), held(asyncio.Event())
     running = asyncio.create_task(Contest(first, second).run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (first.num_running and second.num_running):
             await asyncio.sleep(0)
     running.cancel()

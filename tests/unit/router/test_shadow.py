@@ -54,7 +54,7 @@ def shadows(log: Kept, text: str = "a b c", chance: float = 0.0, **settings: Any
 
 
 async def finished(found: Shadows) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while found.num_running:
             await asyncio.sleep(0)
 

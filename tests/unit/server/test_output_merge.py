@@ -78,13 +78,13 @@ async def test_empty_batches_are_heartbeats_and_time_ends() -> None:
         await asyncio.Event().wait()
 
     backend = FakeBackend(before_step=wait)
-    config = ServerConfig(heartbeat_s=0.02, request_timeout_s=0.1)
+    config = ServerConfig(heartbeat_s=0.02, request_timeout_s=0.5)
     beats = []
-    with pytest.raises(RequestError, match=r"not complete after 0\.1 s"):
+    with pytest.raises(RequestError, match=r"not complete after 0\.5 s"):
         async with open_batches(backend, [request()], config) as batches:
             async for batch in batches:
                 beats.append(batch)
-    assert 2 <= len(beats) <= 6
+    assert 2 <= len(beats) <= 25
     assert all(batch == [] for batch in beats)
     assert backend.closed == ["r0"]
 

@@ -65,4 +65,4 @@ async def test_nothing_is_lost_whenever_tasks_are_cancelled() -> None:
             await asyncio.sleep(0)
     await asyncio.gather(*tasks, return_exceptions=True)
     assert slots.num_taken == 0
-    assert await asyncio.wait_for(slots.take(5), 5) == 5
+    assert await asyncio.wait_for(slots.take(5), 60) == 5

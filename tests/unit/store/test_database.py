@@ -51,7 +51,7 @@ def test_readers_do_not_wait_for_the_writer(tmp_path: Path) -> None:
         counts: list[int] = []
         reader = threading.Thread(target=lambda: counts.append(count(database)))
         reader.start()
-        reader.join(10)
+        reader.join(60)
         assert counts == [0]
     assert count(database) == 1
     database.close()
@@ -71,7 +71,7 @@ def test_two_that_read_and_then_write_take_turns(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert count(database) == 30
     database.close()
 

@@ -224,7 +224,7 @@ def test_servers_that_start_together_make_the_tables_once(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert errors == []
     (total,) = UsageLedger(database).report(["tenant"])
     assert total.requests == 6
