@@ -9,7 +9,7 @@ engines.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from headrace.core.backend import Backend
 from headrace.core.machine import Roof
 from headrace.engine.build import WorkPerToken
 from headrace.planner.step_times import (
+    NotTogether,
     TimedAnswer,
     shared_step_s,
     timed_answer,
@@ -175,7 +176,11 @@ async def _run(
         while len(runs) < REPEATED and limit.is_ahead_by(limit.now_s() - begin_s):
             runs.append(await _answers(opened.backend, case, num_tokens))
         limit.count(len(runs))
-        yield _step_point(opened, case, min(runs, key=shared_step_s), roof)
+        fastest = _fastest(runs)
+        if fastest is None:
+            limit.apart.append(case.name)
+            continue
+        yield _step_point(opened, case, fastest, roof)
         if case.has_prompt:
             firsts = (answers[0] for answers in runs)
             yield _prompt_point(opened, case, min(firsts, key=lambda each: each.ttft_s), roof)
@@ -183,9 +188,20 @@ async def _run(
 
 async def _answers(backend: Backend, case: Case, num_tokens: int) -> list[TimedAnswer]:
     if case.text is None:
+        # Prompts take turns: the first answer has to go on until the last one has begun.
+        num_tokens = max(num_tokens, case.num_streams)
         return await timed_answers(backend, case.num_streams, case.num_words, num_tokens)
     # Guesses need a text to guess from: twice as long.
     return [await timed_answer(backend, case.text, 2 * num_tokens)]
+
+
+def _fastest(runs: Sequence[list[TimedAnswer]]) -> list[TimedAnswer] | None:
+    """None: in no run all answers shared a step."""
+    found: list[tuple[float, list[TimedAnswer]]] = []
+    for run in runs:
+        with suppress(NotTogether):
+            found.append((shared_step_s(run), run))
+    return min(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def _step_point(opened: Opened, case: Case, answers: Sequence[TimedAnswer], roof: Roof) -> Point:

@@ -1,4 +1,4 @@
-"""TimeLimit: what of a measurement there is still time for, and what was spared.
+"""TimeLimit: what of a measurement there is still time for, what was spared, what failed.
 
 In: how long all of it may take, how many cases there are. Out: whether a case is run again, or at
 all. Where a machine is slow, repeats go first, then cases. Units: seconds.
@@ -23,6 +23,7 @@ class TimeLimit:
     num_once: int = 0
     num_old_roofs: int = 0
     left_out: list[str] = field(default_factory=list)
+    apart: list[str] = field(default_factory=list)
     _begin_s: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,7 +44,7 @@ class TimeLimit:
         self.num_once += num_runs == 1
 
     def notes(self) -> Iterator[str]:
-        """What was spared, in a sentence; none where nothing was."""
+        """What was spared, and what could not be timed; none where nothing was."""
         spared = []
         if self.num_once:
             count = f"{self.num_once} of {self.num_done} cases ran once in place of twice"
@@ -55,3 +56,5 @@ class TimeLimit:
         if spared:
             said = "; ".join(spared)
             yield f"To be done in {self.limit_s:g} s here: {said}. --rounds 1 runs all of it."
+        if self.apart:
+            yield f"Not timed, for the answers never ran at the same time: {', '.join(self.apart)}."

@@ -159,6 +159,37 @@ async def test_where_time_is_short_repeats_go_first_and_it_is_said(
     assert found.as_json()["conclusions"][-len(found.notes) :] == list(found.notes) or not said
 
 
+async def test_answers_that_never_run_together_are_left_out_and_named() -> None:
+    seat = asyncio.Lock()
+
+    class OneSeat(FakeBackend):
+        async def generate(self, request: GenerateRequest):  # type: ignore[no-untyped-def]
+            await seat.acquire()
+            return self._alone(await super().generate(request))
+
+        async def _alone(self, stream):  # type: ignore[no-untyped-def]
+            try:
+                async for output in stream:
+                    await asyncio.sleep(0)
+                    yield output
+            finally:
+                seat.release()
+
+    backend = OneSeat(pieces=("word ",) * 64, info=ModelInfo("tiny", 10_000, 0, "tiny"))
+
+    @asynccontextmanager
+    async def open_() -> AsyncIterator[Opened]:
+        yield Opened(backend, WORK, 100.0, lambda: ROOF)
+
+    cases = (Case(name="1 stream"), Case(name="48 streams", num_streams=48), Case(name="other"))
+    found = await explain([Variant("own", open_, cases)], (), 1)
+    assert [point.name for point in found.points] == ["1 stream", "other"]
+    assert found.notes == ("Not timed, for the answers never ran at the same time: 48 streams.",)
+    # So many tokens as streams, that the first goes on until the last has begun.
+    lengths = [request.sampling.max_tokens for request in backend.requests]
+    assert lengths == [8, 32, 32, *[48] * 96, 32, 32]
+
+
 def test_a_plan_changes_one_thing_at_a_time() -> None:
     config = Config(engine=EngineConfig(num_threads=2))
     quick = plan_explain("m", config, {}, is_quick=True)
