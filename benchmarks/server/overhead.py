@@ -60,8 +60,10 @@ MODEL = "script"
 class ScriptedBackend:
     """A Backend that answers at once, and then at its pace."""
 
+    _models = (ModelInfo(MODEL, 4096, 0, MODEL, template_variables=frozenset()),)
+
     def models(self) -> Sequence[ModelInfo]:
-        return (ModelInfo(MODEL, 4096, 0, MODEL, template_variables=frozenset()),)
+        return self._models
 
     def health(self) -> Health:
         return Health("ready")

@@ -145,6 +145,11 @@ class Budgets:
                 window.spent = written + waiting + window.since
                 account.is_known = True
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no budget at all."""
+        return not self._accounts
+
     def limits(self, spender: Spender) -> bool:
         """Whether a budget could refuse the call."""
         with self._lock:

@@ -221,7 +221,7 @@ class Metered:
         Raises: BudgetExceeded, CapacityError, RequestError.
         """
         budgets, prices = self._accounts.budgets, self._accounts.prices
-        if budgets is None or prices is None:
+        if budgets is None or prices is None or budgets.is_empty:
             return []
         facts, day = self._progress.facts, self._progress.day
         holds: list[BudgetHold] = []
