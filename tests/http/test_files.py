@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from headrace.core.config import ServerConfig
 from headrace.core.files import FilePage
 from headrace.core.stores import NO_LIMITS
 from headrace.economics.accounts import Accounts
+from headrace.server.files import MAX_UPLOADS
 from headrace.store.keys import KeyStore
 
 CONFIG = ServerConfig(port=0, max_file_bytes=100_000, max_tenant_file_bytes=150_000)
@@ -261,6 +262,35 @@ def test_a_client_that_leaves_in_mid_upload_leaves_nothing(served: Served) -> No
         raw.sendall(head.encode() + body[:20_000])
         eventually(lambda: len(served.on_disk()) == 1)
     eventually(lambda: served.on_disk() == [])
+
+
+def test_a_tenant_has_few_uploads_at_a_time(served: Served) -> None:
+    """Unfinished ones are in no sum of the tenant's files, and take room all the same."""
+    request = httpx.Request("POST", "http://x", **form(file=("a", b"x" * 50_000)))
+    body, kind = request.read(), request.headers["content-type"]
+    head = (
+        f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n"
+        f"Authorization: Bearer {served.secrets['acme']}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with ExitStack() as stack:
+        for number in range(MAX_UPLOADS):
+            address = served.server.host_and_port
+            raw = stack.enter_context(socket.create_connection(address, timeout=10))
+            raw.sendall(head.encode() + body[:20_000])
+            eventually(lambda number=number: len(served.on_disk()) == number + 1)
+        with served.client() as client:
+            refused = client.post("/v1/files", **form())
+        with served.client("other") as other:
+            made = other.post("/v1/files", **form())
+            assert made.status_code == 200
+            other.delete(f"/v1/files/{made.json()['id']}")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "slow_down")
+    assert "retry-after" in refused.headers
+    eventually(lambda: served.on_disk() == [])
+    with served.client() as client:
+        again = client.post("/v1/files", **form())
+        assert again.status_code == 200
+        client.delete(f"/v1/files/{again.json()['id']}")
 
 
 def test_a_folder_that_is_gone_is_a_503(tmp_path: Path) -> None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Collection, Mapping
-from contextlib import closing
+from collections import Counter
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import BinaryIO, Literal
 from urllib.parse import quote
 
 import msgspec
 from starlette.datastructures import QueryParams
 
-from headrace.core.errors import InvalidParameter, RequestError
+from headrace.core.errors import CapacityError, InvalidParameter, RequestError
 from headrace.core.files import (
     BATCH_OUTPUT,
     UPLOAD_PURPOSES,
@@ -32,6 +33,8 @@ from headrace.server.replies import BytesReply, JsonReply, warning_headers
 from headrace.server.services import Services, Visit
 
 MAX_BATCH_BYTES = 200 * 1024**2
+# Of a tenant at a time: each may put a whole file on the disk before it is known to be too much.
+MAX_UPLOADS = 4
 MIN_EXPIRY_S, MAX_EXPIRY_S = 3600, 30 * 24 * 3600
 # OpenAI keeps files of this purpose for 30 days; others until they are deleted.
 DEFAULT_EXPIRY_S = {"batch": MAX_EXPIRY_S}
@@ -57,21 +60,41 @@ class FileBody(msgspec.Struct, frozen=True):
 async def create_file(services: Services, visit: Visit) -> JsonReply:
     """Take an upload.
 
-    Raises: RequestError, HttpRefusal 403, 413 and 415, StoreError.
+    Raises: RequestError, HttpRefusal 403, 413 and 415, CapacityError, StoreError.
     """
     check_page(visit.headers, services.config, visit.caller.key_id is None)
     files = (await services.open_storage()).files
-    upload = Upload(await asyncio.to_thread(files.new_writer))
-    try:
-        await read_upload(visit.receive, visit.headers, services.config, upload)
-        new = _read_form(upload, visit.caller.tenant)
-        record = await asyncio.to_thread(
-            files.add, upload.writer, new, services.config.max_tenant_file_bytes
-        )
-    finally:
-        await asyncio.to_thread(upload.writer.discard)
+    with _counted(services.uploads, visit.caller.tenant):
+        upload = Upload(await asyncio.to_thread(files.new_writer))
+        try:
+            await read_upload(visit.receive, visit.headers, services.config, upload)
+            new = _read_form(upload, visit.caller.tenant)
+            record = await asyncio.to_thread(
+                files.add, upload.writer, new, services.config.max_tenant_file_bytes
+            )
+        finally:
+            await asyncio.to_thread(upload.writer.discard)
     unknown = [name for name in upload.fields if name not in _KNOWN]
     return JsonReply(_encode(record), headers=warning_headers(unknown))
+
+
+@contextmanager
+def _counted(uploads: Counter[str], tenant: str) -> Iterator[None]:
+    """An upload while the block runs. What a tenant has counts when it is whole, not before.
+
+    Mutates: uploads. Raises: CapacityError.
+    """
+    if uploads[tenant] >= MAX_UPLOADS:
+        raise CapacityError(
+            f"{MAX_UPLOADS} uploads of yours are being received. Send the next one when one ends."
+        )
+    uploads[tenant] += 1
+    try:
+        yield
+    finally:
+        uploads[tenant] -= 1
+        if not uploads[tenant]:
+            del uploads[tenant]
 
 
 async def list_files(services: Services, visit: Visit) -> JsonReply:

@@ -6,6 +6,7 @@ In: whatever the composition root joins. Out: one frozen record; routes receive 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -103,6 +104,8 @@ class Services:
     kept: KeptResponses = field(default_factory=KeptResponses)
     runs: ResponseRuns = field(default_factory=ResponseRuns)
     storage: StorageDoor | None = None
+    # Files that are being received, by tenant.
+    uploads: Counter[str] = field(default_factory=Counter)
     # Set when there may be a batch to run, or to stop.
     batch_news: asyncio.Event = field(default_factory=asyncio.Event)
     build_of: BuildOf = unknown_build
