@@ -131,12 +131,12 @@ BAD_INPUTS = (
     ),
     chat(
         {"logit_bias": {"5": 200}},
-        "logit_bias is {'5': 200}; allowed: token id -> number from -100 to 100.",
+        "logit_bias is {'5': 200}; allowed: token ids with numbers from -100 to 100.",
         "logit_bias",
     ),
     chat(
         {"logit_bias": {"x": 1}},
-        "logit_bias is {'x': 1}; allowed: token id -> number from -100 to 100.",
+        "logit_bias is {'x': 1}; allowed: token ids with numbers from -100 to 100.",
         "logit_bias",
     ),
     chat(

@@ -233,7 +233,7 @@ def test_completions_extras(server: RunningServer) -> None:
 
 def test_every_field_reaches_the_backend(server: RunningServer) -> None:
     fields: dict[str, Any] = {
-        "max_tokens": 3,
+        "max_tokens": 4,
         "max_completion_tokens": 4,
         "temperature": 0.5,
         "top_p": 0.9,

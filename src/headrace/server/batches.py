@@ -162,6 +162,8 @@ class BatchRoutes:
         if fields.endpoint not in self._endpoints:
             shown = ", ".join(self._endpoints)
             raise InvalidParameter("endpoint", fields.endpoint, f"one of {shown}")
+        if "\0" in fields.input_file_id:
+            raise InvalidParameter("input_file_id", fields.input_file_id, "the id of a file")
         if fields.completion_window != WINDOW:
             raise InvalidParameter("completion_window", fields.completion_window, WINDOW)
 

@@ -20,6 +20,7 @@ from headrace.server.cache_control import read_cache_control
 from headrace.server.call_scope import CALLER, CLIENT_LEFT, HEADERS, METER, REQUEST_ID, TRACE
 from headrace.server.dialect import Dialect
 from headrace.server.end_user_of import end_user_of
+from headrace.server.error_responses import HttpRefusal
 from headrace.server.first_answers import Name, Recorder, read_name, replay
 from headrace.server.json_body import read_json_object
 from headrace.server.kept_requests import keep_request
@@ -64,6 +65,9 @@ class ResourceEndpoint:
             caller=scope[CALLER],
             receive=receive,
         )
+        # PostgreSQL has no such texts.
+        if any("\0" in text for text in (*visit.path.values(), *visit.query.values())):
+            raise HttpRefusal(404, "Nothing has a name with a NUL character (%00).")
         # Starlette lets HEAD in wherever there is GET; uvicorn leaves the body out.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         reply = await self._by_method[method](services, visit)

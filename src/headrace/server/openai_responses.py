@@ -272,7 +272,7 @@ async def read_history(
     """
     if response_id is None:
         return ()
-    if not services.kept.is_on:
+    if not services.kept.is_on or "\0" in response_id:
         raise missing_response(response_id)
     # What a tenant keeps is more than one call may hold in memory.
     most = 4 * services.config.max_body_bytes

@@ -15,6 +15,8 @@ from sqlalchemy import text
 
 from fakes.fake_clock import FakeClock
 from fakes.postgres import Postgres, running_postgres
+from fakes.served_app import run_server
+from fakes.stored import CHAT, open_storage
 from fakes.stored_cases import CASES, Case, run_case
 from fakes.usage import Ledger, eventually, make_row, open_database
 from headrace.core.budgets import Budget
@@ -263,3 +265,34 @@ def test_without_its_driver_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ConfigError, match=r"headrace\[postgres\]"):
         Database("postgresql://localhost/x")
+
+
+def test_names_that_no_database_takes(database: Database, tmp_path: Path) -> None:
+    """PostgreSQL has no NUL in its texts; who sends one has made a mistake, and the server none."""
+    responses = StoredResponses(database, FakeClock(1_000_000.0), retention_days=1)
+    batch = {"endpoint": CHAT, "completion_window": "24h", "input_file_id": "file-\0"}
+    asked = {"model": "tiny", "input": "hi", "previous_response_id": "resp_\0"}
+    with (
+        open_storage(tmp_path, database=database) as door,
+        run_server(open_responses=lambda: responses, storage=door) as server,
+        server.client() as client,
+    ):
+        replies = [
+            *(client.get(f"/v1/{kind}/%00") for kind in ("files", "batches", "responses")),
+            *(client.get(f"/v1/{kind}?after=a%00") for kind in ("files", "batches")),
+            client.delete("/v1/files/%00"),
+            client.delete("/v1/responses/%00"),
+            client.post("/v1/batches/%00/cancel"),
+            client.get("/v1/responses/%00/input_items"),
+            client.get("/v1/models/%00"),
+            client.post("/v1/batches", json=batch),
+            client.post("/v1/responses", json=asked),
+        ]
+        file_id = client.post(
+            "/v1/files", data={"purpose": "batch"}, files={"file": ("a", b"{}")}
+        ).json()["id"]
+        made = client.post(
+            "/v1/batches", json=batch | {"input_file_id": file_id, "metadata": {"a": "\0"}}
+        )
+    assert [reply.status_code for reply in replies] == [404] * 10 + [400] * 2
+    assert (made.status_code, made.json().get("metadata")) == (200, {"a": "\0"})
