@@ -21,7 +21,7 @@ from headrace.core.errors import (
     UnsupportedFormat,
 )
 from headrace.core.units import format_bytes
-from headrace.executor.encoder_runner import EncoderRunner, EncoderSequence
+from headrace.executor.encoder_runner import EncoderRunner, EncoderSequence, scratch_bytes
 from headrace.executor.load_encoder import encoder_bytes, load_encoder, matrix_dtype
 from headrace.executor.memory import PROGRAM_BYTES
 from headrace.models.encoder_config import EncoderConfig
@@ -37,9 +37,6 @@ Progress = Callable[[str, float], None]
 EncoderInput = str | tuple[str, str] | Sequence[int]
 """A text, a pair of texts, or token ids."""
 
-SCRATCH_BYTES = 64 * 2**20
-"""Activations of a pass, for any model here."""
-
 _CUT = "truncate_prompt_tokens = -1 keeps as many as fit."
 
 
@@ -48,12 +45,13 @@ class EncoderPlan:
     """What an encoder takes and holds. Units: bytes, tokens."""
 
     weights_bytes: int
+    scratch_bytes: int
     max_model_len: int
     dtype: EncoderDtype
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + SCRATCH_BYTES + PROGRAM_BYTES
+        return self.weights_bytes + self.scratch_bytes + PROGRAM_BYTES
 
     @property
     def kv_bytes(self) -> int:
@@ -63,7 +61,7 @@ class EncoderPlan:
         """The breakdown as one line for people."""
         return (
             f"memory {format_bytes(self.total_bytes)}: weights {format_bytes(self.weights_bytes)} "
-            f"({self.dtype}), scratch {format_bytes(SCRATCH_BYTES)}, program "
+            f"({self.dtype}), scratch {format_bytes(self.scratch_bytes)}, program "
             f"{format_bytes(PROGRAM_BYTES)}; inputs of up to {self.max_model_len} tokens"
         )
 
@@ -97,7 +95,9 @@ def read_encoder(reader: WeightReader, engine: EngineConfig, ops: Ops) -> Encode
             "engine.max_model_len", wanted, f"1 to {config.max_tokens}, this model's positions"
         )
     dtype = matrix_dtype(ops, engine.encoder_dtype)
-    plan = EncoderPlan(encoder_bytes(config, ops, dtype), wanted or limit, dtype)
+    longest = wanted or limit
+    weights_bytes = encoder_bytes(config, ops, dtype)
+    plan = EncoderPlan(weights_bytes, scratch_bytes(config, longest), longest, dtype)
     budget = engine.memory_bytes
     if budget is not None and plan.total_bytes > budget:
         raise OutOfMemory(

@@ -80,9 +80,17 @@ def read_sentence_config(folder: Path) -> SentenceConfig:
 
 
 def language_model_sentence(path: Path) -> SentenceConfig:
-    """What a language model's folder says of vectors; others give the last state, of length 1."""
+    """What a language model's folder says of vectors; others give the last state, of length 1.
+
+    Raises: ModelFileError, UnsupportedFormat.
+    """
     if path.is_dir() and (path / "modules.json").is_file():
-        return read_sentence_config(path)
+        found = read_sentence_config(path)
+        if found.is_lowered:
+            raise UnsupportedFormat(
+                f"{path} has do_lower_case = true, which headrace obeys for encoders only."
+            )
+        return found
     return SentenceConfig(pooling="last", is_normalized=True)
 
 

@@ -93,3 +93,6 @@ def test_language_models_give_the_last_state(tmp_path: Path) -> None:
     assert language_model_sentence(tmp_path).pooling == "last"
     save_sentence_parts(tmp_path, "pooling_mode_cls_token")
     assert language_model_sentence(tmp_path).pooling == "cls"
+    change(tmp_path, "sentence_bert_config.json", {"do_lower_case": True})
+    with pytest.raises(UnsupportedFormat, match="do_lower_case"):
+        language_model_sentence(tmp_path)
