@@ -23,6 +23,13 @@ class DraftTable:
     num_computed: int
     num_target: int = 0
 
+    def goes_on_in(self, row: ScheduledRequest) -> bool:
+        """Whether a row is the next one. A request that was stopped may come again at the same
+        place, in blocks of another one."""
+        known = tuple(self.block_ids)
+        is_next = self.num_target == row.num_computed_tokens
+        return is_next and tuple(row.block_ids[: len(known)]) == known
+
 
 class DraftSlots:
     """One draft model's."""
@@ -41,7 +48,7 @@ class DraftSlots:
         Mutates: self.
         """
         table = self._tables.get(row.request_id)
-        is_start = table is None or table.num_target != row.num_computed_tokens
+        is_start = table is None or not table.goes_on_in(row)
         if table is None or is_start:
             table = self._start(row)
         for block_id in row.block_ids[len(table.block_ids) :]:

@@ -146,7 +146,7 @@ class DraftingRunner:
         num_tokens = output.num_scheduled_tokens
         num_drafts = sum(row.num_draft_tokens for row in output.scheduled)
         lost_per_token = 0.0
-        if all(_is_decode(row) for row in output.scheduled):
+        if output.scheduled and all(_is_decode(row) for row in output.scheduled):
             self._lengths.costs.observe(num_tokens, seconds)
             if num_tokens <= MAX_TOKENS:
                 num_found = sum(len(row.token_ids) for row in result.rows.values())

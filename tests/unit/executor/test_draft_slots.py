@@ -60,3 +60,14 @@ def test_a_request_that_was_stopped_begins_with_what_is_found_of_it() -> None:
     assert slots.num_computed("a") == 4
     slots.forget("a")
     assert len(slots) == 0
+
+
+def test_a_request_that_comes_again_where_it_was_has_other_blocks() -> None:
+    slots = DraftSlots(8, SIZE)
+    slots.follow(row("a", 0, 8, 0, 1))
+    slots.settle("a", 0)
+    slots.fill("a", 8)
+    # Stopped, its prefix forgotten, and computed again for another request meanwhile.
+    slots.follow(row("b", 0, 8, 5, 6))
+    assert slots.follow(row("a", 8, 1, 5, 6, 7))
+    assert slots.num_computed("a") == 0

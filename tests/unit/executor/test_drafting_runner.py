@@ -143,3 +143,15 @@ def test_a_prediction_is_no_past_answer() -> None:
     made.ask(replace(spec, predicted_token_ids=SAID))
     answers = made.ask(make_spec("again", PROMPT, max_tokens=30, tenant="a"))
     assert answers["again"].num_draft_tokens == 0
+
+
+def test_a_step_that_computes_nothing_teaches_nothing() -> None:
+    made = Watched(is_for_all=True)
+    made.add(make_spec("leaves", PROMPT), make_spec("stays", (4, 5, 6)))
+    made.step()
+    made.scheduler.hold("everything")
+    made.scheduler.abort("leaves")
+    report = made.step()
+    assert [row.finish_reason for row in report.progress] == ["abort"]
+    made.scheduler.hold(None)
+    assert made.run()["stays"].token_ids == expected_output((4, 5, 6), 7, 8, 1000)
