@@ -128,6 +128,7 @@ class EncoderEngine:
             stopped = (
                 "The engine was paused (POST /pause) while it ran this request. Send it again."
             )
+            self._leave_room(jobs)
             _deliver(jobs, [CapacityError(stopped, is_full=False)] * len(jobs))
         return asyncio.to_thread(self._wait_for_pass)
 
@@ -179,8 +180,11 @@ class EncoderEngine:
             job = _Job(request, sequence, pooling, loop.create_future(), loop, arrived_at_s)
             self._submit(job)
         except BaseException:
-            self._leave_room([None])
+            with self._lock:
+                self._num_unfinished -= 1
             raise
+        # However it ends: who has gone needs no place until a pass would have come.
+        job.future.add_done_callback(lambda _: self._leave_room([job]))
         return self._stream(job)
 
     async def activity(self) -> list[ModelActivity]:
@@ -259,7 +263,9 @@ class EncoderEngine:
             self._show_queue()
 
     def _show_queue(self) -> None:
-        self._stats.observe_queue(self._num_running, len(self._jobs) - self._num_running)
+        # Of those that run, some may have gone.
+        num_waiting = max(0, len(self._jobs) - self._num_running)
+        self._stats.observe_queue(self._num_running, num_waiting)
 
     def _take_room(self) -> None:
         """Raises: CapacityError, EngineDied."""
@@ -276,13 +282,13 @@ class EncoderEngine:
                 )
             self._num_unfinished += 1
 
-    def _leave_room(self, jobs: Sequence[_Job | None]) -> None:
-        """Requests have ended; None for one that became no job."""
+    def _leave_room(self, jobs: Sequence[_Job]) -> None:
+        """Requests have ended. Each leaves once, whoever finds out first."""
         with self._lock:
-            self._num_unfinished -= len(jobs)
             for job in jobs:
-                if job is not None:
-                    self._jobs.pop(job, None)
+                if job in self._jobs:
+                    del self._jobs[job]
+                    self._num_unfinished -= 1
             self._show_queue()
 
     def _run(self) -> None:
@@ -292,8 +298,9 @@ class EncoderEngine:
             self._may_run.wait()
             with self._passing:
                 # It may have been paused, or stopped, since.
-                if self._may_run.is_set() and self._state != "dead":
-                    self._run_pass(_next_jobs(waiting))
+                is_wanted = self._may_run.is_set() and self._state != "dead"
+                if is_wanted and (jobs := _next_jobs(waiting)):
+                    self._run_pass(jobs)
         self._end(list(waiting))
 
     def _run_pass(self, jobs: Sequence[_Job]) -> None:
@@ -329,10 +336,7 @@ class EncoderEngine:
             job = self._inbox.get()
             if job is None:
                 return False
-            if job.future.cancelled():
-                self._leave_room([job])
-            else:
-                waiting.append(job)
+            waiting.append(job)
         return True
 
     def _answer(self, jobs: Sequence[_Job]) -> list[_Result]:
@@ -379,14 +383,19 @@ def _describe(job: _Job, now_s: float) -> RequestActivity:
 
 
 def _next_jobs(waiting: deque[_Job]) -> list[_Job]:
-    """The jobs of about one pass, in the order in which they came. Mutates: waiting."""
-    jobs = [waiting.popleft()]
-    num_tokens = len(jobs[0].sequence.token_ids)
+    """The jobs of about one pass, in the order in which they came, but for those that nobody waits
+    for any more. Mutates: waiting."""
+    jobs: list[_Job] = []
+    num_tokens = 0
     while waiting:
         num_tokens += len(waiting[0].sequence.token_ids)
-        if num_tokens > MAX_PASS_TOKENS:
+        if jobs and num_tokens > MAX_PASS_TOKENS:
             break
-        jobs.append(waiting.popleft())
+        job = waiting.popleft()
+        if job.future.done():
+            num_tokens -= len(job.sequence.token_ids)
+        else:
+            jobs.append(job)
     return jobs
 
 

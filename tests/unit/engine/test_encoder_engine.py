@@ -204,3 +204,29 @@ async def test_metrics(folder: Path) -> None:
 
 def text_of(metrics: PrometheusMetrics) -> str:
     return metrics.render().decode()
+
+
+async def open_requests(backend: EngineBackend, number: int) -> None:
+    async with asyncio.timeout(60):
+        while len((await backend.activity())[0].requests) != number:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("how", ["abort", "leave"])
+async def test_who_has_gone_during_a_pause_keeps_no_place(backend: EngineBackend, how: str) -> None:
+    await backend.pause("keep")
+    gone = [asyncio.create_task(answer(backend, ask())) for _ in range(3)]
+    await open_requests(backend, 3)
+    if how == "abort":
+        await backend.pause("abort")
+    else:
+        for task in gone:
+            task.cancel()
+    ends = await asyncio.gather(*gone, return_exceptions=True)
+    assert {type(end) for end in ends} <= {CapacityError, asyncio.CancelledError}
+    await open_requests(backend, 0)
+    late = [asyncio.create_task(answer(backend, ask("late"))) for _ in range(3)]
+    await open_requests(backend, 3)
+    await backend.resume()
+    assert all([(await task).vector is not None for task in late])
+    assert await backend.drain(0)
