@@ -59,6 +59,7 @@ class Bench:
     max_mixed_background_tokens: int = 0
     max_waiting_requests: int = 1000
     max_model_len: int = 1000
+    num_lookahead_tokens: int = 0
     policy: str = "fcfs"
     has_prefix_cache: bool = True
     vocab_size: int = 1000
@@ -75,6 +76,7 @@ class Bench:
             max_mixed_background_tokens=self.max_mixed_background_tokens,
             max_waiting_requests=self.max_waiting_requests,
             max_model_len=self.max_model_len,
+            num_lookahead_tokens=self.num_lookahead_tokens,
         )
         self.scheduler = Scheduler(limits, self.kv_cache, self.clock, self.policy)
         self.runner = FakeRunner(self.block_size, self.vocab_size)

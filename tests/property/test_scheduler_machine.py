@@ -13,8 +13,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from fakes.fake_runner import expected_output
 from fakes.guessing_runner import GuessingRunner
 from fakes.scheduling import Bench, make_spec
+from headrace.sched.admissions import Hold
 from headrace.sched.request_state import RequestSpec
-from headrace.sched.scheduler import Hold
 
 BLOCK_SIZE = 4
 # Few beginnings and few lengths, so that prefixes are shared and end at block edges.

@@ -118,3 +118,9 @@ def test_the_last_block_of_an_ended_answer_is_found_again() -> None:
     again = ask(made, make_spec("b", following, max_tokens=1))["b"]
     assert again.num_cached_tokens == 16
     assert again.token_ids == expected_output(following, 7, 1, 1000)
+
+
+def test_no_room_is_kept_for_guesses_past_the_last_token() -> None:
+    made = bench(num_right=3, num_lookahead_tokens=7)
+    ask(made, make_spec("a", (1, 2, 3), max_tokens=5))
+    assert [len(step.scheduled[0].block_ids) for step in made.runner.steps[:2]] == [1, 2]

@@ -76,7 +76,7 @@ def test_priorities_come_first_and_each_is_fair_within() -> None:
 def test_a_priority_that_nobody_has_is_forgotten() -> None:
     policy = FairWithin()
     runs = bench()
-    runs.scheduler._ranks._interactive = policy
+    runs.scheduler._places._ranks._interactive = policy
     runs.add(*(replace(spec, priority=i) for i, spec in enumerate(flood("a", 9, 5, 2))))
     runs.run()
     assert set(policy._shares) <= {0}
@@ -154,7 +154,7 @@ def test_an_abort_gives_everything_back() -> None:
 def test_tenants_that_left_are_forgotten() -> None:
     shares = FairShare()
     runs = bench(max_num_seqs=4)
-    runs.scheduler._ranks = shares
+    runs.scheduler._places._ranks = shares
     many = fair_share._MAX_IDLE_TENANTS + 200
     for index in range(many):
         runs.add(make_spec(f"r{index}", (1, 2), 1, tenant=f"t{index}"))

@@ -58,10 +58,10 @@ def test_a_preempted_request_runs_on_while_admissions_are_held() -> None:
     bench = Bench(num_blocks=5)
     first, second = tuple(range(8)), tuple(range(100, 107))
     bench.add(make_spec("a", first, 10), make_spec("b", second, 4), make_spec("c", (5,), 2))
-    while not any(request.num_preemptions for request in bench.scheduler._waiting):
+    while not any(request.num_preemptions for request in bench.scheduler._places.waiting):
         bench.step()
     bench.scheduler.hold("admissions")
-    waiting = [request.request_id for request in bench.scheduler._waiting]
+    waiting = [request.request_id for request in bench.scheduler._places.waiting]
     assert waiting == ["b", "c"]
     run_held(bench)
     assert right(bench, "a", first, 10) and right(bench, "b", second, 4)
@@ -114,3 +114,27 @@ def test_running_requests_are_computed_again_where_that_is_wanted() -> None:
     for name, prompt in prompts.items():
         assert right(bench, name, prompt)
         assert bench.answers[name].num_preemptions == 1
+
+
+def test_background_requests_that_run_end_though_others_wait_for_the_end_of_the_pause() -> None:
+    bench = Bench(max_mixed_background_tokens=0)
+    bench.add(make_spec("background", (1, 2), is_background=True))
+    bench.step()
+    bench.scheduler.hold("admissions")
+    bench.add(make_spec("late", (3,)))
+    run_held(bench)
+    assert right(bench, "background", (1, 2)) and "late" not in bench.answers
+    bench.scheduler.hold(None)
+    bench.run()
+    assert right(bench, "late", (3,))
+
+
+def test_nobody_waits_for_a_prefix_while_everything_is_held() -> None:
+    bench = Bench()
+    prompt = tuple(range(8))
+    bench.add(make_spec("a", prompt), make_spec("b", prompt), make_spec("c", (5,)))
+    assert bench.step().stats.num_deferred == 1
+    bench.scheduler.hold("everything")
+    bench.scheduler.abort("c")
+    stats = bench.step().stats
+    assert (stats.num_waiting, stats.num_deferred) == (1, 0)

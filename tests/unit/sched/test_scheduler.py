@@ -156,7 +156,7 @@ def test_a_step_that_preempts_admits_nobody() -> None:
     bench.add(*(make_spec(f"r{i}", tuple(range(i, i + 9)), 30) for i in range(6)))
     num_preempting_steps = 0
     while bench.scheduler.has_work:
-        running_before = {request.request_id for request in bench.scheduler._running}
+        running_before = {request.request_id for request in bench.scheduler._places.running}
         if bench.step().stats.num_new_preemptions:
             num_preempting_steps += 1
             scheduled = {row.request_id for row in bench.runner.steps[-1].scheduled}
@@ -444,9 +444,10 @@ def test_ten_thousand_aborts_leave_nothing_behind() -> None:
     scheduler = bench.scheduler
     assert scheduler.num_unfinished == 0
     assert not scheduler.has_work
-    kept = [scheduler._requests, scheduler._running, scheduler._ended, scheduler._forgotten_ids]
+    places = scheduler._places
+    kept = [places._requests, places.running, places._forgotten_ids, scheduler._ended]
     assert not any(kept)
-    assert len(scheduler._waiting) == 0
+    assert len(places.waiting) == 0
     assert not bench.kv_cache._claims
 
 
