@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification, BertModel
 
-from headrace.core.config import EncoderDtype
+from headrace.core.engine_config import EncoderDtype
 from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.executor.encoder_runner import EncoderRunner, EncoderSequence
 from headrace.executor.load_encoder import load_encoder

@@ -27,7 +27,8 @@ from headrace.cli.generation import (
 from headrace.cli.keys import DatabaseOption, database_url
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.clock import SystemClock
-from headrace.core.config import Config, parse_adapters
+from headrace.core.config import Config
+from headrace.core.engine_config import parse_adapters
 from headrace.core.errors import ConfigError, HeadraceError
 from headrace.core.stored_requests import StoredRequest
 from headrace.launch.backends import open_engine

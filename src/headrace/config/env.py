@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.core.config import LogLevel
 from headrace.core.errors import ConfigError
+from headrace.core.server_config import LogLevel
 
 PREFIX = "HEADRACE_"
 CONFIG_FILE = "HEADRACE_CONFIG"

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headrace.config import env, load
-from headrace.core.config import DEFAULT_ADAPTER_MEMORY_BYTES, Config, EngineConfig
+from headrace.core.config import Config
+from headrace.core.engine_config import DEFAULT_ADAPTER_MEMORY_BYTES, EngineConfig
 from headrace.core.errors import ConfigError
 from headrace.core.machine import Machine
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from headrace.core.config_checks import check_integer, check_number
 from headrace.core.errors import ConfigError
 
 UpstreamKind = Literal["openai", "anthropic"]
@@ -76,14 +77,10 @@ class UpstreamConfig:
             # Not shown: it may be the key itself.
             allowed = "env:NAME, the name of an environment variable that holds the key"
             raise ConfigError(f"{where}.api_key", "not a reference", allowed)
-        for field, low, high in _NUMBERS:
-            value = getattr(self, field)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not low <= value <= high:
-                raise ConfigError(f"{where}.{field}", value, f"a number from {low:g} to {high:g}")
-        for field in _INTEGERS:
-            if type(getattr(self, field)) is not int:
-                raise ConfigError(f"{where}.{field}", getattr(self, field), "a whole number")
+        for field, least, most in _SECONDS:
+            check_number(f"{where}.{field}", getattr(self, field), least, most)
+        for field, low, high in _INTEGERS:
+            check_integer(f"{where}.{field}", getattr(self, field), low, high)
 
     @property
     def key_variable(self) -> str | None:
@@ -95,15 +92,16 @@ def _is_reference(text: object) -> bool:
     return isinstance(text, str) and _KEY_REFERENCE.fullmatch(text) is not None
 
 
-_NUMBERS: tuple[tuple[str, float, float], ...] = (
-    ("max_model_len", 1, 2**24),
+_SECONDS: tuple[tuple[str, float, float], ...] = (
     ("connect_timeout_s", 0.01, 3600),
     ("first_byte_timeout_s", 0.01, 2**20),
     ("idle_timeout_s", 0.01, 2**20),
-    ("max_retries", 0, MAX_RETRIES),
     ("max_retry_wait_s", 0, 3600),
-    ("max_connections", 1, 2**16),
-    ("breaker_failures", 1, 10_000),
     ("breaker_cooldown_s", 0.01, 3600),
 )
-_INTEGERS = ("max_model_len", "max_retries", "max_connections", "breaker_failures")
+_INTEGERS = (
+    ("max_model_len", 1, 2**24),
+    ("max_retries", 0, MAX_RETRIES),
+    ("max_connections", 1, 2**16),
+    ("breaker_failures", 1, 10_000),
+)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace.core.config import EncoderDtype, EngineConfig
+from headrace.core.engine_config import EncoderDtype, EngineConfig
 from headrace.core.errors import (
     ConfigError,
     ContextTooLong,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from headrace.core.config import DraftAcceptance
+from headrace.core.engine_config import DraftAcceptance
 from headrace.core.errors import (
     ContextTooLong,
     InvalidGrammar,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.core.config import CanaryMode, EngineConfig
+from headrace.core.engine_config import CanaryMode, EngineConfig
 from headrace.core.errors import OutOfMemory
 from headrace.core.units import format_bytes
 from headrace.engine.started_draft import StartedDraft, open_draft

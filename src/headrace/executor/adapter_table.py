@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.core.adapters import AdapterFacts
-from headrace.core.config import EngineConfig, parse_adapters
+from headrace.core.engine_config import EngineConfig, parse_adapters
 from headrace.core.errors import HeadraceError, OutOfMemory, UnsupportedFormat
 from headrace.core.step import ScheduledRequest
 from headrace.core.units import format_bytes

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.core.config import CanaryMode
+from headrace.core.engine_config import CanaryMode
 from headrace.core.errors import ModelFileError, QualityDrift
 from headrace.core.step import ScheduledRequest
 from headrace.executor.input_batch import flatten

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headrace.core.config import EncoderDtype
+from headrace.core.engine_config import EncoderDtype
 from headrace.core.errors import ModelFileError
 from headrace.executor.load import check_shape
 from headrace.models.bert import EncoderLayer, EncoderWeights, LayerNorm

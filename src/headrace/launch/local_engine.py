@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from headrace.core.clock import Clock, SystemClock
-from headrace.core.config import EngineConfig, parse_adapters
+from headrace.core.engine_config import EngineConfig, parse_adapters
 from headrace.core.machine import Roof
 from headrace.core.telemetry import MetricSink, NoMetrics
 from headrace.engine.async_engine import AsyncEngine

@@ -13,7 +13,8 @@ from headrace.config.machine import detect_machine
 from headrace.config.shown import show_config
 from headrace.core.backend import Backend
 from headrace.core.clock import SystemClock
-from headrace.core.config import Config, parse_adapters
+from headrace.core.config import Config
+from headrace.core.engine_config import parse_adapters
 from headrace.core.errors import ConfigError
 from headrace.core.version import headrace_version
 from headrace.economics.accounts import Accounts

@@ -10,7 +10,7 @@ import msgspec
 from pydantic import Field
 
 from headrace.core.backend import AdapterControl
-from headrace.core.config import ADAPTER_NAME
+from headrace.core.engine_config import ADAPTER_NAME
 from headrace.core.errors import InvalidParameter, ModelFileError, OutOfMemory, RequestError
 from headrace.server.error_responses import HttpRefusal
 from headrace.server.generation_schema import Strict, allowed, unknown_names, validate
