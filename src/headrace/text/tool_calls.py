@@ -8,7 +8,6 @@ call and is none comes back as text, complete. Knows nothing of tokens and schem
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Callable, Collection
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 
 from headrace.core.output import ToolCallDelta
 from headrace.text.call_syntax import CallSyntax
+from headrace.text.json_calls import read_json_call
 from headrace.text.json_extent import JsonExtent
 from headrace.text.loose_calls import Calls, read_gemma_calls, read_python_calls
 
@@ -276,7 +276,7 @@ class ToolCallParser:
             return False
         call = None
         if end is not None and not self._extent.is_broken:
-            call = _read_call(self._held[:end], self._names, needs_arguments=self._is_bare)
+            call = read_json_call(self._held[:end], self._names, needs_arguments=self._is_bare)
         if end is None or call is None or call[0] in self._exact_names:
             self._refuse()
             return True
@@ -378,27 +378,6 @@ class ToolCallParser:
     def _emit_arguments(self, text: str) -> None:
         if text:
             self._calls.append(ToolCallDelta(self.num_calls - 1, arguments=text))
-
-
-def _read_call(text: str, names: Collection[str], needs_arguments: bool) -> tuple[str, str] | None:
-    """Name and arguments of an object that is a call in whatever order; None when it is none."""
-    try:
-        value = json.loads(text, strict=False)
-        if isinstance(value.get("function"), dict):
-            value = value["function"]
-        arguments = value.get("arguments", value.get("parameters"))
-        if isinstance(arguments, str):  # JSON in a string, as on the wire
-            arguments = json.loads(arguments, strict=False)
-            if not isinstance(arguments, dict):
-                return None
-    except (ValueError, RecursionError):
-        return None
-    if arguments is None and not needs_arguments:
-        arguments = {}
-    name = value.get("name")
-    if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
-        return None
-    return name, json.dumps(arguments, ensure_ascii=False)
 
 
 def _may_begin_list(body: str) -> bool:
