@@ -20,7 +20,6 @@ from collections.abc import (
 )
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any, TypeVar
 
 from headrace.config.resolve import resolve_config
@@ -216,12 +215,7 @@ class LLM:
     def __enter__(self) -> LLM:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def _embed(self, request: GenerateRequest) -> tuple[float, ...]:
