@@ -16,7 +16,6 @@ from decimal import Decimal
 from headrace.economics.cost_report import CostLine
 from headrace.economics.prices import LOCAL
 
-FOCUS_VERSION = "1.4"
 FOCUS_COLUMNS = (
     *("BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency"),
     *("BillingPeriodEnd", "BillingPeriodStart", "ChargeCategory", "ChargeClass"),

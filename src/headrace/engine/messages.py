@@ -206,4 +206,3 @@ class LogLine:
 
 
 ToProcess = EngineMessage | StartEngine | CheckForm
-FromProcess = EngineReply | EngineReady | EngineNotStarted | FormChecked | LogLine

@@ -8,8 +8,6 @@ Source: arXiv 2307.08691 (tiles), 2309.06180 (paging), flash-decoding (splits).
 
 from __future__ import annotations
 
-import math
-
 import torch
 import triton
 import triton.language as tl
@@ -18,7 +16,6 @@ from headrace.ops.cuda.device_step import DeviceStep
 from headrace.ops.cuda.store_kv import KVLayer
 from headrace.ops.protocol import AttentionSpec
 
-LOG2E = math.log2(math.e)
 PROGRAMS_PER_SM = 4
 MIN_SPLIT_TOKENS = 256
 MAX_SPLITS = 64
@@ -70,7 +67,7 @@ def _attend(
         scores *= tl.load(k_scales + slot, mask=is_cached, other=0.0)[None, :]
     if HAS_CAP:
         scores = soft_cap * (1.0 - 2.0 / (tl.exp(2.0 * scores / soft_cap) + 1.0))
-    scores *= 1.4426950408889634
+    scores *= 1.4426950408889634  # log2(e)
     if IS_EDGE:
         sees = is_row[:, None] & is_cached[None, :] & (n[None, :] <= position[:, None])
         if HAS_WINDOW:

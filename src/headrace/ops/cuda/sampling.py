@@ -19,8 +19,6 @@ from headrace.ops.cuda.exact_math import exp32, gumbel, row_keys
 from headrace.ops.step_inputs import Int32, SampleInputs, TokenLists
 
 BLOCK = 4096
-MAX_KEY = 0x7F800000
-"""Bits of +inf: no distance has larger ones."""
 
 
 @triton.jit
