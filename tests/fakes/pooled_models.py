@@ -11,7 +11,7 @@ from fakes.fake_backend import FakeBackend
 from headrace.core.activity import ModelActivity
 from headrace.core.backend import Health, ModelInfo, PauseMode
 from headrace.core.errors import ModelFileError
-from headrace.launch.model_pool import PooledModel
+from headrace.launch.pooled_model import PooledModel
 
 BUDGET = 100
 

@@ -24,7 +24,8 @@ from headrace.engine.started_model import start_model
 from headrace.hub.model_store import ModelStore
 from headrace.launch.local_engine import LocalEngine, finish_engine
 from headrace.launch.model_builds import ModelBuilds, with_adapter
-from headrace.launch.model_pool import ModelPool, PooledModel
+from headrace.launch.model_pool import ModelPool
+from headrace.launch.pooled_model import PooledModel
 from headrace.store.key_ring import StoredKey, StoredKeys, hash_secret
 
 LAYERS = 2

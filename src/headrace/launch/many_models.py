@@ -29,7 +29,8 @@ from headrace.launch.draft_choice import refuse_draft
 from headrace.launch.encoder_backend import encoder_info
 from headrace.launch.engine_backend import EngineBackend, model_info
 from headrace.launch.engine_start import start_engine
-from headrace.launch.model_pool import ModelPool, PooledModel
+from headrace.launch.model_pool import ModelPool
+from headrace.launch.pooled_model import PooledModel
 from headrace.launch.supervised_engine import OpenEngine
 from headrace.models.registry import ENCODERS, model_class
 from headrace.ops.table import make_ops

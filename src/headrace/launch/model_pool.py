@@ -9,22 +9,13 @@ processes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from headrace.core.activity import Inspectable, ModelActivity
-from headrace.core.backend import (
-    Backend,
-    Health,
-    ModelInfo,
-    ModelText,
-    PauseMode,
-)
+from headrace.core.activity import ModelActivity
+from headrace.core.backend import Health, ModelInfo, ModelText, PauseMode
 from headrace.core.clock import Clock
 from headrace.core.errors import (
     BackendError,
@@ -39,93 +30,20 @@ from headrace.core.units import format_bytes
 from headrace.engine.given_orders import PAUSED
 from headrace.launch.held_stream import HeldStream
 from headrace.launch.pool_activity import PoolActivity
-from headrace.launch.pool_pauses import Pausable, PoolPauses
+from headrace.launch.pool_adapters import PoolAdapters
+from headrace.launch.pool_pauses import PoolPauses
+from headrace.launch.pooled_model import LoadedModel, PooledModel, Resident
 from headrace.launch.text_on_demand import TextOnDemand
 from headrace.text.chat_template import no_template_error
 
 logger = logging.getLogger(__name__)
 
 
-class LoadedModel(Backend, Inspectable, Pausable, Protocol):
-    """A model in memory."""
-
-    async def start(self) -> None:
-        """Begin to take requests."""
-        ...
-
-    async def stop(self) -> None:
-        """Give the memory back."""
-        ...
-
-    async def load_adapter(
-        self, name: str, path: str, *, base: str | None = None, is_replacing: bool = False
-    ) -> ModelInfo:
-        """See core.backend.AdapterControl."""
-        ...
-
-    async def unload_adapter(self, name: str) -> None:
-        """See core.backend.AdapterControl."""
-        ...
-
-    def reset_prefix_cache(self, *, reset_running: bool = False) -> Awaitable[bool]:
-        """See core.backend.EngineControl."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class PooledModel:
-    """A model that can be loaded. `load` blocks and raises HeadraceError."""
-
-    info: ModelInfo
-    num_bytes: int
-    load: Callable[[], LoadedModel]
-
-
-@dataclass(eq=False, slots=True)
-class _Resident:
-    """A loaded model and who uses it."""
-
-    name: str
-    num_bytes: int
-    engine: LoadedModel
-    used_at_s: float
-    num_running: int = 0
-    is_leaving: bool = False
-    became_idle: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def take(self, num_requests: int = 1) -> _Resident:
-        """Requests begin. Mutates: self."""
-        self.num_running += num_requests
-        if self.num_running:
-            self.became_idle.clear()
-        return self
-
-    def release(self, now_s: float) -> None:
-        """A request has ended. Mutates: self."""
-        self.num_running -= 1
-        self.used_at_s = now_s
-        if not self.num_running:
-            self.became_idle.set()
-
-
-@dataclass(frozen=True, slots=True)
-class _Adapter:
-    """An adapter that is served, in memory whenever its model is. A load of it has its own id."""
-
-    path: str
-    info: ModelInfo
-    load_id: int
-
-    @property
-    def base(self) -> str:
-        return self.info.parent or ""
-
-
 @dataclass(eq=False, slots=True)
 class _Load:
     """A load, and how many wait for it."""
 
-    task: asyncio.Task[_Resident]
+    task: asyncio.Task[Resident]
     num_waiting: int = 0
 
 
@@ -153,8 +71,8 @@ class ModelPool:
         self._models = {model.info.name: model for model in models}
         self._budget_bytes, self._clock, self._idle_unload_s = budget_bytes, clock, idle_unload_s
         # Who gets new requests; those that end and give their memory back; loads that run.
-        self._residents: dict[str, _Resident] = {}
-        self._departures: dict[_Resident, asyncio.Task[None]] = {}
+        self._residents: dict[str, Resident] = {}
+        self._departures: dict[Resident, asyncio.Task[None]] = {}
         self._loads: dict[str, _Load] = {}
         # Memory is made and taken by one load at a time.
         self._memory = asyncio.Lock()
@@ -162,8 +80,7 @@ class ModelPool:
         self._is_over = False
         self._first = first
         self._first_adapters = dict(adapters or {})
-        self._adapters: dict[str, _Adapter] = {}
-        self._load_ids = itertools.count()
+        self._adapters = PoolAdapters(self._engine_of)
         self._activity = PoolActivity(clock)
         self._pauses = PoolPauses()
 
@@ -174,11 +91,11 @@ class ModelPool:
             residents[name].engine.models()[0] if name in residents else model.info
             for name, model in self._models.items()
         ]
-        return [*models, *(adapter.info for adapter in self._known_adapters().values())]
+        return [*models, *self._adapters.infos()]
 
     def text(self, model: str) -> ModelText:
         """See core.backend.Backend."""
-        base = self._base_of(model)
+        base = self._adapters.base_of(model)
         self._find(base)
         resident = self._residents.get(base)
         if resident is None:
@@ -233,7 +150,7 @@ class ModelPool:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend. Waits for the model where it is not loaded."""
-        base = self._base_of(request.model)
+        base = self._adapters.base_of(request.model)
         self._check_asked(base, request)
         with self._activity.loading(request):
             resident = await self._take(base)
@@ -251,7 +168,7 @@ class ModelPool:
 
     async def load(self, name: str) -> None:
         """Have a model in memory. Raises: ModelNotFound, BackendError."""
-        (await self._take(self._base_of(name))).release(self._clock.monotonic_s())
+        (await self._take(self._adapters.base_of(name))).release(self._clock.monotonic_s())
 
     async def unload(self, name: str) -> None:
         """Free a model's memory once its requests have ended. Raises: ModelNotFound."""
@@ -281,7 +198,7 @@ class ModelPool:
         self, name: str, path: str, *, base: str | None = None, is_replacing: bool = False
     ) -> ModelInfo:
         """See core.backend.AdapterControl. The model is loaded for it where it is not."""
-        known = self._adapters.get(name)
+        known = self._adapters.find(name)
         base = base or (known.base if known is not None else next(iter(self._models)))
         if name in self._models or (known is not None and known.base != base):
             raise InvalidParameter("lora_name", name, "a name that is not in use")
@@ -293,17 +210,14 @@ class ModelPool:
                 resident.release(self._clock.monotonic_s())
             # Its place may have been taken by an engine that does not have the adapter.
             if self._residents.get(base) in (None, resident):
-                self._adapters[name] = _Adapter(path, info, next(self._load_ids))
+                self._adapters.keep(name, path, info)
                 return info
 
     async def unload_adapter(self, name: str) -> None:
         """See core.backend.AdapterControl."""
-        adapter = self._known_adapters().pop(name, None)
-        if adapter is None:
-            raise ModelNotFound(name, tuple(self._adapters))
-        resident = self._residents.get(adapter.base)
-        if resident is not None:
-            await resident.engine.unload_adapter(name)
+        engine = self._engine_of(self._adapters.drop(name).base)
+        if engine is not None:
+            await engine.unload_adapter(name)
 
     async def pause(self, name: str | None, mode: PauseMode, *, clear_cache: bool = True) -> bool:
         """See core.backend.EngineControl. Models that are not loaded are paused too."""
@@ -334,24 +248,10 @@ class ModelPool:
         residents = dict.fromkeys((*self._residents.values(), *self._departures))
         return [resident.engine for resident in residents if resident.name in names]
 
-    def _base_of(self, name: str) -> str:
-        """The model that an adapter was loaded over; of any other name the name itself."""
-        adapter = self._known_adapters().get(name)
-        return name if adapter is None else adapter.base
-
-    def _known_adapters(self) -> dict[str, _Adapter]:
-        """Adapters as engines know them: one that was restarted may have found other files."""
-        for name, adapter in list(self._adapters.items()):
-            resident = self._residents.get(adapter.base)
-            if resident is None:
-                continue
-            infos = (info for info in resident.engine.models() if info.name == name)
-            info = next(infos, None)
-            if info is None:
-                del self._adapters[name]
-            elif info is not adapter.info:
-                self._adapters[name] = replace(adapter, info=info)
-        return self._adapters
+    def _engine_of(self, name: str) -> LoadedModel | None:
+        """The engine that takes a model's requests, where it is loaded."""
+        resident = self._residents.get(name)
+        return None if resident is None else resident.engine
 
     def _find(self, name: str) -> PooledModel:
         """Raises: ModelNotFound."""
@@ -371,7 +271,7 @@ class ModelPool:
         in_memory = {*self._residents.values(), *self._departures}
         return self._budget_bytes - sum(resident.num_bytes for resident in in_memory)
 
-    async def _take(self, name: str) -> _Resident:
+    async def _take(self, name: str) -> Resident:
         """The loaded model, held for one request. Raises: ModelNotFound, BackendError."""
         self._find(name)
         if self._is_over:
@@ -393,14 +293,14 @@ class ModelPool:
                 load.task.result().release(self._clock.monotonic_s())
             raise
 
-    def _end_load(self, name: str, task: asyncio.Task[_Resident]) -> None:
+    def _end_load(self, name: str, task: asyncio.Task[Resident]) -> None:
         if name in self._loads and self._loads[name].task is task:
             del self._loads[name]
         # Also where nobody waits any more.
         if not task.cancelled() and task.exception() is not None:
             logger.error("%s", task.exception())
 
-    async def _make_resident(self, name: str) -> _Resident:
+    async def _make_resident(self, name: str) -> Resident:
         """Load a model and hold it for all who wait: else it could be sent away before them."""
         model = self._find(name)
         async with self._memory:
@@ -419,7 +319,7 @@ class ModelPool:
             staying = self._residents.values()
             await self._send_away(min(staying, key=lambda r: (r.num_running > 0, r.used_at_s)))
 
-    async def _admit(self, model: PooledModel) -> _Resident:
+    async def _admit(self, model: PooledModel) -> Resident:
         """Load into memory that is there. Holds `_memory`. Raises: BackendError."""
         begin_s = self._clock.monotonic_s()
         try:
@@ -434,60 +334,26 @@ class ModelPool:
         logger.info("loaded %s in %.1f s", model.info.name, self._clock.monotonic_s() - begin_s)
         return resident
 
-    async def _keep(self, model: PooledModel, engine: LoadedModel) -> _Resident:
+    async def _keep(self, model: PooledModel, engine: LoadedModel) -> Resident:
         """Let a loaded engine take its model's requests."""
         await engine.start()
         name, stands_still, loaded = model.info.name, False, dict[str, int]()
         # Nothing is awaited between the last look and the place it gets.
         while True:
-            await self._load_adapters(name, engine, loaded)
+            await self._adapters.load_into(name, engine, loaded)
             if stands_still == self._pauses.are_paused([name]):
                 break
             stands_still = not stands_still
             await (engine.pause("keep") if stands_still else engine.resume())
-        resident = _Resident(name, model.num_bytes, engine, self._clock.monotonic_s())
+        resident = Resident(name, model.num_bytes, engine, self._clock.monotonic_s())
         self._residents[name] = resident
         return resident
-
-    async def _load_adapters(self, model: str, engine: LoadedModel, loaded: dict[str, int]) -> None:
-        """Have a new engine run the adapters that are served now, whatever is told meanwhile.
-
-        One that cannot be loaded is served no longer. Mutates: loaded, name -> load id.
-        """
-        while (name := self._next_difference(model, loaded)) is not None:
-            if name in loaded:
-                del loaded[name]
-                with contextlib.suppress(ModelNotFound):
-                    await engine.unload_adapter(name)
-                continue
-            wanted = self._adapters[name]
-            try:
-                info = await engine.load_adapter(name, wanted.path)
-                loaded[name] = wanted.load_id
-                if self._load_id(name) == wanted.load_id:
-                    self._adapters[name] = replace(wanted, info=info)
-            except BackendError:
-                raise  # the engine has ended; its adapters are as good as they were
-            except HeadraceError as error:
-                if self._load_id(name) == wanted.load_id:
-                    del self._adapters[name]
-                logger.error("adapter %s is not served any more: %s", name, error.message)
-
-    def _next_difference(self, model: str, loaded: Mapping[str, int]) -> str | None:
-        """An adapter that an engine of a model runs and should not, or the other way round."""
-        wanted = {n: a.load_id for n, a in self._adapters.items() if a.base == model}
-        names = (*loaded, *wanted)
-        return next((name for name in names if loaded.get(name) != wanted.get(name)), None)
-
-    def _load_id(self, name: str) -> int | None:
-        adapter = self._adapters.get(name)
-        return None if adapter is None else adapter.load_id
 
     async def _loaded_text(self, model: str) -> ModelText:
         await self.load(model)
         return self.text(model)
 
-    def _send_away(self, resident: _Resident) -> asyncio.Task[None]:
+    def _send_away(self, resident: Resident) -> asyncio.Task[None]:
         """Unload a model as soon as its requests have ended; those that come meanwhile wait."""
         resident.is_leaving = True
         task = self._departures.get(resident)
@@ -496,7 +362,7 @@ class ModelPool:
             task.add_done_callback(lambda _: self._departures.pop(resident, None))
         return task
 
-    async def _depart(self, resident: _Resident) -> None:
+    async def _depart(self, resident: Resident) -> None:
         while resident.num_running:
             await resident.became_idle.wait()
         if self._residents.get(resident.name) is resident:

@@ -25,8 +25,9 @@ from headrace.launch.engine_backend import EngineBackend
 from headrace.launch.engine_start import Starting, StartingEncoder, start_engine
 from headrace.launch.late_part import LatePart
 from headrace.launch.model_builds import ModelBuilds, with_adapter
-from headrace.launch.model_pool import ModelPool, PooledModel
+from headrace.launch.model_pool import ModelPool
 from headrace.launch.open_traces import open_traces
+from headrace.launch.pooled_model import PooledModel
 from headrace.launch.response_door import ResponseDoor
 from headrace.launch.supervised_engine import OpenEngine, finish_engine
 from headrace.observe.prometheus import PrometheusMetrics
