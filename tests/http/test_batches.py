@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from fakes.stored import (
     wait_for,
 )
 from fakes.usage import Ledger, eventually
+from headrace.core.backend import Health
 from headrace.core.cache_control import CacheControl
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import ServerConfig
@@ -43,6 +44,7 @@ from headrace.core.step import SchedulerOutput
 from headrace.core.stored_requests import StoredRequest
 from headrace.core.stores import NO_LIMITS, KeyLimits
 from headrace.economics.accounts import Accounts
+from headrace.economics.call_watch import CallEnd, CallWatcher
 from headrace.store.keys import KeyStore
 
 CONFIG = ServerConfig(port=0, max_batch_requests=4)
@@ -81,6 +83,7 @@ def serving(
     config: ServerConfig = CONFIG,
     clock: Clock | None = None,
     limits: KeyLimits = NO_LIMITS,
+    watchers: tuple[CallWatcher, ...] = (),
 ) -> Iterator[Served]:
     with ExitStack() as stack:
         door = stack.enter_context(open_storage(folder, clock))
@@ -91,7 +94,7 @@ def serving(
             name: keys.create(f"{name}{len(keys.list())}", name, ["inference"], limits)[1]
             for name in ("acme", "other")
         }
-        accounts = Accounts(keys=keys.ring(), ledger=ledger.writer)
+        accounts = Accounts(keys=keys.ring(), ledger=ledger.writer, watchers=watchers)
         server = stack.enter_context(run_server(backend, config, accounts, clock, storage=door))
         yield Served(server, door, ledger, secrets)
 
@@ -433,6 +436,39 @@ def test_a_full_or_failing_engine_is_asked_again(tmp_path: Path) -> None:
     assert refusals["poison"] == 96
     assert [row["http_status"] for row in rows].count(200) == 3
     assert len(rows) == 4
+
+
+class Resting(FakeBackend):
+    """Paused until `state` says otherwise; counts who asks."""
+
+    num_looks = 0
+
+    def health(self) -> Health:
+        self.num_looks += 1
+        return super().health()
+
+
+@dataclass
+class Told:
+    """A CallWatcher."""
+
+    statuses: list[int | None] = field(default_factory=list)
+
+    def ended(self, call: CallEnd) -> None:
+        self.statuses.append(call.row.http_status)
+
+
+def test_a_line_that_waits_for_a_paused_engine_is_no_failed_call(tmp_path: Path) -> None:
+    told = Told()
+    backend = Resting(state=Health("paused", "paused", is_recovering=True))
+    with serving(tmp_path, backend, watchers=(told,)) as served, served.openai() as client:
+        batch_id = begin(client, [chat_line("a")]).id
+        wait_for(client, batch_id, "in_progress")
+        most = backend.num_looks + 2
+        eventually(lambda: backend.num_looks >= most)
+        backend.state = Health("ready")
+        assert wait_for(client, batch_id).status == "completed"
+    assert told.statuses == [200]
 
 
 def test_a_limit_of_the_key_is_not_used_up_by_batches(tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ class BatchCall:
                 f"{self._record.id}:{line.number}",
             )
             try:
+                # Else each look at an engine that is paused would be told of as a call that failed.
+                self._services.check_ready()
                 reply = await self._ask(line, request_id, rows)
                 return _make_outcome(line, request_id, reply, rows)
             except (CapacityError, RateLimited, BackendError) as error:
@@ -123,7 +125,6 @@ class BatchCall:
         status: int | None = None
         try:
             meter.begin()
-            services.check_ready()
             check_line(line)
             meter.task = task_of({}, line.body)
             meter.cache_control = read_cache_control({}, line.body)
