@@ -250,6 +250,8 @@ class AsyncEngine:
         except Exception as failure:
             logger.exception("The engine cannot be heard any more.")
             self._end(f"{type(failure).__name__}: {failure}")
+        finally:
+            self._stats.observe_end()
 
     def _take(self, replies: Sequence[EngineReply]) -> bool:
         """Pass replies on; True after the last."""

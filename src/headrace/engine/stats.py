@@ -39,15 +39,15 @@ class EngineStats:
         self._sink.add(telemetry.ENGINE_RESTARTS, 1, reason=reason)
         self._sink.add(telemetry.REQUESTS_RESUMED, num_resumed)
 
+    def observe_end(self) -> None:
+        """The engine has ended: nothing runs or waits in it, and nobody asks for its times."""
+        self._observe_load(StepStats())
+        self._newest_token_at_s.clear()
+
     def observe_step(self, report: StepReport) -> None:
         """Take in the gauges and counters of a step."""
         stats, sink = report.stats, self._sink
-        sink.set(telemetry.NUM_REQUESTS_RUNNING, stats.num_running)
-        sink.set(telemetry.NUM_REQUESTS_WAITING, stats.num_waiting)
-        deferred, reasons = stats.num_deferred, telemetry.NUM_REQUESTS_WAITING_BY_REASON
-        sink.set(reasons, stats.num_waiting - deferred, reason="capacity")
-        sink.set(reasons, deferred, reason="deferred")
-        sink.set(telemetry.KV_CACHE_USAGE, stats.num_used_blocks / max(1, stats.num_blocks))
+        self._observe_load(stats)
         sink.add(telemetry.PREFIX_CACHE_QUERIES, stats.num_new_prefix_queries)
         sink.add(telemetry.PREFIX_CACHE_HITS, stats.num_new_prefix_hits)
         sink.add(telemetry.NUM_PREEMPTIONS, stats.num_new_preemptions)
@@ -57,6 +57,15 @@ class EngineStats:
         self._observe_drafts(stats)
         if stats.num_scheduled_tokens:
             sink.observe(telemetry.ITERATION_TOKENS, stats.num_scheduled_tokens)
+
+    def _observe_load(self, stats: StepStats) -> None:
+        sink = self._sink
+        sink.set(telemetry.NUM_REQUESTS_RUNNING, stats.num_running)
+        sink.set(telemetry.NUM_REQUESTS_WAITING, stats.num_waiting)
+        deferred, reasons = stats.num_deferred, telemetry.NUM_REQUESTS_WAITING_BY_REASON
+        sink.set(reasons, stats.num_waiting - deferred, reason="capacity")
+        sink.set(reasons, deferred, reason="deferred")
+        sink.set(telemetry.KV_CACHE_USAGE, stats.num_used_blocks / max(1, stats.num_blocks))
 
     def _observe_drafts(self, stats: StepStats) -> None:
         self._num_drafts += stats.num_new_drafts

@@ -25,6 +25,7 @@ from headrace.core.errors import (
 )
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
+from headrace.core.telemetry import KV_CACHE_USAGE, NUM_REQUESTS_RUNNING
 from headrace.engine.input_processor import PreparedRequest
 from headrace.engine.messages import AdapterLoaded, LoadAdapter, Submit, UnloadAdapter
 from headrace.engine.seeds import derive_seed
@@ -206,6 +207,24 @@ async def test_a_failing_step_fails_its_requests_and_the_engine() -> None:
         assert "a kernel broke" in running.backend.health().detail
         with pytest.raises(EngineDied, match="a kernel broke"):
             await running.backend.generate(ask())
+
+
+async def test_an_engine_that_has_ended_is_shown_with_nothing_in_it() -> None:
+    async with running_engine(max_model_len=1000) as running:
+        hold_steps(running)
+        stream = await running.backend.generate(ask(max_tokens=400))
+        await anext(stream)
+        gauges = running.metrics.gauges
+        assert gauges[NUM_REQUESTS_RUNNING.name] == 1 and gauges[KV_CACHE_USAGE.name] > 0
+        running.runner.failure = FloatingPointError("a kernel broke")
+        running.runner.gate.set()
+        with pytest.raises(EngineDied):
+            async for _ in stream:
+                pass
+        thread = running.backend._output_thread
+        await running.until(lambda: thread is not None and not thread.is_alive())
+        assert gauges[NUM_REQUESTS_RUNNING.name] == gauges[KV_CACHE_USAGE.name] == 0
+        assert not running.backend._stats._newest_token_at_s
 
 
 async def test_a_failing_output_side_ends_everything_and_hangs_nobody() -> None:
