@@ -14,10 +14,9 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Event, Lock, Thread
 
-from headrace.core.activity import ModelActivity, RequestActivity
+from headrace.core.activity import ModelActivity
 from headrace.core.backend import Health, ModelInfo, ModelText, PauseMode
 from headrace.core.clock import Clock
 from headrace.core.errors import (
@@ -33,34 +32,20 @@ from headrace.core.errors import (
 from headrace.core.output import RequestOutput, RequestTimes
 from headrace.core.request import GenerateRequest, Pooling
 from headrace.core.usage import Usage
+from headrace.engine.encoder_jobs import EncoderJob, Result, deliver, describe, next_jobs
 from headrace.engine.encoder_model import EncoderInput, EncoderModel
 from headrace.engine.encoder_stats import EncoderStats
 from headrace.engine.encoder_text import EncoderText
 from headrace.engine.given_orders import PAUSED
-from headrace.executor.encoder_runner import MAX_PASS_TOKENS, EncoderSequence
+from headrace.executor.encoder_runner import EncoderSequence
 
 logger = logging.getLogger(__name__)
 
-_Result = tuple[float, ...]
 _STOPPED = "The engine was stopped."
 _DOES = {
     "embed": ("makes vectors of texts", "/v1/embeddings"),
     "classify": ("classifies texts", "/classify, /score or /rerank"),
 }
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    """A request whose vector somebody waits for. Units: seconds of the clock."""
-
-    request: GenerateRequest
-    sequence: EncoderSequence
-    pooling: Pooling
-    future: asyncio.Future[_Result]
-    loop: asyncio.AbstractEventLoop
-    arrived_at_s: float
-    begun_at_s: float = 0.0
-    ended_at_s: float = 0.0
 
 
 class EncoderEngine:
@@ -77,10 +62,10 @@ class EncoderEngine:
     ) -> None:
         self._model, self._info, self._clock = model, info, clock
         self._stats, self._max_waiting = stats, max_waiting_requests
-        self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[EncoderJob | None] = queue.SimpleQueue()
         self._lock = Lock()
         self._num_unfinished = self._num_running = 0
-        self._jobs: dict[_Job, None] = {}
+        self._jobs: dict[EncoderJob, None] = {}
         self._state = "starting"
         self._detail = ""
         self._has_ended = False  # nobody reads the inbox any more
@@ -129,7 +114,7 @@ class EncoderEngine:
                 "The engine was paused (POST /pause) while it ran this request. Send it again."
             )
             self._leave_room(jobs)
-            _deliver(jobs, [CapacityError(stopped, is_full=False)] * len(jobs))
+            deliver(jobs, [CapacityError(stopped, is_full=False)] * len(jobs))
         return asyncio.to_thread(self._wait_for_pass)
 
     async def resume(self) -> bool:
@@ -177,7 +162,7 @@ class EncoderEngine:
         loop = asyncio.get_running_loop()
         try:
             sequence = await loop.run_in_executor(self._text_pool, self._tokenize, request)
-            job = _Job(request, sequence, pooling, loop.create_future(), loop, arrived_at_s)
+            job = EncoderJob(request, sequence, pooling, loop.create_future(), loop, arrived_at_s)
             self._submit(job)
         except BaseException:
             with self._lock:
@@ -192,7 +177,8 @@ class EncoderEngine:
         now_s = self._clock.monotonic_s()
         with self._lock:
             jobs = list(self._jobs)
-        requests = [_describe(job, now_s) for job in jobs]
+        is_paused = not self._may_run.is_set()
+        requests = [describe(job, now_s, is_paused) for job in jobs]
         return [
             ModelActivity(
                 model=self._info.name,
@@ -204,7 +190,7 @@ class EncoderEngine:
             )
         ]
 
-    async def _stream(self, job: _Job) -> AsyncGenerator[RequestOutput, None]:
+    async def _stream(self, job: EncoderJob) -> AsyncGenerator[RequestOutput, None]:
         vector = await job.future
         token_ids = tuple(job.sequence.token_ids)
         yield RequestOutput(
@@ -253,7 +239,7 @@ class EncoderEngine:
         )
         return sequence
 
-    def _submit(self, job: _Job) -> None:
+    def _submit(self, job: EncoderJob) -> None:
         """Raises: BackendError where the engine was stopped while the text was tokenized."""
         with self._lock:
             if self._has_ended:
@@ -282,7 +268,7 @@ class EncoderEngine:
                 )
             self._num_unfinished += 1
 
-    def _leave_room(self, jobs: Sequence[_Job]) -> None:
+    def _leave_room(self, jobs: Sequence[EncoderJob]) -> None:
         """Requests have ended. Each leaves once, whoever finds out first."""
         with self._lock:
             for job in jobs:
@@ -293,18 +279,18 @@ class EncoderEngine:
 
     def _run(self) -> None:
         """Body of the thread: passes until the end."""
-        waiting: deque[_Job] = deque()
+        waiting: deque[EncoderJob] = deque()
         while self._receive(waiting):
             self._may_run.wait()
             with self._passing:
                 # It may have been paused, or stopped, since.
                 is_wanted = self._may_run.is_set() and self._state != "dead"
-                if is_wanted and (jobs := _next_jobs(waiting)):
+                if is_wanted and (jobs := next_jobs(waiting)):
                     self._run_pass(jobs)
         self._end(list(waiting))
 
-    def _run_pass(self, jobs: Sequence[_Job]) -> None:
-        results: Sequence[_Result | HeadraceError]
+    def _run_pass(self, jobs: Sequence[EncoderJob]) -> None:
+        results: Sequence[Result | HeadraceError]
         with self._lock:
             self._num_running = len(jobs)
             self._show_queue()
@@ -317,9 +303,9 @@ class EncoderEngine:
         self._num_running = 0
         # Places are free before anyone can know that a request has ended and ask again.
         self._leave_room(jobs)
-        _deliver(jobs, results)
+        deliver(jobs, results)
 
-    def _count(self, jobs: Sequence[_Job]) -> None:
+    def _count(self, jobs: Sequence[EncoderJob]) -> None:
         for job in jobs:
             num_tokens, pass_s = len(job.sequence.token_ids), job.ended_at_s - job.begun_at_s
             self._stats.observe_answer(num_tokens, job.begun_at_s - job.arrived_at_s, pass_s)
@@ -330,7 +316,7 @@ class EncoderEngine:
         with self._passing:
             return not self._may_run.is_set()
 
-    def _receive(self, waiting: deque[_Job]) -> bool:
+    def _receive(self, waiting: deque[EncoderJob]) -> bool:
         """Wait for a job, take all that are there. False at the end. Mutates: waiting."""
         while not waiting or not self._inbox.empty():
             job = self._inbox.get()
@@ -339,7 +325,7 @@ class EncoderEngine:
             waiting.append(job)
         return True
 
-    def _answer(self, jobs: Sequence[_Job]) -> list[_Result]:
+    def _answer(self, jobs: Sequence[EncoderJob]) -> list[Result]:
         begun_at_s = self._clock.monotonic_s()
         for job in jobs:
             job.begun_at_s = begun_at_s
@@ -353,7 +339,7 @@ class EncoderEngine:
             job.ended_at_s = ended_at_s
         return [tuple(row) for row in rows.tolist()]
 
-    def _end(self, waiting: list[_Job]) -> None:
+    def _end(self, waiting: list[EncoderJob]) -> None:
         with self._lock:
             self._has_ended = True
         while not self._inbox.empty():
@@ -362,60 +348,4 @@ class EncoderEngine:
                 waiting.append(job)
         ended = BackendError(_STOPPED, retryable=True)
         self._leave_room(waiting)
-        _deliver(waiting, [ended] * len(waiting))
-
-
-def _describe(job: _Job, now_s: float) -> RequestActivity:
-    """A request for operators."""
-    request, is_running = job.request, job.begun_at_s > 0
-    return RequestActivity(
-        request_id=request.request_id,
-        call_id=request.call_id,
-        tenant=request.tenant,
-        phase="running" if is_running else "waiting",
-        waits_for=None if is_running else "step",
-        age_s=now_s - job.arrived_at_s,
-        priority=request.priority,
-        is_background=request.is_background,
-        has_reader=not job.future.done(),
-        num_prompt_tokens=len(job.sequence.token_ids),
-    )
-
-
-def _next_jobs(waiting: deque[_Job]) -> list[_Job]:
-    """The jobs of about one pass, in the order in which they came, but for those that nobody waits
-    for any more. Mutates: waiting."""
-    jobs: list[_Job] = []
-    num_tokens = 0
-    while waiting:
-        num_tokens += len(waiting[0].sequence.token_ids)
-        if jobs and num_tokens > MAX_PASS_TOKENS:
-            break
-        job = waiting.popleft()
-        if job.future.done():
-            num_tokens -= len(job.sequence.token_ids)
-        else:
-            jobs.append(job)
-    return jobs
-
-
-def _deliver(jobs: Sequence[_Job], results: Sequence[_Result | HeadraceError]) -> None:
-    """Tell who waits, with one call for each event loop. A loop that is gone waits for nothing."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Job, _Result | HeadraceError]]] = {}
-    for job, result in zip(jobs, results, strict=True):
-        by_loop.setdefault(job.loop, []).append((job, result))
-    for loop, pairs in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, pairs)
-        except RuntimeError:
-            logger.debug("an event loop ended before its vectors")
-
-
-def _resolve(pairs: Sequence[tuple[_Job, _Result | HeadraceError]]) -> None:
-    for job, result in pairs:
-        if job.future.done():
-            continue
-        if isinstance(result, HeadraceError):
-            job.future.set_exception(result)
-        else:
-            job.future.set_result(result)
+        deliver(waiting, [ended] * len(waiting))

@@ -127,9 +127,10 @@ async def test_a_paused_encoder_keeps_what_comes_until_it_goes_on(backend: Engin
     assert await backend.pause("wait")
     assert backend.health().status == "paused"
     waiting = asyncio.create_task(answer(backend, ask()))
-    while not (await backend.activity())[0].requests:
+    while not (rows := (await backend.activity())[0].requests):
         await asyncio.sleep(0)
     assert not waiting.done()
+    assert [row.waits_for for row in rows] == ["pause"]
     assert await backend.pause("abort")
     with pytest.raises(CapacityError, match="was paused"):
         await waiting
