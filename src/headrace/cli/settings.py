@@ -28,6 +28,7 @@ ConfigOption = Annotated[
 _FLAG_NAMES = {
     "engine.memory_bytes": "--memory",
     "engine.num_threads": "--threads",
+    "engine.encoder_dtype": "--dtype",
     "engine.adapters": "--lora",
     "engine.adapter_memory_bytes": "--adapter-memory",
     "server.served_model_names": "--served-model-name",
