@@ -5,12 +5,12 @@
 
 A variant is FORMAT[:METHOD], or bitsNUMBER[:METHOD] for a mix of that many bits per weight:
 `nearest` takes each group's range, `search` (the default) looks for scales, `text` searches with
-the importance that a calibration text gives each column. That text is this project's pages and
-code, none of the measured ones. A folder of safetensors is measured as the file that it becomes.
-The oracle is transformers in float32 on
-the dequantized weights of the model itself; the row `source` is headrace on its file, so that what
-the arithmetic costs is seen apart. When the model is quantized already, its weights lie on the grid
-of its own formats: a variant that can hold this grid looks better than on weights never rounded.
+the importance that a calibration text gives each column, `gptq` feeds errors on to later columns.
+That text is this project's pages and code, none of the measured ones. A folder of safetensors is
+measured as the file that it becomes. The oracle is transformers in float32 on the dequantized
+weights of the model itself; the row `source` is headrace on its file, so that what the arithmetic
+costs is seen apart. When the model is quantized already, its weights lie on the grid of its own
+formats: a variant that can hold this grid looks better than on weights never rounded.
 
 Quality: mean NLL, mean and worst KL in nats per token, how often both put the same token first.
 Speed: medians of alternating rounds, all variants in one process. The last line is JSON.
@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from floors import RESULTS, environment
 
 from headrace.convert.calibration import calibrate
+from headrace.convert.feedback_pass import round_by_text
 from headrace.convert.folder_source import FolderSource
 from headrace.convert.format_plan import plan_formats
 from headrace.convert.gguf_source import GgufSource
@@ -63,7 +64,8 @@ ROOT = Path(__file__).parents[2]
 BLOCK_SIZE, STEP_TOKENS = 32, 256
 PREFILL_TOKENS, DECODE_TOKENS = 256, 16
 CALIBRATION = ("docs/concepts/*.md", "src/headrace/sched/*.py", "docs/guides/*.md")
-VARIANTS = ("q8_0", "q6_k", "q5_k", "q4_1", "q4_k", "q4_0:nearest", "q4_0", "q4_0:text")
+VARIANTS = ("q8_0", "q6_k", "q5_k", "q4_1", "q4_k", "q4_0:nearest", "q4_0", "q4_0:gptq")
+TEXT_METHODS = ("text", "gptq")
 
 
 @dataclass(frozen=True)
@@ -99,26 +101,37 @@ def bits_of(path: Path) -> float:
     return bits
 
 
-def importance_of(path: Path, ops: Ops, max_tokens: int) -> dict[str, Floats]:
-    """What the calibration text says, by GGUF name."""
-    reader = GgufReader(path)
+def calibration_ids(path: Path, max_tokens: int) -> list[int]:
+    """The first tokens of the calibration text."""
     pages = [page for pattern in CALIBRATION for page in sorted(ROOT.glob(pattern))]
     text = "\n\n".join(page.read_text("utf-8") for page in pages)
-    ids = Tokenizer.from_gguf(reader.metadata).encode(text)[:max_tokens]
+    return Tokenizer.from_gguf(GgufReader(path).metadata).encode(text)[:max_tokens]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A text's tokens, the importance of columns by GGUF name, the device that runs it."""
+
+    ids: Sequence[int]
+    importance: Mapping[str, Floats]
+    ops: Ops
+
+
+def importance_of(path: Path, ops: Ops, ids: Sequence[int]) -> dict[str, Floats]:
+    """What the calibration text says, by GGUF name."""
+    reader = GgufReader(path)
     found = calibrate(reader, ids, ops)
     return found.of_files(sources(reader.architecture, "gguf", found.num_layers, reader.metadata))
 
 
-def make_variant(
-    source: Path, name: str, folder: Path, importance: Mapping[str, Floats], threads: int
-) -> Variant:
+def make_variant(source: Path, name: str, folder: Path, text: Calibrated, threads: int) -> Variant:
     """Quantize, unless the folder has the file."""
     format_name, _, method = name.partition(":")
     path = folder / f"{source.stem}.{name.replace(':', '-')}.gguf"
     if not path.exists():
         reader = GgufReader(source)
         given = GgufSource(reader)
-        weights = importance if method == "text" else {}
+        weights = text.importance if method in TEXT_METHODS else {}
         bits = format_name.removeprefix("bits")
         formats = (
             plan_formats(given.tensors, format_name)
@@ -126,8 +139,11 @@ def make_variant(
             else plan_mixed(given, float(bits), weights)
         )
         how: Method = "nearest" if method == "nearest" else "search"
-        rounding = Rounding(formats, how, weights)
         started = time.perf_counter()
+        rounded = {}
+        if method == "gptq":
+            rounded = round_by_text(reader, given, formats, text.ids, text.ops, threads)
+        rounding = Rounding(formats, how, weights, rounded)
         quantize_file(given, rounding, path, threads)
         reader.close()
         print(f"{name}: made in {time.perf_counter() - started:.0f} s", file=sys.stderr)
@@ -213,11 +229,12 @@ def show(results: Sequence[Mapping[str, Any]]) -> None:
 def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     source = as_file(model_path(args.model), folder)
     ops = make_ops("cpu", num_threads=args.threads)
-    needs_text = any(name.endswith(":text") for name in args.variants)
-    importance = importance_of(source, ops, args.calibration_tokens) if needs_text else {}
+    needs_text = any(name.partition(":")[2] in TEXT_METHODS for name in args.variants)
+    ids = calibration_ids(source, args.calibration_tokens) if needs_text else []
+    text = Calibrated(ids, importance_of(source, ops, ids) if needs_text else {}, ops)
     variants = [Variant("source", source, bits_of(source))]
     for name in args.variants:
-        variants.append(make_variant(source, name, folder, importance, args.threads))
+        variants.append(make_variant(source, name, folder, text, args.threads))
     tokenizer = Tokenizer.from_gguf(GgufReader(source).metadata)
     tokens = {k: tokenizer.encode(text)[: args.max_tokens] for k, text in quality.texts().items()}
     torch.set_num_threads(args.threads)

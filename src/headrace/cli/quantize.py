@@ -6,7 +6,8 @@ import hashlib
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,7 @@ from headrace.convert.canary_keys import (
     measured_keys,
     why_no_canary,
 )
+from headrace.convert.feedback_pass import round_by_text
 from headrace.convert.folder_source import FolderSource
 from headrace.convert.format_plan import (
     FLOAT_TARGETS,
@@ -53,6 +55,7 @@ from headrace.hub.model_store import ModelStore
 from headrace.launch.model_builds import MEMORY_NAME
 from headrace.ops.table import make_ops
 from headrace.quant.format import FORMATS
+from headrace.quant.quant_tensor import QuantTensor
 from headrace.quant.scale_search import Floats
 from headrace.weights.gguf import GgufReader
 from headrace.weights.gguf_writer import KeyValue
@@ -68,6 +71,7 @@ class MethodName(StrEnum):
 
     NEAREST = "nearest"
     SEARCH = "search"
+    GPTQ = "gptq"
 
 
 def quantize(
@@ -99,7 +103,8 @@ def quantize(
         MethodName,
         typer.Option(
             help="`search` looks for the scales with the least error, `nearest` takes each "
-            "group's range and is faster."
+            "group's range and is faster, `gptq` lets later columns make up for the errors of "
+            "earlier ones and needs --calibration."
         ),
     ] = MethodName.SEARCH,
     calibration: Annotated[
@@ -145,6 +150,8 @@ def quantize(
     config = load_config(config_file).hub
     path = ensure_model(ModelStore(config), model).path
     _check_output(output, path, is_overwriting)
+    if calibration is None and method is MethodName.GPTQ:
+        raise InvalidParameter("--method", method.value, "with --calibration FILE, a text to run")
     if to in FLOAT_TARGETS:
         method = MethodName.NEAREST
     text = _read_text(calibration, method)
@@ -161,14 +168,20 @@ def quantize(
             "source_sha256": model_digest(path, config.home / MEMORY_NAME, lambda: None),
         }
         importance: dict[str, Floats] = {}
+        token_ids: Sequence[int] = ()
         if text is not None:
-            importance, facts_of_text = _calibrate(reader, source, text)
-            facts |= facts_of_text
+            token_ids = load_tokenizer(reader, None).encode(text)
+            importance = _calibrate(reader, source, token_ids)
+            facts["calibration_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+            facts["calibration_tokens"] = len(token_ids)
         if formats is None:
             formats = plan_mixed(source, bits or 0.0, importance)
         tokens = _canary_tokens(reader, source, formats) if has_canary else []
         canary = canary_keys(tokens) if tokens else {}
-        rounding = Rounding(formats, _METHODS[method], importance, facts, canary)
+        rounded: dict[str, QuantTensor] = {}
+        if method is MethodName.GPTQ:
+            rounded = _round_by_text(reader, source, formats, token_ids)
+        rounding = Rounding(formats, _METHODS[method], importance, rounded, facts, canary)
         written = _run(source, rounding, output, _measure(tokens) if tokens else None)
     finally:
         reader.close()
@@ -178,6 +191,7 @@ def quantize(
 _METHODS: dict[MethodName, Method] = {
     MethodName.NEAREST: "nearest",
     MethodName.SEARCH: "search",
+    MethodName.GPTQ: "gptq",
 }
 
 
@@ -233,21 +247,22 @@ def _read_text(path: Path | None, method: MethodName) -> str | None:
         raise InvalidParameter("--calibration", str(path), "a text file in UTF-8") from error
 
 
-def _calibrate(
-    reader: WeightReader, source: Source, text: str
-) -> tuple[dict[str, Floats], dict[str, KeyValue]]:
-    """Importance by GGUF name, and what the new file says of it."""
-    token_ids = load_tokenizer(reader, None).encode(text)
+def _calibrate(reader: WeightReader, source: Source, token_ids: Sequence[int]) -> dict[str, Floats]:
+    """Importance by GGUF name."""
     typer.echo(f"calibrating on {len(token_ids)} tokens", err=True)
     ops = make_ops("cpu", num_threads=detect_machine().num_cores)
     found = calibrate(reader, token_ids, ops)
-    facts: dict[str, KeyValue] = {
-        "calibration_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "calibration_tokens": found.num_tokens,
-    }
     metadata = reader.metadata if reader.kind == "gguf" else source.keys()
-    table = sources(reader.architecture, "gguf", found.num_layers, metadata)
-    return found.of_files(table), facts
+    return found.of_files(sources(reader.architecture, "gguf", found.num_layers, metadata))
+
+
+def _round_by_text(
+    reader: WeightReader, source: Source, formats: Mapping[str, str], token_ids: Sequence[int]
+) -> dict[str, QuantTensor]:
+    num_threads = detect_machine().num_cores
+    ops = make_ops("cpu", num_threads=num_threads)
+    with _progress("rounding") as show:
+        return round_by_text(reader, source, formats, token_ids, ops, num_threads, show)
 
 
 def _canary_tokens(
@@ -273,10 +288,16 @@ def _measure(token_ids: Sequence[int]) -> Measure:
 def _run(
     source: Source, rounding: Rounding, output: Path, measure: Measure | None = None
 ) -> Written:
-    """Quantize and show how it goes: a bar on a terminal, a line for every tenth elsewhere."""
-    num_threads = detect_machine().num_cores
+    with _progress("quantizing") as show:
+        return quantize_file(source, rounding, output, detect_machine().num_cores, show, measure)
+
+
+@contextmanager
+def _progress(doing: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Shows done, total and what is next: a bar on a terminal, a line for every tenth elsewhere."""
     if not sys.stderr.isatty():
-        return quantize_file(source, rounding, output, num_threads, _Lines().show, measure)
+        yield _Lines().show
+        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -285,12 +306,12 @@ def _run(
         console=Console(stderr=True),
         transient=True,
     ) as bar:
-        task = bar.add_task("quantizing")
+        task = bar.add_task(doing)
 
         def show(done: int, total: int, name: str) -> None:
             bar.update(task, completed=done, total=total, description=escape(name))
 
-        return quantize_file(source, rounding, output, num_threads, show, measure)
+        yield show
 
 
 class _Lines:

@@ -9,7 +9,7 @@ Source: arXiv 2306.00978 (activations say which weights matter); llama.cpp, tool
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,12 +17,11 @@ from headrace.convert.observed_ops import ObservedOps
 from headrace.core.errors import InvalidParameter
 from headrace.core.step import ScheduledRequest
 from headrace.executor.input_batch import flatten
-from headrace.executor.load import load_weights
-from headrace.models.llama import Llama
-from headrace.models.model_config import ModelConfig
+from headrace.executor.load import load_weights, read_config
+from headrace.models.llama import Hidden, Llama
 from headrace.models.registry import model_class
-from headrace.models.weight_spec import DecoderWeights
-from headrace.ops.protocol import Ops
+from headrace.ops.protocol import Ops, PackedLinear
+from headrace.ops.step_inputs import StepInputs
 from headrace.quant.scale_search import Floats
 from headrace.weights.tensor_source import TensorSource
 from headrace.weights.weight_reader import WeightReader
@@ -58,44 +57,60 @@ def calibrate(
         raise InvalidParameter(
             "calibration", f"{len(token_ids)} tokens", f"a text of at least {LEAST_TOKENS} tokens"
         )
+    model = open_model(reader, ops)
+    observed = ObservedOps(ops)
+    _run(model.over(cast(Ops, observed)), observed, token_ids, report)
+    importance = _by_name(observed, model)
+    return Calibration(importance, len(token_ids), model.config.num_layers)
+
+
+def open_model(reader: WeightReader, ops: Ops) -> Llama:
+    """The model for contexts of a window. Raises: what loading raises."""
     model_type = model_class(reader.architecture)
-    is_gguf = reader.kind == "gguf"
-    read = model_type.config_from_gguf if is_gguf else model_type.config_from_huggingface
-    config = read(reader.metadata)
+    config = read_config(model_type, reader)
     weights = load_weights(model_type, config, reader, ops, WINDOW_TOKENS)
     ops.finish_packing()
-    observed = ObservedOps(ops)
-    _run(model_type(ops, config, weights).over(cast(Ops, observed)), observed, token_ids, report)
-    importance = _by_name(observed, model_type, config, weights)
-    return Calibration(importance, len(token_ids), config.num_layers)
+    return model_type(ops, config, weights)
 
 
 def _run(
     model: Llama, observed: ObservedOps, token_ids: Sequence[int], report: Report | None
 ) -> None:
     """One window after the other, each a context of its own in the same blocks."""
-    num_blocks = WINDOW_TOKENS // _BLOCK_SIZE
-    cache = model.ops.allocate_kv(model.config.attention, num_blocks, _BLOCK_SIZE)
     for start in range(0, len(token_ids), WINDOW_TOKENS):
         window = token_ids[start : start + WINDOW_TOKENS]
-        blocks = list(range(-(-len(window) // _BLOCK_SIZE)))
-        request = ScheduledRequest("calibration", window, 0, blocks, len(window), False)
-        inputs = flatten([request], _BLOCK_SIZE)
-        hidden = model.forward(inputs, cache)
+        inputs, hidden = run_windows(model, window)
         # What the head would read; its product is not wanted.
         observed.observe(model.states(hidden, inputs.logit_rows), model.weights.head)
         if report is not None:
             report(start + len(window), len(token_ids))
 
 
-def _by_name(
-    observed: ObservedOps, model_type: type[Llama], config: ModelConfig, weights: DecoderWeights
-) -> dict[str, Floats]:
+def run_windows(model: Llama, token_ids: Sequence[int]) -> tuple[StepInputs, Hidden]:
+    """One step over all tokens, each window of them a context of its own."""
+    per_window = WINDOW_TOKENS // _BLOCK_SIZE
+    windows = range(0, len(token_ids), WINDOW_TOKENS)
+    cache = model.ops.allocate_kv(model.config.attention, per_window * len(windows), _BLOCK_SIZE)
+    requests = []
+    for i, start in enumerate(windows):
+        window = token_ids[start : start + WINDOW_TOKENS]
+        blocks = range(i * per_window, i * per_window - (-len(window) // _BLOCK_SIZE))
+        requests.append(ScheduledRequest(f"{i}", window, 0, list(blocks), len(window), False))
+    inputs = flatten(requests, _BLOCK_SIZE)
+    return inputs, model.forward(inputs, cache)
+
+
+def linears_of(model: Llama) -> Iterator[tuple[PackedLinear, list[str]]]:
+    """Every fused matrix of the layers, and its parts under our names."""
+    for spec in model.layer_spec(model.config).linears:
+        for i, layer in enumerate(model.weights.layers):
+            yield getattr(layer, spec.field), [f"layers.{i}.{part}" for part in spec.parts]
+
+
+def _by_name(observed: ObservedOps, model: Llama) -> dict[str, Floats]:
     """Means under our names; none of a matrix that no linear has multiplied."""
-    found = {"head": observed.mean_squares(weights.head)}
+    found = {"head": observed.mean_squares(model.weights.head)}
     found["embed"] = found["head"]  # for a head that is tied to it
-    for spec in model_type.layer_spec(config).linears:
-        for i, layer in enumerate(weights.layers):
-            means = observed.mean_squares(getattr(layer, spec.field, None))
-            found.update({f"layers.{i}.{part}": means for part in spec.parts})
+    for weight, names in linears_of(model):
+        found.update(dict.fromkeys(names, observed.mean_squares(weight)))
     return {name: means for name, means in found.items() if means is not None}

@@ -11,21 +11,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace.convert.format_plan import SourceTensor
 from headrace.core.errors import ModelFileError
-from headrace.quant.format import FORMATS
+from headrace.quant.format import FORMATS, QuantFormat
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.quant.quantize import quantize
 from headrace.quant.scale_search import Floats, search
 from headrace.weights.gguf_writer import GgufWriter, KeyValue, TensorPlan
 
-Method = Literal["nearest", "search"]
+Method = Literal["nearest", "search", "gptq"]
 Progress = Callable[[int, int, str], None]
 """Called with weights done, weights in all, and the tensor that is next."""
 
@@ -66,8 +66,10 @@ class Rounding:
 
     Fields:
         formats: of each tensor, by GGUF name.
-        method: "nearest" covers each group's range, "search" looks for the best scales.
-        importance: by GGUF name, mean square of what each column multiplies; for "search".
+        method: "nearest" covers each group's range, "search" looks for the best scales, "gptq" says
+            how `rounded` was made and searches for the rest.
+        importance: by GGUF name, mean square of what each column multiplies; for the search.
+        rounded: tensors that are in their format already, by GGUF name.
         facts: more metadata of the new file, under headrace.quantize.
         canary: keys of the canary, with room for what `quantize_file` measures.
     """
@@ -75,6 +77,7 @@ class Rounding:
     formats: Mapping[str, str]
     method: Method = "search"
     importance: Mapping[str, Floats] = field(default_factory=dict)
+    rounded: Mapping[str, QuantTensor] = field(default_factory=dict)
     facts: Mapping[str, KeyValue] = field(default_factory=dict)
     canary: Mapping[str, KeyValue] = field(default_factory=dict)
 
@@ -112,7 +115,8 @@ def quantize_file(
         for plan in plans:
             if progress is not None:
                 progress(done, total, plan.name)
-            writer.write(_round_tensor(source.tensor(plan.name), plan, rounding, pool))
+            done_before = rounding.rounded.get(plan.name)
+            writer.write(done_before or _round_tensor(source, plan, rounding, pool))
             done += math.prod(plan.shape)
             source.release()
         if measure is not None:
@@ -153,31 +157,40 @@ def _keys(
 
 
 def _round_tensor(
-    tensor: QuantTensor, plan: TensorPlan, rounding: Rounding, pool: ThreadPoolExecutor
+    source: Source, plan: TensorPlan, rounding: Rounding, pool: ThreadPoolExecutor
 ) -> QuantTensor:
+    tensor = source.tensor(plan.name)
     if tensor.format == plan.format:
         return tensor
+    importance = rounding.importance.get(plan.name)
+
+    def round_rows(rows: Floats) -> QuantTensor:
+        return _round(rows, plan.format.name, rounding.method, importance)
+
+    return round_pieces(plan.name, tensor, plan.format, round_rows, pool)
+
+
+def round_pieces(
+    name: str,
+    tensor: QuantTensor,
+    fmt: QuantFormat,
+    round_rows: Callable[[Floats], QuantTensor],
+    pool: ThreadPoolExecutor,
+) -> QuantTensor:
+    """A tensor in another format, its rows rounded in pieces beside each other.
+
+    Raises: ModelFileError for weights that cannot be rounded.
+    """
     num_rows, width = tensor.num_rows, tensor.shape[-1]
     flat = QuantTensor(tensor.format, (num_rows, width), tensor.data)
     step = max(1, _PIECE_WEIGHTS // width)
-    importance = rounding.importance.get(plan.name)
-    round_rows = partial(_round_rows, flat, step, plan.format.name, rounding.method, importance)
+
+    def round_piece(start: int) -> NDArray[np.uint8]:
+        rows = flat.rows(start, min(start + step, num_rows))
+        return round_rows(rows.dequantize()).data
+
     try:
-        pieces = list(pool.map(round_rows, range(0, num_rows, step)))
+        pieces = list(pool.map(round_piece, range(0, num_rows, step)))
     except ValueError as error:
-        raise ModelFileError(f"{plan.name} cannot be stored as {plan.format.name}: {error}.") from (
-            error
-        )
-    return QuantTensor(plan.format, plan.shape, np.concatenate(pieces))
-
-
-def _round_rows(
-    flat: QuantTensor,
-    step: int,
-    format_name: str,
-    method: Method,
-    importance: Floats | None,
-    start: int,
-) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    rows = flat.rows(start, min(start + step, flat.num_rows))
-    return _round(rows.dequantize(), format_name, method, importance).data
+        raise ModelFileError(f"{name} cannot be stored as {fmt.name}: {error}.") from error
+    return QuantTensor(fmt, tensor.shape, np.concatenate(pieces))

@@ -52,11 +52,12 @@ def search(
     x = np.ascontiguousarray(array, dtype=np.float32).reshape(-1, array.shape[-1])
     if not np.isfinite(x).all():
         raise ValueError("weights to quantize must be finite")
-    weights = _column_weights(importance, x.shape[1])
+    weights = column_weights(importance, x.shape[1])
     data = np.empty((len(x), row_bytes), np.uint8)
     step = max(1, _SLICE_WEIGHTS // x.shape[1])
     for start in range(0, len(x), step):
-        data[start : start + step] = _search_rows(fmt, x[start : start + step], weights)
+        rows = x[start : start + step]
+        data[start : start + step] = pack(fmt, choose_blocks(fmt, rows, weights))
     return QuantTensor(fmt, tuple(array.shape), data.reshape(math.prod(array.shape[:-1]), -1))
 
 
@@ -65,7 +66,7 @@ def weighted_error(x: Floats, tensor: QuantTensor, importance: Floats | None = N
 
     Shapes: x [rows, in]; importance [in].
     """
-    weights = _column_weights(importance, x.shape[-1])
+    weights = column_weights(importance, x.shape[-1])
     flat = x.reshape(-1, x.shape[-1])
     noise = tensor.dequantize().reshape(flat.shape) - flat
     size = float(np.einsum("ij,ij,j->", flat, flat, weights, dtype=np.float64))
@@ -73,7 +74,11 @@ def weighted_error(x: Floats, tensor: QuantTensor, importance: Floats | None = N
     return lost / size if size > 0 else 0.0
 
 
-def _column_weights(importance: Floats | None, width: int) -> Floats:
+def column_weights(importance: Floats | None, width: int) -> Floats:
+    """Importance as weights of errors: about 1 in the mean, and nowhere 0.
+
+    Shapes: -> [width]. Raises: ValueError for an importance that does not fit.
+    """
     if importance is None:
         return np.ones(width, np.float32)
     is_good = importance.shape == (width,) and np.isfinite(importance).all()
@@ -85,15 +90,35 @@ def _column_weights(importance: Floats | None, width: int) -> Floats:
     return scaled + np.float32(1e-4)
 
 
-def _search_rows(fmt: QuantFormat, x: Floats, weights: Floats) -> NDArray[np.uint8]:
+def choose_blocks(fmt: QuantFormat, x: Floats, weights: Floats) -> BlockIntegers:
+    """Scales and integers of rows of whole blocks, errors weighed by column or by weight.
+
+    Shapes: x [rows, in]; weights [in] or as x.
+    Raises: ValueError for weights beyond float16's scales.
+    """
     blocks = x.reshape(len(x), -1, fmt.block_size)
-    w = np.broadcast_to(weights.reshape(1, -1, fmt.block_size), blocks.shape)
+    w = np.broadcast_to(weights, x.shape).reshape(blocks.shape)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         integers = _choose(fmt.name, blocks, w)
     for scale in (integers.d, integers.dmin, integers.m):
         if scale is not None and not np.isfinite(scale).all():
             raise ValueError(f"weights are too large for {fmt.name}'s float16 scale")
-    return pack(fmt, integers)
+    return integers
+
+
+def rounding_of(fmt: QuantFormat) -> Rounding:
+    """What takes (w - offset) / scale to q - zero, as stored; may overwrite its argument."""
+    if fmt.name in _SYMMETRIC_32:
+        zero = _SYMMETRIC_32[fmt.name]
+        return _clip(zero, zero - 1)
+    if fmt.name in _SYMMETRIC_256:
+        zero, _ = _SYMMETRIC_256[fmt.name]
+        return _clip(zero, zero - 1)
+    if fmt.name in _ASYMMETRIC_256:
+        return _clip(0, _ASYMMETRIC_256[fmt.name][1])
+    if fmt.name in _ASYMMETRIC_32:
+        return _clip(0, _ASYMMETRIC_32[fmt.name])
+    return _to_levels if fmt.name == "iq4_nl" else _clip(127, 127)
 
 
 def _choose(name: str, x: Floats, w: Floats) -> BlockIntegers:
@@ -127,7 +152,7 @@ def _to_levels(x: Floats) -> Floats:
     return found
 
 
-def _inverse(scale: Floats) -> Floats:
+def inverse(scale: Floats) -> Floats:
     """1 / scale, and 0 where that has no use."""
     is_usable = np.abs(scale) > np.finfo(np.float32).tiny
     return np.divide(1, scale, out=np.zeros_like(scale), where=is_usable)
@@ -157,14 +182,14 @@ def _rounded(scale: Floats) -> Floats:
 def best_scales(x: Floats, w: Floats, to_integers: Rounding, most: int, steps: Floats) -> Floats:
     """The scale of each group, of both signs. Shapes: x, w [.., G] -> [..]."""
     at = np.abs(x).argmax(axis=-1, keepdims=True)
-    per_extreme = _inverse(np.take_along_axis(x, at, axis=-1))
+    per_extreme = inverse(np.take_along_axis(x, at, axis=-1))
     best = np.zeros(x.shape[:-1], np.float32)
     most_gain = np.zeros_like(best)
     for step in steps:
         q = to_integers(x * (per_extreme * np.float32(-(most + step))))
         weighted = w * q
         along, size = _dot(weighted, x), _dot(weighted, q)
-        scale = along * _inverse(size)
+        scale = along * inverse(size)
         gain = scale * along  # what the error is less than sum(w * x * x)
         is_better = gain > most_gain
         np.copyto(best, scale, where=is_better)
@@ -181,7 +206,7 @@ def best_ranges(x: Floats, w: Floats, largest: int, is_low_free: bool) -> tuple[
     if not is_low_free:
         low = np.minimum(low, np.float32(0))
     span = x.max(axis=-1, keepdims=True) - low
-    per_span, offset = _inverse(span), x - low
+    per_span, offset = inverse(span), x - low
     sw, sx = w.sum(axis=-1), _dot(w, x)
     best, best_low = span[..., 0] / np.float32(largest), low[..., 0].copy()
     most_gain = np.full_like(best, -np.inf)
@@ -207,13 +232,13 @@ def _least_squares(
     weighted = w * q
     sq, sqq, sxq = weighted.sum(axis=-1), _dot(weighted, q), _dot(weighted, x)
     determinant = sw * sqq - sq * sq
-    per_determinant = _inverse(determinant)
+    per_determinant = inverse(determinant)
     scale = (sw * sxq - sx * sq) * per_determinant
     least = (sqq * sx - sq * sxq) * per_determinant
     if not is_low_free:
         is_above = least > 0
         least = np.where(is_above, np.float32(0), least)
-        scale = np.where(is_above, sxq * _inverse(sqq), scale)
+        scale = np.where(is_above, sxq * inverse(sqq), scale)
     gain = scale * sxq + least * sx
     gain[(determinant <= 0) | (scale <= 0)] = -np.inf
     return scale, least, gain
@@ -223,14 +248,14 @@ def _symmetric(
     x: Floats, w: Floats, to_integers: Rounding, most: int, zero: int, steps: Floats
 ) -> BlockIntegers:
     d = _rounded(best_scales(x, w, to_integers, most, steps))
-    q = to_integers(x * _inverse(d)[..., None]) + np.float32(zero)
+    q = to_integers(x * inverse(d)[..., None]) + np.float32(zero)
     return BlockIntegers(32, zero, _integers(q), d.astype(np.float16))
 
 
 def _asymmetric(x: Floats, w: Floats, largest: int) -> BlockIntegers:
     scale, least = best_ranges(x, w, largest, is_low_free=True)
     d, m = _rounded(scale), _rounded(least)
-    q = np.rint((x - m[..., None]) * _inverse(d)[..., None]).clip(0, largest)
+    q = np.rint((x - m[..., None]) * inverse(d)[..., None]).clip(0, largest)
     return BlockIntegers(32, 0, _integers(q), d.astype(np.float16), m=m.astype(np.float16))
 
 
@@ -242,8 +267,8 @@ def _symmetric_super(x: Floats, w: Floats, zero: int, least: int) -> BlockIntege
     scale = best_scales(groups, group_weights, to_integers, zero, steps)
     at = np.abs(scale).argmax(axis=-1, keepdims=True)
     d = _rounded(np.take_along_axis(scale, at, axis=-1) / np.float32(-least))
-    sc = np.rint(scale * _inverse(d)).clip(-least, least - 1)
-    q = to_integers(groups * _inverse(d * sc)[..., None]) + np.float32(zero)
+    sc = np.rint(scale * inverse(d)).clip(-least, least - 1)
+    q = to_integers(groups * inverse(d * sc)[..., None]) + np.float32(zero)
     return BlockIntegers(16, zero, _integers(q), _rows(d).astype(np.float16), _integers(sc))
 
 
@@ -259,11 +284,11 @@ def _asymmetric_super(
     best: tuple[Floats, Floats, Floats] | None = None
     least_error = np.zeros_like(scale)
     for _ in range(1 + _REFINEMENTS):
-        sc = np.rint(scale * _inverse(d)).clip(0, most)
-        mn = np.rint(-least * _inverse(dmin)).clip(0, most)
+        sc = np.rint(scale * inverse(d)).clip(0, most)
+        mn = np.rint(-least * inverse(dmin)).clip(0, most)
         offset = groups + (dmin * mn)[..., None]
         exact = (d * sc)[..., None]
-        q = np.rint(offset * _inverse(exact)).clip(0, largest)
+        q = np.rint(offset * inverse(exact)).clip(0, largest)
         offset -= exact * q
         error = _dot(weights, offset, offset)
         if best is None:

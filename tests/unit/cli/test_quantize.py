@@ -128,6 +128,34 @@ def test_a_folder_becomes_a_file_with_a_canary_that_is_asked(tmp_path: Path) -> 
     LLM(damaged, canary="off", max_model_len=256).close()
 
 
+def test_errors_are_fed_on_with_a_text_only(tmp_path: Path) -> None:
+    source, out, text = folder(tmp_path / "a"), tmp_path / "b.gguf", tmp_path / "text.txt"
+    words = (source, "--to", "q4_0", "-o", out, "--method", "gptq")
+    refused = quantize(*words)
+    assert isinstance(refused.exception, InvalidParameter)
+    assert "--method is 'gptq'; allowed: with --calibration FILE" in str(refused.exception)
+    assert not out.exists()
+    text.write_text("The keeper wrote down the weather every evening. " * 20)
+    done = quantize(*words, "--calibration", text)
+    assert done.exit_code == 0, done.output
+    searched = tmp_path / "c.gguf"
+    assert quantize(*words[:4], searched, "--calibration", text).exit_code == 0
+    found, other = GgufReader(out), GgufReader(searched)
+    assert found.metadata["headrace.quantize.method"] == "gptq"
+    assert int(str(found.metadata["headrace.quantize.calibration_tokens"])) >= 128
+    is_equal = {
+        name: np.array_equal(found.tensor(name).data, other.tensor(name).data)
+        for name in ("token_embd.weight", "output.weight", "blk.0.attn_q.weight")
+    }
+    assert is_equal == {
+        "token_embd.weight": True,
+        "output.weight": True,
+        "blk.0.attn_q.weight": False,
+    }
+    found.close()
+    other.close()
+
+
 def test_a_folder_is_converted_without_rounding(tmp_path: Path) -> None:
     source, out = folder(tmp_path / "a"), tmp_path / "b.gguf"
     assert quantize(source, "--to", "f16", "-o", out, "--no-canary").exit_code == 0
