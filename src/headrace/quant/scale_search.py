@@ -1,9 +1,10 @@
 """Chooses the scales of each group so that the weighted squared error is least: slow, offline.
 
-In: floats, a format, perhaps the importance of each column (the mean square of what it multiplies).
-Out: the same blocks as quantize.py makes, with smaller errors. For each group some scales around
-the one that covers its range are tried; each gives integers, least squares over these gives the
-best scale (and minimum) for them, and the pair with the least error is kept.
+In: floats, a format, perhaps the importance of each column (the mean square of what it multiplies;
+without it a weight counts by its size). Out: the same blocks as quantize.py makes, with smaller
+errors. For each group some scales around the one that covers its range are tried; each gives
+integers, least squares over these gives the best scale (and minimum) for them, and the pair with
+the least error is kept.
 Source: ggml, src/ggml-quants.c, make_qx_quants and make_qkx2_quants.
 """
 
@@ -52,11 +53,12 @@ def search(
     x = np.ascontiguousarray(array, dtype=np.float32).reshape(-1, array.shape[-1])
     if not np.isfinite(x).all():
         raise ValueError("weights to quantize must be finite")
-    weights = column_weights(importance, x.shape[1])
+    columns = None if importance is None else column_weights(importance, x.shape[1])
     data = np.empty((len(x), row_bytes), np.uint8)
     step = max(1, _SLICE_WEIGHTS // x.shape[1])
     for start in range(0, len(x), step):
         rows = x[start : start + step]
+        weights = magnitude_weights(rows) if columns is None else columns
         data[start : start + step] = pack(fmt, choose_blocks(fmt, rows, weights))
     return QuantTensor(fmt, tuple(array.shape), data.reshape(math.prod(array.shape[:-1]), -1))
 
@@ -88,6 +90,16 @@ def column_weights(importance: Floats | None, width: int) -> Floats:
     mean = float(importance.mean()) or 1.0
     scaled: Floats = (importance / np.float32(mean)).astype(np.float32)
     return scaled + np.float32(1e-4)
+
+
+def magnitude_weights(x: Floats) -> Floats:
+    """What errors weigh where nothing is known of the columns: large weights count more.
+
+    Shapes: x [rows, in] -> the same. Source: ggml, src/ggml-quants.c, quantize_row_q4_K_ref.
+    """
+    squares = np.einsum("ij,ij->i", x, x, dtype=np.float64) / x.shape[1]
+    per_size = inverse(np.sqrt(squares).astype(np.float32))
+    return np.float32(1) + np.abs(x) * per_size[:, None]
 
 
 def choose_blocks(fmt: QuantFormat, x: Floats, weights: Floats) -> BlockIntegers:
