@@ -16,9 +16,9 @@ from headrace.server.error_responses import HttpRefusal
 from headrace.server.files import unread_query
 from headrace.server.kept_responses import end_items
 from headrace.server.openai_payloads import encode
-from headrace.server.openai_responses import read_history
 from headrace.server.openai_responses_schema import INCLUDABLE
 from headrace.server.replies import EventReply, JsonReply
+from headrace.server.response_call import read_history
 from headrace.server.response_items import Item
 from headrace.server.response_runs import Reader, Run, replay
 from headrace.server.services import Services, Visit
