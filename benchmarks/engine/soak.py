@@ -5,7 +5,7 @@ streams, and send what is invalid; the KV cache is small, so that requests are p
 prefixes evicted. Afterwards the server must be as empty as before. Usage:
 
     make soak                       # two hours
-    make soak args="--minutes 1"    # what `make test` runs
+    make soak args="--minutes 0.5"  # what `make test` runs
     make soak args=--record         # also appends to benchmarks/results
 
 Exits 1 when a check fails. The last line of stdout is one JSON object.
@@ -56,10 +56,11 @@ WARM_REQUESTS = 120
 """Sent before the time begins: KV blocks, buffers and caches of the tokenizer are touched once."""
 GROWTH_MIB, GROWTH_MIB_PER_HOUR = 16.0, 16.0
 """What memory may grow after the warm-up: allocators settle for minutes, a leak goes on."""
-TTFT_DRIFT, SHORT_S, SHORT_TTFT_DRIFT = 2.5, 600.0, 4.0
-"""Last third over first, medians. Shared machines drift by 2x; a short run has few streams."""
+TTFT_DRIFT, SHORT_S = 2.5, 600.0
+"""Last third over first, medians. Shared machines drift by 2x. A shorter run is not judged: it has
+few streams, of which the first find free seats, and says more of the machine than of the server."""
 NEW_THREADS = 4
-IDLE_S = 20.0
+IDLE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -279,8 +280,8 @@ def checks(found: Findings, samples: Sequence[Sample], seconds: float) -> list[C
     names = ("5xx", "hang", "broken", "wrong", "other text")
     result = [Check(f"failures: {name}", found.failures[name], 0) for name in names]
     result.append(Check("memory growth, MiB", *growth(samples)))
-    most = SHORT_TTFT_DRIFT if seconds < SHORT_S else TTFT_DRIFT
-    result.append(Check("TTFT, last third / first", drift(found.ttft, seconds), most))
+    if seconds >= SHORT_S:
+        result.append(Check("TTFT, last third / first", drift(found.ttft, seconds), TTFT_DRIFT))
     new_threads = samples[-1].num_threads - samples[0].num_threads if samples else math.inf
     return [*result, Check("new threads", new_threads, NEW_THREADS)]
 

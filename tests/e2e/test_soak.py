@@ -1,4 +1,4 @@
-"""A minute of the soak against the real server, and that its checks see what they are for."""
+"""Half a minute of the soak against the real server, and that its checks see what they are for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from programs import environment
 ENGINE = Path(__file__).parents[2] / "benchmarks" / "engine"
 sys.path.insert(0, str(ENGINE))
 
-from soak import Findings, Sample, checks  # noqa: E402
+from soak import SHORT_S, Findings, Sample, checks  # noqa: E402
 from soak_traffic import KINDS, Answer, Ask, Traffic, faults  # noqa: E402
 
 TEXT = "/v1/completions"
@@ -21,14 +21,14 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 
 @needs_proc
-@pytest.mark.timeout(600)  # of which a minute is the load, the rest a slow machine's warm-up
-def test_a_minute_of_mixed_traffic_leaves_nothing_behind(qwen05_path: Path) -> None:
+@pytest.mark.timeout(1000)  # half a minute is the load, the rest a slow machine's warm-up
+def test_half_a_minute_of_mixed_traffic_leaves_nothing_behind(qwen05_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(ENGINE / "soak.py"), "--minutes", "1", "--model", str(qwen05_path)],
+        [sys.executable, str(ENGINE / "soak.py"), "--minutes", "0.5", "--model", str(qwen05_path)],
         capture_output=True,
         text=True,
         env=environment(),
-        timeout=500,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -38,7 +38,7 @@ def test_a_minute_of_mixed_traffic_leaves_nothing_behind(qwen05_path: Path) -> N
     # A soak that preempts nothing, shares nothing and answers little has proved little.
     assert record["counters"]["num_preemptions"] > 0
     assert record["counters"]["prefix_cache_hits"] > 0
-    assert record["output_tokens"] > 500
+    assert record["counters"]["generation_tokens"] > 500
 
 
 def steady(index: int, **more: float) -> Sample:
@@ -46,8 +46,8 @@ def steady(index: int, **more: float) -> Sample:
     return Sample(at_s=10.0 * index, **fields | more)
 
 
-def broken(samples: list[Sample], found: Findings) -> set[str]:
-    return {check.name for check in checks(found, samples, 1000) if not check.is_kept}
+def broken(samples: list[Sample], found: Findings, seconds: float = 1000) -> set[str]:
+    return {check.name for check in checks(found, samples, seconds) if not check.is_kept}
 
 
 def answered() -> Findings:
@@ -64,7 +64,9 @@ def test_a_leak_a_drift_and_threads_are_seen() -> None:
     threads = [steady(index, num_threads=9 + index) for index in range(100)]
     assert broken(threads, answered()) == {"new threads"}
     slower = Findings(ttft=[(float(second), 0.1 + second // 700) for second in range(1000)])
-    assert broken([steady(index) for index in range(100)], slower) == {"TTFT, last third / first"}
+    samples = [steady(index) for index in range(100)]
+    assert broken(samples, slower) == {"TTFT, last third / first"}
+    assert broken(samples, slower, SHORT_S - 1) == set()
 
 
 def test_a_failure_of_any_kind_is_seen() -> None:
