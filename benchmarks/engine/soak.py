@@ -5,7 +5,7 @@ streams, and send what is invalid; the KV cache is small, so that requests are p
 prefixes evicted. Afterwards the server must be as empty as before. Usage:
 
     make soak                       # two hours
-    make soak args="--minutes 0.5"  # what `make test` runs
+    make soak args="--minutes 1"    # what `make test` runs
     make soak args=--record         # also appends to benchmarks/results
 
 Exits 1 when a check fails. The last line of stdout is one JSON object.
