@@ -359,7 +359,11 @@ def main() -> None:
         "--max-model-len": str(MAX_MODEL_LEN),
     }
     flags = [text for option in options.items() for text in option]
-    with tempfile.TemporaryDirectory() as folder, serve(path, Path(folder), *flags) as server:
+    # A home of its own: where one has a database, the server opens it when it is first asked for.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serve(path, Path(folder), *flags, HEADRACE_HOME=folder) as server,
+    ):
         result, facts = asyncio.run(soak(server, 60 * arguments.minutes, arguments.seed))
     for kind, count in facts["sent"].items():
         print(f"{'sent: ' + kind:<38} {count:>10}")
