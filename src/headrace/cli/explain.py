@@ -147,7 +147,7 @@ def _print(model: str, found: Explanation) -> None:
     console.print(table)
     console.print(Text("\nsteps beside the roof", style="bold"))
     table = _table("step", "rows", "context", "ms", "tokens/s", "reading", "multiplying",
-                   "roof reached", "bound by")  # fmt: skip
+                   "roof reached", "nearest roof")  # fmt: skip
     for point in found.points:
         table.add_row(*map(Text, _point_row(point)))
     console.print(table)
