@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.progress import TimeRemainingColumn
 
-from headrace.cli.errors import EXIT_INTERRUPTED
+from headrace.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from headrace.cli.generation import MemoryOption, ThreadsOption
 from headrace.cli.plan_files import ProfileOption, WorkloadArgument, choose, open_journal
 from headrace.cli.plan_progress import ProfileView, profile_progress
@@ -83,7 +83,11 @@ def profile(
     except KeyboardInterrupt:
         write_line(f"\nstopped; {journal.path} has what was measured; the same command goes on")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    silent = run.tell_failures(todo)
     typer.echo(f"profile: {journal.path}", err=True)
+    if silent:
+        write_line(f"error: no answer at all: {', '.join(silent)}")
+        raise typer.Exit(EXIT_FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,24 @@ class _Run:
                     scorer = Scorer(opened.backend, self._workload.tiers.get(judge))
                     on_score = partial(scored.count, has_failed=False, what=f"by {judge}")
                     await score_answers(self._workload, self._journal, judge, scorer, on_score)
+
+    def tell_failures(self, todo: Sequence[_Todo]) -> list[str]:
+        """Say what failed first of each call on each tier; return those without any answer."""
+        silent = []
+        for each in todo:
+            for call in {ask.call.name: ask.call for ask in each.asks}.values():
+                asked = [ask.sample for ask in each.asks if ask.call is call]
+                found = (self._journal.find(call, each.tier, sample) for sample in asked)
+                errors = [answer.error for answer in found if answer and answer.error is not None]
+                if not errors:
+                    continue
+                name = f"{call.name} on {each.tier.name}"
+                counts = f"{len(errors)} of {len(asked)} requests failed"
+                write_line(f"{name}: {counts}, the first with: {errors[0]}")
+                known = (self._journal.find(call, each.tier, sample) for sample in call.samples)
+                if all(answer is None or answer.error is not None for answer in known):
+                    silent.append(name)
+        return silent
 
     async def _ask(self, todo: _Todo, view: ProfileView) -> None:
         tier, journal = todo.tier, self._journal

@@ -81,8 +81,8 @@ class TaskLatency:
 class Option:
     """A call on a tier with moves. `nano_usd` is a day's, `input_nano_usd` a part; None: unpriced.
 
-    `num_cut` answers reached max_tokens and `num_failed` never came, of `num_samples` each.
-    `why_not` is empty where it may be chosen.
+    `num_cut` answers reached max_tokens and `num_failed` never came, of `num_samples` each; where
+    none came `num_samples` is 0. `why_not` is empty where it may be chosen.
     """
 
     call: str
@@ -138,6 +138,7 @@ class OptionMaker:
 
     def _option(self, call: Call, tier: str, limit: int, is_batch: bool, is_cached: bool) -> Option:
         measured = self._profile.find(call, self._workload.tiers[tier], limit)
+        num_failed = self._profile.num_failed(call, self._workload.tiers[tier])
         tasks = [self._workload.tasks[name] for name in call.outputs]
         moves = self._moves(call, tier, limit, is_batch, is_cached)
         quality = {task.name: self._quality(task, call, tier, measured) for task in tasks}
@@ -161,9 +162,9 @@ class OptionMaker:
             latency=latency,
             num_samples=0 if measured is None else len(measured.samples),
             num_cut=0 if measured is None else measured.num_cut,
-            num_failed=0 if measured is None else measured.num_failed,
+            num_failed=num_failed,
             moves=moves,
-            why_not=tuple(_why_not(cost, quality, latency, measured is not None)),
+            why_not=tuple(_why_not(cost, quality, latency, measured is not None, num_failed)),
         )
 
     def _usages(self, call: Call, measured: Measured | None) -> Sequence[Usage]:
@@ -312,9 +313,10 @@ def _why_not(
     quality: Mapping[str, TaskQuality],
     latency: Mapping[str, TaskLatency],
     is_measured: bool,
+    num_failed: int,
 ) -> Iterator[str]:
     if not is_measured:
-        yield "not measured"
+        yield f"not measured: {num_failed} requests failed" if num_failed else "not measured"
         return
     if cost is None:
         yield "unpriced"

@@ -68,7 +68,7 @@ def quality_rows(plan: WorkloadPlan, workload: Workload) -> Iterator[Row]:
                 name,
                 shown,
                 option.tier,
-                str(option.num_samples),
+                str(option.num_samples or option.num_failed),
                 interval_text(quality.score),
                 "baseline" if _is_today(option, plan) else interval_text(quality.difference, True),
                 floor_text(task.floor),

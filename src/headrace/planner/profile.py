@@ -34,7 +34,7 @@ from headrace.planner.workload import Call, Sample, Task, Tier, Workload
 class Measured:
     """A call on a tier. `rows` holds those of each task's metric, a sample in the same place.
 
-    `samples` are in the order of the data. `num_cut` answers reached max_tokens.
+    `samples` are in the order of the data, failed ones too. `num_cut` answers reached max_tokens.
     """
 
     call: str
@@ -45,7 +45,6 @@ class Measured:
     ttft_s: tuple[float, ...]
     e2e_s: tuple[float, ...]
     rows: Mapping[str, Rows]
-    num_failed: int
     num_cut: int
     concurrency: int
 
@@ -67,6 +66,7 @@ class Profile:
             task.name: make_metric(task, workload, journal) for task in workload.tasks.values()
         }
         self._measured: dict[tuple[str, str, int], Measured | None] = {}
+        self._num_failed: dict[tuple[str, str], int] = {}
 
     def find(self, call: Call, tier: Tier, max_tokens: int | None = None) -> Measured | None:
         """None: it was not asked, or what was asked lacks what this needs."""
@@ -75,6 +75,14 @@ class Profile:
         if key not in self._measured:
             self._measured[key] = self._measure(call, tier, limit)
         return self._measured[key]
+
+    def num_failed(self, call: Call, tier: Tier) -> int:
+        """Requests that brought no answer, also where none did."""
+        key = (call.name, tier.measured_on)
+        if key not in self._num_failed:
+            answers = self._answers(call, self.workload.tiers[tier.measured_on])
+            self._num_failed[key] = sum(answer.error is not None for _, answer in answers)
+        return self._num_failed[key]
 
     def work(self, tier: Tier) -> MachineWork | None:
         """What an engine computed over all calls that it answered; None: too little."""
@@ -197,7 +205,6 @@ def _collect(
         ttft_s=tuple(answer.ttft_s for answer in done),
         e2e_s=tuple(answer.e2e_s for answer in done),
         rows=rows,
-        num_failed=len(pairs) - len(done),
         num_cut=sum(answer.finish_reason == "length" for answer in done),
         concurrency=max(answer.concurrency for answer in done),
     )

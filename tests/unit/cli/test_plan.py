@@ -36,10 +36,12 @@ async def know_all(exchange: Exchange) -> None:
     await exchange.chunk(b"")
 
 
-def remote_workload(folder: Path, server: CompletionServer) -> Path:
+def remote_workload(
+    folder: Path, server: CompletionServer, key: str | None = "env:PLANNER_TEST_KEY"
+) -> Path:
     tree: dict[str, Any] = workload_tree()
     for tier in tree["tiers"].values():
-        tier |= {"url": server.url, "api_key": "env:PLANNER_TEST_KEY"}
+        tier |= {"url": server.url} | ({} if key is None else {"api_key": key})
     tree["tasks"]["label"]["floor"] = {"within": 0.5}
     return write_workload(folder, tree)
 
@@ -69,6 +71,41 @@ async def test_from_a_workload_to_a_page(tmp_path: Path, monkeypatch: pytest.Mon
     assert shown.exit_code == 0, shown.output
     assert "summarize is below its floor" in shown.stdout
     assert page.read_text().count("<svg") == 4
+
+
+async def test_a_task_without_any_answer_is_said_with_its_reason(tmp_path: Path) -> None:
+    num_summaries = 0
+
+    async def refuse(exchange: Exchange) -> None:
+        nonlocal num_summaries
+        content, is_small = (
+            exchange.body["messages"][-1]["content"],
+            exchange.body["model"][0] == "s",
+        )
+        num_summaries += is_small and content.startswith("Summarize")
+        is_first_summary = content.startswith("Summarize") and num_summaries == 1
+        if is_small and (content.startswith("Say") or is_first_summary):
+            error = {"error": {"message": "choice is not known here"}}
+            await exchange.reply("400 Bad Request", json.dumps(error).encode())
+        else:
+            await know_all(exchange)
+
+    async with completion_server(refuse) as server:
+        file = remote_workload(tmp_path, server, key=None)
+        done = await invoke("profile", str(file), "--samples", "3")
+    assert done.exit_code == 1
+    said = [line for line in done.stderr.splitlines() if "requests failed, the first with" in line]
+    assert [line.split(",")[0] for line in said] == [
+        "label on small: 3 of 3 requests failed",
+        "summarize on small: 1 of 3 requests failed",
+    ]
+    assert all("choice is not known here" in line for line in said)
+    assert "error: no answer at all: label on small\n" in done.stderr
+    made = await invoke("plan", str(file), "--day", "2026-11-22")
+    rows = [line.split() for line in made.stdout.splitlines() if line.startswith("label ")]
+    (row,) = (row for row in rows if row[1:4] == ["label", "small", "3"])
+    # Failed, and its price, which rests on the tokens that the workload declares.
+    assert row[-2] == "3"
 
 
 async def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:

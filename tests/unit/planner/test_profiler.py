@@ -108,9 +108,11 @@ async def test_a_failed_answer_scores_nothing(tmp_path: Path, workload: Workload
             raise CapacityError("full")
 
     await ask_all(workload, journal, "large", FakeBackend(pieces=("sport",), admission=fail))
-    found = Profile(workload, journal).find(workload.call("label"), workload.tiers["large"])
+    profile = Profile(workload, journal)
+    call, tier = workload.call("label"), workload.tiers["large"]
+    found = profile.find(call, tier)
     assert found is not None
-    assert (found.num_failed, len(found.samples), len(found.usages)) == (1, 8, 7)
+    assert (profile.num_failed(call, tier), len(found.samples), len(found.usages)) == (1, 8, 7)
     assert found.rows["label"].sum(axis=0).tolist() == [4, 7, 4, 0, 0, 4]
 
 
