@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -192,6 +193,14 @@ def _describe_fit(metrics: Any, threshold: float, out: str) -> list[str]:
         f"hard ones sent cheap: {metrics['hard_sent_cheap']:.1%} of all; "
         f"easy ones sent premium: {metrics['easy_sent_premium']:.1%}",
     ]
+    wanted, num_rows = metrics["target_premium_share"], metrics["num_rows"]
+    got = min(metrics["fitted_premium_share"], metrics["premium_share"])
+    # Without ties less than one request is lacking.
+    if round(got * num_rows) < math.floor(wanted * num_rows + 1e-9):
+        lines.append(
+            f"Of {wanted:.1%} that may go to the premium tier {got:.1%} do: the next ones have the "
+            "same score, and go together. Take a larger --premium-share to send them too."
+        )
     if low <= 0.5:
         lines.append("The interval has 0.5 in it: nothing shows that this is better than chance.")
     return [*lines, f"written to {out}"]
@@ -212,13 +221,20 @@ def _describe_pairs(found: dict[str, Any]) -> list[str]:
     chosen = found["chosen"]
     if chosen is None:
         return [*lines, "", "No threshold has so few false hits."]
-    return [
-        *lines,
+    lines += [
         "",
         f"min_similarity: {chosen['min_similarity']:.2f}  "
         f"({chosen['false_hit_rate']:.1%} of its hits were false, at most "
         f"{chosen['false_hit_rate_95']:.1%} with 95%; it finds {chosen['hit_rate']:.1%})",
     ]
+    if not found["is_shown"]:
+        needed, wanted = found["hits_needed"], f"at most {found['max_false_hits']:.1%} false hits"
+        more = "no number of pairs shows none"
+        if needed is not None:
+            has = f"here are {chosen['num_hits']} hits"
+            more = f"that takes {needed} hits without a false one, {has}"
+        lines.append(f"Not shown: these pairs are too few for {wanted}; {more}.")
+    return lines
 
 
 def _group() -> None:

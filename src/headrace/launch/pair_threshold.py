@@ -22,7 +22,10 @@ from headrace.router.question_marks import read_marks
 from headrace.router.shadow_log import read_records
 
 BUILT_IN = Path(__file__).with_name("semantic_pairs.jsonl")
+MIN_PAIRS = 20
 THRESHOLDS = tuple(number / 100 for number in range(70, 100))
+# Of the normal distribution, both sides.
+Z_95 = 1.959964
 SHOWN = (0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
 
 
@@ -38,7 +41,10 @@ class Pair:
 def measure_pairs(
     config: Config, files: Sequence[Path], encoder: str, max_false_hits: float
 ) -> dict[str, Any]:
-    """Raises: ConfigError for pairs that are none, and what opening an encoder raises."""
+    """`is_shown`: the bound of the chosen one's false hits is at most `max_false_hits`.
+
+    Raises: ConfigError for pairs that are none or too few, and what opening an encoder raises.
+    """
     pairs = read_pairs(files or [BUILT_IN])
     texts = open_nearest_texts(config, encoder, "--encoder")
     try:
@@ -59,6 +65,8 @@ def measure_pairs(
         "max_false_hits": max_false_hits,
         "thresholds": [row for row in rows if row["min_similarity"] in SHOWN],
         "chosen": good,
+        "is_shown": good is not None and good["false_hit_rate_95"] <= max_false_hits,
+        "hits_needed": hits_needed(max_false_hits),
     }
 
 
@@ -72,8 +80,10 @@ def read_pairs(files: Sequence[Path]) -> list[Pair]:
             allowed = "a record with one and other, texts, and same, true or false"
             raise ConfigError(where, given, allowed)
         pairs.append(Pair(one, other, is_same))
-    if not pairs:
-        raise ConfigError("FILE", "no pairs", "at least one")
+    if len(pairs) < MIN_PAIRS:
+        given = f"{len(pairs)} pairs" if pairs else "no pairs"
+        hint = 'Label more: {"one": "...", "other": "...", "same": true} on each line.'
+        raise ConfigError("FILE", given, f"at least {MIN_PAIRS} pairs", hint)
     return pairs
 
 
@@ -99,11 +109,18 @@ def measure(found: Sequence[tuple[float, bool]], threshold: float) -> Mapping[st
     }
 
 
+def hits_needed(max_false_hits: float) -> int | None:
+    """Hits, none of them false, whose bound is that low; None: no number shows a share of 0."""
+    if not max_false_hits:
+        return None
+    return math.ceil(Z_95**2 * (1 - max_false_hits) / max_false_hits)
+
+
 def _upper(num_false: int, num_hits: int) -> float:
     """The upper end of Wilson's interval of a share."""
     if not num_hits:
         return 1.0
-    z, share = 1.959964, num_false / num_hits
+    z, share = Z_95, num_false / num_hits
     middle = share + z * z / (2 * num_hits)
     spread = z * math.sqrt(share * (1 - share) / num_hits + (z / (2 * num_hits)) ** 2)
     return min(1.0, (middle + spread) / (1 + z * z / num_hits))

@@ -40,6 +40,38 @@ def test_a_labelled_file_becomes_a_model_with_an_honest_interval(tmp_path: Path)
     assert "no comparisons in these records" in shown.stderr
 
 
+@pytest.mark.parametrize(("share", "is_said"), [("0.5", False), ("0.3", True)])
+def test_a_share_that_ties_do_not_allow_is_said(tmp_path: Path, share: str, is_said: bool) -> None:
+    """Half of the prompts are one long text, the others one short text: all or none go."""
+    file, out = write_labelled(tmp_path / "a.jsonl", 40), tmp_path / "model.json"
+    done = invoke("fit", file, "--out", out, "--premium-share", share)
+    assert ("Of 30.0% that may go to the premium tier 0.0% do" in done.stdout) is is_said
+    assert ("have the same score" in done.stdout.replace("\n", " ")) is is_said
+
+
+def write_pairs(path: Path, count: int) -> Path:
+    lines = ({"one": f"where is it {n}", "other": f"where is it {n} ", "same": True}
+             for n in range(count))  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_pairs_that_show_too_little_are_said(tmp_path: Path, minilm_path: Path) -> None:
+    few = invoke("pairs", write_pairs(tmp_path / "few.jsonl", 2))
+    assert isinstance(few.exception, ConfigError)
+    assert "FILE is '2 pairs'; allowed: at least 20 pairs" in few.exception.message
+    file = write_pairs(tmp_path / "some.jsonl", 20)
+    warning = "Not shown: these pairs are too few for at most"
+    for most, said in (
+        ("0.01", f"{warning} 1.0% false hits; that takes 381 hits without a false one, here are"),
+        ("0", f"{warning} 0.0% false hits; no number of pairs shows none."),
+    ):
+        shown = invoke("pairs", file, "--encoder", minilm_path, "--max-false-hits", most)
+        assert "min_similarity: 0.70" in shown.stdout and said in shown.stdout
+    loose = invoke("pairs", file, "--encoder", minilm_path, "--max-false-hits", "0.2")
+    assert "min_similarity: 0.70" in loose.stdout and warning not in loose.stdout
+
+
 def test_what_will_not_do_is_said_with_what_would(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

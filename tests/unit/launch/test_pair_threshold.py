@@ -8,7 +8,14 @@ import pytest
 
 from headrace.core.config import Config
 from headrace.core.errors import ConfigError
-from headrace.launch.pair_threshold import BUILT_IN, measure, measure_pairs, read_pairs
+from headrace.launch.pair_threshold import (
+    BUILT_IN,
+    MIN_PAIRS,
+    hits_needed,
+    measure,
+    measure_pairs,
+    read_pairs,
+)
 
 
 def test_what_a_threshold_lets_through() -> None:
@@ -38,6 +45,19 @@ def test_pairs_that_are_none(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(ConfigError, match="no pairs"):
         read_pairs([path])
+    path.write_text('{"one": "a", "other": "b", "same": true}\n' * (MIN_PAIRS - 1))
+    with pytest.raises(ConfigError, match="19 pairs'; allowed: at least 20 pairs"):
+        read_pairs([path])
+    path.write_text('{"one": "a", "other": "b", "same": true}\n' * MIN_PAIRS)
+    assert len(read_pairs([path])) == MIN_PAIRS
+
+
+@pytest.mark.parametrize(("most", "needed"), [(0.01, 381), (0.05, 73), (0.5, 4), (0.0, None)])
+def test_how_many_hits_show_a_share(most: float, needed: int | None) -> None:
+    assert hits_needed(most) == needed
+    if needed is not None:
+        bound = [measure([(1.0, True)] * n, 0.9)["false_hit_rate_95"] for n in (needed, needed - 1)]
+        assert bound[0] <= most < bound[1]
 
 
 def test_a_threshold_is_chosen_by_its_false_hits(minilm_path: Path) -> None:
@@ -47,6 +67,7 @@ def test_a_threshold_is_chosen_by_its_false_hits(minilm_path: Path) -> None:
     assert rates == sorted(rates, reverse=True)
     assert chosen is not None
     assert chosen["false_hit_rate"] <= 0.05 < chosen["false_hit_rate_95"]
+    assert (found["is_shown"], found["hits_needed"]) == (False, 73)
     # Lower ones let near misses through, and more of what is the same.
     assert rows[0]["num_false"] > chosen["num_false"]
     assert rates[0] > chosen["hit_rate"] > 0.1
