@@ -136,7 +136,7 @@ BAD_COMMANDS = (
     ),
     file(
         "mamba.gguf",
-        "The architecture 'mamba' is not supported; known: gemma2, gemma3, gemma3_text, llama, mistral, mixtral, phi3, qwen2, qwen2_moe, qwen2moe, qwen3, qwen3_moe, qwen3moe.",
+        "The architecture 'mamba' is not supported; known: gemma2, gemma3, gemma3_text, llama, mistral, mixtral, phi3, qwen2, qwen2_moe, qwen2moe, qwen3, qwen3_moe, qwen3moe; encoders: bert, camembert, distilbert, roberta, xlm-roberta.",
     ),
     file(
         "nameless.gguf",
@@ -160,7 +160,7 @@ BAD_COMMANDS = (
     ),
     file(
         "mamba",
-        "The architecture 'mamba' is not supported; known: gemma2, gemma3, gemma3_text, llama, mistral, mixtral, phi3, qwen2, qwen2_moe, qwen2moe, qwen3, qwen3_moe, qwen3moe.",
+        "The architecture 'mamba' is not supported; known: gemma2, gemma3, gemma3_text, llama, mistral, mixtral, phi3, qwen2, qwen2_moe, qwen2moe, qwen3, qwen3_moe, qwen3moe; encoders: bert, camembert, distilbert, roberta, xlm-roberta.",
     ),
     file(
         "broken-config",

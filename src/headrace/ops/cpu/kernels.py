@@ -15,7 +15,7 @@ from headrace.quant.format import FORMATS
 MATMUL_KERNELS = {
     "generic": ("matmul_generic", "plain C++; defines the bits"),
     "avx2": ("matmul_avx2", "int8 multiply-adds of AVX2"),
-    "avx512": ("matmul_vnni", "int8 dot products of AVX512-VNNI"),
+    "avx512": ("matmul_rows", "int8 dot products of AVX512-VNNI"),
     "amx": ("matmul_amx", "int8 tiles of AMX; dot products of AVX512-VNNI for few rows"),
 }
 ATTENTION_KERNELS = {
