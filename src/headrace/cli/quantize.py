@@ -37,7 +37,7 @@ from headrace.convert.format_plan import (
     plan_formats,
 )
 from headrace.convert.gguf_source import GgufSource
-from headrace.convert.mixed_plan import plan_mixed
+from headrace.convert.mixed_plan import check_budget, plan_mixed
 from headrace.convert.quantize_file import (
     Measure,
     Method,
@@ -162,6 +162,8 @@ def quantize(
         formats = None if to is None else plan_formats(source.tensors, to)
         if not is_requantizing:
             _refuse_few_bits(source.tensors, formats, model)
+        if bits is not None:
+            check_budget(source.tensors, bits)
         facts: dict[str, KeyValue] = {
             "version": headrace_version(),
             "source": path.name,

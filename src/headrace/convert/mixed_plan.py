@@ -9,6 +9,7 @@ size, measured on some of its rows; all tensors count alike. Writes nothing.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from headrace.convert.format_plan import SourceTensor, fitting, is_rounded
 from headrace.convert.quantize_file import Source
 from headrace.core.errors import InvalidParameter, ModelFileError
-from headrace.quant.format import FORMATS
+from headrace.quant.format import FORMATS, QuantFormat
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.quant.scale_search import Floats, search, weighted_error
 
@@ -41,17 +42,32 @@ def plan_mixed(
 ) -> dict[str, str]:
     """The format of each tensor, of at most this many bits per weight in all.
 
-    Raises: InvalidParameter for a budget that 4 bits everywhere exceed; ModelFileError for weights
-    that cannot be rounded.
+    Raises: InvalidParameter as check_budget; ModelFileError for weights that cannot be rounded.
     """
+    check_budget(source.tensors, bits_per_weight)
     ladders = {t.name: _ladder(source, t, importance.get(t.name)) for t in source.tensors}
     budget = bits_per_weight / 8 * sum(math.prod(tensor.shape) for tensor in source.tensors)
     spent = sum(ladder[0].num_bytes for ladder in ladders.values())
-    if not spent <= budget:  # nor is a budget that is not a number
-        least = 8 * spent / sum(math.prod(tensor.shape) for tensor in source.tensors)
-        raise InvalidParameter("--bits", bits_per_weight, f"at least {least:.2f} for this model")
     chosen = _buy(ladders, budget - spent)
     return {name: ladders[name][place].format_name for name, place in chosen.items()}
+
+
+def check_budget(tensors: Sequence[SourceTensor], bits_per_weight: float) -> None:
+    """See that the ladders begin below a budget and reach it, without a look at the weights.
+
+    Raises: InvalidParameter for what 4 bits everywhere exceed, or what no mix can use.
+    """
+    ladders = [(tensor, _formats(tensor)) for tensor in tensors]
+    num_weights = sum(math.prod(tensor.shape) for tensor in tensors)
+    least, most = (
+        8 * sum(_num_bytes(tensor, formats[end]) for tensor, formats in ladders) / num_weights
+        for end in (0, -1)
+    )
+    shown = math.ceil(100 * most) / 100  # what the message names is allowed
+    if not least <= bits_per_weight <= shown:  # nor is a budget that is not a number
+        allowed = f"at least {math.ceil(100 * least) / 100:.2f} and at most {shown:.2f}"
+        hint = "A mix ends at q8_0, or at what the source has." if bits_per_weight > shown else ""
+        raise InvalidParameter("--bits", bits_per_weight, f"{allowed} for this model", hint)
 
 
 def _buy(ladders: Mapping[str, Sequence[_Step]], left: float) -> dict[str, int]:
@@ -80,28 +96,40 @@ def _offers(name: str, ladder: Sequence[_Step], place: int) -> list[tuple[float,
 
 
 def _ladder(source: Source, tensor: SourceTensor, importance: Floats | None) -> list[_Step]:
-    """Formats from small to large; one that the source has already is the last, without noise."""
-    stored = source.tensor(tensor.name)
-    end = _Step(tensor.format.name, stored.nbytes, 0.0)
-    if not is_rounded(tensor):
-        return [end]
-    width = tensor.shape[-1]
-    names = _LADDER if width % 256 == 0 else _NARROW_LADDER
-    x = _some_rows(stored)
+    """What each of a tensor's formats takes and costs; the one that it has is without noise."""
+    formats = _formats(tensor)
+    if formats == [tensor.format]:
+        return [_Step(tensor.format.name, _num_bytes(tensor, tensor.format), 0.0)]
+    x = _some_rows(source.tensor(tensor.name))
     steps: list[_Step] = []
-    for name in dict.fromkeys(fitting(name, width) for name in names):
-        fmt = FORMATS[name]
-        if fmt.bits_per_weight >= tensor.format.bits_per_weight:
-            break
-        try:
-            rounded = search(x, name, importance)
-        except ValueError as error:
-            raise ModelFileError(f"{tensor.name} cannot be stored as {name}: {error}.") from error
-        noise = weighted_error(x, rounded, importance)
-        steps.append(_Step(name, stored.num_rows * fmt.row_bytes(width), noise))
+    for fmt in formats:
+        noise = 0.0 if fmt == tensor.format else _noise(x, tensor.name, fmt.name, importance)
+        steps.append(_Step(fmt.name, _num_bytes(tensor, fmt), noise))
     source.release()
-    is_float = tensor.format.bits_per_weight >= 16
-    return steps if steps and is_float else [*steps, end]
+    return steps
+
+
+def _formats(tensor: SourceTensor) -> list[QuantFormat]:
+    """From small to large; what the source has is the last, but for floats that can be rounded."""
+    if not is_rounded(tensor):
+        return [tensor.format]
+    width, bits = tensor.shape[-1], tensor.format.bits_per_weight
+    names = _LADDER if width % 256 == 0 else _NARROW_LADDER
+    finer = (FORMATS[name] for name in dict.fromkeys(fitting(name, width) for name in names))
+    smaller = list(itertools.takewhile(lambda fmt: fmt.bits_per_weight < bits, finer))
+    return smaller if smaller and bits >= 16 else [*smaller, tensor.format]
+
+
+def _num_bytes(tensor: SourceTensor, fmt: QuantFormat) -> int:
+    return math.prod(tensor.shape[:-1]) * fmt.row_bytes(tensor.shape[-1])
+
+
+def _noise(x: Floats, tensor: str, format_name: str, importance: Floats | None) -> float:
+    try:
+        rounded = search(x, format_name, importance)
+    except ValueError as error:
+        raise ModelFileError(f"{tensor} cannot be stored as {format_name}: {error}.") from error
+    return weighted_error(x, rounded, importance)
 
 
 def _some_rows(tensor: QuantTensor) -> Floats:

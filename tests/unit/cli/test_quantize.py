@@ -97,6 +97,7 @@ def test_a_budget_takes_the_place_of_a_format(tmp_path: Path) -> None:
         refused = quantize(source, "-o", tmp_path / "c.gguf", *words)
         assert "one of the two" in str(refused.exception)
     assert "at least 4.50" in str(quantize(source, "--bits", "2", "-o", out, "-f").exception)
+    assert "at most 8.50" in str(quantize(source, "--bits", "12", "-o", out, "-f").exception)
 
 
 def folder(path: Path) -> Path:

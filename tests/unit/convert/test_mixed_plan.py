@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.convert.format_plan import SourceTensor
-from headrace.convert.mixed_plan import plan_mixed
+from headrace.convert.mixed_plan import check_budget, plan_mixed
 from headrace.core.errors import InvalidParameter, ModelFileError
 from headrace.quant.format import FORMATS
 from headrace.quant.quant_tensor import QuantTensor
@@ -58,7 +58,7 @@ MODEL = Tensors(
 
 
 @settings(max_examples=10, deadline=None)
-@given(budget=st.floats(5.2, 9.0))
+@given(budget=st.floats(5.2, 8.9))
 def test_the_budget_is_never_exceeded(budget: float) -> None:
     plan = plan_mixed(MODEL, budget, {})
     assert bits(plan, MODEL) <= budget
@@ -72,7 +72,7 @@ def test_more_bits_go_to_the_tensor_that_rounds_badly() -> None:
 
 
 def test_a_large_budget_buys_the_top_of_every_ladder() -> None:
-    plan = plan_mixed(MODEL, 16.0, {})
+    plan = plan_mixed(MODEL, 8.94, {})
     assert {fmt for name, fmt in plan.items() if "norm" not in name} == {"q8_0"}
 
 
@@ -85,10 +85,23 @@ def test_importance_decides_between_equal_tensors() -> None:
 
 
 def test_a_budget_below_four_bits_is_refused_with_the_least() -> None:
-    with pytest.raises(InvalidParameter, match=r"--bits is nan; allowed: at least 5\.01"):
+    with pytest.raises(InvalidParameter, match=r"--bits is nan; allowed: at least 5\.02"):
         plan_mixed(MODEL, math.nan, {})
-    with pytest.raises(InvalidParameter, match=r"--bits is 3\.0; allowed: at least 5\.01"):
+    with pytest.raises(InvalidParameter, match=r"--bits is 3\.0; allowed: at least 5\.02"):
         plan_mixed(MODEL, 3.0, {})
+
+
+@pytest.mark.parametrize("source", ["f32", "q8_0", "q4_k"])
+def test_a_budget_that_no_mix_can_use_is_refused_with_the_most(source: str) -> None:
+    tensors = [
+        SourceTensor("a.weight", FORMATS[source], (64, 256)),
+        SourceTensor("a_norm.weight", FORMATS["f32"], (256,)),
+    ]
+    top = 4.5 if source == "q4_k" else 8.5
+    most = (64 * top + 32) / 65
+    with pytest.raises(InvalidParameter, match=rf"at most {most + 0.005:.2f} for this model"):
+        check_budget(tensors, most + 0.011)
+    check_budget(tensors, round(most + 0.005, 2))  # as it is named
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e38])
