@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -75,6 +76,7 @@ def _read_price(entry: Any, where: str, file: str) -> list[Price]:
         raise ConfigError(f"{where}.currency", currency, "USD, the currency of the ledger")
     match, model = _read_names(entry, where)
     standard = _read_schedule(entry, where)
+    since, until = _read_days(entry, where)
     return [
         Price(
             provider=_read_text(entry, "provider", where, LOCAL),
@@ -82,8 +84,8 @@ def _read_price(entry: Any, where: str, file: str) -> list[Price]:
             match=match,
             standard=standard,
             batch=_read_batch(entry, standard, where),
-            effective_from=read_day(entry.get("effective_from"), f"{where}.effective_from"),
-            effective_until=read_day(entry.get("effective_until"), f"{where}.effective_until"),
+            effective_from=since,
+            effective_until=until,
             checked=read_day(entry.get("checked"), f"{where}.checked"),
             source=_read_text(entry, "source", where, file),
         )
@@ -162,17 +164,28 @@ def _read_machine(entry: Any, where: str, file: str) -> list[Price]:
         utilization=_read_share(entry, where),
         concurrency=concurrency,
     )
+    since, until = _read_days(entry, where)
     return [
         price_machine(
             machine,
             model,
             source=_read_text(entry, "source", where, file),
             measured_on=read_day(entry.get("measured_on"), f"{where}.measured_on"),
-            effective_from=read_day(entry.get("effective_from"), f"{where}.effective_from"),
-            effective_until=read_day(entry.get("effective_until"), f"{where}.effective_until"),
+            effective_from=since,
+            effective_until=until,
         )
         for model in models
     ]
+
+
+def _read_days(entry: Mapping[str, Any], where: str) -> tuple[date | None, date | None]:
+    """The first day of a price and the first on which it holds no more."""
+    since = read_day(entry.get("effective_from"), f"{where}.effective_from")
+    until = read_day(entry.get("effective_until"), f"{where}.effective_until")
+    if since is not None and until is not None and until <= since:
+        allowed = f"a day after effective_from, {since}"
+        raise ConfigError(f"{where}.effective_until", until.isoformat(), allowed)
+    return since, until
 
 
 def _read_speed(entry: Mapping[str, Any], key: str, where: str) -> Decimal:

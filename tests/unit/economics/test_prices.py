@@ -203,6 +203,11 @@ def test_genai_prices_with_hours_of_the_day_say_what_is_left_out(tmp_path: Path)
         ("prices: [{model: a, input_per_1m: 1, prompt_per_1m: 1}]", r"one name of a price"),
         ("prices: [{model: a, input_per_1m: .inf}]", r"no decimal number"),
         ("prices: [{model: a, input_per_1m: 1, effective_from: soon}]", r"effective_from"),
+        (
+            "prices: [{model: a, input_per_1m: 1, "
+            "effective_from: 2026-02-01, effective_until: 2026-01-01}]",
+            r"\[1\]\.effective_until is '2026-01-01'; .* after effective_from, 2026-02-01",
+        ),
         ("machines: [{models: a, usd_per_hour: 1}]", r"input_tokens_per_s is None"),
         ("prizes: []", r"prizes"),
         ("- 1", r"allowed: a map"),
