@@ -67,8 +67,9 @@ def set_(
     }
     given = [(scope, name) for scope, name in owners.items() if name is not None]
     if len(given) > 1:
-        flags = " and ".join(f"--{scope}" for scope, _ in given)
-        raise ConfigError(flags, "given together", "one owner; set a budget for each")
+        (first, _), (second, other), *_ = given
+        hint = "A budget has one owner; set one for each."
+        raise ConfigError(f"--{second}", other, f"nothing beside --{first}", hint)
     stop_nano_usd, warn_nano_usd = _read_usd("--stop", stop), _read_usd("--warn", warn)
     if warn_nano_usd is None and stop_nano_usd is not None:
         warn_nano_usd = stop_nano_usd * WARN_PERCENT // 100

@@ -41,7 +41,7 @@ def run_guarded(run: Callable[[], object]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except (ConfigError, InvalidParameter, UnsupportedParameter) as error:
-        return _report(error, error.message, EXIT_USAGE)
+        return _report(error, _in_words(error), EXIT_USAGE)
     except HeadraceError as error:
         return _report(error, error.message, EXIT_FAILED)
     except OSError as error:
@@ -57,6 +57,11 @@ def _report(error: BaseException, text: str, code: int) -> int:
         traceback.print_exception(error, file=sys.stderr)
     sys.stderr.write(f"error: {text}\n")
     return code
+
+
+def _in_words(error: HeadraceError) -> str:
+    """Who types flags and files leaves a thing out, and writes no None."""
+    return error.message.replace(" is None; allowed:", " is not given; allowed:", 1)
 
 
 def _describe(error: OSError) -> str:

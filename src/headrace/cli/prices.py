@@ -60,6 +60,11 @@ def list_(
     of its own: cached and written input cost what input costs, reasoning what output costs.
     """
     book, on = _open(config_file), read_price_day(day)
+    known = _providers(book)
+    if provider is not None and provider not in known:
+        hint = "Add a price of it to a file of economics.price_files."
+        allowed = f"a provider with a price: {', '.join(known)}"
+        raise ConfigError("--provider", provider, allowed, hint)
     prices = [price for price in _valid(book, on) if provider in (None, price.provider)]
     if is_json:
         typer.echo(json.dumps([_as_json(price, book, on) for price in prices], indent=2))

@@ -100,7 +100,7 @@ def _check(budget: Budget) -> None:
         raise ConfigError("--period", budget.period, f"one of {', '.join(BUDGET_PERIODS)}")
     stop, warn = budget.stop_nano_usd, budget.warn_nano_usd
     if stop is None and warn is None:
-        raise ConfigError("--stop", None, "dollars, here or in --warn")
+        raise ConfigError("--stop", None, "dollars, here or in --warn: one of them is needed")
     for flag, value in (("--stop", stop), ("--warn", warn)):
         if value is not None and not 0 <= value <= MAX_BUDGET_NANO_USD:
             raise ConfigError(flag, value, "dollars from 0 to 1000000000")

@@ -206,7 +206,7 @@ def test_a_server_that_refuses_is_known_before_the_load(
         )
         server.models = ("a", "b")
         assert bench("serve", "--url", server.url) == 2
-        shown = f"error: MODEL is None; allowed: one of those served at {server.url}: a, b.\n"
+        shown = f"error: MODEL is not given; allowed: one of those served at {server.url}: a, b.\n"
         assert capsys.readouterr().err == shown
     assert bench("serve", "--url", server.url) == 1
     assert "Start the server, or give its address with --url." in capsys.readouterr().err

@@ -85,6 +85,11 @@ def test_wrong_words(words: tuple[str, ...]) -> None:
     assert isinstance(run("budgets", "set", *words).exception, ConfigError)
 
 
+def test_two_owners_are_refused_by_name() -> None:
+    refused = run("budgets", "set", "--tenant", "a", "--key", "b", "--stop", "1")
+    assert "--key is 'b'; allowed: nothing beside --tenant." in str(refused.exception)
+
+
 def test_looking_makes_no_database(home: Path) -> None:
     assert listed() == []
     assert isinstance(run("budgets", "remove", "all:day").exception, ConfigError)

@@ -21,6 +21,7 @@ def raising(error: BaseException) -> int:
     ("error", "code", "text"),
     [
         (ConfigError("a.b", 1, "2"), 2, "error: a.b is 1; allowed: 2.\n"),
+        (ConfigError("--a", None, "2"), 2, "error: --a is not given; allowed: 2.\n"),
         (ModelNotFound("x"), 1, "error: The model 'x' does not exist here.\n"),
         (KeyboardInterrupt(), 130, "\ninterrupted\n"),
         (SystemExit(7), 7, ""),

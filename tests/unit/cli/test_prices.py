@@ -45,6 +45,13 @@ def test_list_of_a_provider() -> None:
     assert "anthropic" not in table
 
 
+def test_a_provider_without_a_price_is_refused_with_those_that_have_one() -> None:
+    failed = prices("list", "--provider", "nope")
+    assert isinstance(failed.exception, ConfigError)
+    assert "--provider is 'nope'; allowed: a provider with a price: " in str(failed.exception)
+    assert "anthropic, " in str(failed.exception)
+
+
 def test_show_says_where_a_price_is_from() -> None:
     shown = prices("show", "claude-sonnet-4-5-20250929", "--day", "2026-11-22").stdout
     assert "anthropic/claude-sonnet-4-5" in shown
