@@ -182,8 +182,12 @@ def test_what_does_not_fit_says_how_much_room_there_is(served: Served) -> None:
 
 
 def test_who_is_unknown_is_not_unloaded(served: Served) -> None:
-    assert served.post(UNLOAD, lora_name="nobody").status_code == 404
-    assert served.post(UNLOAD, lora_name=served.names()[0]).status_code == 404
+    base, *loaded = served.names()
+    for name, reason in (("nobody", "no adapter that is loaded"), (base, "a model and no adapter")):
+        reply = served.post(UNLOAD, lora_name=name)
+        error = reply.json()["error"]
+        assert (reply.status_code, error["param"]) == (404, "lora_name")
+        assert error["message"] == f"{name!r} is {reason}. Loaded: {', '.join(loaded)}."
 
 
 def test_it_must_be_allowed_and_needs_the_scope_admin() -> None:

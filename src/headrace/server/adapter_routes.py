@@ -6,12 +6,20 @@ are there for everybody to find, and refused unless server.allow_runtime_adapter
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from pydantic import Field
 
 from headrace.core.backend import AdapterControl
 from headrace.core.engine_config import ADAPTER_NAME
-from headrace.core.errors import InvalidParameter, ModelFileError, OutOfMemory, RequestError
+from headrace.core.errors import (
+    InvalidParameter,
+    ModelFileError,
+    ModelNotFound,
+    OutOfMemory,
+    RequestError,
+)
 from headrace.server.error_responses import HttpRefusal
 from headrace.server.generation_schema import Strict, allowed, unknown_names, validate
 from headrace.server.json_body import read_json_object
@@ -29,6 +37,16 @@ class LoadFields(Strict):
     lora_path: str = Field(description=_PATH)
     base_model_name: str | None = allowed("the served model that it was made for")
     load_inplace: bool | None = allowed("true or false: whether the name may be in use")
+
+
+class _AdapterNotFound(ModelNotFound):
+    """No adapter of that name is loaded. `known`: those that are."""
+
+    def __init__(self, name: str, known: Sequence[str], is_model: bool) -> None:
+        super().__init__(name, known)
+        self.param = "lora_name"
+        what = "is a model and no adapter" if is_model else "is no adapter that is loaded"
+        self.args = (f"{name!r} {what}. Loaded: {', '.join(known) or 'none'}.",)
 
 
 class UnloadFields(Strict):
@@ -73,7 +91,12 @@ async def unload_adapter(services: Services, visit: Visit) -> JsonReply:
     control = _control(services, visit)
     body = await read_json_object(visit.receive, visit.headers, services.config)
     fields = validate(UnloadFields, body)
-    await control.unload_adapter(fields.lora_name)
+    try:
+        await control.unload_adapter(fields.lora_name)
+    except ModelNotFound:
+        models = services.models()
+        known = [name for name, info in models.items() if info.parent is not None]
+        raise _AdapterNotFound(fields.lora_name, known, fields.lora_name in models) from None
     removed = {"id": fields.lora_name, "object": "model", "deleted": True}
     return JsonReply(
         msgspec.json.encode(removed), headers=warning_headers(unknown_names(fields, ()))

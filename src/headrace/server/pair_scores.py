@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from headrace.core.backend import ModelInfo
-from headrace.core.errors import RequestError
+from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.request import GenerateRequest, Pooling, SamplingParams
 from headrace.core.scores import to_scores
 from headrace.server.generation_schema import refuse_unsupported, unknown_names, validate
@@ -108,9 +108,9 @@ async def create_ranking(services: Services, call: Call) -> JsonReply:
     refuse_unsupported(call.body, PAIRS_REFUSED, {})
     fields = validate(RerankFields, call.body)
     if fields.top_n is not None and fields.top_n < 1:
-        raise RequestError(f"top_n is {fields.top_n}; allowed: 1 or more.", "top_n")
+        raise InvalidParameter("top_n", fields.top_n, "1 or more")
     if not fields.query:
-        raise RequestError("query is empty; give a text.", "query")
+        raise RequestError("query is empty; give a text.", "query", "invalid_value")
     model = services.find_model(fields.model)
     documents = read_documents(fields.documents)
     pairs = [(fields.query, document) for document in documents]
