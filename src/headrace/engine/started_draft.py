@@ -8,6 +8,7 @@ plan; then StartedDraft, its weights being packed by the target's ops, which sha
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from headrace.models.model_config import ModelConfig
 from headrace.models.registry import model_class
 from headrace.ops.protocol import KVCache, Ops
 from headrace.weights.weight_reader import WeightReader, open_weights
+
+logger = logging.getLogger(__name__)
 
 MIN_HEAD_ROWS = 32768
 FIELD = "engine.draft_model"
@@ -81,6 +84,13 @@ class DraftFile:
             self.model, self.config, self.reader, ops, max_positions, head_rows=self.head_rows
         )
         ratio = weights_bytes / capacity.weights_bytes
+        if ratio > 1:
+            logger.warning(
+                "the draft model %s reads %.1f times what the model reads that it guesses for, so "
+                "guesses cost more time than they save: take a smaller one",
+                self.reader.path.name,
+                ratio,
+            )
         model = self.model(ops, self.config, weights)
         return StartedDraft(model, cache, self.reader, ratio, self.is_rejecting)
 

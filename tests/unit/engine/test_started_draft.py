@@ -54,6 +54,15 @@ def test_a_model_of_the_same_vocabulary(target: Path, draft: Path) -> None:
     alone.finish_packing()
 
 
+def test_a_draft_larger_than_its_target_is_warned_of(
+    target: Path, draft: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start_model(target, settings(draft), 2**30, draft_path=draft).finish_packing()
+    assert "draft model" not in caplog.text
+    start_model(draft, settings(target), 2**30, draft_path=target).finish_packing()
+    assert f"the draft model {target.name} reads" in caplog.text
+
+
 def test_a_budget_holds_both(target: Path, draft: Path) -> None:
     config = settings(draft, memory_bytes=400 * 2**20)
     started = start_model(target, config, 2**30, draft_path=draft)
