@@ -12,6 +12,7 @@ import pytest
 
 from fakes.fake_backend import FakeBackend
 from fakes.fake_clock import FakeClock
+from fakes.one_seat import OneSeat
 from headrace.bench.explain import Case, Explanation, Opened, Variant, conclusions, explain
 from headrace.bench.explain_plan import plan_explain
 from headrace.bench.roofline import Load, Point, Sweep, factors, middle
@@ -160,21 +161,6 @@ async def test_where_time_is_short_repeats_go_first_and_it_is_said(
 
 
 async def test_answers_that_never_run_together_are_left_out_and_named() -> None:
-    seat = asyncio.Lock()
-
-    class OneSeat(FakeBackend):
-        async def generate(self, request: GenerateRequest):  # type: ignore[no-untyped-def]
-            await seat.acquire()
-            return self._alone(await super().generate(request))
-
-        async def _alone(self, stream):  # type: ignore[no-untyped-def]
-            try:
-                async for output in stream:
-                    await asyncio.sleep(0)
-                    yield output
-            finally:
-                seat.release()
-
     backend = OneSeat(pieces=("word ",) * 64, info=ModelInfo("tiny", 10_000, 0, "tiny"))
 
     @asynccontextmanager

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fakes.fake_backend import FakeBackend
+from fakes.one_seat import OneSeat
 from fakes.workload_files import answer_to, workload_tree, write_workload
 from headrace.core.backend import ModelInfo
 from headrace.core.request import GenerateRequest
@@ -122,21 +123,6 @@ def test_a_shared_step_is_one_that_all_answers_are_in() -> None:
 
 
 async def test_a_backend_of_one_seat_has_its_steps_timed_for_one(tmp_path: Path) -> None:
-    seat = asyncio.Lock()
-
-    class OneSeat(FakeBackend):
-        async def generate(self, request: GenerateRequest):  # type: ignore[no-untyped-def]
-            await seat.acquire()
-            return self._alone(await super().generate(request))
-
-        async def _alone(self, stream):  # type: ignore[no-untyped-def]
-            try:
-                async for output in stream:
-                    await asyncio.sleep(0)
-                    yield output
-            finally:
-                seat.release()
-
     info = ModelInfo("tiny", 10_000, 0, "tiny")
     times = await measure_steps(OneSeat(pieces=("word ",) * 8, info=info))
     assert times.batch_sizes == (1,)
