@@ -20,12 +20,12 @@ INTEGER_FORMATS = (
 FLOAT_FORMATS = ("f32", "f16", "bf16", "q2_k")
 """Formats that are multiplied as floats; q2_k is dequantized when packed."""
 
-# Rows around every switch of kernel: vector passes of 8, tiles of 16, blocks of 512 rows.
-ROW_COUNTS = (1, 2, 3, 5, 8, 9, 15, 16, 17, 33, 70)
+# Rows around every switch of kernel: vector passes of 4 and 8, tiles of 16, blocks of 512 rows.
+ROW_COUNTS = (1, 2, 3, 5, 8, 9, 11, 13, 15, 16, 17, 33, 70)
 
-# (out, in): panels of 16 columns, blocks of 4 and 8 groups, tile blocks of 32 groups.
-SHAPES_32 = ((16, 32), (1, 96), (50, 160), (129, 1088))
-SHAPES_256 = ((16, 256), (50, 512), (129, 1280))
+# (out, in): panels of 16 columns, blocks of 4 and 8 groups, blocks of 32 or 64 groups.
+SHAPES_32 = ((16, 32), (1, 96), (50, 160), (129, 2112))
+SHAPES_256 = ((16, 256), (50, 512), (129, 2304))
 
 ACTIVATION_RMS_ERROR = 0.009
 """Activations in int8 per group of 32 against exact ones, Gaussian rows: 0.5 to 0.7 % rms."""

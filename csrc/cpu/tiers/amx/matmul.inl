@@ -272,7 +272,7 @@ constexpr TileBlock kTileBlocks[kNumPackedFormats] = {
 static void matmul_tiles(const MatmulArgs* args, const Work* work) {
   const TileConfig* config = nullptr;
   for_panel_blocks(args, work,
-                   [&](int64_t p, const Batch& batch, Ahead& ahead, int64_t next_bytes,
+                   [&](int64_t p, int, const Batch& batch, Ahead& ahead, int64_t next_bytes,
                        const TileScratch& t, int64_t tiles) {
                      const uint8_t format = args->weight.formats[p];
                      const TileConfig* wanted = format == kP6K ? &kHalfGroupTiles : &kGroupTiles;

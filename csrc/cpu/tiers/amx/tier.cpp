@@ -18,6 +18,8 @@ namespace {
 #include "tiers/avx512/matmul.inl"
 #include "tiers/avx512/quantize.inl"
 
+// 16 KB of unpacked weights: L1.
+constexpr int kBlockGroups = 32, kBlockPanels = 1;
 #include "tiers/avx512/panel_blocks.inl"
 
 #include "tiers/amx/matmul.inl"

@@ -1,6 +1,10 @@
-// Quantized linears on AVX512-VNNI for many rows: up to 8 rows at a time, whose sums stay in
-// registers, against a panel's block of groups in L1. A group of a row takes 8 products and, on the
-// same two ports, a multiplication and an addition (docs/log/2026-11.md): 80 % of the peak.
+// Quantized linears on AVX512-VNNI for many rows: up to 4 rows at a time against two panels' block
+// of groups, sums in registers. A group of a row takes 8 products and, on the same two ports, a
+// multiplication and an addition: 80 % of the peak. One panel with 8 rows is bound by its 11 loads
+// instead; two share what a row brings (docs/log/2026-11.md).
+
+constexpr int kRowsTogether = 4;
+constexpr int kBlockBytes = kBlockGroups * 512;
 
 // Where the int32 sums of a block's groups start, -zero * sum(a): [tiles][groups][16], or by halves
 // [tiles][groups][2][16]. Kept from panel to panel.
@@ -39,42 +43,64 @@ static size_t rows_scratch_bytes(int64_t num_rows, int64_t depth) {
   return tile_scratch_bytes(num_rows, depth) + (size_t)((num_rows + 15) / 16) * kBlockGroups * 128;
 }
 
-// Rows of a tile, at their first group of a block.
+// Rows of a tile, at the first group of a block.
 struct RowsCursor {
   const int8_t* values;  // a group further: + 512
   const float* scales;   // + 16
   const int32_t* starts;
-  float* sums;  // [rows][16]
+  float* sums;  // [rows][16]; of the next panel: + panel_sums
+  int64_t panel_sums;
 };
 
-// acc[m] = start + the products of VNNI rows [0, num), then y[m] = fma(scale * dW, acc, y[m]).
-template <bool has_zero, int rows, int num>
+// acc[p][m] = start + the products of VNNI rows [0, num), then y[p][m] = fma(scale * dW, acc,
+// y[p][m]).
+template <bool has_zero, int rows, int panels, int num>
 HR_INLINE void add_products(const int8_t* a, const int32_t* starts, const int8_t* weights,
-                            const float* weight_scales, const float* scales, __m512* y) {
-  __m512i sums[rows];
+                            const float* weight_scales, const float* scales,
+                            __m512 y[panels][rows]) {
+  __m512i sums[panels][rows];
   HR_UNROLL
-  for (int m = 0; m < rows; m++)
-    sums[m] = has_zero ? _mm512_set1_epi32(starts[m]) : _mm512_setzero_si512();
+  for (int m = 0; m < rows; m++) {
+    __m512i start = has_zero ? _mm512_set1_epi32(starts[m]) : _mm512_setzero_si512();
+    HR_UNROLL
+    for (int p = 0; p < panels; p++) sums[p][m] = start;
+  }
   HR_UNROLL
   for (int r = 0; r < num; r++) {
-    __m512i w = _mm512_load_si512(weights + r * 64);
+    __m512i w[panels];
     HR_UNROLL
-    for (int m = 0; m < rows; m++) sums[m] = dot4(sums[m], w, a + m * 32 + 4 * r);
+    for (int p = 0; p < panels; p++) w[p] = _mm512_load_si512(weights + p * kBlockBytes + r * 64);
+    HR_UNROLL
+    for (int m = 0; m < rows; m++) {
+      int32_t four;
+      memcpy(&four, a + m * 32 + 4 * r, 4);
+      __m512i fours = _mm512_set1_epi32(four);
+      HR_UNROLL
+      for (int p = 0; p < panels; p++) sums[p][m] = _mm512_dpbusd_epi32(sums[p][m], w[p], fours);
+    }
   }
-  __m512 weight_scale = _mm512_load_ps(weight_scales);
+  __m512 weight_scale[panels];
   HR_UNROLL
-  for (int m = 0; m < rows; m++)
-    y[m] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_set1_ps(scales[m]), weight_scale),
-                           _mm512_cvtepi32_ps(sums[m]), y[m]);
+  for (int p = 0; p < panels; p++)
+    weight_scale[p] = _mm512_load_ps(weight_scales + p * kBlockGroups * 32);
+  HR_UNROLL
+  for (int m = 0; m < rows; m++) {
+    __m512 scale = _mm512_set1_ps(scales[m]);
+    HR_UNROLL
+    for (int p = 0; p < panels; p++)
+      y[p][m] = _mm512_fmadd_ps(_mm512_mul_ps(scale, weight_scale[p]),
+                                _mm512_cvtepi32_ps(sums[p][m]), y[p][m]);
+  }
 }
 
-template <bool has_zero, bool halves, int rows>
+template <bool has_zero, bool halves, int rows, int panels>
 static void multiply_rows(const RowsCursor& at, const TileScratch& t, int groups, bool is_first,
                           Ahead& ahead) {
-  __m512 y[rows];
+  __m512 y[panels][rows];
   HR_UNROLL
+  for (int p = 0; p < panels; p++) HR_UNROLL
   for (int m = 0; m < rows; m++)
-    y[m] = is_first ? _mm512_setzero_ps() : _mm512_load_ps(at.sums + m * 16);
+    y[p][m] = is_first ? _mm512_setzero_ps() : _mm512_load_ps(at.sums + p * at.panel_sums + m * 16);
   for (int g = 0; g < groups; g++) {
     const int8_t *a = at.values + g * 512, *weights = t.weights + g * 512;
     const float* scales = at.scales + g * 16;
@@ -82,80 +108,108 @@ static void multiply_rows(const RowsCursor& at, const TileScratch& t, int groups
     if constexpr (halves) {
       const int32_t* starts = at.starts + g * 32;
       const float* weight_scales = t.scales + g * 32;
-      add_products<has_zero, rows, 4>(a, starts, weights, weight_scales, scales, y);
-      add_products<has_zero, rows, 4>(a + 16, starts + 16, weights + 256, weight_scales + 16,
-                                      scales, y);
+      add_products<has_zero, rows, panels, 4>(a, starts, weights, weight_scales, scales, y);
+      add_products<has_zero, rows, panels, 4>(a + 16, starts + 16, weights + 256,
+                                              weight_scales + 16, scales, y);
     } else {
-      add_products<has_zero, rows, 8>(a, at.starts + g * 16, weights, t.scales + g * 16, scales, y);
+      add_products<has_zero, rows, panels, 8>(a, at.starts + g * 16, weights, t.scales + g * 16,
+                                              scales, y);
     }
   }
   HR_UNROLL
-  for (int m = 0; m < rows; m++) _mm512_store_ps(at.sums + m * 16, y[m]);
+  for (int p = 0; p < panels; p++) HR_UNROLL
+  for (int m = 0; m < rows; m++) _mm512_store_ps(at.sums + p * at.panel_sums + m * 16, y[p][m]);
 }
 
 using MultiplyRows = void (*)(const RowsCursor&, const TileScratch&, int, bool, Ahead&);
 
-template <bool has_zero, bool halves>
-constexpr MultiplyRows kMultiplyRows[kVnniRows + 1] = {
+template <bool has_zero, bool halves, int panels>
+constexpr MultiplyRows kMultiplyRows[kRowsTogether + 1] = {
     nullptr,
-    multiply_rows<has_zero, halves, 1>,
-    multiply_rows<has_zero, halves, 2>,
-    multiply_rows<has_zero, halves, 3>,
-    multiply_rows<has_zero, halves, 4>,
-    multiply_rows<has_zero, halves, 5>,
-    multiply_rows<has_zero, halves, 6>,
-    multiply_rows<has_zero, halves, 7>,
-    multiply_rows<has_zero, halves, 8>,
+    multiply_rows<has_zero, halves, 1, panels>,
+    multiply_rows<has_zero, halves, 2, panels>,
+    multiply_rows<has_zero, halves, 3, panels>,
+    multiply_rows<has_zero, halves, 4, panels>,
 };
 
-template <uint8_t format>
-static void rows_block(const MatmulArgs* args, int64_t p, int64_t start, int groups, Ahead& ahead,
-                       int64_t next_bytes, const TileScratch& t, int64_t tiles, Starts& starts) {
+// The scratch of panel p of those multiplied together.
+HR_INLINE TileScratch own_scratch(const TileScratch& t, int p, int64_t tiles) {
+  TileScratch own = panel_scratch(t, p, tiles);
+  own.weights += p * kBlockBytes;
+  own.scales += p * kBlockGroups * 32;
+  own.minimums += p * kBlockGroups * 16;
+  return own;
+}
+
+// A block of panels [p, p + panels), which have the same format.
+template <uint8_t format, int panels>
+static void rows_block(const MatmulArgs* args, int64_t p, const Batch& batch, Ahead& ahead,
+                       const TileScratch& t, int64_t tiles, Starts& starts) {
   constexpr PanelLayout layout = kPanelLayouts[format];
   constexpr bool halves = format == kP6K;
   const QuantizedRows& x = args->x;
-  Block block = {args, p, start, groups, start == 0, start + groups == x.num_groups};
-  unpack_block<format, false>(
-      args->weight.base + args->weight.offsets[p] + block_bytes(layout, start), groups, t);
-  if constexpr (layout.zero != 0) start_sums<format>(x, start, groups, tiles, starts);
-  ahead.per_step = next_bytes * 256 / (2 * tiles * groups) + 1;
+  const int groups = groups_of(batch, x.num_groups);
+  const bool is_first = batch.start == 0, is_last = batch.start + groups == x.num_groups;
+  for (int i = 0; i < panels; i++)
+    unpack_block<format, false>(
+        args->weight.base + args->weight.offsets[p + i] + block_bytes(layout, batch.start), groups,
+        own_scratch(t, i, tiles));
+  if constexpr (layout.zero != 0) start_sums<format>(x, batch.start, groups, tiles, starts);
   for (int64_t tile = 0; tile < tiles; tile++) {
-    const int64_t at = tile * x.num_groups + start;
-    float* sums = t.sums + tile * kTileFloats;
-    own_lines(block, tile);
-    if constexpr (layout.has_min)
-      add_minimums(groups, t.minimums, x.scaled_sums + at * 16, block.is_first,
-                   t.min_sums + tile * kTileFloats);
+    const int64_t at = tile * x.num_groups + batch.start;
+    for (int i = 0; i < panels; i++) {
+      const TileScratch own = own_scratch(t, i, tiles);
+      own_lines({args, p + i, batch.start, groups, is_first, is_last}, tile);
+      if constexpr (layout.has_min)
+        add_minimums(groups, own.minimums, x.scaled_sums + at * 16, is_first,
+                     own.min_sums + tile * kTileFloats);
+    }
     const int64_t left = x.num_rows - tile * 16;
     const int rows = left < 16 ? (int)left : 16;
-    const int passes = (rows + kVnniRows - 1) / kVnniRows, pass = (rows + passes - 1) / passes;
+    const int passes = (rows + kRowsTogether - 1) / kRowsTogether;
+    const int pass = (rows + passes - 1) / passes;
+    float* sums = t.sums + tile * kTileFloats;
     for (int m = 0; m < rows; m += pass)
-      kMultiplyRows<layout.zero != 0, halves>[rows - m < pass ? rows - m : pass](
+      kMultiplyRows<layout.zero != 0, halves, panels>[rows - m < pass ? rows - m : pass](
           {x.values + at * 512 + m * 32, x.scales + at * 16 + m,
-           starts.sums + tile * groups * (halves ? 32 : 16) + m, sums + m * 16},
-          t, groups, block.is_first, ahead);
-    if (!block.is_last) continue;
-    __m512 y[16];
-    load_sums(y, sums, false);
-    end_tile<layout.has_min>(block, t, tile, y);
+           starts.sums + tile * groups * (halves ? 32 : 16) + m, sums + m * 16,
+           tiles * kTileFloats},
+          t, groups, is_first, ahead);
+    if (!is_last) continue;
+    for (int i = 0; i < panels; i++) {
+      const TileScratch own = own_scratch(t, i, tiles);
+      __m512 y[16];
+      load_sums(y, own.sums + tile * kTileFloats, false);
+      end_tile<layout.has_min>({args, p + i, batch.start, groups, is_first, is_last}, own, tile, y);
+    }
   }
 }
 
-using RowsBlock = void (*)(const MatmulArgs*, int64_t, int64_t, int, Ahead&, int64_t,
-                           const TileScratch&, int64_t, Starts&);
+using RowsBlock = void (*)(const MatmulArgs*, int64_t, const Batch&, Ahead&, const TileScratch&,
+                           int64_t, Starts&);
+template <int panels>
 constexpr RowsBlock kRowsBlocks[kNumPackedFormats] = {
-    rows_block<kP40>, rows_block<kP50>, rows_block<kP80>, rows_block<kP41>,
-    rows_block<kP51>, rows_block<kP4K>, rows_block<kP5K>, rows_block<kP6K>,
+    rows_block<kP40, panels>, rows_block<kP50, panels>, rows_block<kP80, panels>,
+    rows_block<kP41, panels>, rows_block<kP51, panels>, rows_block<kP4K, panels>,
+    rows_block<kP5K, panels>, rows_block<kP6K, panels>,
 };
 
 static void matmul_rows(const MatmulArgs* args, const Work* work) {
   if (args->x.num_rows <= kVnniRows && !args->gated.values) return matmul_vnni(args, work);
   Starts starts = {(int32_t*)(work->scratch + tile_scratch_bytes(args->x.num_rows, 0)), -1, 0};
+  const uint8_t* formats = args->weight.formats;
+  const int64_t passes = (args->x.num_rows + kRowsTogether - 1) / kRowsTogether;
   for_panel_blocks(args, work,
-                   [&](int64_t p, const Batch& batch, Ahead& ahead, int64_t next_bytes,
+                   [&](int64_t p, int count, const Batch& batch, Ahead& ahead, int64_t next_bytes,
                        const TileScratch& t, int64_t tiles) {
-                     kRowsBlocks[args->weight.formats[p]](args, p, batch.start,
-                                                          groups_of(batch, args->x.num_groups),
-                                                          ahead, next_bytes, t, tiles, starts);
+                     const int64_t steps = passes * groups_of(batch, args->x.num_groups);
+                     if (count == 2 && formats[p] == formats[p + 1]) {
+                       ahead.per_step = 2 * next_bytes * 256 / steps + 1;
+                       return kRowsBlocks<2>[formats[p]](args, p, batch, ahead, t, tiles, starts);
+                     }
+                     ahead.per_step = next_bytes * 256 / steps + 1;
+                     for (int i = 0; i < count; i++)
+                       kRowsBlocks<1>[formats[p + i]](args, p + i, batch, ahead,
+                                                      panel_scratch(t, i, tiles), tiles, starts);
                    });
 }

@@ -1,17 +1,16 @@
-// Many rows against panels of quantized weights, a block of 32 groups at a time: what the vector
-// and the tile kernel share. The block of a panel is unpacked to L1 once and meets all rows, 16 at
-// a time; sums of rows stay in scratch between blocks.
+// Many rows against panels of quantized weights, by blocks: what the vector and the tile kernel
+// share. A block of kBlockGroups groups of up to kBlockPanels panels (a tier chooses) is unpacked
+// once and meets all rows, 16 at a time; sums of rows stay in scratch between blocks.
 
-constexpr int kBlockGroups = 32;    // 16 KB of unpacked weights
 constexpr int kPanelsTogether = 8;  // share the activations of a block while they are in L2
 constexpr int kPanelsAhead = 4;     // are brought to L2 together, while as many are multiplied
 constexpr int kTileFloats = 256;
 constexpr int kBuffers = 4;
 
 struct TileScratch {
-  int8_t* weights;   // [groups][8 rows][64]; unsigned for the vector kernel
-  float* scales;     // [steps][16]
-  float* minimums;   // [groups][16]
+  int8_t* weights;   // [kBlockPanels][groups][8 rows][64]; unsigned for the vector kernel
+  float* scales;     // [kBlockPanels][steps][16]
+  float* minimums;   // [kBlockPanels][groups][16]
   int32_t* buffers;  // [kBuffers][16][16]: products of tiles
   float* sums;       // [panels][tiles][16][16]; between blocks of groups
   float* min_sums;   // the same
@@ -19,16 +18,16 @@ struct TileScratch {
 
 static size_t tile_scratch_bytes(int64_t num_rows, int64_t) {
   int64_t tiles = (num_rows + 15) / 16;
-  return kBlockGroups * (512 + 128 + 64) + kBuffers * 1024 +
+  return kBlockPanels * kBlockGroups * (512 + 128 + 64) + kBuffers * 1024 +
          (size_t)(2 * kPanelsTogether * tiles) * kTileFloats * 4;
 }
 
 HR_INLINE TileScratch tile_scratch(uint8_t* at, int64_t tiles) {
   TileScratch s;
   s.weights = (int8_t*)at;
-  s.scales = (float*)(at + kBlockGroups * 512);
-  s.minimums = s.scales + kBlockGroups * 32;
-  s.buffers = (int32_t*)(s.minimums + kBlockGroups * 16);
+  s.scales = (float*)(at + kBlockPanels * kBlockGroups * 512);
+  s.minimums = s.scales + kBlockPanels * kBlockGroups * 32;
+  s.buffers = (int32_t*)(s.minimums + kBlockPanels * kBlockGroups * 16);
   s.sums = (float*)(s.buffers + kBuffers * 256);
   s.min_sums = s.sums + kPanelsTogether * tiles * kTileFloats;
   return s;
@@ -203,7 +202,16 @@ static int64_t aim(Ahead* ahead, const Batch& next, const PackedPanels& w, int64
   return num_bytes;
 }
 
-// f(p, batch, ahead, bytes ahead per panel, scratch of the panel, tiles) for each panel and block.
+// The scratch of the panel `i` panels further on.
+HR_INLINE TileScratch panel_scratch(const TileScratch& t, int64_t i, int64_t tiles) {
+  TileScratch further = t;
+  further.sums += i * tiles * kTileFloats;
+  further.min_sums += i * tiles * kTileFloats;
+  return further;
+}
+
+// f(p, count, batch, ahead, bytes ahead per panel, scratch of panel p, tiles) for each block of
+// panels [p, p + count), up to kBlockPanels of them.
 template <class F>
 HR_INLINE void for_panel_blocks(const MatmulArgs* args, const Work* work, F f) {
   const QuantizedRows& x = args->x;
@@ -215,12 +223,9 @@ HR_INLINE void for_panel_blocks(const MatmulArgs* args, const Work* work, F f) {
     const Batch next = batch_after(*work, batch, x.num_groups);
     Ahead ahead = {{w.base}, 0, 0, 0, 0};  // after the last batch: one line now and then
     const int64_t next_bytes = aim(&ahead, next, w, x.num_groups) / (batch.last - batch.first);
-    for (int64_t p = batch.first; p < batch.last; p++) {
-      TileScratch t = scratch;
-      t.sums += (p - batch.span) * tiles * kTileFloats;
-      t.min_sums += (p - batch.span) * tiles * kTileFloats;
-      f(p, batch, ahead, next_bytes, t, tiles);
-    }
+    for (int64_t p = batch.first; p < batch.last; p += kBlockPanels)
+      f(p, batch.last - p < kBlockPanels ? (int)(batch.last - p) : kBlockPanels, batch, ahead,
+        next_bytes, panel_scratch(scratch, p - batch.span, tiles), tiles);
     if (args->gated.values && next.span != batch.span)
       quantize_gated(args, batch.span, batch.span_end, scratch, tiles);
     batch = next;

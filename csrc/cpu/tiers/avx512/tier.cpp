@@ -16,6 +16,8 @@ namespace {
 #include "tiers/avx512/matmul.inl"
 #include "tiers/avx512/quantize.inl"
 
+// Two panels' unpacked weights, 64 KB, stay in L2.
+constexpr int kBlockGroups = 64, kBlockPanels = 2;
 #include "tiers/avx512/panel_blocks.inl"
 
 #include "tiers/avx512/matmul_blocks.inl"
