@@ -27,82 +27,127 @@ def records_of(benchmark: str, call: str) -> list[dict[str, Any]]:
     return found
 
 
+def tier(record: dict[str, Any]) -> str:
+    """The kernels of a record, as its file says: cpu-amx, cpu-avx512."""
+    return Path(record["file"]).stem.split("-", 3)[3]
+
+
 def measured() -> str:
-    """headrace beside the machine's limits, and the sentence that says where it comes from."""
-    record = records_of("engine/floors", "make bench name=engine/floors")[0]
-    median, settings, rounds = record["median"], record["settings"], record["rounds"]
+    """headrace beside the limits of each machine, and where that comes from."""
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in records_of("engine/floors", "make bench name=engine/floors"):
+        newest.setdefault((record["ops"], record["cpu"]), record)
+    machines = [newest[key] for key in sorted(newest)]
+    columns = [measured_column(record) for record in machines]
+    settings = machines[0]["settings"]
+    if any(record["settings"] != settings for record in machines):
+        sys.exit("The newest records of engine/floors differ in their work.")
+    names = [
+        "one stream, tokens/s",
+        f"prompt of {settings['prompt_tokens']} tokens, tokens/s",
+        f"{settings['concurrency']} requests at once ({settings['concurrent_prompt_tokens']} in, "
+        f"{settings['concurrent_output_tokens']} out), output tokens/s, prompts in the time",
+        "peak memory, KV cache included",
+    ]
+    lines = [
+        "| | " + " | ".join(f"{record['ops']} | of its own limit" for record in machines) + " |",
+        "|---|" + "---|---|" * len(machines),
+    ]
+    lines += [
+        f"| {name} | " + " | ".join(" | ".join(column[i]) for column in columns) + " |"
+        for i, name in enumerate(names)
+    ]
+    where = "".join(
+        f"{record['ops']}: {record['cpu']}, {record['num_threads']} threads, {record['date']}, "
+        f"`{record['file']}`. "
+        for record in machines
+    )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{machines[0]['model']} Q4_K_M, medians of {settings['rounds']} rounds in alternation "
+            f"with the probes of the limits. {where}`make bench name=engine/floors` repeats it.",
+        ]
+    )
+
+
+def measured_column(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """A machine's medians, each beside what the machine could at most."""
+    median, rounds = record["median"], record["rounds"]
     read = sorted(each["roof"]["read_bytes_per_s"] for each in rounds)
     int8 = sorted(each["roof"]["int8_ops_per_s"] for each in rounds)
-    rows = [
+    return [
         (
-            "one stream, tokens/s",
             f"{median['decode_tokens_per_s']:.1f}",
             f"{median['decode_share_of_bandwidth']:.0%} of the read bandwidth "
             f"({read[0] / 1e9:.1f} to {read[-1] / 1e9:.1f} GB/s)",
         ),
         (
-            f"prompt of {settings['prompt_tokens']} tokens, tokens/s",
             f"{median['prefill_tokens_per_s']:.0f}",
             f"{median['prefill_share_of_int8']:.0%} of the int8 peak "
             f"({int8[0] / 1e12:.1f} to {int8[-1] / 1e12:.1f} TOP/s)",
         ),
-        (
-            f"{settings['concurrency']} requests at once "
-            f"({settings['concurrent_prompt_tokens']} in, "
-            f"{settings['concurrent_output_tokens']} out), output tokens/s",
-            f"{median['concurrent_output_tokens_per_s']:.0f}",
-            "prompts counted in the time",
-        ),
-        ("peak memory", f"{record['peak_rss_bytes'] / 2**20:.0f} MiB", "KV cache included"),
+        (f"{median['concurrent_output_tokens_per_s']:.0f}", ""),
+        (f"{record['peak_rss_bytes'] / 2**20:.0f} MiB", ""),
     ]
-    lines = ["| | median | beside the machine's own limit |", "|---|---|---|"]
-    lines += [f"| {name} | {value} | {share} |" for name, value, share in rows]
-    where = (
-        f"{record['model']} Q4_K_M, {record['num_threads']} threads, {record['ops']}, "
-        f"{record['cpu']}, {record['date']}, median of {len(rounds)} rounds in alternation with "
-        f"the probes. Record: `{record['file']}`; `make bench name=engine/floors` repeats it."
-    )
-    return "\n".join([*lines, "", where])
+
+
+Machine = tuple[str, str, int]
+"""Tier, CPU, threads."""
 
 
 def peers() -> str:
-    """headrace beside the best peer of each cell, each model from its newest record."""
-    newest: dict[str, dict[str, Any]] = {}
+    """headrace beside the best peer of each cell on each machine, from its newest record there."""
+    newest: dict[Machine, dict[str, dict[str, Any]]] = {}
     for record in records_of("peers/bench_peers", "make bench-peers"):
+        machine = (tier(record), record["cpu"], record["settings"]["num_threads"])
         for cell in record["cells"]:
-            newest.setdefault(cell["model"], record)
+            newest.setdefault(machine, {}).setdefault(cell["model"], record)
+    machines = sorted(newest)
+    cells: dict[tuple[str, str], dict[Machine, str]] = {}
+    for machine in machines:
+        for model in sorted(newest[machine]):
+            for cell in newest[machine][model]["cells"]:
+                if cell["model"] == model:
+                    key = (model, f"{cell['model_name']}, {cell['title']}")
+                    cells.setdefault(key, {})[machine] = peer_columns(cell)
     lines = [
-        "| | headrace | best peer measured | times faster (lowest to highest) |",
-        "|---|---|---|---|",
+        "| | "
+        + " | ".join(f"{name}: headrace | best peer | times faster" for name, *_ in machines)
+        + " |",
+        "|---|" + "---|---|---|" * len(machines),
     ]
-    for model in sorted(newest):
-        lines += [peer_row(cell) for cell in newest[model]["cells"] if cell["model"] == model]
-    cpu, threads = newest_machine(newest)
-    files = sorted({record["file"] for record in newest.values()})
-    where = (
-        f"{cpu}, {threads} threads, medians of rounds of pairs. "
-        + "".join(measured_beside(model, newest[model]) for model in sorted(newest))
-        + f"Record: {', '.join(f'`{name}`' for name in files)}; `make bench-peers` repeats it, "
-        "[docs/guides/peers.md](docs/guides/peers.md) says how."
+    lines += [
+        f"| {name} | " + " | ".join(by.get(machine, "| |") for machine in machines) + " |"
+        for (_, name), by in sorted(cells.items(), key=lambda item: item[0][0])
+    ]
+    where = "".join(
+        f"{name}: {cpu}, {threads} threads. "
+        + "".join(
+            measured_beside(model, newest[name, cpu, threads][model])
+            for model in sorted(newest[name, cpu, threads])
+        )
+        for name, cpu, threads in machines
     )
-    return "\n".join([*lines, "", where])
+    files = sorted({record["file"] for by in newest.values() for record in by.values()})
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Medians of rounds of pairs, with the lowest and the highest ratio. {where}Records: "
+            f"{', '.join(f'`{name}`' for name in files)}; `make bench-peers` repeats it, "
+            "[docs/guides/peers.md](docs/guides/peers.md) says how.",
+        ]
+    )
 
 
-def peer_row(cell: dict[str, Any]) -> str:
+def peer_columns(cell: dict[str, Any]) -> str:
     best = next(each for each in cell["standings"] if each["engine"] == cell["best"])
     return (
-        f"| {cell['model_name']}, {cell['title']} | {number(best['ours'])} | "
-        f"{number(best['theirs'])} {cell['best']} | {best['ratio']:.2f} "
-        f"({best['lowest']:.2f} to {best['highest']:.2f}) |"
+        f"{number(best['ours'])} | {number(best['theirs'])} {cell['best']} | {best['ratio']:.2f} "
+        f"({best['lowest']:.2f} to {best['highest']:.2f})"
     )
-
-
-def newest_machine(records: dict[str, dict[str, Any]]) -> tuple[str, int]:
-    """The machine of all records, or the end: one table is of one machine."""
-    machines = {(each["cpu"], each["settings"]["num_threads"]) for each in records.values()}
-    if len(machines) > 1:
-        sys.exit(f"The newest records of the peers are of several machines: {sorted(machines)}.")
-    return machines.pop()
 
 
 def measured_beside(model: str, record: dict[str, Any]) -> str:

@@ -64,6 +64,29 @@ def test_each_model_comes_from_its_newest_record(
     assert [row.split(" | ")[1] for row in rows] == ["80", "15"]
 
 
+def test_two_machines_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    for tier, cells in {"cpu-amx": ["0.5b", "1.5b"], "cpu-avx512": ["0.5b"]}.items():
+        found = Findings({"rounds": 1, "num_threads": 2}, facts=dict.fromkeys(cells, FACTS))
+        ours = 40.0 if tier == "cpu-amx" else 30.0
+        found.pairs = [
+            Pair(f"decode-{name}", "vllm", 0, ours, 10.0, ours / 10.0, ROOF) for name in cells
+        ]
+        path = results / f"2026-01-01-{tier}.jsonl"
+        path.write_text(json.dumps(found.as_json() | {"cpu": f"CPU of {tier}"}) + "\n")
+    table = load_script()
+    monkeypatch.setattr(table, "ROOT", tmp_path)
+    lines = table.peers().splitlines()
+    assert lines[0].split(" | ")[1:5:3] == ["cpu-amx: headrace", "cpu-avx512: headrace"]
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines if "qwen" in line]
+    assert rows == [
+        ["40", "10 vllm", "4.00 (4.00 to 4.00)", "30", "10 vllm", "3.00 (3.00 to 3.00)"],
+        ["40", "10 vllm", "4.00 (4.00 to 4.00)", "", "", ""],
+    ]
+    assert "CPU of cpu-amx, 2 threads" in lines[-1] and "CPU of cpu-avx512" in lines[-1]
+
+
 def load_script() -> ModuleType:
     """The script as a module; it lies in no package."""
     path = ROOT / "scripts" / "make_readme_table.py"
