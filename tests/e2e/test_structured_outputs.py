@@ -218,3 +218,27 @@ async def test_hostile_forms_do_not_hold_others_up(served: ServedModel) -> None:
     for other in others:
         assert isinstance(other, openai.BadRequestError) or other.usage.completion_tokens > 0
     served.wait_until_idle()
+
+
+def test_limits_that_leave_no_token_are_the_callers_fault(served: ServedModel) -> None:
+    ask = {"model": served.model, "prompt": "la la", "max_tokens": 8}
+    with served.client() as http:
+        tokens = http.post("/tokenize", json={"model": served.model, "prompt": " a"}).json()
+        (only,) = tokens["tokens"]
+        form = {"allowed_token_ids": [only], "structured_outputs": {"choice": ["yes", "no"]}}
+        for is_stream in (False, True):
+            refused = http.post("/v1/completions", json=ask | form | {"stream": is_stream})
+            assert refused.status_code == 400
+            error = refused.json()["error"]
+            assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_value")
+            assert error["message"] == (
+                "No token can be chosen as output token 1: allowed_token_ids and the form of the "
+                "answer (structured_outputs.choice) together ban every one. Loosen one of them."
+            )
+    words = {"allowed_token_ids": [only], "bad_words": ["a a a"]}
+    said = []
+    with served.openai() as client, pytest.raises(openai.APIError, match="bad_words") as failed:
+        for chunk in client.completions.create(**ask, stream=True, extra_body=words):
+            said.append(chunk.choices[0].text)
+    assert "".join(said) == " a a"
+    assert failed.value.type == "invalid_request_error"

@@ -89,7 +89,7 @@ class RowOutput(NamedTuple):
 
     `is_complete`: with its last token the answer has the form that was asked for, and nothing may
     follow; a pooled request is complete with its `vector`. `error` set means that no token can be
-    chosen for it, ever: the request ends.
+    chosen for it, ever: the request ends. `is_callers_fault`: what it asks for is why.
 
     There is one token more than drafts that were chosen. `draft_token_ids` are guesses of what
     comes after them, to be computed in the next step if there is room.
@@ -102,6 +102,7 @@ class RowOutput(NamedTuple):
     is_complete: bool = False
     vector: tuple[float, ...] | None = None
     draft_token_ids: tuple[int, ...] = ()
+    is_callers_fault: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ class RequestProgress(NamedTuple):
     Times are `Clock.monotonic_s`; `finish_reason` set means it is over. `is_complete`: it ended
     with its form, so the last token is part of the answer and no stop token. Draft tokens are
     counted from its start: those that were computed, and of them those that the answer got.
+    `is_callers_fault`: the caller can mend the `error`.
     """
 
     request_id: str
@@ -139,6 +141,7 @@ class RequestProgress(NamedTuple):
     vector: tuple[float, ...] | None = None
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
+    is_callers_fault: bool = False
 
 
 @dataclass(frozen=True, slots=True)

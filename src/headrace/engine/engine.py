@@ -16,7 +16,7 @@ from headrace.core.activity import AnswerActivity
 from headrace.core.adapters import AdapterFacts
 from headrace.core.clock import Clock
 from headrace.core.config import EngineConfig
-from headrace.core.errors import HeadraceError, ModelFileError, UnsupportedFormat
+from headrace.core.errors import HeadraceError, ModelFileError, RequestError, UnsupportedFormat
 from headrace.core.step import StepReport
 from headrace.engine.error_record import to_record
 from headrace.engine.messages import (
@@ -85,13 +85,13 @@ class Engine:
             return
         adapter = message.spec.adapter
         if adapter and (self._adapters is None or adapter not in self._adapters):
-            reason = "Its adapter was unloaded before the request could begin."
-            self._scheduler.refuse(message.spec.request_id, reason)
+            gone = RequestError("Its adapter was unloaded before the request could begin.", "model")
+            self._scheduler.refuse(message.spec.request_id, gone)
             return
         try:
             self._scheduler.add(message.spec)
         except HeadraceError as error:
-            self._scheduler.refuse(message.spec.request_id, error.message)
+            self._scheduler.refuse(message.spec.request_id, error)
 
     def load_adapter(self, message: LoadAdapter) -> AdapterLoaded:
         """Have an adapter in memory. Steps wait for it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from headrace.core.errors import BackendError, HeadraceError
+from headrace.core.errors import BackendError, HeadraceError, RequestError
 from headrace.core.step import RequestProgress, StepReport
 from headrace.engine.input_processor import PreparedRequest
 from headrace.engine.open_request import OpenRequest
@@ -100,7 +100,8 @@ class OutputProcessor:
             self._stats.forget(progress.request_id)
             return
         if progress.finish_reason == "error":
-            self._fail(request, progress.error or "The engine gave no reason.")
+            reason = progress.error or "The engine gave no reason."
+            self._fail(request, reason, progress.is_callers_fault)
             return
         request.note(progress)
         if not progress.new_token_ids and progress.finish_reason is None:
@@ -116,9 +117,12 @@ class OutputProcessor:
         if request.is_finished:
             self._stats.observe_request_end(request, now_s)
 
-    def _fail(self, request: OpenRequest, reason: str) -> None:
+    def _fail(self, request: OpenRequest, reason: str, is_callers_fault: bool = False) -> None:
         request.is_prompt_scored = True
-        request.mailbox.fail(BackendError(reason, tokens_sent=request.num_output_tokens))
+        error: HeadraceError = BackendError(reason, tokens_sent=request.num_output_tokens)
+        if is_callers_fault:
+            error = RequestError(reason, code="invalid_value")
+        request.mailbox.fail(error)
         for answer_id in request.answers:
             self._stats.forget(answer_id)
         self.close(request)

@@ -29,19 +29,14 @@ from headrace.models.llama import Hidden, Llama
 from headrace.ops.protocol import Array, KVCache, Logprobs, Ops
 from headrace.ops.step_inputs import Int32, SampleInputs, StepInputs
 from headrace.sampling.logits_rule import LogitsRule, LogitsRules
+from headrace.sampling.no_choice import DAMAGED, NoChoice, explain_no_choice
 from headrace.sampling.rejection import DrawnGuesses, decide, distribution
 from headrace.sampling.sample_rows import SampleRow, gather, make_row
-
-NO_CHOICE = (
-    "No token can be chosen: either allowed_token_ids, bad_words, min_tokens and the form of the "
-    "answer together ban every token, or the model's logits are not numbers because its weights "
-    "are damaged."
-)
-
 
 NOT_CHOSEN = -1
 """In the place of a token id."""
 
+_NO_NUMBERS = NoChoice(DAMAGED, is_callers_fault=False)
 NO_VECTOR = "The model's hidden states are not numbers because its weights are damaged."
 
 
@@ -76,6 +71,7 @@ class Gathered:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: str | None = None
+    is_callers_fault: bool = False
     is_complete: bool = False
     is_settled: bool = False
     is_ahead: bool = False
@@ -87,7 +83,7 @@ class Gathered:
         One that failed after a draft was chosen gets that, and fails in the next step.
         """
         if self.error is not None and not self.is_ahead:
-            return RowOutput(error=self.error)
+            return RowOutput(error=self.error, is_callers_fault=self.is_callers_fault)
         return RowOutput(
             tuple(self.token_ids),
             tuple(self.logprobs),
@@ -261,7 +257,10 @@ class ModelRunner:
         try:
             chosen = self.ops.sample(part, inputs)
         except InvalidLogits as error:
-            good = fail_rows(error, rows, found)
+            left = self.ops.to_host(self.ops.take_rows(part, np.array(error.rows, dtype=np.int32)))
+            pairs = zip(error.rows, left, strict=True)
+            reasons = {s: explain_no_choice(rows[s].sample_row, row) for s, row in pairs}
+            good = fail_rows(reasons, rows, found)
             if not good:
                 return
             part = self.ops.take_rows(part, np.array(good, dtype=np.int32))
@@ -327,7 +326,7 @@ class ModelRunner:
         try:
             result = self.ops.logprobs(raw, token_ids, num_top)
         except InvalidLogits as error:
-            good = fail_rows(error, rows, found)
+            good = fail_rows(dict.fromkeys(error.rows, _NO_NUMBERS), rows, found)
             if not good:
                 return
             token_ids, rows = token_ids[good], [rows[index] for index in good]
@@ -340,16 +339,14 @@ class ModelRunner:
 
 
 def fail_rows(
-    error: InvalidLogits, rows: Sequence[LogitRow], found: Mapping[str, Gathered]
+    reasons: Mapping[int, NoChoice], rows: Sequence[LogitRow], found: Mapping[str, Gathered]
 ) -> list[int]:
     """Fail the requests of rows without a choice; the rows that are left. Mutates: found."""
-    bad = frozenset(error.rows)
-    for index in bad:
-        rule = rows[index].sample_row.rule
+    for index, (reason, is_callers_fault) in reasons.items():
         gathered = found[rows[index].request_id]
         gathered.is_settled = True
-        gathered.error = (rule and rule.error) or NO_CHOICE
-    return [index for index in range(len(rows)) if index not in bad]
+        gathered.error, gathered.is_callers_fault = reason, is_callers_fault
+    return [index for index in range(len(rows)) if index not in reasons]
 
 
 def take_turns(wanted: Sequence[LogitRow]) -> list[list[int]]:

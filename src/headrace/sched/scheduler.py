@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from headrace.cache.kv_cache_manager import KVCacheManager
 from headrace.core.activity import AnswerActivity
 from headrace.core.clock import Clock
-from headrace.core.errors import ContextTooLong, InvalidParameter
+from headrace.core.errors import ContextTooLong, HeadraceError, InvalidParameter, RequestError
 from headrace.core.output import FinishReason
 from headrace.core.step import (
     ModelRunnerOutput,
@@ -98,12 +98,16 @@ class Scheduler:
             self._places.end(request)
             self._ended.append(to_abort(request))
 
-    def refuse(self, request_id: str, error: str) -> None:
+    def refuse(self, request_id: str, error: HeadraceError) -> None:
         """Report a request that `add` did not take."""
-        now_s = self._clock.monotonic_s()
-        self._ended.append(
-            RequestProgress(request_id, finish_reason="error", queued_at_s=now_s, error=error)
+        refusal = RequestProgress(
+            request_id,
+            finish_reason="error",
+            queued_at_s=self._clock.monotonic_s(),
+            error=error.message,
+            is_callers_fault=isinstance(error, RequestError),
         )
+        self._ended.append(refusal)
 
     def hold(self, what: Hold | None) -> None:
         """From the next step on start no request (`admissions`), or compute nothing at all.
@@ -176,7 +180,7 @@ class Scheduler:
             found = result.rows[row.request_id]
             if found.error is not None:
                 self._places.end(request)
-                progress.append(to_failure(request, found.error))
+                progress.append(to_failure(request, found))
                 continue
             if row.is_sampled and not found.token_ids and not found.is_complete:
                 raise RuntimeError(f"The step chose no token for request {row.request_id!r}.")

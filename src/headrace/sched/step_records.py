@@ -72,6 +72,7 @@ def to_abort(request: RequestState) -> RequestProgress:
     return to_progress(request, RowOutput(), 0, "abort")
 
 
-def to_failure(request: RequestState, error: str) -> RequestProgress:
+def to_failure(request: RequestState, found: RowOutput) -> RequestProgress:
     """The end of a request that cannot go on."""
-    return to_progress(request, RowOutput(), 0, "error")._replace(error=error)
+    ended = to_progress(request, RowOutput(), 0, "error")
+    return ended._replace(error=found.error, is_callers_fault=found.is_callers_fault)

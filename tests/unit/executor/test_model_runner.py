@@ -106,7 +106,11 @@ def test_a_request_that_bans_everything_ends_alone(model: Llama) -> None:
         new_requests=[banned, good],
     )
     assert rows["bad"].token_ids == rows["bad"].logprobs == ()
-    assert "allowed_token_ids" in (rows["bad"].error or "")
+    assert rows["bad"].error == (
+        "No token can be chosen as output token 1: allowed_token_ids and min_tokens together ban "
+        "every one. Loosen one of them."
+    )
+    assert rows["bad"].is_callers_fault
     assert rows["good"].error is None
     own = run(make_runner(model), piece("good", 0, 20, 1), new_requests=[good])["good"]
     assert rows["good"].token_ids == own.token_ids
@@ -116,7 +120,7 @@ def test_a_request_that_bans_everything_ends_alone(model: Llama) -> None:
 def test_every_row_without_a_choice(model: Llama) -> None:
     banned = new("bad", allowed_token_ids=[9], min_tokens=1, stop_token_ids=(9,))
     rows = run(make_runner(model), piece("bad", 0, 20, 1), new_requests=[banned])
-    assert rows == {"bad": RowOutput(error=rows["bad"].error)}
+    assert rows == {"bad": RowOutput(error=rows["bad"].error, is_callers_fault=True)}
 
 
 def test_damaged_logits_fail_their_request_only(model: Llama) -> None:
@@ -127,8 +131,33 @@ def test_damaged_logits_fail_their_request_only(model: Llama) -> None:
     runner.cache.layers[1].k.data[0] = np.nan
     rows = run(runner, piece("a", 16, 20, 1), piece("b", 0, 20, 20, block=2), new_requests=[other])
     assert "weights are damaged" in (rows["a"].error or "")
+    assert not rows["a"].is_callers_fault
     assert rows["b"].error is None
     assert len(rows["b"].prompt_logprobs) == 19
+
+
+def test_damaged_logits_are_not_blamed_on_limits_that_leave_tokens(model: Llama) -> None:
+    runner = make_runner(model)
+    request = new("a", allowed_token_ids=[7, 9], prompt_logprobs=0)
+    runner.submit(SchedulerOutput(1, (piece("a", 0, 16, 0, is_sampled=False),), (request,)))
+    runner.collect()
+    runner.cache.layers[1].k.data[0] = np.nan
+    row = run(runner, piece("a", 16, 20, 1))["a"]
+    assert "weights are damaged" in (row.error or "")
+    assert not row.is_callers_fault
+
+
+def test_words_that_ban_the_only_token_left_are_named_where_they_do(model: Llama) -> None:
+    request = NewRequest("a", PROMPT, SamplingParams(allowed_token_ids=[9]), 3, (), [(9, 9)])
+    runner = make_runner(model)
+    first = run(runner, piece("a", 0, 20, 1), new_requests=[request])["a"]
+    assert (first.token_ids, first.error) == ((9,), None)
+    second = run(runner, ScheduledRequest("a", [9], 20, [0, 1], 1, True))["a"]
+    assert second.error == (
+        "No token can be chosen as output token 2: allowed_token_ids and bad_words together ban "
+        "every one. Loosen one of them."
+    )
+    assert second.is_callers_fault
 
 
 def test_finished_requests_are_forgotten(model: Llama) -> None:
@@ -175,6 +204,10 @@ def test_a_form_that_other_rules_leave_nothing_of_ends_its_request_alone(model: 
     free = new("free", temperature=0.0)
     pieces = [piece(name, 0, 20, 1, block=i) for i, name in enumerate(("bound", "broken", "free"))]
     rows = run(make_runner(model, rules), *pieces, new_requests=[bound, broken, free])
-    assert "the form of the answer" in (rows["bound"].error or "")
+    assert rows["bound"].error == (
+        "No token can be chosen as output token 1: allowed_token_ids and the form of the answer "
+        "(structured_outputs.choice) together ban every one. Loosen one of them."
+    )
     assert "structured_outputs.regex cannot be enforced" in (rows["broken"].error or "")
+    assert all(rows[name].is_callers_fault for name in ("bound", "broken"))
     assert rows["free"].error is None
