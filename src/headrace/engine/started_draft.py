@@ -66,7 +66,7 @@ class DraftFile:
         unused = 1 - self.head_rows / self.config.vocab_size
         return DraftNeed(
             weights_bytes=weights - int(unused * ops.packed_bytes(head)),
-            scratch_bytes=scratch_bytes(self.config, engine),
+            scratch_bytes=scratch_bytes(self.config, engine, engine.max_num_seqs),
             block_bytes=ops.kv_bytes_per_block(
                 self.config.attention, engine.block_size, kv_cache_dtype(engine)
             ),

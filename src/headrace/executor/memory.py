@@ -177,8 +177,14 @@ def weights_bytes(config: ModelConfig, reader: WeightReader, ops: Ops, max_posit
     return total + rope
 
 
-def scratch_bytes(config: ModelConfig, engine: EngineConfig) -> int:
-    """Activations of the widest step, and logits with their copy for log-probabilities."""
+def scratch_bytes(
+    config: ModelConfig, engine: EngineConfig, logit_rows: int = MAX_LOGIT_ROWS
+) -> int:
+    """Activations of the widest step, and logits with what is copied of them.
+
+    One copy is for log-probabilities, the other for rows that are chosen or scored apart. Prompts
+    that are scored and guesses want more rows than there are requests.
+    """
     spec = config.attention[0]
     tokens = max(engine.max_num_batched_tokens, engine.max_num_seqs)
     per_token = 4 * (
@@ -187,5 +193,5 @@ def scratch_bytes(config: ModelConfig, engine: EngineConfig) -> int:
         + spec.num_heads * spec.head_size
         + 4 * config.intermediate_size
     )
-    logits = 2 * min(MAX_LOGIT_ROWS, engine.max_num_seqs) * config.vocab_size * 4
+    logits = 3 * min(logit_rows, tokens) * config.vocab_size * 4
     return tokens * per_token + logits

@@ -13,7 +13,13 @@ import torch
 from headrace.core.config import EngineConfig
 from headrace.core.errors import ConfigError, OutOfMemory
 from headrace.core.units import parse_bytes
-from headrace.executor.memory import FREE_SHARE, Capacity, plan_capacity, weights_bytes
+from headrace.executor.memory import (
+    FREE_SHARE,
+    MAX_LOGIT_ROWS,
+    Capacity,
+    plan_capacity,
+    weights_bytes,
+)
 from headrace.models.registry import model_class
 from headrace.ops.reference.reference_ops import ReferenceOps
 from headrace.weights.weight_reader import open_weights
@@ -116,3 +122,13 @@ def test_int8_holds_more_tokens_in_the_same_memory(folder: Path) -> None:
     head = 32  # of the tiny model; the reference keeps float32 where the kernels keep bf16
     assert small.num_kv_tokens / plain.num_kv_tokens == pytest.approx(4 * head / (head + 4), 0.01)
     assert "tokens of int8" in small.describe()
+
+
+def test_rows_of_logits_are_planned_for_scored_prompts_and_guesses(folder: Path) -> None:
+    """One request can want a row for each of its tokens, and three arrays of them at a time."""
+    one, many = (plan(folder, max_num_seqs=number).scratch_bytes for number in (1, 64))
+    assert one == many
+    vocab_size = build(case("qwen2")).config.vocab_size
+    rows = 3 * MAX_LOGIT_ROWS * vocab_size * 4
+    narrow = plan(folder, max_num_seqs=1, max_num_batched_tokens=MAX_LOGIT_ROWS).scratch_bytes
+    assert rows < narrow < one
