@@ -10,7 +10,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from headrace.core.clock import SystemClock
 from headrace.core.config import ServerConfig
 from headrace.core.request import GenerateRequest
 from headrace.engine.input_processor import InputProcessor
+from headrace.engine.text_threads import TextThreads
 from headrace.engine.tokenizer_text import TokenizerText
 from headrace.sampling.logits_rule import LogitsRules
 from headrace.server.app import HeadraceApp
@@ -107,9 +107,9 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
     folder = tmp_path_factory.mktemp("storage")
     with (
         asyncio.Runner() as runner,
-        ThreadPoolExecutor(1) as threads,
         open_storage(folder) as door,
     ):
+        threads = TextThreads(1)
         backend.model_text = TokenizerText(byte_tokenizer(), prompts, threads)
         kept = KeptResponses(lambda: store)
         app = HeadraceApp(
@@ -117,6 +117,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
         )
         yield Fuzzed(AsgiClient(app, runner), field_names())
         runner.run(app.services.runs.end(app.services.lifetime))
+        threads.end()
     database.close()
     assert (backend.num_running, app.services.lifetime.num_running) == (0, 0)
     rules.close()

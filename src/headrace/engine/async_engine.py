@@ -12,7 +12,6 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Lock, Thread
 
@@ -43,6 +42,7 @@ from headrace.engine.output_processor import OutputProcessor
 from headrace.engine.output_stream import Mailbox, OutputStream
 from headrace.engine.served_adapters import ServedAdapters
 from headrace.engine.stats import EngineStats
+from headrace.engine.text_threads import TextThreads
 from headrace.engine.tokenizer_text import TokenizerText
 from headrace.text.tokenizer import Tokenizer
 
@@ -78,9 +78,9 @@ class AsyncEngine:
         self._stall_timeout_s = stall_timeout_s
         self._host = host
         self._output = OutputProcessor(tokenizer, stats, self._send_abort)
-        self._text_pool = ThreadPoolExecutor(NUM_TEXT_THREADS, thread_name_prefix="headrace-text")
+        self._text_threads = TextThreads(NUM_TEXT_THREADS)
         self._output_thread: Thread | None = None
-        self._text = TokenizerText(tokenizer, input_processor, self._text_pool)
+        self._text = TokenizerText(tokenizer, input_processor, self._text_threads)
         self._serial = itertools.count()
         # Between the check for room and taking it; between the last answer and the engine's end.
         self._admission = Lock()
@@ -159,7 +159,7 @@ class AsyncEngine:
         if self._output_thread is not None:
             await asyncio.to_thread(self._output_thread.join, timeout_s)
         await asyncio.to_thread(self._host.join, timeout_s)
-        self._text_pool.shutdown(wait=False, cancel_futures=True)
+        self._text_threads.end()
 
     def health(self) -> Health:
         """Say whether tokens can move. Stalled: requests run and no step ends."""
@@ -200,17 +200,14 @@ class AsyncEngine:
         # An unknown name waits for nothing; what a known one stands for is asked when it is sent.
         self._adapters.sha256(request.model)
         self._check_room(request.sampling.n, request.patience_s)
-        event_loop = asyncio.get_running_loop()
         unique_id = f"{request.request_id}-{next(self._serial)}"
         with self._activity.preparing(unique_id, request):
-            prepared = await event_loop.run_in_executor(
-                self._text_pool, self._input.prepare, request, unique_id
-            )
+            prepared = await self._text_threads.run(self._input.prepare, request, unique_id)
         adapter = self._adapters.sha256(request.model)
         if adapter:
             specs = tuple(replace(spec, adapter=adapter) for spec in prepared.specs)
             prepared = replace(prepared, specs=specs)
-        return self._submit(prepared, Mailbox(event_loop), arrived_at_s)
+        return self._submit(prepared, Mailbox(asyncio.get_running_loop()), arrived_at_s)
 
     def _submit(
         self, prepared: PreparedRequest, mailbox: Mailbox, arrived_at_s: float

@@ -13,7 +13,6 @@ import queue
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock, Thread
 
 from headrace.core.activity import ModelActivity
@@ -37,6 +36,7 @@ from headrace.engine.encoder_model import EncoderInput, EncoderModel
 from headrace.engine.encoder_stats import EncoderStats
 from headrace.engine.encoder_text import EncoderText
 from headrace.engine.given_orders import PAUSED
+from headrace.engine.text_threads import TextThreads
 from headrace.executor.encoder_runner import EncoderSequence
 
 logger = logging.getLogger(__name__)
@@ -73,8 +73,8 @@ class EncoderEngine:
         self._may_run = Event()
         self._may_run.set()
         self._passing = Lock()
-        self._text_pool = ThreadPoolExecutor(1, thread_name_prefix="headrace-text")
-        self._text = EncoderText(model, self._text_pool)
+        self._text_threads = TextThreads(1)
+        self._text = EncoderText(model, self._text_threads)
         self._thread: Thread | None = None
 
     def models(self) -> Sequence[ModelInfo]:
@@ -150,8 +150,7 @@ class EncoderEngine:
         self._may_run.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
-        # Texts that wait there end with an error of their own, once they are tokenized.
-        self._text_pool.shutdown(wait=False)
+        self._text_threads.end()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend."""
@@ -161,7 +160,7 @@ class EncoderEngine:
         self._take_room()
         loop = asyncio.get_running_loop()
         try:
-            sequence = await loop.run_in_executor(self._text_pool, self._tokenize, request)
+            sequence = await self._text_threads.run(self._tokenize, request)
             job = EncoderJob(request, sequence, pooling, loop.create_future(), loop, arrived_at_s)
             self._submit(job)
         except BaseException:

@@ -5,38 +5,34 @@ In: requests and token ids. Out: token ids and text. Works in the encoder's text
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 from headrace.core.backend import TokenizerInfo
 from headrace.core.errors import InvalidParameter
 from headrace.core.request import GenerateRequest
 from headrace.engine.encoder_model import EncoderModel
-
-T = TypeVar("T")
+from headrace.engine.text_threads import TextThreads
 
 
 class EncoderText:
     """See core.backend.ModelText."""
 
-    def __init__(self, model: EncoderModel, executor: Executor) -> None:
-        self._model, self._executor = model, executor
+    def __init__(self, model: EncoderModel, threads: TextThreads) -> None:
+        self._model, self._threads = model, threads
 
     async def encode(self, request: GenerateRequest) -> tuple[int, ...]:
         """See core.backend.ModelText."""
         if not isinstance(request.prompt, str):
             raise InvalidParameter("messages", None, "nothing: an encoder reads a prompt")
-        return await self._run(self._encode, request.prompt, request.add_special_tokens)
+        return await self._threads.run(self._encode, request.prompt, request.add_special_tokens)
 
     async def decode(self, token_ids: Sequence[int]) -> str:
         """See core.backend.ModelText."""
-        return await self._run(self._model.tokenizer.decode, token_ids)
+        return await self._threads.run(self._model.tokenizer.decode, token_ids)
 
     async def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
         """See core.backend.ModelText."""
-        return await self._run(self._texts, token_ids)
+        return await self._threads.run(self._texts, token_ids)
 
     def info(self) -> TokenizerInfo:
         """See core.backend.ModelText."""
@@ -48,10 +44,6 @@ class EncoderText:
             adds_bos=tokenizer.adds_bos,
             chat_template=None,
         )
-
-    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, work, *arguments)
 
     def _encode(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
         (tokens,) = self._model.encoder.encode([text], add_special_tokens)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from threading import Lock
 
-from headrace.core.errors import HeadraceError
+from headrace.core.errors import CapacityError, HeadraceError
 from headrace.engine.messages import (
     EngineOrder,
     OrderDone,
@@ -77,5 +77,9 @@ class GivenOrders:
             if self._end is not None:
                 raise self._end
             self._open[order.order_id] = future
-        self._send(order)
+        try:
+            self._send(order)
+        except CapacityError:
+            self._open.pop(order.order_id, None)
+            raise
         return asyncio.wrap_future(future)

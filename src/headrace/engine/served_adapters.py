@@ -18,7 +18,7 @@ from threading import Lock
 
 from headrace.core.backend import ModelInfo
 from headrace.core.clock import Clock
-from headrace.core.errors import HeadraceError, InvalidParameter, ModelNotFound
+from headrace.core.errors import CapacityError, HeadraceError, InvalidParameter, ModelNotFound
 from headrace.engine.error_record import to_error
 from headrace.engine.messages import (
     AdapterLoaded,
@@ -156,7 +156,11 @@ class ServedAdapters:
             if self._end is not None:
                 raise self._end
             self._loading[message.load_id] = future
-        self._send(message)
+        try:
+            self._send(message)
+        except CapacityError:
+            self._loading.pop(message.load_id, None)
+            raise
         return await asyncio.wrap_future(future)
 
     async def _loads_are_done(self) -> None:

@@ -6,13 +6,12 @@ long texts hold up no event loop. Keeps nothing.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import Executor
 
 from headrace.core.backend import TokenizerInfo
 from headrace.core.request import GenerateRequest
 from headrace.engine.input_processor import InputProcessor
+from headrace.engine.text_threads import TextThreads
 from headrace.text.tokenizer import Tokenizer
 
 
@@ -20,25 +19,22 @@ class TokenizerText:
     """See core.backend.ModelText."""
 
     def __init__(
-        self, tokenizer: Tokenizer, input_processor: InputProcessor, executor: Executor
+        self, tokenizer: Tokenizer, input_processor: InputProcessor, threads: TextThreads
     ) -> None:
-        self._tokenizer, self._input, self._executor = tokenizer, input_processor, executor
+        self._tokenizer, self._input, self._threads = tokenizer, input_processor, threads
 
     async def encode(self, request: GenerateRequest) -> tuple[int, ...]:
         """See core.backend.ModelText."""
-        loop = asyncio.get_running_loop()
-        _, token_ids, *_ = await loop.run_in_executor(self._executor, self._input.encode, request)
+        _, token_ids, *_ = await self._threads.run(self._input.encode, request)
         return token_ids
 
     async def decode(self, token_ids: Sequence[int]) -> str:
         """See core.backend.ModelText."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self._tokenizer.decode, token_ids)
+        return await self._threads.run(self._tokenizer.decode, token_ids)
 
     async def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
         """See core.backend.ModelText."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self._texts, token_ids)
+        return await self._threads.run(self._texts, token_ids)
 
     def info(self) -> TokenizerInfo:
         """See core.backend.ModelText."""

@@ -14,7 +14,7 @@ import pytest
 from fakes.byte_tokenizer import EOS
 from fakes.fake_clock import FakeClock
 from fakes.fake_runner import expected_output
-from fakes.running_engine import Running, ask, collect, running_engine, script
+from fakes.running_engine import MODEL, Running, ask, collect, running_engine, script
 from headrace.core.errors import (
     BackendError,
     CapacityError,
@@ -25,7 +25,9 @@ from headrace.core.errors import (
 )
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
+from headrace.core.structured_outputs import StructuredOutputs
 from headrace.core.telemetry import KV_CACHE_USAGE, NUM_REQUESTS_RUNNING
+from headrace.engine.async_engine import NUM_TEXT_THREADS
 from headrace.engine.input_processor import PreparedRequest
 from headrace.engine.messages import AdapterLoaded, LoadAdapter, Submit, UnloadAdapter
 from headrace.engine.seeds import derive_seed
@@ -305,6 +307,37 @@ async def test_stopping_ends_streams_with_an_error() -> None:
         assert running.backend.health().status == "dead"
         with pytest.raises(EngineDied, match="was stopped"):
             await running.backend.generate(ask())
+
+
+async def test_what_waits_for_its_tokens_when_the_engine_stops_is_told_so() -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def hold(form: StructuredOutputs) -> None:
+        begun.release()
+        assert go_on.wait(60)
+
+    async with running_engine(check_form=hold) as running:
+        backend, form = running.backend, StructuredOutputs(choice=["a"])
+        held = [
+            asyncio.create_task(backend.generate(ask(structured_outputs=form)))
+            for _ in range(NUM_TEXT_THREADS)
+        ]
+        for _ in held:
+            assert await asyncio.to_thread(begun.acquire, timeout=60)
+        text = backend.text(MODEL)
+        queued = [
+            asyncio.ensure_future(backend.generate(ask("abc"))),
+            asyncio.ensure_future(text.encode(ask("abc"))),
+            asyncio.ensure_future(text.decode([97])),
+        ]
+        await asyncio.sleep(0)
+        await backend.stop()
+        go_on.set()
+        ends = await asyncio.gather(*held, *queued, return_exceptions=True)
+        assert [type(end) for end in ends] == [EngineDied] * 5
+        assert {str(end) for end in ends} == {"The engine was stopped."}
+        with pytest.raises(EngineDied, match="was stopped"):
+            await text.encode(ask("abc"))
 
 
 async def test_an_idle_engine_uses_no_processor_time() -> None:

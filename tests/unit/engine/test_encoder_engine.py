@@ -16,6 +16,7 @@ from headrace.core.errors import (
     BackendError,
     CapacityError,
     ConfigError,
+    EngineDied,
     InvalidParameter,
     ModelNotFound,
     OutOfMemory,
@@ -170,7 +171,7 @@ async def test_stopped_while_texts_are_tokenized(
     may_go_on.set()
     async with asyncio.timeout(60):
         ends = await asyncio.gather(*asked, return_exceptions=True)
-    assert [type(end) for end in ends] == [BackendError, BackendError]
+    assert [type(end) for end in ends] == [BackendError, EngineDied]
 
 
 async def test_metrics(folder: Path) -> None:

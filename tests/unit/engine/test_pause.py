@@ -11,8 +11,16 @@ from fakes.fake_runner import FakeRunner
 from fakes.running_engine import Running, ask, collect, running_engine, script
 from headrace.core.errors import BackendError, CapacityError
 from headrace.core.output import RequestOutput
+from headrace.engine.channel import ThreadChannel
+from headrace.engine.given_orders import GivenOrders
 from headrace.engine.kept_orders import KeptOrders
-from headrace.engine.messages import OrderDone, PauseEngine, ResetPrefixes, ResumeEngine
+from headrace.engine.messages import (
+    EngineOrder,
+    OrderDone,
+    PauseEngine,
+    ResetPrefixes,
+    ResumeEngine,
+)
 
 ANSWER = "0123456789abcdef"
 
@@ -139,6 +147,18 @@ async def test_an_engine_that_ended_takes_no_orders_and_answers_those_it_had() -
             await text_of(stream)
         with pytest.raises(BackendError, match="bad kernel"):
             await running.backend.resume()
+
+
+async def test_an_order_that_finds_no_room_leaves_nothing_behind() -> None:
+    inbox: ThreadChannel[EngineOrder] = ThreadChannel(1)
+    orders = GivenOrders(inbox.send)
+    waiting = asyncio.ensure_future(orders.reset_prefixes(False))
+    with pytest.raises(CapacityError, match="1 messages wait"):
+        orders.pause(False, False)
+    assert not orders.is_paused
+    assert len(orders._open) == 1
+    orders.take(OrderDone(0, is_done=True))
+    assert await waiting
 
 
 def test_the_next_process_is_paused_before_it_gets_a_request() -> None:

@@ -8,7 +8,14 @@ import pytest
 
 from fakes.fake_clock import FakeClock
 from headrace.core.backend import ModelInfo
-from headrace.core.errors import EngineDied, InvalidParameter, ModelFileError, ModelNotFound
+from headrace.core.errors import (
+    CapacityError,
+    EngineDied,
+    InvalidParameter,
+    ModelFileError,
+    ModelNotFound,
+)
+from headrace.engine.channel import ThreadChannel
 from headrace.engine.error_record import to_record
 from headrace.engine.kept_adapters import KeptAdapters
 from headrace.engine.messages import (
@@ -211,3 +218,16 @@ async def test_a_load_that_nobody_waits_for_leaves_nothing_in_the_engine() -> No
     engine.adapters.take(AdapterLoaded(asked.load_id, "sha of /1"))
     assert engine.sent[-1] == UnloadAdapter("sha of /1")
     assert engine.adapters.infos() == []
+
+
+async def test_a_load_that_finds_no_room_is_not_waited_for() -> None:
+    inbox: ThreadChannel[LoadAdapter | UnloadAdapter] = ThreadChannel(1)
+    adapters = ServedAdapters(inbox.send, BASE, FakeClock())
+    first = asyncio.ensure_future(adapters.load("a", "/x/a"))
+    await asyncio.sleep(0)
+    with pytest.raises(CapacityError, match="1 messages wait"):
+        await adapters.load("b", "/x/b")
+    (sent,) = inbox.receive(0.0)
+    adapters.take(AdapterLoaded(sent.load_id, "sha of a", 8, 9))  # type: ignore[union-attr]
+    assert (await first).name == "a"
+    assert not adapters.are_loading
