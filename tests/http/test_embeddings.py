@@ -133,7 +133,7 @@ PROMPT = "a string, a list of strings, a list of token ids, or a list of lists o
             "x" * 600,
             {},
             "This model's maximum context length is 512 tokens. The prompt has 600 tokens. Shorten "
-            "the prompt.",
+            "the prompt. Or set truncate_prompt_tokens (1 to 511) to keep the end of it.",
             "input",
         ),
         (

@@ -116,12 +116,14 @@ class ContextTooLong(RequestError):
         max_tokens: int | None = None,
         param: str = "messages",
         hint: str = "",
+        is_at_least: bool = False,
     ) -> None:
+        """`is_at_least`: the prompt has that many tokens or more; nobody has counted them."""
         self.num_tokens, self.max_model_len, self.max_tokens = num_tokens, max_model_len, max_tokens
         wanted = "" if max_tokens is None else f" and asks for {max_tokens} more"
         super().__init__(
             f"This model's maximum context length is {max_model_len} tokens. The prompt has "
-            f"{num_tokens} tokens{wanted}. Shorten the prompt"
+            f"{'at least ' * is_at_least}{num_tokens} tokens{wanted}. Shorten the prompt"
             f"{' or lower max_tokens' if max_tokens is not None else ''}.{hint and ' ' + hint}",
             param,
             "context_length_exceeded",

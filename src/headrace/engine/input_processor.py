@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from headrace.core.engine_config import DraftAcceptance
 from headrace.core.errors import (
@@ -75,7 +76,7 @@ class InputProcessor:
         The first answer scores the prompt; the others can then reuse its KV blocks.
         Raises: RequestError and its kinds.
         """
-        param, prompt, answer_format, num_truncated = self.encode(request)
+        param, prompt, answer_format, num_truncated = self.encode(request, must_fit=True)
         sampling = self._limit(request, len(prompt), param)
         sampling = self._hold_to_form(request, sampling, answer_format)
         bad_words_ids = tuple(self._encode_bad_words(sampling))
@@ -135,24 +136,33 @@ class InputProcessor:
             raise
         return replace(sampling, structured_outputs=form)
 
-    def encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...], AnswerFormat, int]:
+    def encode(
+        self, request: GenerateRequest, *, must_fit: bool = False
+    ) -> tuple[str, tuple[int, ...], AnswerFormat, int]:
         """The field a prompt comes from, its token ids, however many, what answers have.
 
-        Last, how many tokens were cut off because the request asks for it.
+        Last, how many tokens were cut off because the request asks for it. With `must_fit` a text
+        that is far too long for the model is refused before it is made into tokens.
         Raises: RequestError and its kinds.
         """
-        param, prompt = self._encode(request)
+        is_cut = request.truncate_prompt_tokens is not None
+        param, prompt = self._encode(request, must_fit and not is_cut)
         whole, prompt = prompt, self._truncate(request, prompt)
         self._check_token_ids(request.sampling, param, prompt)
         answer_format = self._planner.answer_format(request, prompt)
         return param, prompt, answer_format, len(whole) - len(prompt)
 
-    def _encode(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
+    def _encode(self, request: GenerateRequest, must_fit: bool) -> tuple[str, tuple[int, ...]]:
         """Tokenize whichever of prompt and messages is there; also name it."""
         self._refuse_encoder_wishes(request)
         if (request.prompt is None) == (request.messages is None):
             given = "missing" if request.prompt is None else "given"
             raise RequestError(f"prompt and messages are both {given}; give one of them.", "prompt")
+
+        def check(param: str, text: str) -> None:
+            if must_fit and len(text) >= self._max_model_len:
+                self._refuse_far_too_long(request, param, text)
+
         if request.messages is not None:
             return "messages", tuple(
                 encode_chat(
@@ -163,8 +173,11 @@ class InputProcessor:
                     add_generation_prompt=request.add_generation_prompt,
                     continue_final_message=request.continue_final_message,
                     kwargs=request.chat_template_kwargs,
+                    check_text=partial(check, "messages"),
                 )
             )
+        if isinstance(request.prompt, str):
+            check("prompt", request.prompt + (request.suffix or ""))
         if request.suffix is not None:
             return "prompt", self._encode_around(request, request.suffix)
         if isinstance(request.prompt, str):
@@ -234,6 +247,20 @@ class InputProcessor:
                         name, token_id, f"token ids of this model, 0 to {self._vocab_size - 1}"
                     )
 
+    def _refuse_far_too_long(self, request: GenerateRequest, param: str, text: str) -> None:
+        """Raises: ContextTooLong for a text that cannot fit, whatever its tokens are."""
+        fewest = self._tokenizer.fewest_tokens(text)
+        if fewest >= self._max_model_len:
+            raise self._too_long(request, fewest, param, is_at_least=True)
+
+    def _too_long(
+        self, request: GenerateRequest, num_tokens: int, param: str, is_at_least: bool = False
+    ) -> ContextTooLong:
+        most = self._max_model_len
+        hint = f"Or set truncate_prompt_tokens (1 to {most - 1}) to keep the end of it."
+        hint = "" if request.pooling is None else hint
+        return ContextTooLong(num_tokens, most, param=param, hint=hint, is_at_least=is_at_least)
+
     def _limit(
         self, request: GenerateRequest, num_prompt_tokens: int, param: str
     ) -> SamplingParams:
@@ -241,7 +268,7 @@ class InputProcessor:
         sampling = request.sampling
         num_left = self._max_model_len - num_prompt_tokens
         if num_left < 1:
-            raise ContextTooLong(num_prompt_tokens, self._max_model_len, param=param)
+            raise self._too_long(request, num_prompt_tokens, param)
         if sampling.max_tokens is None:
             if sampling.min_tokens > num_left:
                 raise InvalidParameter(

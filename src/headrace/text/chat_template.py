@@ -15,7 +15,7 @@ marked, and the control tokens must agree with those of the full marking.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -227,8 +227,9 @@ def encode_chat(
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
     kwargs: Mapping[str, Any] | None = None,
+    check_text: Callable[[str], None] = lambda _: None,
 ) -> list[int]:
-    """Token ids of a chat. BOS comes from the template alone.
+    """Token ids of a chat. BOS comes from the template alone. `check_text` sees it rendered.
 
     Raises: RequestError when there is no template or it refuses; InvalidParameter.
     """
@@ -243,6 +244,7 @@ def encode_chat(
         kwargs=kwargs,
         control_texts=tokenizer.control_texts,
     )
+    check_text(rendered.text)
     if rendered.pieces is None:
         return tokenizer.encode(rendered.text, add_special_tokens=False, parse_special=True)
     return tokenizer.encode_pieces(rendered.pieces)

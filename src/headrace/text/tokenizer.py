@@ -19,7 +19,8 @@ from headrace.text.control_text import ControlTexts
 from headrace.text.gguf_tokenizer import build_gguf_tokenizer
 from headrace.text.gguf_vocabulary import read_gguf_vocabulary
 from headrace.text.input_encoder import InputEncoder, check_unicode
-from headrace.text.partial_tokenizer import PartialTokenizer
+from headrace.text.partial_tokenizer import MAX_CHARS, PartialTokenizer
+from headrace.text.token_bound import TokenBound
 from headrace.text.token_bytes import Spelling, spelling_of
 from headrace.text.tokenizer_cache import load_cached, load_parts, store_cached, store_parts
 from headrace.text.tokenizer_facts import (
@@ -64,6 +65,7 @@ class Tokenizer:
         self.eos_token_ids = end_token_ids(facts, self.id_of, self.special_token_ids)
         self._spelling = spelling_of(tokenizer_parts(backend)["decoder"])
         self._bytes: dict[int, bytes] = {}
+        self._bound: TokenBound | None = None
         self.is_streamable = self._spelling is not Spelling.OPAQUE
         start = self.encode("")
         self.adds_bos = self.bos_token_id is not None and start[:1] == [self.bos_token_id]
@@ -118,6 +120,18 @@ class Tokenizer:
         views = self._views_for((text,))
         backend = views.special_aware if parse_special else views.plain
         return _encode(backend, text, add_special_tokens)
+
+    def fewest_tokens(self, text: str) -> int:
+        """A number of tokens that a long text has at least, found without making them.
+
+        The first call takes longer: it reads the vocabulary, the whole of it.
+        Raises: RequestError for text that is not Unicode.
+        """
+        if len(text) <= MAX_CHARS:
+            return 0
+        if self._bound is None:
+            self._bound = TokenBound(self._views_for((text,)).special_aware, self._spelling)
+        return self._bound.fewest_tokens(text)
 
     @property
     def input_encoder(self) -> InputEncoder:

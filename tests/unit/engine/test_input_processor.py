@@ -221,3 +221,37 @@ def test_a_form_is_checked_before_anything_is_queued() -> None:
 def test_without_a_check_forms_are_refused(processor: InputProcessor) -> None:
     with pytest.raises(UnsupportedParameter):
         processor.prepare(ask("abc", structured_outputs=StructuredOutputs(regex="a")))
+
+
+LONG = "x" * 20_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": LONG}, "prompt"),
+        ({"prompt": LONG, "pooling": "last"}, "prompt"),
+        ({"prompt": None, "messages": (Message("user", LONG),)}, "messages"),
+    ],
+)
+def test_what_is_far_too_long_is_refused_without_its_tokens(
+    fields: dict[str, Any], param: str
+) -> None:
+    tokenizer = byte_tokenizer()
+    processor = InputProcessor(tokenizer, ChatTemplate(TEMPLATE, {}), max_model_len=4000)
+    num_tokens = len(processor.encode(ask(**fields))[1])
+    with pytest.raises(ContextTooLong, match=r"has at least \d+ tokens") as refused:
+        processor.prepare(ask(**fields))
+    assert refused.value.param == param
+    assert 4000 <= refused.value.num_tokens <= num_tokens
+    assert ("truncate_prompt_tokens (1 to 3999)" in refused.value.message) == ("pooling" in fields)
+    cut = processor.prepare(ask(**fields, truncate_prompt_tokens=9))
+    assert cut.num_truncated_tokens == num_tokens - 9
+
+
+def test_no_prompt_that_fits_is_refused_by_its_length() -> None:
+    processor = InputProcessor(byte_tokenizer(), None, max_model_len=5001)
+    assert len(processor.prepare(ask("x" * 5000, max_tokens=1)).prompt_token_ids) == 5000
+    # A control token is one, however long its text is.
+    controls = "<bos>" * 4999
+    assert len(processor.prepare(ask(controls, max_tokens=1)).prompt_token_ids) == 4999

@@ -1,0 +1,97 @@
+"""TokenBound: how many tokens a text has at least, known without making any.
+
+In: a tokenizer's rules and vocabulary. Out: a number that is never too large, so that a prompt of
+megabytes is refused at once where it cannot fit. No token stands for more than the longest one
+does. Where a rule may drop text, or join any amount of it into one token, nothing is known.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+
+from headrace.text.token_bytes import BYTE_PIECES, Spelling
+
+_ALPHANUMERIC = bytes(byte for byte in range(128) if chr(byte).isalnum())
+_KEEPING_NORMALIZERS = ("NFC", "Prepend", "Replace")
+_KEEPING_SPLITS = ("ByteLevel", "Digits", "Metaspace", "Split")
+# Composition makes at most 3.5 bytes one: U+1FBE with two accents U+0390. ASCII stays as it is.
+_NFC_FACTOR = 4
+
+
+class TokenBound:
+    """One vocabulary's longest tokens: in all, and in ASCII letters and digits."""
+
+    def __init__(self, backend: Backend, spelling: Spelling) -> None:
+        """Reads the whole vocabulary: a few tenths of a second."""
+        self._counts_bytes = spelling is Spelling.BYTE_ALPHABET
+        normalizers = _steps(backend.normalizer, "normalizers")
+        self._composes = any(step["type"] == "NFC" for step in normalizers)
+        vocabulary = backend.get_vocab()
+        self._is_known = _keeps_all(backend, vocabulary, spelling, normalizers)
+        added = {token.content for token in backend.get_added_tokens_decoder().values()}
+        self._longest = self._most_alphanumeric = 1
+        for token in vocabulary:
+            data = spelling.to_bytes(token)
+            size = len(data) if self._counts_bytes else len(data.decode("utf-8", "replace"))
+            if token in added:
+                size = max(size, len(token.encode()))
+            self._longest = max(self._longest, size)
+            self._most_alphanumeric = max(self._most_alphanumeric, _num_alphanumeric(data))
+
+    def fewest_tokens(self, text: str) -> int:
+        """A number of tokens that the text has at least, special ones left out; 0 is unknown."""
+        if not self._is_known:
+            return 0
+        if text.isascii():
+            most = -(-_num_alphanumeric(text.encode()) // self._most_alphanumeric)
+            return max(most, -(-len(text) // self._longest))
+        size = len(text.encode("utf-8", "replace")) if self._counts_bytes else len(text)
+        return size // (_NFC_FACTOR if self._composes else 1) // self._longest
+
+
+def _num_alphanumeric(data: bytes) -> int:
+    return len(data) - len(data.translate(None, _ALPHANUMERIC))
+
+
+def _keeps_all(
+    backend: Backend,
+    vocabulary: dict[str, int],
+    spelling: Spelling,
+    normalizers: list[dict[str, Any]],
+) -> bool:
+    """Whether everything in a text gets into tokens, none of which holds any amount of it."""
+    is_bytes = spelling is Spelling.BYTE_ALPHABET
+    pieces = BYTE_PIECES[:256] if is_bytes else BYTE_PIECES[256:]
+    has_bytes = is_bytes or bool(getattr(backend.model, "byte_fallback", False))
+    replaced = [step for step in normalizers if step["type"] == "Replace"]
+    splits = _steps(backend.pre_tokenizer, "pretokenizers")
+    return (
+        spelling is not Spelling.OPAQUE
+        and type(backend.model).__name__ == "BPE"
+        and has_bytes
+        and vocabulary.keys() >= set(pieces)
+        and all(step["type"] in _KEEPING_NORMALIZERS for step in normalizers)
+        and all(step["pattern"] == {"String": " "} and step["content"] for step in replaced)
+        and all(step["type"] in _KEEPING_SPLITS for step in splits)
+        and all(step.get("behavior") != "Removed" for step in splits)
+        and not any(
+            token.lstrip or token.rstrip for token in backend.get_added_tokens_decoder().values()
+        )
+    )
+
+
+def _steps(part: Any, name: str) -> list[dict[str, Any]]:
+    """A part of a tokenizer.json as its steps, those within each other too."""
+    if part is None:
+        return []
+    waiting, found = [json.loads(part.__getstate__())], []
+    while waiting:
+        step = waiting.pop()
+        inner = step.get(name)
+        waiting += inner or []
+        if inner is None:
+            found.append(step)
+    return found
