@@ -238,6 +238,9 @@ class GenerateRequest:
     answer before its end, so that it may begin again elsewhere. `has_effects`: the answer is
     stored. `cache_control` is what the caller wants of kept answers.
 
+    `cache_key`: requests with the same one are likely to begin alike; where several backends could
+    answer, they go to the same.
+
     `patience_s`: how long the caller waits; who would not start in it is refused at once.
 
     Of an answer to `messages`, calls of `tools` come apart from its text; `splits_reasoning` wants
@@ -274,6 +277,7 @@ class GenerateRequest:
     is_whole: bool = False
     has_effects: bool = False
     cache_control: CacheControl | None = None
+    cache_key: str = ""
 
 
 _BOOLEANS = tuple(f.name for f in fields(SamplingParams) if f.type == "bool")

@@ -14,7 +14,7 @@ from dataclasses import replace
 from headrace.core.backend import Backend, Health, ModelInfo, ModelText
 from headrace.core.cache_control import CacheControl
 from headrace.core.clock import Clock
-from headrace.core.end_user import NOBODY, EndUser
+from headrace.core.end_user import NOBODY, EndUser, digest_of
 from headrace.core.errors import InvalidParameter
 from headrace.core.output import RequestOutput
 from headrace.core.passing_stream import PassingStream
@@ -138,6 +138,7 @@ class Metered:
             task=self.task,
             is_whole=not self.is_stream,
             cache_control=self.cache_control,
+            cache_key=digest_of(facts.caller.tenant, self.end_user.prompt_cache_key) or "",
         )
         holds = await self._hold_money(request)
         try:

@@ -69,6 +69,7 @@ class ResponseCache:
             has_effects=False,
             prediction=None,
             cache_control=None,
+            cache_key="",
             sampling=sampling,
         )
         namespace = "" if control is None else control.namespace

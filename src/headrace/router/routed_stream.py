@@ -188,7 +188,8 @@ class RoutedStream(PassingStream, Routed):
 
     def _next(self, tier: str, later: Container[str] = ()) -> Member | None:
         """Who is to be asked of a tier; None: all were."""
-        members = self._parts.tiers[tier].in_order(self._parts.health)
+        tier_of, key = self._parts.tiers[tier], self._request.cache_key
+        members = tier_of.in_order(self._parts.health, key)
         left = (m for m in members if m.name not in self._asked and m.name not in later)
         return next(left, None)
 

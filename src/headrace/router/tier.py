@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from headrace.core.backend import Backend, ModelInfo
 from headrace.core.routing_config import TierConfig
 from headrace.router.health import HealthBook
+
+MAX_AHEAD = 4
+"""Requests that the backend of a key may have more than the least busy one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,12 @@ class Tier:
     def name(self) -> str:
         return self.config.name
 
-    def in_order(self, health: HealthBook) -> Sequence[Member]:
-        """All members: those that can answer first, then in the order that is wanted."""
+    def in_order(self, health: HealthBook, cache_key: str = "") -> Sequence[Member]:
+        """All members: those that can answer first, then in the order that is wanted.
+
+        Where requests are spread, those of one `cache_key` go to the member that has answered the
+        others, and has their beginning in its cache, unless it is much busier than the rest.
+        """
         target_s, is_spread = self.config.ttft_target_s, self.config.order == "least-busy"
 
         def rank(member: Member) -> tuple[bool, bool, int]:
@@ -55,4 +63,20 @@ class Tier:
             return is_away, is_slow, known.num_running if is_spread else 0
 
         # Sorting keeps the order of equals.
-        return sorted(self.members, key=rank)
+        ordered = sorted(self.members, key=rank)
+        if not cache_key or not is_spread:
+            return ordered
+        best_away, best_slow, fewest = rank(ordered[0])
+        able = [member for member in ordered if rank(member)[:2] == (best_away, best_slow)]
+        preferred = max(able, key=lambda member: _affinity(cache_key, member.name))
+        if rank(preferred)[2] > fewest + MAX_AHEAD:
+            return ordered
+        return [preferred, *(member for member in ordered if member is not preferred)]
+
+
+def _affinity(cache_key: str, name: str) -> bytes:
+    """Whose is largest has the key; who comes or goes moves no key of the others.
+
+    Source: Thaler and Ravishankar, rendezvous hashing, IEEE/ACM ToN 6(1), 1998.
+    """
+    return sha256(f"{cache_key}\0{name}".encode("utf-8", "replace")).digest()

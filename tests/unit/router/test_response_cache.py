@@ -46,6 +46,7 @@ def test_an_old_answer_in_one_piece() -> None:
         call_id="c",
         patience_s=3.0,
         priority=4,
+        cache_key="other",
         is_whole=True,
         sampling=SamplingParams(seed=2),
     )
