@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -70,6 +71,11 @@ _LONG_FILES = (
     "e2e/test_accounts.py",
     "e2e/test_many_models.py",
 )
+_HOME_DATABASE = (
+    resolve_config(flags={}, environ=os.environ, config_file=None).hub.home / "headrace.db"
+)
+# Of someone who uses headrace here, or already told of.
+_KNOWN_DATABASES = [_HOME_DATABASE] if _HOME_DATABASE.exists() else []
 _RANKS = {name: rank for rank, name in enumerate(_LONG_FILES)}
 
 
@@ -83,6 +89,15 @@ def pytest_collection_finish() -> None:
     """Eleven thousand tests and what they import are not looked through by every collection."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """What tests store is in folders of their own: see to it that none uses the tester's home."""
+    yield
+    if _HOME_DATABASE.exists() and not _KNOWN_DATABASES:
+        _KNOWN_DATABASES.append(_HOME_DATABASE)
+        pytest.fail(f"{_HOME_DATABASE} is new: this test, or one beside it, has stored there.")
 
 
 def local_model(name: str) -> Path:

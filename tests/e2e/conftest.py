@@ -15,10 +15,7 @@ from headrace.core.config import DEFAULT_MODEL
 @pytest.fixture(scope="session")
 def served(qwen05_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
     """`headrace serve` with the 0.5B model, under the name examples use, on a free port."""
-    folder = tmp_path_factory.mktemp("served")
-    with serve(
-        DEFAULT_MODEL, folder, HEADRACE_DATABASE=f"sqlite:///{folder}/headrace.db"
-    ) as server:
+    with serve(DEFAULT_MODEL, tmp_path_factory.mktemp("served")) as server:
         yield server
 
 
