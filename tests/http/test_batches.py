@@ -34,6 +34,7 @@ from fakes.stored import (
 )
 from fakes.usage import Ledger, eventually
 from headrace.core.backend import Health
+from headrace.core.batches import NewBatch
 from headrace.core.cache_control import CacheControl
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import ServerConfig
@@ -337,6 +338,30 @@ def test_cancelling_keeps_what_is_finished(tmp_path: Path) -> None:
     assert counts is not None
     assert (counts.total, counts.completed, counts.failed) == (15, 5, 0)
     assert len(gate.texts) == 10
+
+
+def test_a_batch_for_another_version_waits_and_holds_nobody_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = FakeClock(1_800_000_000.0)
+    with serving(tmp_path, clock=clock) as served, served.openai() as client:
+        batches, lines = served.door.storage.batches, [chat_line("a")]
+        values = {"tenant": "acme", "key_id": None, "endpoint": "/v1/songs", "window_s": HOUR_S}
+        strange = [
+            batches.create(NewBatch(input_file_id=upload(client, lines), **values), 10).id  # type: ignore[arg-type]
+            for _ in range(2)
+        ]
+        assert wait_for(client, begin(client, lines).id).status == "completed"
+        assert [client.batches.retrieve(name).status for name in strange] == ["validating"] * 2
+        client.batches.cancel(strange[0])
+        assert wait_for(client, strange[0]).status == "cancelled"
+        clock.advance(HOUR_S)
+        assert wait_for(client, strange[1]).status == "expired"
+    said = [record.getMessage() for record in caplog.records if "/v1/songs" in record.getMessage()]
+    assert said == [
+        f"{name} waits for a version of headrace that serves /v1/songs to batches"
+        for name in strange
+    ]
 
 
 def test_an_expired_batch_returns_and_bills_what_was_finished(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import select
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ from fakes.fake_backend import FakeBackend
 from fakes.served_app import RunningServer, run_server
 from fakes.usage import eventually
 from headrace.core.config import ServerConfig
+from headrace.core.request import GenerateRequest
 from headrace.server.tls import load_certificate
 
 CHAT = "/v1/chat/completions"
@@ -155,6 +158,39 @@ def test_connections_beyond_the_limit_are_told_to_come_back() -> None:
         assert (refused.headers["retry-after"], refused.headers["connection"]) == ("1", "close")
         held[0].close()
         eventually(lambda: httpx.get(f"{server.address}/v1/models").status_code == 200)
+
+
+def test_bodies_beyond_the_common_limit_are_told_to_come_back() -> None:
+    """One body is being received and one is answered: together they leave no room for a third."""
+    config = ServerConfig(port=0, max_body_bytes=4096, max_total_body_bytes=8192)
+    backend, gate = FakeBackend(), threading.Event()
+
+    async def hold(request: GenerateRequest, step: int) -> None:
+        while step and not gate.is_set():
+            await asyncio.sleep(0.01)
+
+    backend.before_step = hold
+    with run_server(backend, config) as server, server.client() as client, connect(server) as slow:
+        bodies = server.app.services.bodies
+        long = BODY | {"user": "x" * 3750}
+        with client.stream("POST", CHAT, json=long | {"stream": True}) as answered:
+            slow.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+                b"Content-Type: application/json\r\nContent-Length: 3900\r\n\r\n"
+                b'{"model":"' + b"x" * 3800
+            )
+            eventually(lambda: bodies.num_bytes > 7600)
+            refused = client.post(CHAT, json=long)
+            assert refused.status_code == 503
+            assert int(refused.headers["retry-after"]) >= 1
+            assert "max_total_body_bytes" in refused.json()["error"]["message"]
+            assert client.get("/v1/models").status_code == 200
+            gate.set()
+            assert answered.read().endswith(b"data: [DONE]\n\n")
+        slow.close()
+        eventually(lambda: bodies.num_bytes == 0)
+        assert client.post(CHAT, json=long).status_code == 200
+        eventually(lambda: bodies.num_bytes == 0)
 
 
 def test_a_reader_that_takes_nothing_is_cut_off_and_its_request_stopped() -> None:

@@ -37,6 +37,8 @@ class ServerConfig:
         served_model_names: names clients may use, the first is shown; empty is the model's own.
         default_max_tokens: answer length if a request names none; None is what the context leaves.
         max_body_bytes: larger request bodies are refused.
+        max_total_body_bytes: bodies of all requests that are received or answered at a time; None
+            is 16 times max_body_bytes.
         max_json_depth: lists and objects that a request body may nest.
         max_json_objects: lists and objects that a request body may have in all; names in objects
             are eight times as many.
@@ -80,6 +82,7 @@ class ServerConfig:
     served_model_names: tuple[str, ...] = ()
     default_max_tokens: int | None = None
     max_body_bytes: int = 16 * 1024**2
+    max_total_body_bytes: int | None = None
     max_json_depth: int = 64
     max_json_objects: int = 32_768
     max_prompts: int = 256
@@ -124,6 +127,10 @@ class ServerConfig:
             "server.default_max_tokens", self.default_max_tokens, 1, 2**24, is_optional=True
         )
         check_bytes("server.max_body_bytes", self.max_body_bytes, 1024, 2**32)
+        total = self.max_total_body_bytes
+        if total is not None:
+            least = self.max_body_bytes
+            check_bytes("server.max_total_body_bytes", total, least, 2**40)
         check_integer("server.max_json_depth", self.max_json_depth, 4, 256)
         check_integer("server.max_json_objects", self.max_json_objects, 64, 2**24)
         check_integer("server.max_prompts", self.max_prompts, 1, 2**16)
@@ -153,6 +160,11 @@ class ServerConfig:
         check_number("server.trace_sample_ratio", self.trace_sample_ratio, 0.0, 1.0)
         check_choice("server.log_level", self.log_level, get_args(LogLevel))
         check_choice("server.log_format", self.log_format, get_args(LogFormat))
+
+    @property
+    def most_body_bytes(self) -> int:
+        """`max_total_body_bytes`, as it is or derived."""
+        return self.max_total_body_bytes or 16 * self.max_body_bytes
 
     def _check_reach(self) -> None:
         """TLS files, and the names of pages and hosts."""

@@ -60,7 +60,7 @@ async def load_adapter(services: Services, visit: Visit) -> JsonReply:
     Raises: HttpRefusal, RequestError, BackendError.
     """
     control = _control(services, visit)
-    body = await read_json_object(visit.receive, visit.headers, services.config)
+    body = await read_json_object(visit.receive, visit.headers, services.config, visit.share)
     fields = validate(LoadFields, body)
     name, base = fields.lora_name, fields.base_model_name
     if not ADAPTER_NAME.fullmatch(name):
@@ -89,7 +89,7 @@ async def unload_adapter(services: Services, visit: Visit) -> JsonReply:
     Raises: HttpRefusal, RequestError, BackendError.
     """
     control = _control(services, visit)
-    body = await read_json_object(visit.receive, visit.headers, services.config)
+    body = await read_json_object(visit.receive, visit.headers, services.config, visit.share)
     fields = validate(UnloadFields, body)
     try:
         await control.unload_adapter(fields.lora_name)

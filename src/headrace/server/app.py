@@ -20,8 +20,9 @@ from headrace.economics.usage_row import UsageRow
 from headrace.server.answer_head import AnswerHead
 from headrace.server.auth import admit
 from headrace.server.batch_worker import BatchWorker
+from headrace.server.body_room import BodyShare
 from headrace.server.call_log import how_it_ended, request_fields
-from headrace.server.call_scope import CALLER, CLIENT_LEFT, HEADERS, METER, REQUEST_ID, TRACE
+from headrace.server.call_scope import CALLER, CLIENT_LEFT, HEADERS, METER, REQUEST_ID, ROOM, TRACE
 from headrace.server.error_responses import HttpRefusal, describe_error, is_our_fault
 from headrace.server.http_metrics import HttpMetrics
 from headrace.server.origins import check_host, preflight_headers
@@ -82,6 +83,7 @@ class HeadraceApp:
         begin_s = self._http.begin()
         headers = scope[HEADERS] = read_headers(scope)
         request_id = header_request_id(headers.get("x-request-id"))
+        scope[ROOM] = share = BodyShare(self.services.bodies, self.services.config)
         scope[REQUEST_ID], scope[TRACE] = request_id, self._trace(headers)
         dialect = dialect_of(scope["path"], headers)
         head = AnswerHead(scope, send, dialect, self.services, self._http)
@@ -99,6 +101,7 @@ class HeadraceApp:
                 body = dialect.error_body(reply, request_id)
                 await send_json(JsonReply(body, reply.status, reply.headers), head.send)
         finally:
+            share.give_back()
             row = _close(scope, head.status or None)
             spent_s = self._http.end(scope, head.status or None, begin_s)
             _write_line(scope, head.status, row, spent_s)

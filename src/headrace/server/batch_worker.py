@@ -11,13 +11,14 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from headrace.core.batches import BatchRecord
 from headrace.core.errors import StoreError
 from headrace.core.telemetry import BATCHES_UNFINISHED
 from headrace.server.batch_call import Route
 from headrace.server.batch_run import BatchRun, Reason, Turns
-from headrace.server.services import Services, Storage, StorageDoor
+from headrace.server.services import Call, Services, Storage, StorageDoor
 from headrace.server.slots import Slots
 
 # While batches run, until the next look at their statuses; and while there are none.
@@ -38,6 +39,7 @@ class BatchWorker:
         self._tenants: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._runs: dict[str, tuple[BatchRun, asyncio.Task[None]]] = {}
         self._not_before_s: dict[str, float] = {}
+        self._unserved: set[str] = set()
         self._sweep_at_s = 0.0
         self._is_failing = self._is_over = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -113,15 +115,26 @@ class BatchWorker:
     def _steer(self, storage: Storage, records: Sequence[BatchRecord]) -> None:
         now_s = self._services.clock.monotonic_s()
         for record in records:
-            if record.id not in self._runs and self._not_before_s.get(record.id, 0.0) <= now_s:
-                self._begin(storage, record)
             reason = self._reason_to_stop(record)
+            is_due = self._not_before_s.get(record.id, 0.0) <= now_s
+            if record.id not in self._runs and is_due and self._is_served(record, reason):
+                self._begin(storage, record)
             if reason is not None and record.id in self._runs:
                 self._runs[record.id][0].stop(reason)
 
+    def _is_served(self, record: BatchRecord, reason: Reason | None) -> bool:
+        """Whether its lines can be asked here; one that is to end has none left to ask."""
+        if record.endpoint in self._routes or reason or record.status == "finalizing":
+            return True
+        if record.id not in self._unserved:
+            self._unserved.add(record.id)
+            text = "%s waits for a version of headrace that serves %s to batches"
+            _log.error(text, record.id, record.endpoint)
+        return False
+
     def _begin(self, storage: Storage, record: BatchRecord) -> None:
         turns = Turns(self.slots, self._tenants[record.tenant], self._reading)
-        route = self._routes[record.endpoint]
+        route = self._routes.get(record.endpoint, _ask_nothing)
         run = BatchRun(self._services, storage, route, record, turns)
         task = asyncio.create_task(run.run())
         self._runs[record.id] = run, task
@@ -140,3 +153,8 @@ class BatchWorker:
             return "cancelled"
         is_late = record.expires_at_s <= self._services.clock.unix_s()
         return "expired" if is_late and record.status != "finalizing" else None
+
+
+async def _ask_nothing(_services: Services, _call: Call) -> NoReturn:
+    """The route of a batch that is only brought to its end."""
+    raise RuntimeError("A batch without a route has asked a line.")

@@ -108,7 +108,7 @@ class BatchRoutes:
 
         Raises: RequestError, StoreError.
         """
-        body = await read_json_object(visit.receive, visit.headers, services.config)
+        body = await read_json_object(visit.receive, visit.headers, services.config, visit.share)
         fields = validate(BatchFields, body)
         self._check(fields)
         new = NewBatch(

@@ -13,5 +13,7 @@ METER = "headrace.meter"
 TRACE = "headrace.trace"
 # True when the client went before its answer was complete.
 CLIENT_LEFT = "headrace.client_left"
+# The room of the body, until the answer is complete.
+ROOM = "headrace.room"
 # Fields that had no effect, as the head of the answer names them.
 IGNORED = "headrace.ignored"

@@ -19,6 +19,8 @@ from headrace.core.config import ServerConfig
 from headrace.core.errors import CapacityError
 from headrace.server.auth import OPEN_PATHS
 from headrace.server.error_responses import ErrorReply, describe_error
+from headrace.server.replies import JsonReply
+from headrace.server.send_reply import send_json
 
 _CONTINUE = b"HTTP/1.1 100"
 # Of the files a process may open, those that are not connections: models, database, libraries.
@@ -77,16 +79,8 @@ class TooManyConnections:
             "(max_connections). Close idle ones, or send the request again later."
         )
         reply = describe_error(full, "")
-        body = reply.body()
-        headers = {
-            **reply.headers,
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body)),
-            "Connection": "close",
-        }
-        pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": reply.status, "headers": pairs})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        headers = {**reply.headers, "Connection": "close"}
+        await send_json(JsonReply(reply.body(), reply.status, headers), send)
 
 
 class _Joined:

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from headrace.economics.call_progress import CallFacts
 from headrace.economics.metered import Metered
 from headrace.server.cache_control import read_cache_control
-from headrace.server.call_scope import CALLER, CLIENT_LEFT, HEADERS, METER, REQUEST_ID, TRACE
+from headrace.server.call_scope import CALLER, CLIENT_LEFT, HEADERS, METER, REQUEST_ID, ROOM, TRACE
 from headrace.server.dialect import Dialect
 from headrace.server.end_user_of import end_user_of
 from headrace.server.error_responses import HttpRefusal
@@ -64,6 +64,7 @@ class ResourceEndpoint:
             request_id=scope[REQUEST_ID],
             caller=scope[CALLER],
             receive=receive,
+            share=scope[ROOM],
         )
         # PostgreSQL has no such texts.
         if any("\0" in text for text in (*visit.path.values(), *visit.query.values())):
@@ -116,7 +117,7 @@ class InferenceEndpoint:
         scope[METER] = meter
         meter.begin()
         services.check_ready(may_wait=True)
-        body = await read_json_object(receive, headers, services.config)
+        body = await read_json_object(receive, headers, services.config, scope[ROOM])
         meter.is_stream = body.get("stream") is True
         meter.task = task_of(headers, body)
         meter.cache_control = read_cache_control(headers, body)

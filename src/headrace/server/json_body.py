@@ -1,8 +1,8 @@
 """Request bodies: from bytes of a stranger to a JSON object, within limits.
 
 In: the ASGI `receive` channel and headers. Out: a dict, or a refusal that says why. Limits are on
-size, on the time the bytes take, on nesting and on how many lists and objects there are, so that no
-body can exhaust memory or the stack, or hold up the event loop.
+size, alone and of all bodies, on the time the bytes take, on nesting and on how many lists and
+objects there are, so that no body can exhaust memory or the stack, or hold up the event loop.
 """
 
 from __future__ import annotations
@@ -18,11 +18,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from headrace.core.config import ServerConfig
-from headrace.core.errors import RequestError
+from headrace.core.errors import CapacityError, RequestError
+from headrace.server.body_room import BodyShare
 from headrace.server.error_responses import HttpRefusal
 
 # Without backing up: a text that never ends is looked through once.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+# Half of a surrogate pair so near the end that msgspec takes the other half for cut off.
+_HALF_PAIR = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?:[^\\]|\\[^u])")
+_HALF_PAIR_REASON = "JSON is malformed: unexpected end of escaped utf-16 surrogate pair"
+_TAIL_BYTES = 12
 _BOM = b"\xef\xbb\xbf"
 # Of objects as large as they come: biases of tokens.
 _NAMES_PER_OBJECT = 8
@@ -57,17 +62,18 @@ def _check_coding(coding: str | None) -> None:
 
 
 async def read_json_object(
-    receive: Receive, headers: Mapping[str, str], config: ServerConfig
+    receive: Receive, headers: Mapping[str, str], config: ServerConfig, share: BodyShare
 ) -> dict[str, Any]:
     """Read and decode the body.
 
-    Raises: HttpRefusal 413 and 415, RequestError for what is not a JSON object.
+    Raises: HttpRefusal 413 and 415, RequestError for what is not a JSON object, CapacityError.
+    Mutates: share, which has the body's room.
     """
     check_content_type(headers.get("content-type"))
     _check_coding(headers.get("content-encoding"))
     try:
         async with asyncio.timeout(config.body_timeout_s):
-            body = await _read(receive, config.max_body_bytes)
+            body = await _read(receive, config.max_body_bytes, share)
     except TimeoutError:
         raise HttpRefusal(
             400,
@@ -77,16 +83,24 @@ async def read_json_object(
     return decode_json_object(body, JsonLimits.of(config))
 
 
-async def _read(receive: Receive, max_bytes: int) -> bytearray:
+async def _read(receive: Receive, max_bytes: int, share: BodyShare) -> bytearray:
     body, num_bytes, is_complete = bytearray(), 0, False
+    full: CapacityError | None = None
     while not is_complete and num_bytes <= max_bytes * _EXCESS_FACTOR:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk = message.get("body", b"")
         num_bytes += len(chunk)
-        if num_bytes <= max_bytes:
-            body += chunk
+        try:
+            if full is None and num_bytes <= max_bytes:
+                share.take(len(chunk))
+                body += chunk
+        except CapacityError as error:
+            full = error
+        if full is not None or num_bytes > max_bytes:
+            body.clear()
+            share.give_back()
         is_complete = not message.get("more_body", False)
     if num_bytes > max_bytes:
         raise HttpRefusal(
@@ -95,6 +109,8 @@ async def _read(receive: Receive, max_bytes: int) -> bytearray:
             "(max_body_bytes). Send less, or raise the limit.",
             {"Connection": "close"},
         )
+    if full is not None:
+        raise full
     return body
 
 
@@ -140,7 +156,10 @@ def decode_json_object(
     except RecursionError:
         raise too_deep from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"{what} is not valid JSON: {error}. Send a JSON object.") from None
+        reason = str(error)
+        if reason.endswith("truncated") and _HALF_PAIR.search(body[-_TAIL_BYTES:]):
+            reason = _HALF_PAIR_REASON
+        raise RequestError(f"{what} is not valid JSON: {reason}. Send a JSON object.") from None
     if not isinstance(value, dict):
         kind = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
         given = kind.get(type(value), "a number")

@@ -44,6 +44,7 @@ from headrace.server.openai_chat_schema import (
     CHAT_REFUSED,
     ChatCompletionFields,
     check_features,
+    is_continuation,
     parse_messages,
     parse_prediction,
 )
@@ -131,11 +132,7 @@ def _make_call(
 ) -> tuple[ChatCall, list[str]]:
     form = make_form(services, fields, "chatcmpl")
     messages, unknown_in_messages = parse_messages(fields.messages)
-    is_continued = bool(fields.continue_final_message)
-    if is_continued and fields.add_generation_prompt:
-        raise InvalidParameter(
-            "add_generation_prompt", True, "false when continue_final_message is true"
-        )
+    is_continued = is_continuation(fields.continue_final_message, fields.add_generation_prompt)
     check_truncation(fields)
     structured_outputs, unknown_in_form = read_form(fields)
     prediction, unknown_in_prediction = parse_prediction(fields.prediction)

@@ -141,6 +141,14 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> None:
             )
 
 
+def is_continuation(continues: bool | None, adds_prompt: bool | None) -> bool:
+    """Whether the answer goes on with the last message. Raises: InvalidParameter."""
+    if continues and adds_prompt:
+        allowed = "false when continue_final_message is true"
+        raise InvalidParameter("add_generation_prompt", True, allowed)
+    return bool(continues)
+
+
 def parse_messages(
     messages: Sequence[Mapping[str, Any]],
 ) -> tuple[tuple[Message, ...], list[str]]:

@@ -20,6 +20,8 @@ from headrace.server.tool_schema import (
     make_choice,
     make_tool,
     read_each,
+    read_plain_choice,
+    read_tool_name,
 )
 
 TOOL_CHOICES = (
@@ -74,29 +76,22 @@ def _read_tool(value: object, path: str) -> tuple[Tool, list[str]]:
 
 def _read_choice(choice: object) -> tuple[Mode, list[str] | None, list[str]]:
     """Mode, names and unknown keys."""
-    if choice is None:
-        return "auto", None, []
-    if choice in ("auto", "none", "required"):
-        return choice, None, []
-    kind = choice.get("type") if isinstance(choice, Mapping) else None
-    if not isinstance(choice, Mapping) or not isinstance(kind, str):
+    if not isinstance(choice, Mapping):
+        return read_plain_choice(choice, TOOL_CHOICES), None, []
+    kind = choice.get("type")
+    if not isinstance(kind, str):
         raise InvalidParameter("tool_choice", choice, TOOL_CHOICES)
     if kind == "function":
         unknown = [f"tool_choice.{name}" for name in choice if name not in ("type", "name")]
-        return "required", [_read_name(choice, "tool_choice")], unknown
+        return "required", [read_tool_name(choice, "tool_choice")], unknown
     if kind != "allowed_tools":
         raise _hosted("tool_choice.type", kind)
     fields = validate(AllowedToolsFields, choice, "tool_choice.")
-    names = [_read_name(tool, f"tool_choice.tools[{at}]") for at, tool in enumerate(fields.tools)]
+    names = [
+        read_tool_name(tool, f"tool_choice.tools[{at}]") for at, tool in enumerate(fields.tools)
+    ]
     unknown = unknown_names(fields, ("type",), "tool_choice.")
     return fields.mode, list(dict.fromkeys(names)), unknown
-
-
-def _read_name(value: object, path: str) -> str:
-    name = value.get("name") if isinstance(value, Mapping) else None
-    if not isinstance(name, str):
-        raise InvalidParameter(f"{path}.name", name, "the name of one of the tools")
-    return name
 
 
 def _hosted(path: str, kind: str) -> UnsupportedParameter:

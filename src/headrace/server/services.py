@@ -25,6 +25,7 @@ from headrace.core.stores import Caller
 from headrace.core.telemetry import Metric, MetricSink
 from headrace.economics.accounts import Accounts
 from headrace.economics.metered import Metered
+from headrace.server.body_room import BodyRoom, BodyShare
 from headrace.server.call_notes import CallNotes
 from headrace.server.error_responses import HttpRefusal
 from headrace.server.first_answers import FirstAnswers
@@ -111,6 +112,7 @@ class Services:
     build_of: BuildOf = unknown_build
     first_answers: FirstAnswers = field(default_factory=FirstAnswers)
     facts: ServerFacts = field(default_factory=ServerFacts)
+    bodies: BodyRoom = field(default_factory=BodyRoom)
 
     def models(self) -> dict[str, ModelInfo]:
         """Served names and their models, the default one first.
@@ -173,7 +175,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request to a route that runs no model: what it names; `receive` has the body, unread."""
+    """A request to a route that runs no model: what it names; `receive` has the body, unread, and
+    `share` takes room for it."""
 
     path: Mapping[str, str]
     query: QueryParams
@@ -181,3 +184,4 @@ class Visit:
     request_id: str
     caller: Caller
     receive: Receive
+    share: BodyShare

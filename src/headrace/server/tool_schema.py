@@ -137,12 +137,8 @@ def _read_tool(value: object, path: str) -> tuple[Tool, list[str]]:
 
 def _read_choice(choice: object) -> tuple[Mode, list[str] | None, list[str]]:
     """Mode, names and unknown keys."""
-    if choice is None:
-        return "auto", None, []
-    if choice in ("auto", "none", "required"):
-        return choice, None, []
     if not isinstance(choice, Mapping):
-        raise InvalidParameter("tool_choice", choice, _CHOICES)
+        return read_plain_choice(choice, _CHOICES), None, []
     kind = choice.get("type")
     unknown = [f"tool_choice.{name}" for name in choice if name not in ("type", kind)]
     if kind == "function":
@@ -158,9 +154,23 @@ def _read_choice(choice: object) -> tuple[Mode, list[str] | None, list[str]]:
     return fields.mode, list(dict.fromkeys(names)), unknown
 
 
+def read_plain_choice(choice: object, allowed: str) -> Mode:
+    """A choice that is one word; none is `auto`. Raises: InvalidParameter."""
+    if choice is None:
+        return "auto"
+    if choice not in ("auto", "none", "required"):
+        raise InvalidParameter("tool_choice", choice, allowed)
+    return choice
+
+
+def read_tool_name(value: object, path: str) -> str:
+    """The name in a tool or in its function. Raises: InvalidParameter."""
+    name = value.get("name") if isinstance(value, Mapping) else None
+    if not isinstance(name, str):
+        raise InvalidParameter(f"{path}.name", name, "the name of one of the tools")
+    return name
+
+
 def _read_name(value: object, path: str) -> str:
     function = value.get("function") if isinstance(value, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else None
-    if not isinstance(name, str):
-        raise InvalidParameter(f"{path}.function.name", name, "the name of one of the tools")
-    return name
+    return read_tool_name(function, f"{path}.function")

@@ -23,7 +23,7 @@ from headrace.server.generation_schema import (
     unknown_names,
     validate,
 )
-from headrace.server.openai_chat_schema import parse_messages
+from headrace.server.openai_chat_schema import is_continuation, parse_messages
 from headrace.server.replies import JsonReply, warning_headers
 from headrace.server.services import Call, Services
 from headrace.server.tool_schema import read_tools
@@ -141,11 +141,7 @@ def _make_request(fields: TokenizeFields, model: ModelInfo) -> tuple[GenerateReq
         )
     messages, unknown_in_messages = parse_messages(fields.messages)
     asked = read_tools(fields.tools, None, None)
-    is_continued = bool(fields.continue_final_message)
-    if is_continued and fields.add_generation_prompt:
-        raise InvalidParameter(
-            "add_generation_prompt", True, "false when continue_final_message is true"
-        )
+    is_continued = is_continuation(fields.continue_final_message, fields.add_generation_prompt)
     request = GenerateRequest(
         request_id="tokenize",
         model=model.name,

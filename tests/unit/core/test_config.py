@@ -64,6 +64,7 @@ def test_frozen() -> None:
         (ServerConfig, {"served_model_names": ("a", "a")}, "server.served_model_names"),
         (ServerConfig, {"default_max_tokens": 0}, "server.default_max_tokens"),
         (ServerConfig, {"max_body_bytes": 1}, "server.max_body_bytes"),
+        (ServerConfig, {"max_total_body_bytes": 16 * 2**20 - 1}, "server.max_total_body_bytes"),
         (ServerConfig, {"shutdown_timeout_s": -1}, "server.shutdown_timeout_s"),
         (ServerConfig, {"log_level": "loud"}, "server.log_level"),
     ],

@@ -9,12 +9,17 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from headrace.core.config import ServerConfig
-from headrace.core.errors import RequestError
+from headrace.core.errors import CapacityError, RequestError
+from headrace.server.body_room import BodyRoom, BodyShare
 from headrace.server.error_responses import HttpRefusal
 from headrace.server.json_body import JsonLimits, decode_json_object, read_json_object
 
 JSON = {"content-type": "application/json"}
 CONFIG = ServerConfig(max_body_bytes=1024)
+
+
+def share(room: BodyRoom | None = None) -> BodyShare:
+    return BodyShare(room or BodyRoom(), CONFIG)
 
 
 def receiver(*chunks: bytes, is_complete: bool = True) -> Callable[[], Awaitable[Any]]:
@@ -35,18 +40,46 @@ def receiver(*chunks: bytes, is_complete: bool = True) -> Callable[[], Awaitable
 
 async def test_a_body_in_pieces() -> None:
     receive = receiver(b'{"a"', b": [1, 2", b"]}")
-    assert await read_json_object(receive, JSON, CONFIG) == {"a": [1, 2]}
+    assert await read_json_object(receive, JSON, CONFIG, share()) == {"a": [1, 2]}
+
+
+async def test_bodies_of_all_requests_have_a_limit_together() -> None:
+    room, body = BodyRoom(), b'"' + b" " * 598 + b'"'
+    config = ServerConfig(max_body_bytes=1024, max_total_body_bytes=1200)
+    first, second = BodyShare(room, config), BodyShare(room, config)
+    with pytest.raises(RequestError, match="is a string"):
+        await read_json_object(receiver(body[:300], body[300:]), JSON, config, first)
+    assert room.num_bytes == 600
+    # What is held for a body is free again while the rest of it is thrown away.
+    held = []
+
+    async def receive() -> Any:
+        held.append(room.num_bytes)
+        return {"type": "http.request", "body": b" " * 301, "more_body": len(held) < 4}
+
+    with pytest.raises(HttpRefusal) as large:
+        await read_json_object(receive, JSON, config, second)
+    assert large.value.status == 413
+    assert held == [600, 901, 600, 600]
+    with pytest.raises(CapacityError, match="max_total_body_bytes") as full:
+        await read_json_object(receiver(body, b" "), JSON, config, second)
+    assert not full.value.is_full
+    assert room.num_bytes == 600
+    assert await read_json_object(receiver(b"{}"), JSON, config, second) == {}
+    first.give_back()
+    second.give_back()
+    assert room.num_bytes == 0
 
 
 async def test_a_client_that_leaves() -> None:
     with pytest.raises(ClientDisconnect):
-        await read_json_object(receiver(b"{", is_complete=False), JSON, CONFIG)
+        await read_json_object(receiver(b"{", is_complete=False), JSON, CONFIG, share())
 
 
 @pytest.mark.parametrize("num_chunks", [2, 3, 500])
 async def test_a_large_body_is_read_no_further_than_needed(num_chunks: int) -> None:
     with pytest.raises(HttpRefusal) as large:
-        await read_json_object(receiver(*[b" " * 1000] * num_chunks), JSON, CONFIG)
+        await read_json_object(receiver(*[b" " * 1000] * num_chunks), JSON, CONFIG, share())
     assert large.value.status == 413
 
 
@@ -55,13 +88,13 @@ async def test_a_large_body_is_read_no_further_than_needed(num_chunks: int) -> N
     ["application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json"],
 )
 async def test_json_content_types(kind: str) -> None:
-    assert await read_json_object(receiver(b"{}"), {"content-type": kind}, CONFIG) == {}
+    assert await read_json_object(receiver(b"{}"), {"content-type": kind}, CONFIG, share()) == {}
 
 
 @pytest.mark.parametrize("kind", ["text/json", "application/x-json", "json", "", "text/plain+json"])
 async def test_other_content_types(kind: str) -> None:
     with pytest.raises(HttpRefusal) as wrong:
-        await read_json_object(receiver(b"{}"), {"content-type": kind}, CONFIG)
+        await read_json_object(receiver(b"{}"), {"content-type": kind}, CONFIG, share())
     assert wrong.value.status == 415
 
 
@@ -97,10 +130,36 @@ def test_lists_and_objects_are_counted_outside_of_texts() -> None:
 
 
 async def test_a_byte_order_mark_and_a_compressed_body() -> None:
-    assert await read_json_object(receiver(b"\xef\xbb\xbf{}"), JSON, CONFIG) == {}
+    assert await read_json_object(receiver(b"\xef\xbb\xbf{}"), JSON, CONFIG, share()) == {}
     for coding in ("identity", ""):
         headers = JSON | {"content-encoding": coding}
-        assert await read_json_object(receiver(b"{}"), headers, CONFIG) == {}
+        assert await read_json_object(receiver(b"{}"), headers, CONFIG, share()) == {}
     with pytest.raises(HttpRefusal, match="Content-Encoding is 'gzip'") as packed:
-        await read_json_object(receiver(b"{}"), JSON | {"content-encoding": "gzip"}, CONFIG)
+        await read_json_object(
+            receiver(b"{}"), JSON | {"content-encoding": "gzip"}, CONFIG, share()
+        )
     assert packed.value.status == 415
+
+
+HALF = "JSON is malformed: unexpected end of escaped utf-16 surrogate pair"
+CUT_OFF = "Input data was truncated"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (rb'{"a":"\ud800"}', HALF),
+        (rb'{"a":"\\\uDBFFx"}', HALF),
+        (rb'{"\ud800":1}', HALF),
+        (rb'{"a":"\ud83d\n"}', HALF),
+        (rb'{"a":"\ud800 and more text"}', HALF),
+        (rb'{"a":"\ud83d\ude0', CUT_OFF),
+        (rb'{"a":"\ud83d', CUT_OFF),
+        (rb'{"a":"\\ud83d"', CUT_OFF),
+        (rb'{"a":"abc', CUT_OFF),
+    ],
+)
+def test_half_a_pair_at_the_end_is_not_called_cut_off(body: bytes, reason: str) -> None:
+    with pytest.raises(RequestError, match="not valid JSON") as refused:
+        decode_json_object(body, JsonLimits(8, 100))
+    assert reason in refused.value.message
