@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fakes.fake_graph import FakeGraph
+from headrace.ops.cuda.device_step import FIELDS, upload
 from headrace.ops.cuda.step_replay import BUCKETS, bucket_size, is_decode, pad, table_width
 from headrace.ops.step_inputs import StepInputs
 
@@ -46,6 +47,16 @@ def test_padded_rows_read_and_write_nothing() -> None:
     assert (padded.block_table[3] == -1).all()
     assert (padded.block_table[:, 2:] == -1).all()
     assert len(padded.token_ids) == len(padded.positions) == len(padded.logit_rows) == 4
+
+
+@pytest.mark.parametrize("num_requests", [1, 2, 3, 5])
+def test_arrays_of_a_step_are_aligned_for_every_number_of_rows(num_requests: int) -> None:
+    """Triton compiles once more for each combination of pointers that are not."""
+    sent = upload(step([1] * num_requests), torch.device("cpu"))
+    for name in FIELDS:
+        part = getattr(sent, name)
+        assert (part.data_ptr() - sent.flat.data_ptr()) % 16 == 0
+        np.testing.assert_array_equal(part.numpy(), getattr(step([1] * num_requests), name))
 
 
 def test_the_fake_graph_does_the_work_again_on_new_inputs() -> None:

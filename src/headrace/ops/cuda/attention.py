@@ -86,7 +86,8 @@ def _attend(
     return acc, new_top, total
 
 
-@triton.jit
+# A step's numbers change all the time: a kernel must not be compiled for each kind of them.
+@triton.jit(do_not_specialize=["table_width", "num_requests"])
 def attention_kernel(
     qkv, k_data, v_data, k_scales, v_scales, out, part_acc, part_top, query_start, seq_lens,
     block_table, table_width, num_requests, num_kv_heads, row_width, out_width,

@@ -25,6 +25,9 @@ FIELDS = (
     "logit_rows",
 )
 
+ALIGNMENT = 4
+"""Arrays begin at 16 bytes: Triton compiles a kernel anew for a pointer that it finds unaligned."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceStep:
@@ -46,8 +49,16 @@ class DeviceStep:
 
 
 def pack_step(step: StepInputs) -> Int32:
-    """All arrays end to end, in the order of FIELDS."""
-    return np.concatenate([getattr(step, name).reshape(-1) for name in FIELDS], dtype=np.int32)
+    """All arrays in the order of FIELDS, each from a multiple of ALIGNMENT on."""
+    parts = []
+    for name in FIELDS:
+        part = getattr(step, name).reshape(-1)
+        parts += [part, np.zeros(_filling(part.size), np.int32)]
+    return np.concatenate(parts, dtype=np.int32)
+
+
+def _filling(size: int) -> int:
+    return -size % ALIGNMENT
 
 
 def upload(step: StepInputs, device: torch.device) -> DeviceStep:
@@ -58,7 +69,7 @@ def upload(step: StepInputs, device: torch.device) -> DeviceStep:
     for name in FIELDS:
         part = getattr(step, name)
         tensors[name] = flat[start : start + part.size].view(part.shape)
-        start += part.size
+        start += part.size + _filling(part.size)
     lengths = np.diff(step.query_start)
     return DeviceStep(
         **tensors,

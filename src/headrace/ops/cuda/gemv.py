@@ -187,7 +187,7 @@ def integer_gemv_kernel(
     _finish(y, bias, out, column, is_column, num_rows, out_width, ROWS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def dequantize_kernel(
     low, high, d, sc, dm, mn, rows, out, scale, num_rows, out_width,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK_N: tl.constexpr, RUNS: tl.constexpr,

@@ -12,6 +12,8 @@ from headrace.ops.protocol import Activation
 def linear(x: torch.Tensor, weight: Linear, out_dtype: torch.dtype | None = None) -> torch.Tensor:
     """x @ weight.T + bias. Shapes: [T, in] -> [T, out]."""
     dtype = out_dtype or x.dtype
+    if x.shape[0] > gemv.MAX_ROWS and len(weight.matrices) == 1 and weight.bias is None:
+        return wide_product(x, weight.matrices[0], dtype)
     out = torch.empty((x.shape[0], weight.num_columns), dtype=dtype, device=x.device)
     start = 0
     for matrix in weight.matrices:

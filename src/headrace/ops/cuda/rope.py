@@ -1,6 +1,7 @@
 """Rotary embedding with optional norms of q and k heads: one program per token and group of heads.
 
-A thread holds both halves of its pairs, so rotating in place needs no barrier.
+A thread holds both halves of its pairs and a program is one warp, so rotating in place needs no
+barrier; of several warps two could hold the same pairs.
 """
 
 from __future__ import annotations
@@ -83,5 +84,5 @@ def rope(
         spec.num_heads, num_rotated, spec.qkv_width,
         D=spec.head_size, HALF=half, HALF_PAD=triton.next_power_of_2(half),
         REST_PAD=triton.next_power_of_2(rest) if rest else 0, HEADS=HEADS_AT_ONCE,
-        HAS_NORM=q_norm is not None, num_warps=2,
+        HAS_NORM=q_norm is not None, num_warps=1,
     )  # fmt: skip

@@ -31,7 +31,7 @@ def mask_kernel(logits, mask, width, words, BLOCK: tl.constexpr):
     tl.store(logits + row * width + token, float("-inf"), mask=is_token & is_banned)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_places"])
 def adjust_kernel(
     logits, places, bias, counts, kinds, repetition, presence, frequency, num_places, width,
     BLOCK: tl.constexpr,
@@ -298,7 +298,7 @@ def sample(logits: torch.Tensor, inputs: SampleInputs) -> torch.Tensor:
     return chosen
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_top"])
 def logprobs_kernel(
     logits, token_ids, logprobs, ranks, top_ids, top_logprobs, width, num_top,
     BLOCK: tl.constexpr,

@@ -43,19 +43,24 @@ MakeGraph = Callable[[], Graph]
 
 
 class CudaGraph:
-    """torch.cuda.CUDAGraph, all of an engine's in one memory pool."""
+    """torch.cuda.CUDAGraph, all of an engine's in one memory pool and captured on one stream.
 
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
+    cuBLAS keeps a workspace of 32 MiB for each stream that it was called on, for good.
+    """
+
+    def __init__(self, pool: Any, stream: Any) -> None:
+        self._pool, self._stream = pool, stream
         self._graph = torch.cuda.CUDAGraph()
 
     def capture(self, run: Run) -> Sequence[torch.Tensor]:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             run()  # kernels compile, the library chooses its own
-        torch.cuda.current_stream().wait_stream(side)
-        with torch.cuda.graph(self._graph, pool=self._pool):
+        torch.cuda.current_stream().wait_stream(self._stream)
+        # What other threads ask of the driver meanwhile, pinned memory say, does not end a capture.
+        with torch.cuda.graph(
+            self._graph, self._pool, self._stream, capture_error_mode="thread_local"
+        ):
             return run()
 
     def replay(self) -> None:
@@ -63,9 +68,9 @@ class CudaGraph:
 
 
 def cuda_graphs() -> MakeGraph:
-    """A maker of graphs that share one memory pool."""
-    pool = torch.cuda.graph_pool_handle()
-    return lambda: CudaGraph(pool)
+    """A maker of graphs that share a memory pool and a stream."""
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+    return lambda: CudaGraph(pool, stream)
 
 
 @dataclass(frozen=True, slots=True)
