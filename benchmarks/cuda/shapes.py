@@ -31,7 +31,7 @@ class Shape:
     row_counts: tuple[int, ...]
 
 
-DECODES = ((1, 1024), (8, 1024), (64, 1024), (256, 512))
+DECODES = ((1, 1024), (8, 1024), (64, 1024), (256, 1024), (256, 512))
 SHAPES = {
     "llama-3.1-8b": Shape(
         32, 4096, 14336, 128256, AttentionSpec(32, 8, 128, 128**-0.5), DECODES, (512, 8192),
@@ -96,9 +96,18 @@ def prefill_step(lengths: Sequence[int], block_size: int) -> StepInputs:
     return _step(lengths, lengths, block_size)
 
 
-def _step(lengths: Sequence[int], new: Sequence[int], block_size: int) -> StepInputs:
+def later_step(
+    lengths: Sequence[int], new: Sequence[int], block_size: int, most: int
+) -> StepInputs:
+    """The last `new` tokens of requests that keep their blocks until they have `most` tokens."""
+    return _step(lengths, new, block_size, -(-most // block_size))
+
+
+def _step(
+    lengths: Sequence[int], new: Sequence[int], block_size: int, blocks_each: int | None = None
+) -> StepInputs:
     starts = np.concatenate([[0], np.cumsum(new)]).astype(np.int32)
-    widths = [-(-length // block_size) for length in lengths]
+    widths = [blocks_each or -(-length // block_size) for length in lengths]
     table = np.full((len(lengths), max(widths)), -1, np.int32)
     slots, positions, taken = [], [], 0
     for row, (length, count, width) in enumerate(zip(lengths, new, widths, strict=True)):
