@@ -112,7 +112,8 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name, allowed, is_allowed in _NUMBER_RULES:
             value = getattr(self, name)
-            if value is None and name in _OPTIONAL:
+            # Most parameters of most requests; None is one of those that may be None.
+            if value is _DEFAULTS[name]:
                 continue
             wants_int = name in _INTEGERS
             kind = int if wants_int else int | float
@@ -151,6 +152,8 @@ class SamplingParams:
         return self.is_greedy or (self.seed is not None and not self.is_seed_drawn)
 
     def _set_texts(self, name: str, value: object, most: int, most_chars: int) -> None:
+        if value == ():
+            return
         texts = (value,) if name == "stop" and isinstance(value, str) else value
         is_list = isinstance(texts, Sequence) and not isinstance(texts, str | bytes)
         if is_list:
@@ -161,6 +164,8 @@ class SamplingParams:
         object.__setattr__(self, name, tuple(texts))  # type: ignore[arg-type]
 
     def _set_token_ids(self, name: str, value: object, most: int) -> None:
+        if value == ():
+            return
         is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         if is_list:
             _check_count(name, len(value), most, "token ids")  # type: ignore[arg-type]
@@ -169,6 +174,8 @@ class SamplingParams:
         object.__setattr__(self, name, tuple(dict.fromkeys(value)))  # type: ignore[call-overload]
 
     def _set_logit_bias(self) -> None:
+        if self.logit_bias == {}:
+            return
         bias: dict[int, float] = {}
         if not isinstance(self.logit_bias, Mapping):
             raise InvalidParameter("logit_bias", self.logit_bias, "a map from token id to a number")
@@ -209,8 +216,9 @@ _NUMBER_RULES: tuple[_Rule, ...] = (
     ("min_tokens", "0 or more", lambda v: v >= 0),
     ("max_tokens", "1 or more", lambda v: v >= 1),
 )
-_OPTIONAL = frozenset({"seed", "logprobs", "prompt_logprobs", "max_tokens"})
-_INTEGERS = _OPTIONAL | {"top_k", "n", "min_tokens"}
+_INTEGERS = frozenset(
+    {"seed", "logprobs", "prompt_logprobs", "max_tokens", "top_k", "n", "min_tokens"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,4 +288,5 @@ class GenerateRequest:
     cache_key: str = ""
 
 
+_DEFAULTS = {f.name: f.default for f in fields(SamplingParams)}
 _BOOLEANS = tuple(f.name for f in fields(SamplingParams) if f.type == "bool")

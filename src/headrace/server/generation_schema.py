@@ -151,12 +151,14 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 }
 
 # Fields of SamplingParams whose name and meaning on the wire are the same.
-_SAMPLING_NAMES = (
-    *("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"),
-    *("presence_penalty", "frequency_penalty", "logit_bias", "allowed_token_ids", "bad_words"),
-    *("seed", "n", "stop", "stop_token_ids", "min_tokens", "prompt_logprobs", "ignore_eos"),
-    *("include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens"),
-    "return_token_ids",
+_SAMPLING_NAMES = frozenset(
+    {
+        *("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"),
+        *("presence_penalty", "frequency_penalty", "logit_bias", "allowed_token_ids", "bad_words"),
+        *("seed", "n", "stop", "stop_token_ids", "min_tokens", "prompt_logprobs", "ignore_eos"),
+        *("include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens"),
+        "return_token_ids",
+    }
 )
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -216,7 +218,8 @@ def make_sampling(
     Without a seed one is drawn, so that the caller can be told.
     Raises: RequestError in the field names of the dialect.
     """
-    given = {name: getattr(fields, name) for name in _SAMPLING_NAMES} | settled
+    names = _SAMPLING_NAMES & fields.model_fields_set
+    given = {name: getattr(fields, name) for name in names} | settled
     repetition = _read_repetition(fields)
     if repetition is not None:
         sizes = {name: getattr(repetition, name) for name in RepetitionFields.model_fields}
@@ -229,9 +232,9 @@ def make_sampling(
 
 def with_seed(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of SamplingParams, with a drawn seed where they have none."""
-    return {"seed": secrets.randbits(SEED_BITS), "is_seed_drawn": "seed" not in arguments} | dict(
-        arguments
-    )
+    if "seed" in arguments:
+        return dict(arguments)
+    return {"seed": secrets.randbits(SEED_BITS), "is_seed_drawn": True, **arguments}
 
 
 def with_other_seed(sampling: SamplingParams) -> SamplingParams:
