@@ -17,7 +17,11 @@ DOORS = {
     "starlette": ("server",),
     "pydantic": ("server",),
     "uvicorn": ("server",),
-    "h11": ("bench/http_exchange.py", "client/http_connection.py"),
+    "h11": (
+        "bench/http_exchange.py",
+        "client/http_connection.py",
+        "server/plain_connection.py",
+    ),
     "msgspec": ("server", "engine/frames.py"),
     "python_multipart": ("server/multipart_body.py",),
     "tokenizers": ("text",),

@@ -19,6 +19,7 @@ from headrace.core.config import ServerConfig
 from headrace.core.errors import CapacityError
 from headrace.server.auth import OPEN_PATHS
 from headrace.server.error_responses import ErrorReply, describe_error
+from headrace.server.plain_connection import PlainConnection
 from headrace.server.replies import JsonReply
 from headrace.server.send_reply import send_json
 
@@ -122,6 +123,10 @@ class GuardedConnection(H11Protocol):
 
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.conn: Any = PlainConnection(self.conn)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or one that is told that there are too many."""
