@@ -7,12 +7,12 @@ are, so that a bad one is reported under the variable's name.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.core.errors import ConfigError
+from headrace.core.near_names import did_you_mean
 from headrace.core.server_config import LogLevel
 
 PREFIX = "HEADRACE_"
@@ -137,7 +137,6 @@ def find_unknown(environ: Mapping[str, str]) -> list[str]:
     for name in sorted(environ):
         rest = name.removeprefix(PREFIX)
         if name.startswith(PREFIX) and rest not in known:
-            near = [known[word] for word in difflib.get_close_matches(rest, known, n=2)]
-            hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {all_names}."
+            hint = did_you_mean(name, known.values(), most=2) or f"Known: {all_names}."
             warnings.append(f"environment variable {name} is not read by headrace. {hint}")
     return warnings

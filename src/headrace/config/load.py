@@ -6,7 +6,6 @@ accepts is read from its annotation: a new setting is one field in `core.config`
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import types
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from headrace.core.config import (
     StoreConfig,
 )
 from headrace.core.errors import ConfigError
+from headrace.core.near_names import did_you_mean
 from headrace.core.units import parse_bytes
 
 MAX_FILE_BYTES = 1024**2
@@ -179,10 +179,8 @@ def _to_choice(choices: tuple[str, ...], value: object, shown: str) -> str:
     else:
         text = value.strip().lower() if isinstance(value, str) else value
     if text not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        raise ConfigError(
-            shown, value, f"one of {', '.join(choices)}", f"Did you mean {near[0]}?" if near else ""
-        )
+        allowed = f"one of {', '.join(choices)}"
+        raise ConfigError(shown, value, allowed, did_you_mean(value, choices, most=1))
     return str(text)
 
 
@@ -248,6 +246,4 @@ def unknown_setting(name: str, known: list[str]) -> ConfigError:
 
 
 def _unknown(name: str, known: list[str], kind: str) -> ConfigError:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    hint = f"Did you mean {' or '.join(near)}?" if near else ""
-    return SettingNameError(name, f"no {kind}", ", ".join(known), hint)
+    return SettingNameError(name, f"no {kind}", ", ".join(known), did_you_mean(name, known))

@@ -6,13 +6,13 @@ cost per hour and what it was measured to compute. Unknown keys are errors.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
 from headrace.core.errors import ConfigError
+from headrace.core.near_names import did_you_mean
 from headrace.economics.machine_price import price_machine
 from headrace.economics.price_tables import (
     PriceTable,
@@ -217,6 +217,5 @@ def _check_keys(entry: Any, known: tuple[str, ...], where: str) -> None:
         raise ConfigError(where, entry, f"a map with {', '.join(known[:6])}, ...")
     for key in entry:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=2)
-            hint = f"Did you mean {' or '.join(near)}?" if near else ""
+            hint = did_you_mean(key, known, most=2)
             raise ConfigError(f"{where}.{key}", entry[key], ", ".join(known), hint)

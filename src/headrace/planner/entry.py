@@ -6,12 +6,12 @@ is an error that names its neighbours.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 from headrace.core.errors import ConfigError
+from headrace.core.near_names import did_you_mean
 
 
 class Entry:
@@ -24,8 +24,7 @@ class Entry:
         self._tree = tree
         for key in tree:
             if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=2)
-                hint = f"Did you mean {' or '.join(near)}?" if near else ""
+                hint = did_you_mean(key, known, most=2)
                 raise ConfigError(f"{where}.{key}", tree[key], ", ".join(known), hint)
 
     def __contains__(self, key: str) -> bool:

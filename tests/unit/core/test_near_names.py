@@ -1,0 +1,45 @@
+"""Names that somebody may have meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from headrace.core.near_names import did_you_mean, near_names
+
+SETTINGS = (
+    "engine.num_threads",
+    "engine.max_num_seqs",
+    "engine.max_restarts",
+    "engine.isa",
+    "server.port",
+    "server.host",
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [
+        ("engine.num_thread", ("engine.num_threads",)),
+        ("ENGINE.ISAA", ("engine.isa",)),
+        ("engin.num_threads", ("engine.num_threads",)),
+        ("engine.max_seqs", ("engine.max_num_seqs",)),
+        # As long as some of them, and beginning like them all.
+        ("engine.foo", ()),
+        ("server.colour", ()),
+        ("", ()),
+    ],
+)
+def test_only_what_is_near_is_named(given: str, near: tuple[str, ...]) -> None:
+    assert near_names(given, SETTINGS) == near
+
+
+def test_names_that_are_as_near_are_all_named_up_to_a_number() -> None:
+    assert near_names("model_a", ("model_b", "model_c", "colour")) == ()
+    assert near_names("summaryx", ("summary1", "summary2", "summary3"), most=2) == (
+        "summary1",
+        "summary2",
+    )
+    assert did_you_mean("summaryx", ("summary1", "summary2", "label")) == (
+        "Did you mean summary1 or summary2?"
+    )
+    assert did_you_mean(7, ("label",)) == ""
