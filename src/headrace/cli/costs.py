@@ -67,9 +67,9 @@ def costs(
     """Add up what the calls of the usage ledger cost, also those that were cut off.
 
     COST is in full; MARGINAL leaves out the idle time of own machines. UNPRICED calls are in no
-    sum. PARTS are what other backends did for a call; they are in every column but REQUESTS. A call
-    with several tags counts for each. `focus` is CSV of FOCUS 1.4, a line per kind of
-    token, model, price, tenant, key and day.
+    sum. PARTS are what other backends did for a call, or beside it as shadows; they are in every
+    column but REQUESTS. A call with several tags counts for each. `focus` is CSV of FOCUS 1.4, a
+    line per kind of token, model, price, tenant, key and day.
     """
     if form not in FORMATS:
         raise ConfigError("--format", form, f"one of {', '.join(FORMATS)}")

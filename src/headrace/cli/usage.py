@@ -61,7 +61,8 @@ def usage(
 
     Cached tokens are part of the input, reasoning is part of the output. INPUT (ESTIMATED) stands
     for prompts of calls that ended before their tokens were reported; it is in no other column.
-    PARTS are what other backends did for a call; their tokens are in their tier's and model's rows.
+    PARTS are what other backends did for a call, or beside it as shadows; their tokens are in their
+    tier's and model's rows.
     """
     if form not in FORMATS:
         raise ConfigError("--format", form, f"one of {', '.join(FORMATS)}")

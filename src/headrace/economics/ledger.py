@@ -19,7 +19,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from headrace.core.budgets import Budget
 from headrace.economics.machine_price import ServedCall
 from headrace.economics.usage_row import UsageRow
-from headrace.economics.usage_table import NUM_CALLS, NUM_PARTS, STEPS, USAGE_ROWS, in_order
+from headrace.economics.usage_table import (
+    IS_PART,
+    NUM_CALLS,
+    NUM_PARTS,
+    STEPS,
+    USAGE_ROWS,
+    in_order,
+)
 from headrace.store.database import Database
 
 Dimension = Literal["tenant", "key", "user", "model", "tier", "task", "day"]
@@ -136,7 +143,7 @@ class UsageLedger:
         Raises: StoreError.
         """
         groups = [_GROUPS[name] for name in by]
-        has_failed = USAGE_ROWS.c.error.is_not(None) & USAGE_ROWS.c.is_part.is_(None)
+        has_failed = USAGE_ROWS.c.error.is_not(None) & ~IS_PART
         errors = func.sum(case((has_failed, 1), else_=0))
         sums = [func.coalesce(func.sum(USAGE_ROWS.c[name]), 0) for name in _SUMS]
         query = select(*groups, NUM_CALLS, NUM_PARTS, func.coalesce(errors, 0), *sums)

@@ -175,9 +175,10 @@ class Metered:
         outcome = CallOutcome(now_s, http_status, error, self.task, who)
         row, *others = make_rows(progress, self._costs, outcome)
         if self._accounts.budgets is not None:
-            self._accounts.budgets.settle(self._holds, row)
+            # What is held goes last: nobody may take it for free while parts are not yet spent.
             for other in others:
                 self._accounts.budgets.settle((), other)
+            self._accounts.budgets.settle(self._holds, row)
         if self._accounts.ledger is not None:
             for one in (row, *others):
                 self._accounts.ledger.append(one)

@@ -82,10 +82,11 @@ USAGE_ROWS = Table(
 _ADD = add_missing_columns(USAGE_ROWS)
 # One for each version: the table, then what costs need, then routing, then for whom a caller asks.
 STEPS = (USAGE_ROWS.create, _ADD, _ADD, _ADD)
-_IS_PART = USAGE_ROWS.c.is_part == 1
-# Rows that are calls, and those of what else was paid for one.
-NUM_CALLS = func.coalesce(func.sum(case((_IS_PART, 0), else_=1)), 0)
-NUM_PARTS = func.coalesce(func.sum(case((_IS_PART, 1), else_=0)), 0)
+SHADOW = "shadow"
+# What else was paid for a call, and comparisons, for which nobody called.
+IS_PART = USAGE_ROWS.c.is_part.is_not(None) | (USAGE_ROWS.c.operation == SHADOW)
+NUM_CALLS = func.coalesce(func.sum(case((IS_PART, 0), else_=1)), 0)
+NUM_PARTS = func.coalesce(func.sum(case((IS_PART, 1), else_=0)), 0)
 
 
 def in_order(columns: Sequence[ColumnElement[Any]]) -> list[ColumnElement[Any]]:

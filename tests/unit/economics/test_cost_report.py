@@ -112,6 +112,17 @@ def test_parts_of_calls_are_counted_beside_them(database: Database) -> None:
     assert [(total.requests, total.parts) for total in used] == [(1, 1), (1, 0)]
 
 
+def test_comparisons_are_nobodys_calls(database: Database) -> None:
+    UsageLedger(database).append(
+        [priced(0, tier="cheap"), priced(1, tier="dear", operation="shadow", tenant="shadow")]
+    )
+    cheap, dear = add_up(database, ["tier"])
+    assert [(cheap.requests, cheap.parts), (dear.requests, dear.parts)] == [(1, 0), (0, 1)]
+    assert dear.cost_nano_usd == cheap.cost_nano_usd == 83_400
+    (used,) = UsageLedger(database).report([])
+    assert (used.requests, used.parts) == (1, 1)
+
+
 def test_a_call_counts_for_each_of_its_tags(database: Database) -> None:
     UsageLedger(database).append(
         [priced(0), priced(1, tags='["a", "b"]'), priced(2, tags='["b"]', tenant="other")]
