@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -49,8 +50,7 @@ def embed_all(
         binary = options.format == "npy"
         out: IO[Any] = sys.stdout.buffer if binary else sys.stdout
         if output is not None:
-            mode, encoding = ("wb", None) if binary else ("w", "utf-8")
-            out = stack.enter_context(output.open(mode, encoding=encoding))
+            out = stack.enter_context(_whole_file(output, is_binary=binary))
         writer = _WRITERS[options.format](out)
         while lines := list(itertools.islice(inputs, TEXTS_AT_ONCE)):
             writer.write(lines, _embed(embedder, lines, options.arguments))
@@ -58,6 +58,30 @@ def embed_all(
         writer.end(embedder.vector_size)
         out.flush()
     count.end()
+
+
+@contextmanager
+def _whole_file(path: Path, *, is_binary: bool) -> Iterator[IO[Any]]:
+    """A file that is there when all of it is; until then, and after an error, the one before is.
+
+    A device or a pipe is written as it goes, and so is a file in a folder that takes no other.
+    """
+    mode, encoding = ("wb", None) if is_binary else ("w", "utf-8")
+    # Where a link leads; beside it, so that it is one file system.
+    target = path.resolve()
+    if (path.exists() and not path.is_file()) or not os.access(target.parent, os.W_OK):
+        with path.open(mode, encoding=encoding) as out:
+            yield out
+        return
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with partial.open(mode, encoding=encoding) as out:
+            yield out
+        if target.exists():
+            partial.chmod(target.stat().st_mode & 0o7777)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _embed(embedder: Embedder, lines: Sequence[InputLine], arguments: Mapping[str, Any]) -> Vectors:

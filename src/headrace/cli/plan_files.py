@@ -50,8 +50,14 @@ PricesOption = Annotated[
 ]
 
 
-def open_journal(workload: Path, profile: Path | None) -> Journal:
-    """The profile of a workload; it may be empty. Raises: ConfigError."""
+def open_journal(workload: Path, profile: Path | None, *, is_new: bool = False) -> Journal:
+    """The profile of a workload; one that is named is there unless it `is_new`.
+
+    Raises: ConfigError.
+    """
+    if profile is not None and not is_new and not profile.exists():
+        allowed = "a file that `headrace profile` wrote"
+        raise ConfigError("--profile", str(profile), allowed, "There is none.")
     return Journal(profile or workload.with_suffix(".profile.jsonl"))
 
 

@@ -73,7 +73,7 @@ def profile(
     chosen = [workload.tiers[name] for name in choose(tiers, real, "--tiers")]
     known = tuple(call.name for call in workload.calls)
     wanted = [workload.call(name) for name in choose(calls, known, "--calls")]
-    journal = open_journal(workload_file, profile_file)
+    journal = open_journal(workload_file, profile_file, is_new=True)
     settled = {"engine.memory_bytes": memory, "engine.num_threads": threads}
     run = _Run(workload, journal, load_config(config_file, settled), samples, concurrency)
     todo = [run.plan(tier, wanted, steps) for tier in chosen]

@@ -122,7 +122,9 @@ def measured_machine(tier: Tier, profile: Profile) -> Machine | None:
     work = profile.work(tier)
     if work is None or tier.usd_per_hour is None:
         return None
-    note = f"measured with {tier.model}, {work.concurrency:.1f} calls at a time; rate assumed"
+    calls = f"{work.concurrency:.1f}".removesuffix(".0")
+    calls += " call at a time" if calls == "1" else " calls at a time"
+    note = f"measured with {tier.model}, {calls}; rate assumed"
     return Machine(f"here ({tier.name})", "cpu", to_nano_usd(tier.usd_per_hour), note, work)
 
 

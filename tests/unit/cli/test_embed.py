@@ -73,6 +73,23 @@ def test_a_text_that_is_too_long_is_named(folder: Path) -> None:
     assert "stdin, line 2" in done.stderr and "--truncate -1" in done.stderr
 
 
+def test_an_error_leaves_the_file_that_was_there(folder: Path, tmp_path: Path) -> None:
+    target, link = tmp_path / "out.jsonl", tmp_path / "link.jsonl"
+    target.write_text("old\n")
+    link.symlink_to(target)
+    failed = embed(folder, "-o", str(target), text="cat\n" + "rain " * 60)
+    assert failed.returncode == 1 and target.read_text() == "old\n"
+    assert sorted(tmp_path.iterdir()) == [link, target]
+    target.chmod(0o640)
+    done = embed(folder, "-o", str(link), text="cat\n")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(target.read_text())["index"] == 0
+    assert link.is_symlink() and target.stat().st_mode & 0o777 == 0o640
+    nowhere = embed(folder, "-o", str(tmp_path / "none" / "out.jsonl"), text="cat\n")
+    assert nowhere.returncode != 0 and "none/out.jsonl" in nowhere.stderr
+    assert embed(folder, "-o", "/dev/null", text="cat\n").returncode == 0
+
+
 def test_what_would_be_overwritten_is_kept(folder: Path, tmp_path: Path) -> None:
     both = tmp_path / "texts.txt"
     both.write_text("the cat\n")

@@ -104,11 +104,14 @@ async def test_read_answer_keeps_what_came() -> None:
 
 
 def test_summaries() -> None:
-    done = Answer("x", Usage(40, 32, 11), "length", ttft_s=0.5, total_s=1.5)
+    done = Answer("x", Usage(40, 32, 21), "length", ttft_s=0.5, total_s=1.5)
     assert summarize(done) == (
-        "40 prompt tokens (32 cached), 11 generated, first token after 0.50 s, 10.0 tokens/s, "
+        "40 prompt tokens (32 cached), 21 generated, first token after 0.50 s, 20.0 tokens/s, "
         "cut at the length limit"
     )
+    # Eight tokens have no speed to speak of.
+    few = Answer("x", Usage(40, 0, 8), "stop", ttft_s=0.5, total_s=0.7)
+    assert summarize(few) == "40 prompt tokens, 8 generated, first token after 0.50 s"
     assert summarize(Answer("", Usage(4))) == "4 prompt tokens, 0 generated"
     assert Answer("x", Usage(4, 0, 1), "stop", 0.5, 0.5).tokens_per_s is None
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
+from fakes.workload_files import answer_to, write_workload
 from headrace.economics.machine_price import MachineWork
 from headrace.economics.price_yaml import read_price_yaml
 from headrace.economics.prices import Price
-from headrace.planner.advisor import Mix, compare, read_catalogue
+from headrace.planner.advisor import Mix, compare, measured_machine, read_catalogue
+from headrace.planner.journal import Journal
+from headrace.planner.profile import Profile
+from headrace.planner.workload_file import read_workload
 
 MIX = Mix(Fraction(9_000_000), Fraction(2_000_000))
 
@@ -61,6 +66,27 @@ def test_utilization_decides_and_machines_come_whole() -> None:
     (dear,) = compare([edge], [api("0.05", "0.2")], MIX, 0.7)
     assert dear.never_pays
     assert all(cost.machine_nano_usd > cost.api_nano_usd for cost in dear.costs)
+
+
+@pytest.mark.parametrize(
+    ("apart_s", "calls"),
+    [(20.0, "1 call at a time"), (0.0, "16 calls at a time"), (8.0, "1.2 calls at a time")],
+)
+def test_a_measured_machine_says_how_many_calls_it_had(
+    tmp_path: Path, apart_s: float, calls: str
+) -> None:
+    """Answers of ten seconds, each ending so much later than the one before."""
+    workload = read_workload(write_workload(tmp_path))
+    journal, tier = Journal(tmp_path / "p.jsonl"), workload.tiers["large"]
+    end_s = 0.0
+    for call in workload.calls:
+        for sample in call.samples:
+            end_s += apart_s
+            answer = answer_to(call, tier, sample, "sport")
+            journal.add(replace(answer, answered_unix_s=end_s, prefill_s=2.0, decode_s=8.0))
+    priced = replace(tier, usd_per_hour=Decimal("0.15"))
+    found = measured_machine(priced, Profile(workload, journal))
+    assert found is not None and f", {calls}; rate assumed" in found.note
 
 
 def test_rates_are_replaced_and_added() -> None:

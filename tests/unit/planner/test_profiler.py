@@ -123,6 +123,30 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
         Journal(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "place", "wrong"),
+    [
+        ("notes\n", "p.jsonl:1", "line 1: it is no JSON"),
+        ("[1]\n", "p.jsonl:1", "line 1: it is no object with headrace_profile"),
+        ('{"headrace_profile": 7}\n', "p.jsonl:1", "its version is 7, and 1 is read here"),
+        ('{"prompt": "x"}\n', "p.jsonl:1", "it has no 'headrace_profile'"),
+        ("no end", "p.jsonl:1", "it has no whole line"),
+        ('{"headrace_profile": 1}\n{"kind": "facts"}\n', "p.jsonl:2", "it has no 'tier'"),
+        ('{"headrace_profile": 1}\n7\n', "p.jsonl:2", "line 2: it is no object"),
+    ],
+)
+def test_a_bad_file_says_what_is_wrong_with_it(
+    tmp_path: Path, text: str, place: str, wrong: str
+) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        Journal(path)
+    assert place in caught.value.message and wrong in caught.value.message
+    with pytest.raises(ConfigError, match="Is a directory"):
+        Journal(tmp_path)
+
+
 async def test_a_smaller_limit_is_the_beginning_of_the_longer_answer(
     tmp_path: Path, workload: Workload
 ) -> None:
