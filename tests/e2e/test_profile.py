@@ -54,7 +54,7 @@ def test_what_was_timed_before_ctrl_c_is_not_timed_again(tmp_path: Path) -> None
     for said in (
         f"large: starting {tmp_path}/model",
         "large: asking for 2 answers",
-        "large: timing steps, 9 runs",
+        f"large: timing steps, {len(RUNS)} runs",
         "large: steps of 1 after 20 words",
         f"stopped; {journal} has what was measured; the same command goes on",
     ):

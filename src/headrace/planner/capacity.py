@@ -23,11 +23,12 @@ SCALE_EVERY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class SimulatedCall:
-    """A call to come."""
+    """A call to come. What is cached of its prompt is looked back on and not computed."""
 
     arrival_s: float
     input_tokens: int
     output_tokens: int
+    cached_input_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +143,8 @@ class _Cluster:
                 now_s = arrival_s
                 self._arrive(upcoming, now_s)
                 upcoming += 1
-        for replica in self._replicas:
-            self._paid_s += max(0.0, now_s - replica.ready_s) + self._start_s(replica)
+        for replica in tuple(self._replicas):
+            self._remove(replica, now_s)
         return Simulation(self._results(), self._busy_s, self._paid_s, self._most)
 
     def _results(self) -> tuple[CallTimes, ...]:
@@ -156,10 +157,6 @@ class _Cluster:
             )
             for index, call in enumerate(self._calls)
         )
-
-    def _start_s(self, replica: _Replica) -> float:
-        """Starting is paid for too; those of the beginning were there."""
-        return 0.0 if replica.ready_s <= self._started_s else self._rule.start_s
 
     def _push(self, when_s: float, replica: _Replica | None, version: int) -> None:
         self._order += 1
@@ -195,7 +192,8 @@ class _Cluster:
         if now_s >= replica.ready_s:
             while replica.waiting and len(running) < engine.max_num_seqs:
                 call = self._calls[replica.waiting[0]]
-                entry = _Running(replica.waiting.popleft(), call.input_tokens, call.output_tokens)
+                prompt_left = max(1, call.input_tokens - call.cached_input_tokens)
+                entry = _Running(replica.waiting.popleft(), prompt_left, call.output_tokens)
                 running.append(entry)
         decoding = [entry for entry in running if not entry.prompt_left]
         room = engine.max_num_batched_tokens - len(decoding)
@@ -274,5 +272,7 @@ class _Cluster:
             self._begin_span(replica, replica.ready_s)
 
     def _remove(self, replica: _Replica, now_s: float) -> None:
-        self._paid_s += max(0.0, now_s - replica.ready_s) + self._start_s(replica)
+        """Starting is paid for too; those of the beginning were there."""
+        start_s = 0.0 if replica.ready_s <= self._started_s else self._rule.start_s
+        self._paid_s += max(0.0, now_s - replica.ready_s) + start_s
         self._replicas.remove(replica)

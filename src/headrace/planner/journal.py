@@ -126,7 +126,7 @@ class Journal:
         elif kind == "facts":
             self._take_facts((entry["tier"], entry.get("model", "")), entry["facts"])
         elif kind == "step_run":
-            run = StepRun(*(entry[name] for name in StepRun.__slots__))
+            run = StepRun(**{name: entry[name] for name in StepRun.__slots__ if name in entry})
             self._step_runs.setdefault((entry["tier"], entry["model"]), []).append(run)
 
     def _take_facts(self, tier: tuple[str, str], facts: Mapping[str, Any]) -> None:
@@ -136,29 +136,41 @@ class Journal:
 
     def _read(self) -> None:
         """Raises: ConfigError that names the line."""
-        if not self.path.exists():
+        try:
+            raw = self.path.read_bytes()
+        except FileNotFoundError:
             return
-        raw = self.path.read_bytes()
+        except OSError as error:
+            raise ConfigError("--profile", str(self.path), "a file", f"{error.strerror}.") from None
         whole = raw[: raw.rfind(b"\n") + 1]
         # Not splitlines: answers may have line separators that JSON leaves as they are.
         lines = whole.decode("utf-8", "replace").split("\n")[:-1]
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
+                if not isinstance(entry, dict):
+                    raise TypeError("it is no object with headrace_profile")
                 if number > 1:
                     self._take(entry)
                 elif entry["headrace_profile"] != VERSION:
-                    raise ValueError("another version")
-            except (ValueError, KeyError, TypeError, RecursionError):
-                raise self._not_ours(number) from None
+                    found = entry["headrace_profile"]
+                    raise self._not_ours(1, f"its version is {found!r}, and {VERSION} is read here")
+            except ConfigError:
+                raise
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise self._not_ours(number, f"it is no JSON: {error}") from None
+            except (ValueError, KeyError, TypeError) as error:
+                missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+                raise self._not_ours(number, missing) from None
         if len(whole) < len(raw):
             if not lines:
-                raise self._not_ours(1)
+                raise self._not_ours(1, "it has no whole line")
             self._torn_at = len(whole)
 
-    def _not_ours(self, number: int) -> ConfigError:
+    def _not_ours(self, number: int, reason: str) -> ConfigError:
         allowed = "a profile that `headrace profile` wrote, or a path where no file is"
-        return ConfigError("--profile", f"{self.path}:{number}", allowed)
+        hint = f"What is wrong with line {number}: {reason}."
+        return ConfigError("--profile", f"{self.path}:{number}", allowed, hint)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         if self._torn_at is not None:

@@ -45,6 +45,9 @@ class MeanMetric(ABC):
 
     num_columns = 2
 
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
     def row(self, sample: Sample, answer: str) -> tuple[float, ...]:
         """See TaskMetric."""
         return (self.score(sample, answer), 1.0)
@@ -65,34 +68,23 @@ class MeanMetric(ABC):
 class ExactMatch(MeanMetric):
     """1 where words are the same, whatever their case and punctuation."""
 
-    def __init__(self, metric: Metric) -> None:
-        self._metric = metric
-
     def score(self, sample: Sample, answer: str) -> float:
         """See MeanMetric."""
-        text = pick(answer, self._metric.answer_field)
-        reference = as_text(look_up(sample.fields, self._metric.reference))
+        text, reference = _both(self._metric, sample, answer)
         return float(text is not None and normalized(text) == normalized(reference))
 
 
 class RougeL(MeanMetric):
     """Overlap with the reference in words and their order."""
 
-    def __init__(self, metric: Metric) -> None:
-        self._metric = metric
-
     def score(self, sample: Sample, answer: str) -> float:
         """See MeanMetric."""
-        text = pick(answer, self._metric.answer_field)
-        reference = as_text(look_up(sample.fields, self._metric.reference))
+        text, reference = _both(self._metric, sample, answer)
         return 0.0 if text is None else rouge_l(text, reference)
 
 
 class Contains(MeanMetric):
     """The share of the reference's phrases that an answer has, inflected at their end or not."""
-
-    def __init__(self, metric: Metric) -> None:
-        self._metric = metric
 
     def score(self, sample: Sample, answer: str) -> float:
         """See MeanMetric."""
@@ -108,9 +100,6 @@ class Contains(MeanMetric):
 
 class JsonFields(MeanMetric):
     """0 for what is no JSON object, else the mean over fields of how well each one matches."""
-
-    def __init__(self, metric: Metric) -> None:
-        self._metric = metric
 
     def score(self, sample: Sample, answer: str) -> float:
         """See MeanMetric."""
@@ -185,6 +174,12 @@ def pick(answer: str, path: str) -> str | None:
         return as_text(look_up(read_json(answer), path))
     except (ValueError, MissingField):
         return None
+
+
+def _both(metric: Metric, sample: Sample, answer: str) -> tuple[str | None, str]:
+    """What counts of an answer, and its reference."""
+    reference = as_text(look_up(sample.fields, metric.reference))
+    return pick(answer, metric.answer_field), reference
 
 
 def _is_said(part: str, said: str) -> bool:

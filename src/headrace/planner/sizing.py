@@ -82,9 +82,8 @@ def draw_calls(
         )
         for at_s, index in zip(moments, chosen, strict=True):
             usage = measured.usages[index]
-            call = SimulatedCall(
-                float(at_s), max(1, usage.input_tokens), max(1, usage.output_tokens)
-            )
+            tokens = max(1, usage.input_tokens), max(1, usage.output_tokens)
+            call = SimulatedCall(float(at_s), *tokens, usage.cached_input_tokens)
             drawn.append((call, task.name))
     drawn.sort(key=lambda pair: pair[0].arrival_s)
     return [call for call, _ in drawn], [name for _, name in drawn]

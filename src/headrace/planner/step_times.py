@@ -1,8 +1,8 @@
 """StepTimes: how long a step of a tier takes, by what is in it. Measured, not derived.
 
 In: runs of a backend at several batch sizes and prompt lengths. Out: a table that the simulation of
-`capacity` reads: seconds of a step that goes on with B answers, seconds more for each prompt token
-in it and for each token that its answers look back on. Units: seconds, tokens.
+`capacity` reads: seconds of a step that goes on with B answers, of one with prompt tokens too, and
+seconds more for each token that its answers look back on. Units: seconds, tokens.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from headrace.core.request import GenerateRequest, SamplingParams
 BATCH_SIZES = (1, 2, 4, 8, 16)
 PROMPT_WORDS = (20, 400)
 ANSWER_TOKENS = 32
-# Answers at once, words of their prompts: first batches, then each length of prompts twice.
+# Answers at once, words of their prompts: first batches, then the lengths of prompts in turns.
 RUNS = (
     *((size, PROMPT_WORDS[0]) for size in BATCH_SIZES),
-    *((1, num_words) for num_words in PROMPT_WORDS for _ in range(2)),
+    *((1, num_words) for _ in range(3) for num_words in PROMPT_WORDS),
 )
+# A prompt alone meets a machine at rest, where it takes 5 to 15 % longer than right after others
+# (docs/log, November 23).
+REST_S = 0.5
 _WORD = "river stone paper window orange "
 
 
@@ -37,6 +40,8 @@ class StepTimes:
     """`decode_s[i]` is a step with `batch_sizes[i]` answers; between them it goes along a line.
 
     Each of those answers looked back on `base_context` tokens; more of them take `context_token_s`.
+    A row of a step takes `prompt_token_s` where it has prompts alone, `mixed_token_s` where answers
+    go on beside them; None: as alone.
     """
 
     batch_sizes: tuple[int, ...]
@@ -45,6 +50,7 @@ class StepTimes:
     prompt_base_s: float
     context_token_s: float = 0.0
     base_context: float = 0.0
+    mixed_token_s: float | None = None
 
     @staticmethod
     def read(entry: Mapping[str, Any]) -> StepTimes:
@@ -56,23 +62,29 @@ class StepTimes:
             float(entry["prompt_base_s"]),
             float(entry.get("context_token_s", 0.0)),
             float(entry.get("base_context", 0.0)),
+            entry.get("mixed_token_s"),
         )
 
     def step_s(
         self, num_answers: int, num_prompt_tokens: int, num_context_tokens: float = 0.0
     ) -> float:
         """A step with answers, which look back on so many tokens together, and prompt tokens."""
-        prompt_s = num_prompt_tokens * self.prompt_token_s
-        if num_answers == 0:
-            return self.prompt_base_s + prompt_s
-        sizes, times = self.batch_sizes, self.decode_s
-        if num_answers > sizes[-1] and len(sizes) > 1:
-            slope = (times[-1] - times[-2]) / (sizes[-1] - sizes[-2])
-            decode_s = times[-1] + max(0.0, slope) * (num_answers - sizes[-1])
-        else:
-            decode_s = float(np.interp(num_answers, sizes, times))
+        rows = num_answers + num_prompt_tokens
+        step_s = self._decode_s(max(num_answers, min(rows, self.batch_sizes[-1])))
+        if num_prompt_tokens:
+            # Weights are read once for all rows, whosever they are.
+            is_mixed = num_answers > 0 and self.mixed_token_s is not None
+            row_s = self.mixed_token_s if is_mixed else self.prompt_token_s
+            step_s = max(step_s, self.prompt_base_s + rows * (row_s or 0.0))
         more = max(0.0, num_context_tokens - num_answers * self.base_context)
-        return decode_s + prompt_s + more * self.context_token_s
+        return step_s + more * self.context_token_s
+
+    def _decode_s(self, num_rows: int) -> float:
+        sizes, times = self.batch_sizes, self.decode_s
+        if num_rows <= sizes[-1] or len(sizes) == 1:
+            return float(np.interp(num_rows, sizes, times))
+        slope = (times[-1] - times[-2]) / (sizes[-1] - sizes[-2])
+        return times[-1] + max(0.0, slope) * (num_rows - sizes[-1])
 
 
 class NotTogether(BackendError):
@@ -99,7 +111,11 @@ class TimedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class StepRun:
-    """One of the RUNS. `step_s` None: its answers did not run together."""
+    """One of the RUNS. `step_s` None: its answers did not run together.
+
+    From the first token of its first answer to that of its last, `joining_s` passed in
+    `joining_steps`, which had `joining_rows` of prompts and answers.
+    """
 
     num_answers: int
     num_words: int
@@ -107,14 +123,18 @@ class StepRun:
     ttft_s: float
     input_tokens: int
     mean_context: float
+    joining_s: float = 0.0
+    joining_steps: int = 0
+    joining_rows: int = 0
 
 
 async def measure_steps(
     backend: Backend,
     known: Sequence[StepRun] = (),
     on_run: Callable[[StepRun], None] = lambda run: None,
+    rest_s: float = REST_S,
 ) -> StepTimes:
-    """Run short answers together, and prompts of two lengths alone.
+    """Run short answers together, and prompts of two lengths alone, each after a rest.
 
     Goes on after those of the RUNS that are known. Raises: BackendError for a backend that does not
     stream.
@@ -124,6 +144,8 @@ async def measure_steps(
     if len(runs) < len(RUNS):
         await timed_answer(backend, words_to_say(PROMPT_WORDS[0]))
     for size, num_words in RUNS[len(runs) :]:
+        if len(runs) >= len(BATCH_SIZES):
+            await asyncio.sleep(rest_s)
         # Where fewer did not run together, more do not.
         is_apart = size > 1 and any(run.step_s is None for run in runs)
         run = StepRun(size, num_words, None, 0.0, 0, 0.0)
@@ -141,26 +163,40 @@ async def _run(backend: Backend, size: int, num_words: int) -> StepRun:
         if size == 1:
             raise
     first = answers[0]
-    return StepRun(size, num_words, step_s, first.ttft_s, first.input_tokens, first.mean_context)
+    seen = (step_s, first.ttft_s, first.input_tokens, first.mean_context)
+    return StepRun(size, num_words, *seen, *joining(answers))
+
+
+def joining(answers: Sequence[TimedAnswer]) -> tuple[float, int, int]:
+    """Seconds, steps and rows from the first token of all to the first one of the last answer."""
+    firsts = [answer.marks[0][0] for answer in answers]
+    begin_s, end_s = min(firsts), max(firsts)
+    gained = [max((n for at_s, n in each.marks if at_s <= end_s), default=0) for each in answers]
+    num_prompt = sum(each.input_tokens for each in answers if each.marks[0][0] > begin_s)
+    rows = num_prompt + sum(gained) - len(answers)
+    return end_s - begin_s, max(gained) - 1, rows
 
 
 def _read_runs(runs: Sequence[StepRun]) -> StepTimes:
-    """Of all RUNS."""
+    """Of all RUNS. Middles, because a neighbour on the machine is met now and then."""
     batches = [run for run in runs[: len(BATCH_SIZES)] if run.step_s is not None]
-    few, many = PROMPT_WORDS
     prompts = runs[len(BATCH_SIZES) :]
-    short = [run for run in prompts if run.num_words == few]
-    long = [run for run in prompts if run.num_words == many]
+    short, long = ([run for run in prompts if run.num_words == words] for words in PROMPT_WORDS)
     prompt_token_s, prompt_base_s = _line(short, long)
+    joining_rows = sum(run.joining_rows for run in batches)
+    mixed_s = sum(run.joining_s - run.joining_steps * prompt_base_s for run in batches)
     base, far = short[0].mean_context, long[0].mean_context
-    gained_s = min(run.step_s or 0.0 for run in long) - min(run.step_s or 0.0 for run in short)
+    alone = [run.step_s or 0.0 for run in (batches[0], *short)]
+    # What is not more than their own spread is none.
+    gained_s = min(run.step_s or 0.0 for run in long) - max(alone)
     return StepTimes(
         tuple(run.num_answers for run in batches),
-        tuple(run.step_s or 0.0 for run in batches),
+        (float(np.median(alone)), *(run.step_s or 0.0 for run in batches[1:])),
         prompt_token_s,
         prompt_base_s,
         max(0.0, gained_s / max(1.0, far - base)),
         base,
+        max(0.0, mixed_s / joining_rows) if joining_rows else None,
     )
 
 
@@ -225,6 +261,7 @@ async def timed_answer(backend: Backend, text: str, num_tokens: int = ANSWER_TOK
 
 def _line(short: Sequence[StepRun], long: Sequence[StepRun]) -> tuple[float, float]:
     """Seconds a prompt token, and seconds of a step whatever is in it."""
-    a, b = min(short, key=lambda run: run.ttft_s), min(long, key=lambda run: run.ttft_s)
-    slope = max(1e-9, (b.ttft_s - a.ttft_s) / max(1, b.input_tokens - a.input_tokens))
-    return slope, max(0.0, a.ttft_s - slope * a.input_tokens)
+    few, many = (float(np.median([run.input_tokens for run in runs])) for runs in (short, long))
+    a_s, b_s = (float(np.median([run.ttft_s for run in runs])) for runs in (short, long))
+    slope = max(1e-9, (b_s - a_s) / max(1.0, many - few))
+    return slope, max(0.0, a_s - slope * few)

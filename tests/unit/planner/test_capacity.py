@@ -72,11 +72,32 @@ def test_prompts_are_computed_in_chunks_beside_answers() -> None:
     times = StepTimes((1, 2), (0.010, 0.012), 0.001, 0.005)
     calls = [SimulatedCall(0.0, 10, 101), SimulatedCall(0.5, 256, 2)]
     first, second = simulate(calls, times).calls
-    # It came within a step of 10 ms; two steps of 10 + 128 ms follow.
-    assert second.ttft_s == pytest.approx(0.005 + 2 * 0.138, abs=0.0051)
+    # It came within a step of 10 ms; two steps of 5 ms and 129 rows follow.
+    assert second.ttft_s == pytest.approx(0.005 + 2 * 0.134, abs=0.0051)
     assert second.tpot_s == pytest.approx(0.012)
     alone_s = 0.015 + 100 * 0.010
-    assert first.e2e_s == pytest.approx(alone_s + 2 * 0.128 + 0.002)
+    assert first.e2e_s == pytest.approx(alone_s + 2 * 0.124 + 0.002)
+
+
+def test_a_step_reads_its_weights_once_for_prompts_and_answers() -> None:
+    times = StepTimes((1, 4, 16), (0.010, 0.013, 0.031), 0.002, 0.005, mixed_token_s=0.001)
+    assert times.step_s(0, 100) == pytest.approx(0.205)
+    assert times.step_s(1, 100) == pytest.approx(0.005 + 0.101)
+    # A few rows take what as many answers take, and never less than the answers among them.
+    assert times.step_s(0, 2) == pytest.approx(0.011)
+    assert times.step_s(2, 2) == pytest.approx(0.013)
+    assert times.step_s(28, 2) == times.step_s(28, 0) == pytest.approx(0.049)
+
+
+def test_what_is_cached_of_a_prompt_is_looked_back_on_only() -> None:
+    times = StepTimes((1,), (0.010,), 0.001, 0.005, context_token_s=1e-5)
+    whole, part = simulate(
+        [SimulatedCall(0.0, 300, 2), SimulatedCall(9.0, 300, 2, cached_input_tokens=256)], times
+    ).calls
+    assert whole.ttft_s == pytest.approx(0.305) and part.ttft_s == pytest.approx(0.049)
+    assert [part.tpot_s, whole.tpot_s] == pytest.approx(2 * [0.010 + 301e-5])
+    (all_cached,) = simulate([SimulatedCall(0.0, 300, 1, cached_input_tokens=300)], times).calls
+    assert all_cached.ttft_s == pytest.approx(0.010)
 
 
 def test_a_batch_is_shared_and_grows_along_the_line() -> None:
@@ -86,7 +107,7 @@ def test_a_batch_is_shared_and_grows_along_the_line() -> None:
     calls = [SimulatedCall(0.0, 1, 11)] * 4
     found = simulate(calls, times)
     # The first begins alone; the others join its second step and have the last to themselves.
-    first_s, other_s = (0.010 + 9 * 0.020) / 10, (9 * 0.020 + 0.016) / 10
+    first_s, other_s = 0.020, (9 * 0.020 + 0.016) / 10
     assert [call.tpot_s for call in found.calls] == pytest.approx([first_s] + [other_s] * 3)
     assert found.utilization == pytest.approx(1.0)
 

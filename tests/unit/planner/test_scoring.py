@@ -24,6 +24,7 @@ from headrace.planner.step_times import (
     RUNS,
     StepRun,
     TimedAnswer,
+    joining,
     measure_steps,
     shared_step_s,
     timed_answer,
@@ -97,12 +98,12 @@ async def test_steps_are_timed_for_each_batch_size() -> None:
         await asyncio.sleep(0)
 
     backend = FakeBackend(pieces=("word ",) * 24, info=info, before_step=take_turns)
-    times = await measure_steps(backend)
+    times = await measure_steps(backend, rest_s=0.0)
     assert times.batch_sizes == BATCH_SIZES
     assert len(times.decode_s) == len(BATCH_SIZES) and min(times.decode_s) >= 0
     assert times.prompt_token_s > 0
-    # A warm-up, each batch, and two prompts of each of two lengths; none finds another's prefix.
-    assert len(backend.requests) == 1 + sum(BATCH_SIZES) + 4
+    # A warm-up, each batch, and three prompts of each of two lengths; none finds another's prefix.
+    assert len(backend.requests) == 1 + sum(BATCH_SIZES) + 6
     assert len({request.cache_salt for request in backend.requests}) == len(backend.requests)
 
 
@@ -122,9 +123,42 @@ def test_a_shared_step_is_one_that_all_answers_are_in() -> None:
     assert shared_step_s([first]) == pytest.approx(0.6)
 
 
+def test_what_answers_wait_for_while_others_join_is_counted_in_rows() -> None:
+    """Two steps: 20 tokens of the second prompt, and two of the first answer."""
+    first = TimedAnswer(0.0, 10, ((1.0, 1), (1.5, 2), (2.0, 3), (2.1, 4)))
+    second = TimedAnswer(0.0, 20, ((2.0, 1), (2.1, 2)))
+    assert joining([first, second]) == (1.0, 2, 22)
+    assert joining([second]) == (0.0, 0, 0)
+
+
+async def test_steps_are_read_from_the_middle_of_their_runs() -> None:
+    """One of each three runs met a neighbour; contexts made less than the spread."""
+    joined = {2: (0.9, 4, 80), 4: (1.1, 6, 120)}
+    runs = [
+        StepRun(size, 20, 0.02 if size == 1 else None if size > 4 else 0.03, 0.1, 50, 60.0,
+                *joined.get(size, (0.0, 0, 0)))
+        for size in BATCH_SIZES
+    ]  # fmt: skip
+    paces = {20: (0.022, 0.021, 0.040), 400: (0.023, 0.09, 0.024)}
+    waits = {20: (0.1, 0.5, 0.1), 400: (0.9, 0.5, 0.5)}
+    tokens = {20: 50, 400: 450}
+    for turn in range(3):
+        for words in (20, 400):
+            pace, wait = paces[words][turn], waits[words][turn]
+            runs.append(StepRun(1, words, pace, wait, tokens[words], tokens[words] + 10.0))
+    times = await measure_steps(FakeBackend(), runs)
+    assert times.batch_sizes == (1, 2, 4)
+    assert times.decode_s == pytest.approx((0.0215, 0.03, 0.03))
+    assert times.prompt_token_s == pytest.approx(0.001)
+    assert times.prompt_base_s == pytest.approx(0.05)
+    assert times.context_token_s == 0.0
+    # Ten steps in two seconds, of which each had 50 ms whatever was in it.
+    assert times.mixed_token_s == pytest.approx((2.0 - 10 * 0.05) / 200)
+
+
 async def test_a_backend_of_one_seat_has_its_steps_timed_for_one(tmp_path: Path) -> None:
     info = ModelInfo("tiny", 10_000, 0, "tiny")
-    times = await measure_steps(OneSeat(pieces=("word ",) * 8, info=info))
+    times = await measure_steps(OneSeat(pieces=("word ",) * 8, info=info), rest_s=0.0)
     assert times.batch_sizes == (1,)
 
 
@@ -204,12 +238,12 @@ async def test_timing_goes_on_after_the_runs_that_are_known() -> None:
         await asyncio.sleep(0)
 
     backend = FakeBackend(pieces=("word ",) * 24, info=info, before_step=take_turns)
-    whole = await measure_steps(backend, (), runs.append)
+    whole = await measure_steps(backend, (), runs.append, rest_s=0.0)
     assert [(run.num_answers, run.num_words) for run in runs] == list(RUNS)
     assert await measure_steps(FakeBackend(info=info), runs) == whole
     again, num_asked = list[StepRun](), len(backend.requests)
-    await measure_steps(backend, runs[:6], again.append)
+    await measure_steps(backend, runs[:8], again.append, rest_s=0.0)
     assert len(again) == 3 and len(backend.requests) == num_asked + 1 + 3
     # Runs of another plan are none of these.
-    await measure_steps(backend, runs[1:3], again.append)
+    await measure_steps(backend, runs[1:3], again.append, rest_s=0.0)
     assert len(again) == 3 + len(RUNS)
