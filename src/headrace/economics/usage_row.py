@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple, Protocol
 # Measured: the engine counted. Reported: another server did. Estimated: a request that was running
 # ended before it said anything, or nobody counted. None: nothing was computed.
 UsageSource = Literal["measured", "reported", "estimated", "none"]
+# The operation, and the tenant, of a comparison that nobody called for.
+SHADOW = "shadow"
 
 
 # A dataclass of this many fields is slow to make, and the start of every server would pay for it.

@@ -23,6 +23,7 @@ from sqlalchemy import (
     func,
 )
 
+from headrace.economics.usage_row import SHADOW
 from headrace.store.database import add_missing_columns
 
 USAGE_ROWS = Table(
@@ -82,7 +83,6 @@ USAGE_ROWS = Table(
 _ADD = add_missing_columns(USAGE_ROWS)
 # One for each version: the table, then what costs need, then routing, then for whom a caller asks.
 STEPS = (USAGE_ROWS.create, _ADD, _ADD, _ADD)
-SHADOW = "shadow"
 # What else was paid for a call, and comparisons, for which nobody called.
 IS_PART = USAGE_ROWS.c.is_part.is_not(None) | (USAGE_ROWS.c.operation == SHADOW)
 NUM_CALLS = func.coalesce(func.sum(case((IS_PART, 0), else_=1)), 0)

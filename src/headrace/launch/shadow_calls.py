@@ -18,7 +18,7 @@ from headrace.core.stores import Caller
 from headrace.economics.accounts import Accounts
 from headrace.economics.call_progress import CallFacts
 from headrace.economics.metered import Metered
-from headrace.economics.usage_table import SHADOW
+from headrace.economics.usage_row import SHADOW
 from headrace.router.response_cache import join_outputs
 from headrace.router.shadow import ShadowAnswer
 

@@ -24,7 +24,8 @@ from headrace.core.upstreams import UpstreamConfig
 from headrace.economics.accounts import Accounts
 from headrace.economics.price_yaml import read_price_yaml
 from headrace.economics.prices import LOCAL, Price
-from headrace.launch.shadow_calls import SHADOW, shadow_asker
+from headrace.economics.usage_row import SHADOW
+from headrace.launch.shadow_calls import shadow_asker
 from headrace.router.route_model import read_route_model
 from headrace.router.router import Router, RouterOptions
 from headrace.router.semantic_cache import TextIndex

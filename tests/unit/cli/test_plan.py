@@ -133,3 +133,13 @@ async def test_flags_are_checked(tmp_path: Path, words: tuple[str, ...], named: 
     done = await invoke(command, str(write_workload(tmp_path)), *flags)
     assert done.exit_code != 0
     assert named in str(done.exception)
+
+
+async def test_a_profile_that_is_named_is_there(tmp_path: Path) -> None:
+    """One that is not named may be still to come."""
+    file, missing = write_workload(tmp_path), tmp_path / "typo.jsonl"
+    for command in (["plan"], ["capacity", "--tier", "large"], ["advise"]):
+        done = await invoke(*command, str(file), "--profile", str(missing))
+        assert done.exit_code != 0 and "There is none." in str(done.exception or done.output)
+    assert not missing.exists()
+    assert (await invoke("plan", str(file))).exit_code == 0
