@@ -6,6 +6,7 @@ Knows nothing of what is on this machine.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from headrace.core.errors import ConfigError
-from headrace.core.near_names import near_names
 from headrace.hub.model_source import (
     HttpsFile,
     HubFile,
@@ -70,7 +70,8 @@ class Catalogue:
         """Names that `name` may have been meant to be; all of them when none is near."""
         spellings = {alias: entry.name for entry in self.entries for alias in entry.aliases}
         spellings |= {entry.name: entry.name for entry in self.entries}
-        found = dict.fromkeys(spellings[spelling] for spelling in near_names(name, spellings))
+        near = difflib.get_close_matches(name.lower(), spellings, n=3, cutoff=0.6)
+        found = dict.fromkeys(spellings[spelling] for spelling in near)
         return tuple(found) or tuple(entry.name for entry in self.entries)
 
 
