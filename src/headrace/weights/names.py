@@ -188,13 +188,23 @@ def take_source(path: Path, tensor: QuantTensor, source: TensorSource) -> QuantT
 
 
 def unread_names(reader: WeightReader, wanted: Mapping[str, TensorSource]) -> list[str]:
-    """Tensors of the file that no source reads: a model that has some is not the one we run."""
+    """Tensors of the file that no source reads: a model that has some is not the one we run.
+
+    A bias of zeros adds nothing; old GPTQ files have one for every matrix.
+    """
     read = {source.name for source in wanted.values()}
     return [
         name
         for name in reader.names()
-        if name not in read and not name.endswith(_COMPUTED) and not name.startswith(_NOT_TEXT)
+        if name not in read
+        and not name.endswith(_COMPUTED)
+        and not name.startswith(_NOT_TEXT)
+        and not (name.endswith(".bias") and _is_zero(reader, name))
     ]
+
+
+def _is_zero(reader: WeightReader, name: str) -> bool:
+    return not reader.tensor(name).dequantize().any()
 
 
 # Constants that old checkpoints carry, and the image half of a model of which we run the text half.

@@ -105,8 +105,8 @@ class PackedFolder:
     def _groups(self, module: str) -> GroupScales:
         try:
             groups = self._packing.scales(module, self._read, self._stored.__contains__)
-        except (ValueError, IndexError) as error:
-            raise ModelFileError(f"{self.path}: {module!r} is damaged: {error}.") from (error)
+        except (ValueError, IndexError, OverflowError) as error:
+            raise ModelFileError(f"{self.path}: {module!r} is damaged: {error}.") from error
         if groups.zeros.shape != groups.scales.shape or groups.scales.shape[1] == 0:
             raise ModelFileError(
                 f"{self.path}: {module!r} has scales {list(groups.scales.shape)} and zero points "

@@ -56,7 +56,10 @@ class AwqPacking:
 
 
 class GptqPacking:
-    """Words run along the inputs; zero points along the outputs, in version 1 less one."""
+    """Words run along the inputs; zero points along the outputs, in version 1 less one.
+
+    Zero points have the integers' bits: one of 0 is stored as the largest and comes round again.
+    """
 
     main: str = ".qweight"
     others: tuple[str, ...] = (".qzeros", ".scales", ".g_idx")
@@ -65,7 +68,8 @@ class GptqPacking:
         self._bits, self._less = bits, int(is_less_one)
 
     def scales(self, module: str, read: Read, has: Callable[[str], bool]) -> GroupScales:
-        zeros = unpack_words(read(module + ".qzeros"), self._bits).T.astype(np.int16) + self._less
+        stored = unpack_words(read(module + ".qzeros"), self._bits).T.astype(np.int16)
+        zeros = (stored + self._less) & ((1 << self._bits) - 1)
         scales = read(module + ".scales").T
         width = read(module + self.main).shape[0] * (32 // self._bits)
         index = read(module + ".g_idx") if has(module + ".g_idx") else None
@@ -151,7 +155,14 @@ def packing_of(folder: str, config: Mapping[str, Any]) -> Packing:
     method = config.get("quant_method")
     if method == "awq":
         _expect(folder, config, "bits", (4,))
-        _expect(folder, config, "version", ("gemm", "GEMM", None))
+        for key in ("version", "format", "checkpoint_format"):
+            _expect(folder, config, key, ("gemm", "GEMM", None))
+        if config.get("backend") == "llm-awq":
+            raise UnsupportedFormat(
+                f"{folder}: quantization_config has backend 'llm-awq', whose words have another "
+                "order; headrace reads what AutoAWQ writes. Use that, the unquantized model, or "
+                "GGUF."
+            )
         return AwqPacking()
     if method == "gptq":
         _expect(folder, config, "bits", (4, 8))
@@ -161,6 +172,8 @@ def packing_of(folder: str, config: Mapping[str, Any]) -> Packing:
         _expect(folder, config, "format", _CT_FORMATS)
         for group in _groups(config):
             _refuse_group(folder, group)
+        for key in ("transform_config", "sparsity_config"):
+            _refuse_more(folder, key, config.get(key))
         return CompressedPacking() if config["format"] == _CT_FORMATS[0] else Int8Packing()
     raise UnsupportedFormat(
         f"{folder} is quantized with {method or 'an unnamed method'}. Of quantized safetensors "
@@ -186,6 +199,16 @@ def _refuse_group(folder: str, group: object) -> None:
         _expect(folder, activations, "dynamic", (True,))
     if group.get("output_activations") is not None:
         raise UnsupportedFormat(f"{folder} rounds output activations, which headrace does not.")
+
+
+def _refuse_more(folder: str, key: str, value: object) -> None:
+    """Rotations of inputs, and weights of which only some are stored. `dense` stores all."""
+    is_dense = isinstance(value, dict) and value.get("format") == "dense"
+    if value and not is_dense:
+        raise UnsupportedFormat(
+            f"{folder}: quantization_config has a {key}, which headrace does not apply. Use "
+            "another quantization of the model, the unquantized one, or GGUF."
+        )
 
 
 def _expect(folder: str, config: object, key: str, allowed: tuple[object, ...]) -> None:

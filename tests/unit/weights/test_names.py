@@ -233,6 +233,9 @@ def test_tensors_nobody_wants_are_listed(tmp_path: Path) -> None:
     one = quantize(np.ones((1, 32)), "f32")
     reader = llama_file(tmp_path / "model.gguf", {"token_embd.weight": one, "blk.0.odd.bias": one})
     assert unread_names(reader, sources("llama", "gguf", 1, reader.metadata)) == ["blk.0.odd.bias"]
+    none = quantize(np.zeros((1, 32)), "f32")
+    reader = llama_file(tmp_path / "b.gguf", {"token_embd.weight": one, "blk.0.odd.bias": none})
+    assert unread_names(reader, sources("llama", "gguf", 1, reader.metadata)) == []
 
 
 def test_rows_that_the_file_lacks_are_refused(tmp_path: Path) -> None:

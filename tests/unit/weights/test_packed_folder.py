@@ -65,16 +65,17 @@ def test_an_outline_has_the_format_and_shape_of_the_tensor(tmp_path: Path, kind:
         assert outline.nbytes == tensor.nbytes
 
 
-def test_a_zero_point_of_sixteen_is_one_more_than_the_nibble(tmp_path: Path) -> None:
+def test_a_zero_point_of_zero_comes_round(tmp_path: Path) -> None:
+    """Less one it is stored as 15: AutoGPTQ and exllama add the one in four bits."""
     kind = BY_NAME["gptq-zeros"]
     tensors = module(matrix(kind))
     zeros = tensors["m.qzeros"].numpy().view(np.uint32)
     zeros[0, 0] |= np.uint32(15)  # row 0, group 0
     q = tensors["m.qweight"].numpy().view(np.uint32)
-    q[0, 0] &= np.uint32(0xFFFFFFF0)  # column 0 of row 0
+    q[0, 0] |= np.uint32(15)  # column 0 of row 0
     reader = open_weights(folder(tmp_path, kind, tensors))
     scale = tensors["m.scales"][0, 0].item()
-    assert reader.tensor("m.weight").dequantize()[0, 0] == np.float32(-16 * scale)
+    assert reader.tensor("m.weight").dequantize()[0, 0] == np.float32(15 * scale)
 
 
 def test_groups_that_are_written_down_but_in_order_are_no_shuffle(tmp_path: Path) -> None:
@@ -87,6 +88,10 @@ def test_groups_that_are_written_down_but_in_order_are_no_shuffle(tmp_path: Path
     ("name", "changes", "message"),
     [
         ("awq", {"version": "gemv"}, "version 'gemv'; headrace reads gemm"),
+        ("awq", {"checkpoint_format": "gemv_fast"}, "checkpoint_format 'gemv_fast'"),
+        ("awq", {"backend": "llm-awq"}, "backend 'llm-awq'.*what AutoAWQ writes"),
+        ("ct", {"transform_config": {"config_groups": {"R1": {}}}}, "has a transform_config"),
+        ("ct", {"sparsity_config": {"format": "sparse-24-bitmask"}}, "has a sparsity_config"),
         ("awq", {"bits": 3}, "bits 3; headrace reads 4"),
         ("gptq", {"bits": 2}, "bits 2; headrace reads 4, 8"),
         ("gptq", {"bits": 4.0}, r"bits 4\.0; headrace reads 4, 8"),
