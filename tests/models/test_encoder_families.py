@@ -163,8 +163,8 @@ def test_other_forms_are_refused(
     ("model_type", "change", "named"),
     [
         ("roberta", {"pad_token_id": 49}, "pad_token_id = 49"),
-        ("roberta", {"pad_token_id": None}, "pad_token_id = None"),
-        ("distilbert", {"dim": "64"}, "dim = '64'"),
+        ("roberta", {"pad_token_id": None}, "pad_token_id is absent"),
+        ("distilbert", {"dim": "64"}, "dim is '64'"),
     ],
 )
 def test_numbers_that_cannot_be(model_type: str, change: dict[str, object], named: str) -> None:

@@ -18,9 +18,10 @@ from headrace.models.encoder_config import (
     read_labels,
     read_problem_type,
 )
-from headrace.models.model_config import check_activation, required
+from headrace.models.model_config import check_activation, positive
 from headrace.ops.protocol import Array, Ops, PackedLinear, PackedTable
 from headrace.ops.step_inputs import EncoderInputs, Int32
+from headrace.weights.tensor_source import read_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +67,18 @@ class Bert:
         """The numbers in config.json. Raises: ModelFileError, UnsupportedFormat."""
         check_activation(config, "hidden_act", ("gelu",))
         _refuse_others(config)
-        is_classifier = not set(cls.classifiers).isdisjoint(config.get("architectures") or ())
+        given = config.get("architectures")
+        is_classifier = isinstance(given, list) and any(each in cls.classifiers for each in given)
         labels = read_labels(config) if is_classifier else ()
         return EncoderConfig(
             model_type=cls.model_type,
-            num_layers=required(config, "num_hidden_layers", int),
-            hidden_size=required(config, "hidden_size", int),
-            intermediate_size=required(config, "intermediate_size", int),
-            vocab_size=required(config, "vocab_size", int),
-            num_positions=required(config, "max_position_embeddings", int),
-            num_token_types=required(config, "type_vocab_size", int),
-            layer_norm_eps=float(config.get("layer_norm_eps", 1e-12)),
+            num_layers=read_size(config, "num_hidden_layers"),
+            hidden_size=read_size(config, "hidden_size"),
+            intermediate_size=read_size(config, "intermediate_size"),
+            vocab_size=read_size(config, "vocab_size"),
+            num_positions=read_size(config, "max_position_embeddings"),
+            num_token_types=read_size(config, "type_vocab_size", least=0),
+            layer_norm_eps=positive(config, "layer_norm_eps", 1e-12),
             attention=encoder_attention(config),
             labels=labels,
             problem_type=read_problem_type(config, len(labels)) if labels else None,

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from headrace.models.bert import Bert
 from headrace.models.encoder_config import EncoderConfig
-from headrace.models.model_config import check_activation, required
+from headrace.models.model_config import check_activation
 from headrace.ops.protocol import Array
+from headrace.weights.tensor_source import read_size
 
 _WORDS = {
     "num_hidden_layers": "n_layers",
@@ -28,7 +29,7 @@ class DistilBert(Bert):
     @classmethod
     def config_from_huggingface(cls, config: Mapping[str, Any]) -> EncoderConfig:
         check_activation(config, "activation", ("gelu",))
-        named = {ours: required(config, theirs, int) for ours, theirs in _WORDS.items()}
+        named = {ours: read_size(config, theirs) for ours, theirs in _WORDS.items()}
         fixed = {"type_vocab_size": 0, "layer_norm_eps": 1e-12}
         found = super().config_from_huggingface({**config, **named, **fixed})
         return replace(found, reads_token_types=False)

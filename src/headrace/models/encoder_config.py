@@ -11,8 +11,9 @@ from typing import Any
 
 from headrace.core.errors import ModelFileError
 from headrace.core.scores import ProblemType
-from headrace.models.model_config import check_divisible, required
+from headrace.models.model_config import check_divisible
 from headrace.ops.protocol import AttentionSpec
+from headrace.weights.tensor_source import read_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ class EncoderConfig:
 
 def encoder_attention(config: Mapping[str, Any]) -> AttentionSpec:
     """As many KV heads as heads, which fill the width. Raises: ModelFileError."""
-    num_heads = required(config, "num_attention_heads", int)
-    width = required(config, "hidden_size", int)
+    num_heads = read_size(config, "num_attention_heads")
+    width = read_size(config, "hidden_size")
     check_divisible(num_heads, num_heads)
     if width % num_heads:
         raise ModelFileError(f"config.json has {num_heads} heads, which do not divide {width}.")
@@ -59,7 +60,7 @@ def read_labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of a classification head's outputs, in their order. Raises: ModelFileError."""
     names = config.get("id2label")
     if names is None:
-        return tuple(f"LABEL_{index}" for index in range(int(config.get("num_labels", 2))))
+        return tuple(f"LABEL_{index}" for index in range(read_size(config, "num_labels", 2)))
     try:
         labels = {int(index): str(name) for index, name in names.items()}
         return tuple(labels[index] for index in range(len(labels)))

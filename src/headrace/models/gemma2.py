@@ -16,7 +16,14 @@ from headrace.models.gemma_decoder import (
     refuse_bidirectional,
     with_windows,
 )
-from headrace.models.model_config import GGUFFields, ModelConfig, check_activation, required
+from headrace.models.model_config import (
+    GGUFFields,
+    ModelConfig,
+    check_activation,
+    optional_cap,
+    positive,
+)
+from headrace.weights.tensor_source import read_size
 
 GLOBAL_EVERY = 2
 LAYERS_OF_27B = 46
@@ -56,8 +63,8 @@ class Gemma2(GemmaDecoder):
         base = super().config_from_huggingface(plain)
         kinds = layer_types(text, base.num_layers, GLOBAL_EVERY)
         is_global = [kind == "full_attention" for kind in kinds]
-        scale = float(text.get("query_pre_attn_scalar") or base.attention[0].head_size) ** -0.5
-        window = required(text, "sliding_window", int)
-        score_cap = text["attn_logit_softcapping"]
+        scale = positive(text, "query_pre_attn_scalar", base.attention[0].head_size) ** -0.5
+        window = read_size(text, "sliding_window")
+        score_cap = optional_cap(text, "attn_logit_softcapping")
         local = with_windows(base, is_global, scale, window, score_cap)
-        return replace(local, logit_soft_cap=text["final_logit_softcapping"])
+        return replace(local, logit_soft_cap=optional_cap(text, "final_logit_softcapping"))

@@ -18,9 +18,16 @@ from headrace.models.gemma_decoder import (
     refuse_bidirectional,
     with_windows,
 )
-from headrace.models.model_config import GGUFFields, ModelConfig, check_activation, required
+from headrace.models.model_config import (
+    GGUFFields,
+    ModelConfig,
+    check_activation,
+    optional_cap,
+    positive,
+)
 from headrace.models.rope_config import huggingface_rope, huggingface_rope_settings
 from headrace.ops.protocol import RopeParams
+from headrace.weights.tensor_source import read_size
 
 LOCAL_THETA = 10000.0
 GLOBAL_EVERY = 6
@@ -56,12 +63,13 @@ class Gemma3(GemmaDecoder):
         local = with_windows(config, is_global, gguf_scale(config, LAYERS_OF_27B), window)
         return replace(
             with_local_ropes(local, is_global, local_rope),
-            logit_soft_cap=fields.optional("final_logit_softcapping"),
+            logit_soft_cap=optional_cap(metadata, f"{fields.prefix}.final_logit_softcapping"),
         )
 
     @classmethod
     def config_from_huggingface(cls, config: Mapping[str, Any]) -> ModelConfig:
-        text = {**TEXT_DEFAULTS, **config.get("text_config", config)}
+        given = config.get("text_config")
+        text = {**TEXT_DEFAULTS, **(given if isinstance(given, Mapping) else config)}
         if text.get("attn_logit_softcapping"):
             raise UnsupportedFormat("This Gemma variant uses attention that headrace does not run.")
         refuse_bidirectional(text)
@@ -69,19 +77,19 @@ class Gemma3(GemmaDecoder):
         settings = huggingface_rope_settings(text, "full_attention")
         plain = {**text, "rope_parameters": settings, "sliding_window": None, "hidden_act": None}
         base = super().config_from_huggingface(plain)
-        local: Mapping[str, Any] = {"rope_theta": text.get("rope_local_base_freq", LOCAL_THETA)}
+        local: Mapping[str, Any] = {"rope_theta": text.get("rope_local_base_freq") or LOCAL_THETA}
         if isinstance(text.get("rope_parameters"), Mapping):
             local = huggingface_rope_settings(text, "sliding_attention")
         head_size = base.attention[0].head_size
         local_rope, _ = huggingface_rope(local, head_size, base.max_model_len)
-        scale = float(text.get("query_pre_attn_scalar") or head_size) ** -0.5
-        period = int(text.get("sliding_window_pattern") or GLOBAL_EVERY)
+        scale = positive(text, "query_pre_attn_scalar", head_size) ** -0.5
+        period = read_size(text, "sliding_window_pattern", GLOBAL_EVERY)
         kinds = layer_types(text, base.num_layers, period)
         is_global = [kind == "full_attention" for kind in kinds]
-        window = required(text, "sliding_window", int)
+        window = read_size(text, "sliding_window")
         return replace(
             with_local_ropes(with_windows(base, is_global, scale, window), is_global, local_rope),
-            logit_soft_cap=text.get("final_logit_softcapping"),
+            logit_soft_cap=optional_cap(text, "final_logit_softcapping"),
         )
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from headrace.core.errors import ModelFileError, UnsupportedFormat
+from headrace.core.errors import UnsupportedFormat
 from headrace.models.llama import Hidden, Llama
-from headrace.models.model_config import ModelConfig
+from headrace.models.model_config import ModelConfig, listed_layer_types
 from headrace.models.weight_spec import LayerSpec, decoder_layer_spec
 from headrace.ops.protocol import KVCache
 from headrace.ops.step_inputs import StepInputs
@@ -86,20 +86,10 @@ def refuse_bidirectional(text: Mapping[str, Any]) -> None:
 
 def layer_types(text: Mapping[str, Any], num_layers: int, period: int) -> list[str]:
     """Local or global for each layer, from the list, or every `period`-th global without one."""
-    listed = text.get("layer_types")
-    if not listed:
-        return [
-            "full_attention" if (layer + 1) % period == 0 else "sliding_attention"
-            for layer in range(num_layers)
-        ]
-    if len(listed) != num_layers:
-        raise ModelFileError(
-            f"config.json lists {len(listed)} layer_types for {num_layers} layers."
-        )
-    unknown = set(listed) - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise UnsupportedFormat(
-            f"config.json has layer_types {sorted(map(str, unknown))}; headrace runs "
-            "full_attention and sliding_attention."
-        )
-    return list(listed)
+    listed = listed_layer_types(text, num_layers)
+    if listed is not None:
+        return listed
+    return [
+        "full_attention" if (layer + 1) % period == 0 else "sliding_attention"
+        for layer in range(num_layers)
+    ]

@@ -17,7 +17,7 @@ from headrace.models.model_config import (
     check_activation,
     gguf_attention,
     huggingface_attention,
-    required,
+    positive,
 )
 from headrace.models.rope_config import gguf_rope, huggingface_rope, huggingface_rope_settings
 from headrace.models.weight_spec import (
@@ -28,6 +28,7 @@ from headrace.models.weight_spec import (
 )
 from headrace.ops.protocol import Act, Activation, Array, KVCache, Ops
 from headrace.ops.step_inputs import Int32, StepInputs
+from headrace.weights.tensor_source import read_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +75,18 @@ class Llama:
         """The numbers in config.json. Raises: ModelFileError, UnsupportedFormat."""
         check_activation(config, "hidden_act", SILU)
         spec = huggingface_attention(config)
-        num_layers = required(config, "num_hidden_layers", int)
+        num_layers = read_size(config, "num_hidden_layers")
         settings = huggingface_rope_settings(config)
-        context = required(config, "max_position_embeddings", int)
+        context = read_size(config, "max_position_embeddings")
         rope, long_rope = huggingface_rope(settings, spec.head_size, context)
         return ModelConfig(
             model_type=cls.model_type,
             num_layers=num_layers,
-            hidden_size=required(config, "hidden_size", int),
-            intermediate_size=required(config, "intermediate_size", int),
-            vocab_size=required(config, "vocab_size", int),
+            hidden_size=read_size(config, "hidden_size"),
+            intermediate_size=read_size(config, "intermediate_size"),
+            vocab_size=read_size(config, "vocab_size"),
             max_model_len=rope.max_positions,
-            rms_norm_eps=required(config, "rms_norm_eps", float),
+            rms_norm_eps=positive(config, "rms_norm_eps"),
             attention=(replace(spec, window=sliding_window(config)),) * num_layers,
             ropes=(rope,) * num_layers,
             is_head_tied=config.get("tie_word_embeddings"),
@@ -155,5 +156,4 @@ def sliding_window(config: Mapping[str, Any]) -> int | None:
     """
     if config.get("model_type") == "llama":
         return None
-    value = config.get("sliding_window")
-    return int(value) if value else None
+    return read_size(config, "sliding_window") if config.get("sliding_window") else None

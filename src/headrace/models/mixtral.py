@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.models.mixture_decoder import MixtureDecoder, checked_routing
-from headrace.models.model_config import Mixture, required
+from headrace.models.model_config import Mixture
+from headrace.weights.tensor_source import read_size
 
 
 class Mixtral(MixtureDecoder):
@@ -20,8 +21,8 @@ class Mixtral(MixtureDecoder):
     @classmethod
     def read_mixture(cls, config: Mapping[str, Any]) -> Mixture:
         routing = checked_routing(
-            required(config, "num_local_experts", int),
-            required(config, "num_experts_per_tok", int),
+            read_size(config, "num_local_experts"),
+            read_size(config, "num_experts_per_tok"),
             is_normalized=True,
         )
-        return Mixture(routing, required(config, "intermediate_size", int))
+        return Mixture(routing, read_size(config, "intermediate_size"))

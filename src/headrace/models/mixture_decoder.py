@@ -11,9 +11,10 @@ from typing import Any
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.models.llama import Llama
-from headrace.models.model_config import GGUFFields, Mixture, ModelConfig, required
+from headrace.models.model_config import GGUFFields, Mixture, ModelConfig
 from headrace.models.weight_spec import DecoderLayer
 from headrace.ops.protocol import Act, Array, Routing
+from headrace.weights.tensor_source import read_size
 
 
 class MixtureDecoder(Llama):
@@ -46,12 +47,12 @@ class MixtureDecoder(Llama):
     def read_mixture(cls, config: Mapping[str, Any]) -> Mixture:
         """The numbers of config.json as Qwen names them. Raises: ModelFileError."""
         routing = checked_routing(
-            required(config, experts_key(config), int),
-            required(config, "num_experts_per_tok", int),
+            read_size(config, experts_key(config)),
+            read_size(config, "num_experts_per_tok"),
             bool(config.get("norm_topk_prob")),
         )
         refuse_plain_layers(config)
-        return Mixture(routing, required(config, "moe_intermediate_size", int))
+        return Mixture(routing, read_size(config, "moe_intermediate_size"))
 
     def feed_forward(self, x: Act, layer: DecoderLayer) -> Array:
         if layer.experts is None or self.config.mixture is None:

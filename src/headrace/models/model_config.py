@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.ops.protocol import AttentionSpec, RopeParams, Routing
-
-T = TypeVar("T")
+from headrace.weights.tensor_source import read_size
 
 SILU = ("silu", "swish")
+_MOST = 1e300  # less than infinity, and what a float holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,50 @@ class ModelConfig:
     original_max_model_len: int | None = None
     mixture: Mixture | None = None
 
+    def __post_init__(self) -> None:
+        """Raises: ModelFileError for numbers that no model has; readers have checked each alone."""
+        if not 1 <= self.max_model_len < 1 << 31:
+            raise ModelFileError(f"The model's context has {self.max_model_len} tokens.")
+        for spec, rope in zip(self.attention, self.ropes, strict=True):
+            _check_rope(rope, spec.head_size)
+
+
+def _check_rope(rope: RopeParams, head_size: int) -> None:
+    if rope.rotary_size % 2 or not 2 <= rope.rotary_size <= head_size:
+        raise ModelFileError(
+            f"The model rotates {rope.rotary_size} of the {head_size} numbers of a head; allowed: "
+            "an even number from 2 to all."
+        )
+    for name, value in (("base", rope.theta), ("attention factor", rope.attention_factor)):
+        if not is_positive(value):
+            raise ModelFileError(f"The model's rope {name} is {value}; it must be positive.")
+    wrong = [value for value in rope.factors or () if not is_positive(value)]
+    if wrong:
+        raise ModelFileError(f"The model's rope factors hold {wrong[0]}; they must be positive.")
+
+
+def is_positive(value: object) -> bool:
+    """Whether it is a number above 0 that arithmetic can go on with."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 < value < _MOST  # type: ignore[operator]
+
+
+def positive(config: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """A number above 0; without a default it must be there. Raises: ModelFileError."""
+    value = config.get(key)
+    if value is None and default is not None:
+        return default
+    if not is_positive(value):
+        raise ModelFileError(
+            f"config.json has {key} = {repr(value)[:80]}; it needs a number above 0."
+        )
+    return float(value)  # type: ignore[arg-type]
+
+
+def optional_cap(config: Mapping[str, Any], key: str) -> float | None:
+    """Where scores or logits are capped, None where they are not. Raises: ModelFileError."""
+    return positive(config, key) if config.get(key) is not None else None
+
 
 @runtime_checkable
 class CountsItems(Protocol):
@@ -89,10 +133,19 @@ class GGUFFields:
         self.prefix = str(metadata.get("general.architecture", ""))
 
     def number(self, key: str, default: float | None = None) -> float:
-        return float(cast(float, self._value(key, default)))
+        """A finite number. Raises: ModelFileError."""
+        value = self.metadata.get(f"{self.prefix}.{key}", default)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not abs(value) < _MOST:  # type: ignore[arg-type]
+            raise ModelFileError(
+                f"The model's metadata has {self.prefix}.{key} = {repr(value)[:80]}; a number is "
+                "needed."
+            )
+        return float(value)  # type: ignore[arg-type]
 
     def integer(self, key: str, default: int | None = None) -> int:
-        return int(cast(int, self._value(key, default)))
+        """A size; 0 only where that is what an absent one means. Raises: ModelFileError."""
+        return read_size(self.metadata, f"{self.prefix}.{key}", default, int(default != 0))
 
     def optional(self, key: str) -> Any:
         return self.metadata.get(f"{self.prefix}.{key}")
@@ -104,24 +157,6 @@ class GGUFFields:
         if isinstance(self.metadata, CountsItems):
             return self.metadata.count(key)
         return len(cast(list[str], self.metadata[key]))
-
-    def _value(self, key: str, default: object) -> object:
-        value = self.metadata.get(f"{self.prefix}.{key}", default)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ModelFileError(
-                f"The model's metadata has {self.prefix}.{key} = {value!r}; a number is needed."
-            )
-        return value
-
-
-def required(config: Mapping[str, Any], key: str, kind: type[T]) -> T:
-    """A key of a Hugging Face config, with its type checked. Raises: ModelFileError."""
-    value = config.get(key)
-    if kind is float and isinstance(value, int):
-        value = float(value)
-    if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
-        raise ModelFileError(f"config.json has {key} = {value!r}; it needs a {kind.__name__}.")
-    return value
 
 
 def check_divisible(num_heads: int, num_kv_heads: int) -> None:
@@ -138,7 +173,7 @@ def gguf_attention(fields: GGUFFields) -> AttentionSpec:
     num_heads = fields.integer("attention.head_count")
     num_kv_heads = fields.integer("attention.head_count_kv", num_heads)
     check_divisible(num_heads, num_kv_heads)
-    default = fields.integer("embedding_length") // num_heads
+    default = max(1, fields.integer("embedding_length") // num_heads)
     head_size = fields.integer("attention.key_length", default)
     value_size = fields.integer("attention.value_length", head_size)
     if value_size != head_size:
@@ -151,10 +186,11 @@ def gguf_attention(fields: GGUFFields) -> AttentionSpec:
 
 def huggingface_attention(config: Mapping[str, Any]) -> AttentionSpec:
     """The attention constants of a Hugging Face config."""
-    num_heads = required(config, "num_attention_heads", int)
-    num_kv_heads = int(config.get("num_key_value_heads") or num_heads)
+    num_heads = read_size(config, "num_attention_heads")
+    num_kv_heads = read_size(config, "num_key_value_heads", num_heads)
     check_divisible(num_heads, num_kv_heads)
-    head_size = int(config.get("head_dim") or required(config, "hidden_size", int) // num_heads)
+    filling = max(1, read_size(config, "hidden_size") // num_heads)
+    head_size = read_size(config, "head_dim", filling)
     return AttentionSpec(num_heads, num_kv_heads, head_size, scale=head_size**-0.5)
 
 
@@ -165,3 +201,23 @@ def check_activation(config: Mapping[str, Any], key: str, allowed: tuple[str, ..
         raise UnsupportedFormat(
             f"config.json has {key} = {value!r}; headrace runs {', '.join(allowed)} here."
         )
+
+
+def listed_layer_types(config: Mapping[str, Any], num_layers: int) -> list[str] | None:
+    """Whether each layer has a window, where the file lists it.
+
+    Raises: ModelFileError, UnsupportedFormat.
+    """
+    listed = config.get("layer_types")
+    if not listed:
+        return None
+    if not isinstance(listed, list) or len(listed) != num_layers:
+        found = len(listed) if isinstance(listed, list) else repr(listed)[:80]
+        raise ModelFileError(f"config.json lists {found} layer_types for {num_layers} layers.")
+    unknown = [kind for kind in listed if kind not in ("full_attention", "sliding_attention")]
+    if unknown:
+        raise UnsupportedFormat(
+            f"config.json has layer_types {sorted({str(kind)[:80] for kind in unknown})}; headrace "
+            "runs full_attention and sliding_attention."
+        )
+    return [str(kind) for kind in listed]

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from headrace.core.errors import ModelFileError
 from headrace.models.llama import Llama
-from headrace.models.model_config import ModelConfig, required
+from headrace.models.model_config import ModelConfig, listed_layer_types
+from headrace.weights.tensor_source import read_size
 
 
 class Qwen2(Llama):
@@ -34,19 +34,15 @@ def with_upper_windows(base: ModelConfig, config: Mapping[str, Any]) -> ModelCon
     """Qwen's windows in the layers from `max_window_layers` on, where the file switches them on.
 
     GGUF has no key for them: files of such models run without, as in llama.cpp.
-    Raises: ModelFileError.
+    Raises: ModelFileError, UnsupportedFormat.
     """
     if not config.get("use_sliding_window") or not config.get("sliding_window"):
         return base
-    window = required(config, "sliding_window", int)
-    kinds = config.get("layer_types")
-    if not kinds:
-        first = min(required(config, "max_window_layers", int), base.num_layers)
+    window = read_size(config, "sliding_window")
+    kinds = listed_layer_types(config, base.num_layers)
+    if kinds is None:
+        first = min(read_size(config, "max_window_layers", least=0), base.num_layers)
         kinds = ["full_attention"] * first + ["sliding_attention"] * (base.num_layers - first)
-    if len(kinds) != base.num_layers:
-        raise ModelFileError(
-            f"config.json lists {len(kinds)} layer_types for {base.num_layers} layers."
-        )
     return replace(
         base,
         attention=tuple(

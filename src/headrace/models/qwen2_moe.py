@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.models.mixture_decoder import MixtureDecoder
-from headrace.models.model_config import Mixture, required
+from headrace.models.model_config import Mixture
 from headrace.models.qwen2 import Qwen2
+from headrace.weights.tensor_source import read_size
 
 
 class Qwen2Moe(MixtureDecoder, Qwen2):
@@ -22,5 +23,5 @@ class Qwen2Moe(MixtureDecoder, Qwen2):
 
     @classmethod
     def read_mixture(cls, config: Mapping[str, Any]) -> Mixture:
-        shared = required(config, "shared_expert_intermediate_size", int)
+        shared = read_size(config, "shared_expert_intermediate_size")
         return replace(super().read_mixture(config), shared_intermediate_size=shared)

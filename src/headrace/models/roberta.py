@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from headrace.core.errors import ModelFileError
 from headrace.models.bert import Bert
 from headrace.models.encoder_config import EncoderConfig
-from headrace.models.model_config import required
+from headrace.weights.tensor_source import read_size
 
 
 class Roberta(Bert):
@@ -25,7 +25,7 @@ class Roberta(Bert):
     @classmethod
     def config_from_huggingface(cls, config: Mapping[str, Any]) -> EncoderConfig:
         found = super().config_from_huggingface(config)
-        padding_id = required({"pad_token_id": 1, **config}, "pad_token_id", int)
+        padding_id = read_size({"pad_token_id": 1, **config}, "pad_token_id", least=0)
         if not 0 <= padding_id < found.num_positions - 1:
             raise ModelFileError(
                 f"config.json has pad_token_id = {padding_id}, after which positions begin, and "

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
-from headrace.models.model_config import GGUFFields, LongRope
+from headrace.models.model_config import GGUFFields, LongRope, is_positive
 from headrace.ops.protocol import RopeParams
 
 SCALINGS = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
@@ -106,13 +106,21 @@ def linear_rope(theta: float, size: int, max_model_len: int, factor: float) -> R
 def huggingface_rope_settings(
     config: Mapping[str, Any], layer_type: str | None = None
 ) -> Mapping[str, Any]:
-    """Theta and scaling as one mapping, whether the file has the new or the old spelling."""
+    """Theta and scaling as one mapping, whether the file has the new or the old spelling.
+
+    Raises: ModelFileError.
+    """
     parameters = config.get("rope_parameters")
     if isinstance(parameters, Mapping):
         nested = parameters.get(layer_type) if layer_type else None
         settings = dict(nested if isinstance(nested, Mapping) else parameters)
     else:
-        settings = dict(config.get("rope_scaling") or {})
+        scaling = parameters or config.get("rope_scaling") or {}
+        if not isinstance(scaling, Mapping):
+            raise ModelFileError(
+                f"config.json has rope_scaling = {repr(scaling)[:80]}; it needs an object."
+            )
+        settings = dict(scaling)
     for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
         if settings.get(key) is None and config.get(key) is not None:
             settings[key] = config[key]
@@ -129,8 +137,8 @@ def huggingface_rope(
     where YaRN stretches the context.
     Raises: UnsupportedFormat, ModelFileError. Source: transformers' documented rope parameters.
     """
-    size = int(head_size * float(settings.get("partial_rotary_factor", 1.0)))
-    theta = float(settings.get("rope_theta", 10000.0))
+    size = int(head_size * setting(settings, "partial_rotary_factor", 1.0))
+    theta = setting(settings, "rope_theta", 10000.0)
     kind = settings.get("rope_type") or settings.get("type") or "default"
     plain = RopeParams(theta, size, max_model_len)
     if kind in ("default", "dynamic"):
@@ -148,12 +156,16 @@ def huggingface_rope(
     raise UnsupportedFormat(f"rope_type {kind!r} is not supported; known: {', '.join(SCALINGS)}.")
 
 
-def setting(settings: Mapping[str, Any], key: str) -> float:
-    """A number of the rope parameters. Raises: ModelFileError."""
+def setting(settings: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """A number above 0 of the rope parameters. Raises: ModelFileError."""
     value = settings.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ModelFileError(f"config.json has rope {key} = {value!r}; a number is needed.")
-    return float(value)
+    if value is None and default is not None:
+        return default
+    if not is_positive(value):
+        raise ModelFileError(
+            f"config.json has rope {key} = {repr(value)[:80]}; a number above 0 is needed."
+        )
+    return float(value)  # type: ignore[arg-type]
 
 
 def llama3_factors(settings: Mapping[str, Any], theta: float, size: int) -> tuple[float, ...]:
@@ -164,6 +176,11 @@ def llama3_factors(settings: Mapping[str, Any], theta: float, size: int) -> tupl
     factor = setting(settings, "factor")
     low, high = setting(settings, "low_freq_factor"), setting(settings, "high_freq_factor")
     original = setting(settings, "original_max_position_embeddings")
+    if low >= high:
+        raise ModelFileError(
+            f"config.json has rope low_freq_factor = {low} and high_freq_factor = {high}; the "
+            "first must be less."
+        )
     factors = []
     for i in range(size // 2):
         wavelength = 2 * math.pi * theta ** (2 * i / size)
@@ -186,22 +203,21 @@ def huggingface_yarn(settings: Mapping[str, Any], plain: RopeParams) -> RopePara
     yarn = Yarn(
         factor,
         original,
-        float(settings.get("beta_fast") or BETA_FAST),
-        float(settings.get("beta_slow") or BETA_SLOW),
+        setting(settings, "beta_fast", BETA_FAST),
+        setting(settings, "beta_slow", BETA_SLOW),
         bool(settings.get("truncate", True)),
     )
-    scale = settings.get("attention_factor")
-    if scale is None:
-        over, under = settings.get("mscale"), settings.get("mscale_all_dim")
-        scale = yarn_mscale(factor)
-        if over and under:
-            scale = yarn_mscale(factor, float(over)) / yarn_mscale(factor, float(under))
+    scale = yarn_mscale(factor)
+    if settings.get("mscale") and settings.get("mscale_all_dim"):
+        over, under = (setting(settings, key) for key in ("mscale", "mscale_all_dim"))
+        scale = yarn_mscale(factor, over) / yarn_mscale(factor, under)
+    scale = setting(settings, "attention_factor", scale)
     return RopeParams(
         plain.theta,
         plain.rotary_size,
         max(plain.max_positions, int(original * factor)),
         yarn.factors(plain.theta, plain.rotary_size),
-        float(scale),
+        scale,
     )
 
 
@@ -210,8 +226,10 @@ def read_long_rope(settings: Mapping[str, Any]) -> LongRope:
     lists = []
     for key in ("short_factor", "long_factor"):
         values = settings.get(key)
-        if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
-            raise ModelFileError(f"config.json has rope {key} = {values!r}; it needs numbers.")
+        if not isinstance(values, list) or not all(map(is_positive, values)):
+            raise ModelFileError(
+                f"config.json has rope {key} = {repr(values)[:80]}; it needs numbers above 0."
+            )
         lists.append(tuple(float(value) for value in values))
     original = int(setting(settings, "original_max_position_embeddings"))
     return LongRope(original, *lists)
@@ -222,5 +240,7 @@ def long_attention_factor(settings: Mapping[str, Any], max_model_len: int) -> fl
     if settings.get("attention_factor") is not None:
         return setting(settings, "attention_factor")
     original = setting(settings, "original_max_position_embeddings")
-    stretch = settings.get("factor") or max_model_len / original
-    return 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(original))
+    stretch = setting(settings, "factor", max_model_len / original)
+    if stretch <= 1 or original <= 1:
+        return 1.0
+    return math.sqrt(1 + math.log(stretch) / math.log(original))

@@ -33,12 +33,16 @@ class TensorSource:
     matrix: int | None = None
 
 
-def read_size(config: Mapping[str, object], key: str, default: int | None = None) -> int:
-    """A size that names depend on. Raises: ModelFileError."""
+def read_size(
+    config: Mapping[str, object], key: str, default: int | None = None, least: int = 1
+) -> int:
+    """A size of the model; without a default it must be there. Raises: ModelFileError."""
     value = config.get(key)
     if value is None and default is not None:
         return default
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 24:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 1 << 24:
         shown = "absent" if value is None else repr(value)[:80]
-        raise ModelFileError(f"the model's {key} is {shown}; allowed: one integer from 1 to 2**24.")
+        raise ModelFileError(
+            f"the model's {key} is {shown}; allowed: one integer from {least} to 2**24."
+        )
     return value

@@ -6,6 +6,7 @@ import pytest
 
 from headrace.core.errors import ModelFileError
 from headrace.models.encoder_config import encoder_attention, read_labels, read_problem_type
+from headrace.models.registry import ENCODERS
 
 IDENTITY, SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
 
@@ -32,6 +33,31 @@ def test_labels_come_in_their_order() -> None:
     for wrong in ({"0": "a", "2": "b"}, ["a"], {"x": "a"}):
         with pytest.raises(ModelFileError, match="id2label"):
             read_labels({"id2label": wrong})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"hidden_size": 0}, "hidden_size is 0"),
+        ({"layer_norm_eps": "x"}, "layer_norm_eps = 'x'"),
+        ({"type_vocab_size": -1}, "type_vocab_size is -1"),
+        ({"num_labels": "two"}, "num_labels is 'two'"),
+    ],
+)
+def test_damaged_numbers_are_named(changes: dict[str, object], named: str) -> None:
+    config: dict[str, object] = {
+        "vocab_size": 100,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "type_vocab_size": 2,
+        "architectures": ["BertForSequenceClassification"],
+    }
+    assert ENCODERS["bert"].config_from_huggingface(config).labels == ("LABEL_0", "LABEL_1")
+    with pytest.raises(ModelFileError, match=named):
+        ENCODERS["bert"].config_from_huggingface(config | changes)
 
 
 def test_heads_fill_the_width() -> None:

@@ -23,6 +23,13 @@ PLAIN: dict[str, Any] = {
     "rms_norm_eps": 1e-5,
 }
 GEMMA = PLAIN | {"model_type": "gemma3_text", "head_dim": 64, "sliding_window": 24}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 GEMMA2 = GEMMA | {"model_type": "gemma2"}
 QWEN_WINDOWS = {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 20}
 GGUF: dict[str, Any] = {
@@ -183,6 +190,7 @@ def test_longrope_lists_and_their_threshold() -> None:
         ({"model_type": "qwen3", "attention_bias": True}, "attention_bias"),
         (GEMMA | {"attn_logit_softcapping": 50.0}, "Gemma"),
         (GEMMA | {"hidden_activation": "silu"}, "hidden_activation"),
+        (QWEN_WINDOWS | {"layer_types": ["linear_attention"] * 12}, "linear_attention"),
     ],
 )
 def test_what_the_forward_does_not_compute_is_refused(changes: dict[str, Any], named: str) -> None:
@@ -199,7 +207,26 @@ def test_what_the_forward_does_not_compute_is_refused(changes: dict[str, Any], n
         ({"num_key_value_heads": 3}, "3 KV heads"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
         ({"rope_scaling": {"rope_type": "longrope", "short_factor": 1}}, "short_factor"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 0}}, "YaRN"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 0}}, "factor = 0.*above 0"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}, "rope_theta": 1.0}, "YaRN"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "beta_fast": [1]}}, "beta_fast"),
+        ({"rope_scaling": {"rope_type": "yarn", "attention_factor": "1"}}, "attention_factor"),
+        ({"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0}}, "low_freq_factor = 4.*less"),
+        ({"rope_scaling": LLAMA3 | {"factor": 0}}, "factor = 0"),
+        ({"rope_scaling": "llama3"}, "rope_scaling = 'llama3'.*object"),
+        ({"rope_theta": "1e4"}, "rope_theta = '1e4'"),
+        ({"rope_theta": math.nan}, "rope_theta = nan"),
+        ({"partial_rotary_factor": 2.0}, "rotates 64 of the 32"),
+        ({"num_hidden_layers": 2**40}, "num_hidden_layers is 1099511627776"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"num_key_value_heads": "2"}, "num_key_value_heads is '2'"),
+        ({"head_dim": [32]}, r"head_dim is \[32\]"),
+        ({"max_position_embeddings": -1}, "max_position_embeddings is -1"),
+        ({"model_type": "mistral", "sliding_window": "20"}, "sliding_window is '20'"),
+        (GEMMA | {"query_pre_attn_scalar": -4}, "query_pre_attn_scalar = -4"),
+        (GEMMA | {"sliding_window_pattern": 2.5}, "sliding_window_pattern is 2.5"),
+        (GEMMA2 | {"final_logit_softcapping": "30"}, "final_logit_softcapping = '30'"),
+        (GEMMA2 | {"layer_types": 12}, "lists 12 layer_types"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": "4"}}, "factor"),
         (QWEN_WINDOWS | {"layer_types": ["full_attention"]}, "layer_types"),
         (QWEN_WINDOWS | {"max_window_layers": None}, "max_window_layers"),
@@ -233,7 +260,13 @@ def test_gguf_linear_rope_and_head_size() -> None:
         ({"rope.scaling.type": "yarn"}, ModelFileError, "rope.scaling.factor"),
         ({"attention.value_length": 64}, UnsupportedFormat, "64"),
         ({"attention.head_count_kv": [2, 1]}, ModelFileError, "head_count_kv"),
-        ({"attention.head_count": 0}, ModelFileError, "0 query heads"),
+        ({"attention.head_count": 0}, ModelFileError, "head_count is 0"),
+        ({"attention.head_count_kv": 3}, ModelFileError, "3 KV heads"),
+        ({"block_count": 2.0}, ModelFileError, r"block_count is 2\.0"),
+        ({"block_count": 2**40}, ModelFileError, "block_count is 1099511627776"),
+        ({"rope.dimension_count": 2**23}, ModelFileError, "rotates 8388608 of the 32"),
+        ({"rope.freq_base": math.nan}, ModelFileError, "rope.freq_base = nan"),
+        ({"rope.scale_linear": 0.0}, ModelFileError, "factors hold 0.0"),
     ],
 )
 def test_gguf_numbers_are_checked(
@@ -241,6 +274,13 @@ def test_gguf_numbers_are_checked(
 ) -> None:
     with pytest.raises(error, match=named):
         read_gguf(**changes)
+
+
+def test_a_period_of_no_layers_is_refused() -> None:
+    gemma = {key.replace("llama.", "gemma3."): value for key, value in GGUF.items()}
+    gemma |= {"general.architecture": "gemma3", "gemma3.attention.sliding_window": 16}
+    with pytest.raises(ModelFileError, match="sliding_window_pattern is 0"):
+        MODELS["gemma3"].config_from_gguf({**gemma, "gemma3.attention.sliding_window_pattern": 0})
 
 
 def test_unknown_architectures_list_the_known_ones() -> None:
