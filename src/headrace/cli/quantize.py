@@ -100,19 +100,20 @@ def quantize(
         ),
     ] = None,
     method: Annotated[
-        MethodName,
+        MethodName | None,
         typer.Option(
             help="`search` looks for the scales with the least error, `nearest` takes each "
             "group's range and is faster, `gptq` lets later columns make up for the errors of "
-            "earlier ones and needs --calibration."
+            "earlier ones and needs --calibration.",
+            show_default="gptq with --calibration, search without",
         ),
-    ] = MethodName.SEARCH,
+    ] = None,
     calibration: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A text such as the model will see. It is run first, and weights that meet "
-            "large activations are rounded more carefully.",
+            help="A text such as the model will see, in all its languages. It is run first, and "
+            "weights are rounded by what they multiply then.",
             show_default=False,
         ),
     ] = None,
@@ -152,6 +153,8 @@ def quantize(
     _check_output(output, path, is_overwriting)
     if calibration is None and method is MethodName.GPTQ:
         raise InvalidParameter("--method", method.value, "with --calibration FILE, a text to run")
+    if method is None:
+        method = MethodName.SEARCH if calibration is None else MethodName.GPTQ
     if to in FLOAT_TARGETS:
         method = MethodName.NEAREST
     text = _read_text(calibration, method)

@@ -137,10 +137,11 @@ def test_errors_are_fed_on_with_a_text_only(tmp_path: Path) -> None:
     assert "--method is 'gptq'; allowed: with --calibration FILE" in str(refused.exception)
     assert not out.exists()
     text.write_text("The keeper wrote down the weather every evening. " * 20)
-    done = quantize(*words, "--calibration", text)
+    done = quantize(*words[:5], "--calibration", text)
     assert done.exit_code == 0, done.output
     searched = tmp_path / "c.gguf"
-    assert quantize(*words[:4], searched, "--calibration", text).exit_code == 0
+    asked = (*words[:4], searched, "--method", "search", "--calibration", text)
+    assert quantize(*asked).exit_code == 0
     found, other = GgufReader(out), GgufReader(searched)
     assert found.metadata["headrace.quantize.method"] == "gptq"
     assert int(str(found.metadata["headrace.quantize.calibration_tokens"])) >= 128
