@@ -27,8 +27,6 @@ TEMPLATE = (
 # An answer is letters and spaces unless it is held to more; thoughts end sooner or later.
 _LETTERS = {*range(ord("a"), ord("z") + 1), ord(" ")}
 BIAS = {str(i): -100 for i in range(288) if i not in _LETTERS} | {str(THOUGHT_ID): 1.0}
-# Some of it is what the model says, some is not.
-PREDICTION = "rmcpdwgelob sgrtmv, size: 3"
 ADAPTER = "tuned"
 SCHEMA = {
     "type": "object",
@@ -48,6 +46,7 @@ class Call:
     is_batch: bool = False
     is_crowded: bool = False
     is_warm: bool = False
+    is_predicted: bool = False
     num_blocks: int | None = None
 
     def adding(self, **fields: Any) -> Call:
@@ -84,12 +83,17 @@ class Seen:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
-    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    rejected_tokens: int = 0
     kv_cache_dtype: str = ""
     adapter_sha256: str | None = None
     num_chunks: int = 0
     is_from_batch: bool = False
     again: tuple[Answer, ...] = ()
+
+    @property
+    def drafted_tokens(self) -> int:
+        return self.accepted_tokens + self.rejected_tokens
 
 
 Promise = Callable[[Seen, Seen], None]
@@ -107,9 +111,17 @@ def equal(without: Seen, seen: Seen) -> None:
     assert seen.answers == without.answers
 
 
+def prediction_of(text: str) -> str:
+    """What a caller may predict of an answer: not how it begins, two wrong letters in the rest."""
+    begin, wrong = len(text) // 4, 3 * len(text) // 4
+    return text[begin:wrong] + ("zq" if text[wrong : wrong + 1] != "z" else "qz") + text[wrong:]
+
+
 def first_is_alone(without: Seen, seen: Seen) -> None:
     assert len(seen.answers) == 3
     assert seen.answers[0] == without.answers[0]
+    # All are the likeliest one, or each is drawn apart.
+    assert len({each.token_ids for each in seen.answers}) in (1, 3)
 
 
 def with_logprobs(without: Seen, seen: Seen) -> None:
@@ -139,8 +151,11 @@ def has_form(_: Seen, seen: Seen) -> None:
 
 def calls_a_tool(_: Seen, seen: Seen) -> None:
     for each in seen.answers:
-        if each.stop_reason == STOP or not each.calls:
-            assert each.stop_reason == STOP or each.text
+        if each.stop_reason == STOP:
+            assert "<tool_call>" in each.raw
+            continue
+        if not each.calls:  # beside a form a call is the model's choice
+            has_form(seen, replace(seen, answers=(each,)))
             continue
         assert each.finish_reason == "tool_calls"
         for name, arguments in each.calls:
@@ -178,22 +193,37 @@ def from_batch(without: Seen, seen: Seen) -> None:
     assert seen.is_from_batch
 
 
-def repeats(_: Seen, seen: Seen) -> None:
+def repeats(without: Seen, seen: Seen) -> None:
     assert seen.again == seen.answers
     tokens = [each.token_ids for each in seen.answers]
-    assert len(set(tokens)) == len(tokens) or any(each.calls for each in seen.answers)
+    assert len(set(tokens)) == len(tokens)
+    assert tokens[0] != without.answers[0].token_ids, "this is the likeliest answer, not a draw"
 
 
 def guessed(without: Seen, seen: Seen) -> None:
     equal(without, seen)
     assert seen.drafted_tokens > 0
+    # Beside another way to guess, this one changes what is guessed.
+    before = (without.accepted_tokens, without.rejected_tokens)
+    assert (seen.accepted_tokens, seen.rejected_tokens) != before
+
+
+def guessed_partly_right(without: Seen, seen: Seen) -> None:
+    guessed(without, seen)
+    assert seen.accepted_tokens > 0
+    is_short = any(each.stop_reason == STOP for each in seen.answers)
+    assert seen.rejected_tokens > 0 or is_short, "the wrong letters come after the stop string"
+
+
+def guessed_right(without: Seen, seen: Seen) -> None:
+    guessed(without, seen)
+    assert seen.accepted_tokens > 0
 
 
 def adapted(without: Seen, seen: Seen) -> None:
     assert without.adapter_sha256 is None
     assert seen.adapter_sha256 is not None
-    is_held = any(each.calls or (each.text or "").startswith("{") for each in seen.answers)
-    assert is_held or seen.answers != without.answers
+    assert seen.answers[0].token_ids != without.answers[0].token_ids
 
 
 def streams(without: Seen, seen: Seen) -> None:
@@ -233,14 +263,14 @@ FEATURES = (
         kv_cache_dtype="int8"), in_int8),
     Feature("preemption", "the answer is the same", lambda c: replace(c, is_crowded=True),
             preempted),
-    Feature("speculation", "the answer is the same", lambda c: c.on(speculative="auto").adding(
-        prediction={"type": "content", "content": PREDICTION}), guessed),
+    Feature("speculation", "the answer is the same, some guesses are right and some wrong",
+            lambda c: replace(c.on(speculative="auto"), is_predicted=True), guessed_partly_right),
     Feature("draft model", "the answer is the same, also with rejection: it is greedy or seeded",
             lambda c: c.on(speculative="both", draft_model=True, draft_acceptance="rejection"),
             guessed),
     Feature("past answers", "the answer is the same", lambda c: replace(c.on(
         speculative="both" if c.engine.get("draft_model") else "prompt-lookup",
-        lookup_past_tokens=65536), is_warm=True), guessed),
+        lookup_past_tokens=65536), is_warm=True), guessed_right),
     Feature("LoRA", "the receipt names the adapter, and the answer is another", lambda c: c.on(
         adapters=(ADAPTER,)).adding(model=ADAPTER), adapted),
     Feature("batch jobs", "the answer is the same", lambda c: replace(c, is_batch=True),

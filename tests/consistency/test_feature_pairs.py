@@ -29,6 +29,7 @@ from consistency.paired_features import (
     Call,
     Seen,
     page,
+    prediction_of,
 )
 from fakes.random_adapter import write_random_adapter
 from fakes.random_model import write_random_model
@@ -49,7 +50,6 @@ PROMPT = "Say how wide the river is, and then say which of the two boats is the 
 BLOCK_SIZE = 32
 # Requests that come first, and need another block each with their third token.
 CROWD, CROWD_PROMPT_TOKENS, CROWD_TOKENS = 4, 190, 24
-DRAFTED = ("accepted_draft_tokens", "rejected_draft_tokens")
 # Guesses that cost next to nothing are made for every request, however many run.
 PASS_RATIO = 0.01
 CHAT = "/v1/chat/completions"
@@ -105,8 +105,17 @@ class Machine:
                 num_prompts = len(alone.answers) * -(-alone.prompt_tokens // BLOCK_SIZE)
                 crowd = CROWD * -(-CROWD_PROMPT_TOKENS // BLOCK_SIZE)
                 call = replace(call, num_blocks=num_prompts + crowd + 1)
+            if call.is_predicted:
+                told = prediction_of(self.see(*key - {"speculation"}).answers[0].raw)
+                call = call.adding(prediction={"type": "content", "content": told})
             self._seen[key] = self._run(call)
         return self._seen[key]
+
+    def see_favouring(self, letter: str, *names: str) -> Seen:
+        """The same, where the model takes a letter wherever it may."""
+        return self._run(
+            self._call(frozenset(names)).adding(logit_bias=BIAS | {str(ord(letter)): 100})
+        )
 
     def refusal(self, *names: str) -> str:
         """What the line of a batch is told."""
@@ -134,8 +143,8 @@ class Machine:
 
     def _run(self, call: Call) -> Seen:
         server = self._server(call)
-        if call.is_warm:
-            self._ask(server, replace(call, is_batch=False, is_crowded=False).body)
+        if call.is_warm:  # half of what is asked for next
+            self._ask(server, {**call.body, "max_completion_tokens": MAX_TOKENS // 2})
         seen = self._once(server, call)
         if "seed" in call.body and call.body["temperature"]:
             seen = replace(seen, again=self._once(server, call).answers)
@@ -300,7 +309,8 @@ def _read(body: dict[str, Any]) -> Seen:
         prompt_tokens=body["usage"]["prompt_tokens"],
         cached_tokens=request["cached_tokens"],
         preemptions=request["preemptions"],
-        drafted_tokens=sum(request[name] for name in DRAFTED),
+        accepted_tokens=request["accepted_draft_tokens"],
+        rejected_tokens=request["rejected_draft_tokens"],
         kv_cache_dtype=body["receipt"]["model"]["kv_cache_dtype"],
         adapter_sha256=body["receipt"]["model"]["adapter_sha256"],
     )
@@ -343,6 +353,14 @@ def test_both(machine: Machine, one: str, other: str) -> None:
     together = machine.see(one, other)
     BY_NAME[one].promise(machine.see(other), together)
     BY_NAME[other].promise(machine.see(one), together)
+
+
+def test_beside_a_form_a_tool_may_be_called_and_need_not(machine: Machine) -> None:
+    called = machine.see_favouring("<", "structured output", "tools").answers[0]
+    assert [name for name, _ in called.calls] == ["measure"]
+    formed = machine.see_favouring("{", "structured output", "tools").answers[0]
+    assert not formed.calls
+    assert 0 <= json.loads(formed.text or "")["size"] <= 99
 
 
 def test_the_page_names_every_pair() -> None:
