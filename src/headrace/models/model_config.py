@@ -77,7 +77,7 @@ class ModelConfig:
         """Raises: ModelFileError for numbers that no model has; readers have checked each alone."""
         if not 1 <= self.max_model_len < 1 << 31:
             raise ModelFileError(f"The model's context has {self.max_model_len} tokens.")
-        for spec, rope in zip(self.attention, self.ropes, strict=True):
+        for spec, rope in zip(self.attention, self.ropes, strict=False):
             _check_rope(rope, spec.head_size)
 
 
