@@ -3,7 +3,11 @@
 A bare server writes scripted frames; a headrace server has one tier, which is that server. A client
 asks both in turns, one request at a time over kept connections, and reads when the first token
 comes and when the answer ends. What is added is the difference of medians, at most 2 ms. Answers
-are checked. The last line is one JSON object.
+are checked.
+
+    make bench name=server/pass_through args=--record   # also appends to benchmarks/results
+
+The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -20,6 +24,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
+from floors import RESULTS, environment
 
 from headrace.bench.percentile import percentiles
 from headrace.client.connection_pool import ConnectionPool
@@ -101,6 +108,7 @@ def start(command: Sequence[str], mark: str, **options: Any) -> tuple[subprocess
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--num-requests", type=int, default=300)
+    parser.add_argument("--record", action="store_true", help="append to benchmarks/results")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         bare, url = start(
@@ -130,6 +138,7 @@ def main() -> None:
     added_ms = round(median(first["routed"]) - median(first["bare"]), 3)
     record = {
         "benchmark": "server/pass_through",
+        **environment(),
         "num_requests": arguments.num_requests,
         "answer_tokens": NUM_TOKENS,
         "first_token_ms": {name: spread(values) for name, values in first.items()},
@@ -138,6 +147,9 @@ def main() -> None:
         "added_answer_ms_p50": round(median(last["routed"]) - median(last["bare"]), 3),
     }
     print(f"added to the first token: {added_ms} ms at the median, of {CEILING_MS} allowed")
+    if arguments.record:
+        with (RESULTS / f"{record['date']}-server.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
     print(json.dumps(record))
     sys.exit(added_ms > CEILING_MS)
 
