@@ -67,9 +67,10 @@ def costs(
     """Add up what the calls of the usage ledger cost, also those that were cut off.
 
     COST is in full; MARGINAL leaves out the idle time of own machines. UNPRICED calls are in no
-    sum. PARTS are what other backends did for a call, or beside it as shadows; they are in every
-    column but REQUESTS. A call with several tags counts for each. `focus` is CSV of FOCUS 1.4, a
-    line per kind of token, model, price, tenant, key and day.
+    sum, and where all are, the cost is empty (in JSON null), not 0. PARTS are what other backends
+    did for a call, or beside it as shadows; they are in every column but REQUESTS. A call with
+    several tags counts for each. `focus` is CSV of FOCUS 1.4, a line per kind of token, model,
+    price, tenant, key and day.
     """
     if form not in FORMATS:
         raise ConfigError("--format", form, f"one of {', '.join(FORMATS)}")
@@ -84,7 +85,7 @@ def costs(
     if form == "focus":
         _write_focus(bill)
     elif form == "json":
-        priced = [row | {"cost_usd": format_usd(row["cost_nano_usd"])} for row in rows]
+        priced = [row | {"cost_usd": _show_usd(row["cost_nano_usd"]) or None} for row in rows]
         typer.echo(json.dumps(priced, indent=2))
     elif form == "csv":
         write_csv(groups, _HEADS, rows)
@@ -120,5 +121,9 @@ def _shown_heads(rows: Sequence[Row]) -> dict[str, str]:
     return {name: _HEADS[name] for name in names}
 
 
-def _show(name: str, value: int) -> str:
-    return format_usd(value) if name.endswith("_nano_usd") else str(value)
+def _show(name: str, value: int | None) -> str:
+    return _show_usd(value) if name.endswith("_nano_usd") else str(value)
+
+
+def _show_usd(nano_usd: int | None) -> str:
+    return "" if nano_usd is None else format_usd(nano_usd)

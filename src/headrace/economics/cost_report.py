@@ -41,7 +41,7 @@ class CostTotal:
     `requests` are calls; `parts` are what other backends were paid for one, which a group by tier
     or model can have without a call of its own. Everything else counts both. `estimated` are rows
     whose prompt was charged by its length. `unpriced` are in no cost: those without a price, and
-    those of the time before costs were kept.
+    those of the time before costs were kept. A cost is None, never 0, where all of a group is.
     """
 
     group: tuple[str | None, ...]
@@ -52,8 +52,8 @@ class CostTotal:
     estimated: int
     input_tokens: int
     output_tokens: int
-    cost_nano_usd: int
-    marginal_nano_usd: int
+    cost_nano_usd: int | None
+    marginal_nano_usd: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +93,8 @@ def add_up(
         _count(_c.usage_source == "estimated"),
         _sum(_c.input_tokens) + _sum(_c.estimated_input_tokens),
         _sum(_c.output_tokens),
-        _sum(_c.cost_nano_usd),
-        _sum(_c.marginal_nano_usd),
+        func.sum(_c.cost_nano_usd),
+        func.sum(_c.marginal_nano_usd),
     )
     query = _between(query, since_ms, until_ms).group_by(*groups).order_by(*in_order(groups))
     with database.reading() as connection:
@@ -164,8 +164,8 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[Any]:
 
 
 def _to_total(num_groups: int, row: Any) -> CostTotal:
-    group, numbers = tuple(row[:num_groups]), [int(value) for value in row[num_groups:]]
-    requests, parts, unpriced, stale, estimated, num_input, num_output, cost, marginal = numbers
+    group, (*counts, cost, marginal) = tuple(row[:num_groups]), row[num_groups:]
+    requests, parts, unpriced, stale, estimated, num_input, num_output = map(int, counts)
     return CostTotal(
         group=group,
         requests=requests,
@@ -175,8 +175,8 @@ def _to_total(num_groups: int, row: Any) -> CostTotal:
         estimated=estimated,
         input_tokens=num_input,
         output_tokens=num_output,
-        cost_nano_usd=cost,
-        marginal_nano_usd=marginal,
+        cost_nano_usd=None if cost is None else int(cost),
+        marginal_nano_usd=None if marginal is None else int(marginal),
     )
 
 
@@ -205,6 +205,10 @@ def _add(one: CostTotal, other: CostTotal) -> CostTotal:
         estimated=one.estimated + other.estimated,
         input_tokens=one.input_tokens + other.input_tokens,
         output_tokens=one.output_tokens + other.output_tokens,
-        cost_nano_usd=one.cost_nano_usd + other.cost_nano_usd,
-        marginal_nano_usd=one.marginal_nano_usd + other.marginal_nano_usd,
+        cost_nano_usd=_add_costs(one.cost_nano_usd, other.cost_nano_usd),
+        marginal_nano_usd=_add_costs(one.marginal_nano_usd, other.marginal_nano_usd),
     )
+
+
+def _add_costs(one: int | None, other: int | None) -> int | None:
+    return one if other is None else other if one is None else one + other

@@ -87,12 +87,31 @@ def test_keys_are_named_as_their_list_names_them(home: Path) -> None:
 def test_json_and_csv_are_exact() -> None:
     rows = json.loads(costs("--by", "model", "--by", "tag", "--format", "json").stdout)
     assert [(row["model"], row["tag"], row["cost_usd"]) for row in rows] == [
-        ("free", None, "0.00"),
+        ("free", None, None),
         ("gpt", None, "0.00012"),
         ("gpt", "a", "0.00012"),
     ]
     table = list(csv.DictReader(io.StringIO(costs("--by", "day", "--format", "csv").stdout)))
     assert table[0]["cost_nano_usd"] == "240000"
+
+
+@pytest.mark.usefixtures("rows")
+def test_what_has_no_price_has_no_cost_and_not_0() -> None:
+    free, _ = json.loads(costs("--by", "model", "--format", "json").stdout)
+    assert (free["cost_nano_usd"], free["marginal_nano_usd"], free["cost_usd"]) == (None,) * 3
+    free, _ = csv.DictReader(io.StringIO(costs("--by", "model", "--format", "csv").stdout))
+    assert (free["model"], free["cost_nano_usd"], free["marginal_nano_usd"]) == ("free", "", "")
+    lines = [line.split() for line in costs("--by", "model").stdout.splitlines()]
+    assert lines[1:] == [["free", "1", "1", "5", "0"], ["gpt", "2", "0", "200", "20", "0.00024"]]
+
+
+def test_a_price_of_0_costs_0(home: Path) -> None:
+    database = open_database(home)
+    row = make_row(0, price_state="priced", cost_nano_usd=0, marginal_nano_usd=0)
+    UsageLedger(database).append([row])
+    database.close()
+    (total,) = json.loads(costs("--format", "json").stdout)
+    assert (total["cost_nano_usd"], total["cost_usd"]) == (0, "0.00")
 
 
 @pytest.mark.usefixtures("rows")

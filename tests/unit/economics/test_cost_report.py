@@ -88,8 +88,8 @@ def test_sums_are_those_of_the_rows(database: Database, by: list[Any]) -> None:
     assert sum(total.unpriced for total in totals) == sum(row.cost_nano_usd is None for row in rows)
     assert sum(total.stale for total in totals) == sum(row.price_state == "stale" for row in rows)
     spent = sum(row.cost_nano_usd or 0 for row in rows)
-    assert sum(total.cost_nano_usd for total in totals) == spent
-    assert sum(total.marginal_nano_usd for total in totals) == spent
+    assert sum(total.cost_nano_usd or 0 for total in totals) == spent
+    assert sum(total.marginal_nano_usd or 0 for total in totals) == spent
     assert sum(total.input_tokens for total in totals) == sum(
         (row.input_tokens or 0) + row.estimated_input_tokens for row in rows
     )
