@@ -41,6 +41,8 @@ _HEADS = {
     "output": "OUTPUT",
     "reasoning": "REASONING",
 }
+# A machine that works less than this is priced by its idle time.
+_LOW_UTILIZATION = 0.05
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -159,8 +161,8 @@ def measure(
     """Measure an own machine from the usage ledger and write its entry of a price file.
 
     The entry goes to stdout: how fast the machine computed, at the load that it had, and the share
-    of the time in which it worked. The time is from the first day given, else from the first call,
-    until the end of the last day, else until now.
+    of the time in which it worked. The time is from the first call, of those since the first day
+    where one is given, until the end of the last day, else until now.
     """
     try:
         is_price = Decimal(usd_per_hour).is_finite() and Decimal(usd_per_hour) >= 0
@@ -179,16 +181,30 @@ def measure(
             opened.close()
     now_s = SystemClock().unix_s()
     end_s = now_s if until_ms is None else min(now_s, until_ms / 1000)
-    begin_s = calls[0].accepted_at_s if calls and since_ms is None else (since_ms or 0) / 1000
+    # Before its first call a server may not have been there: that is no idle time.
+    begin_s = calls[0].accepted_at_s if calls else end_s
     work = measure_work(calls, begin_s, end_s)
     if work is None:
         raise HeadraceError(
             f"The usage ledger has no finished calls of {model} in that time: {opened.shown}."
         )
     typer.echo(
-        f"{work.num_calls} calls, {work.busy_s:.0f} s of work in {work.span_s:.0f} s", err=True
+        f"{work.num_calls} calls, {work.busy_s:.0f} s of work in {work.span_s:.0f} s: since the "
+        f"first call at {_instant(begin_s)}",
+        err=True,
     )
+    if work.utilization < _LOW_UTILIZATION:
+        typer.echo(
+            f"warning: the machine worked {work.utilization:.2%} of that time, so this price is "
+            f"{1 / work.utilization:,.0f} times that of the work alone. Measure days of usual load "
+            "(--since, --until), or write the share that you expect as utilization.",
+            err=True,
+        )
     typer.echo("\n".join(_machine_lines(model, usd_per_hour, work, datetime.now(UTC).date())))
+
+
+def _instant(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _machine_lines(model: str, usd_per_hour: str, work: MachineWork, day: date) -> Iterator[str]:

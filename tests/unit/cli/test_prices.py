@@ -96,7 +96,7 @@ def test_check_shows_what_a_file_would_change(home: Path) -> None:
 
 
 def test_an_own_machine_is_measured_from_the_ledger(home: Path) -> None:
-    """Two calls at once for 10 s, in a day of 86,400; what is printed is a price file."""
+    """Two calls at once for 10 s, at noon of a day; what is printed is a price file."""
     database = open_database(home)
     row = {
         "model": "tiny",
@@ -119,7 +119,10 @@ def test_an_own_machine_is_measured_from_the_ledger(home: Path) -> None:
     day = ("--since", "2026-11-22", "--until", "2026-11-22")
     measured = prices("measure", "tiny", "--usd-per-hour", "0.36", *day)
     assert measured.exit_code == 0, measured.output
-    assert "2 calls, 10 s of work" in measured.stderr
+    since = "since the first call at 2026-11-22 12:00:00 UTC"
+    assert f"2 calls, 10 s of work in 43200 s: {since}" in measured.stderr
+    assert "warning: the machine worked 0.02% of that time" in measured.stderr
+    assert "4,320 times that of the work alone" in measured.stderr
     file = home / "own.yaml"
     file.write_text(measured.stdout)
     (price,) = read_price_file(file).prices
@@ -130,6 +133,29 @@ def test_an_own_machine_is_measured_from_the_ledger(home: Path) -> None:
     assert price.model == "tiny"
     assert isinstance(prices("measure", "c", "--usd-per-hour", "1").exception, HeadraceError)
     assert isinstance(prices("measure", "tiny", "--usd-per-hour", "x").exception, ConfigError)
+
+
+def test_days_before_the_first_call_are_no_idle_time(home: Path) -> None:
+    """A server that is new since noon of the 22nd works half of the time from then on."""
+    database = open_database(home)
+    UsageLedger(database).append(
+        [
+            make_row(
+                model="tiny",
+                input_tokens=500,
+                cached_input_tokens=0,
+                output_tokens=80,
+                queue_s=0.0,
+                prefill_s=600.0,
+                decode_s=21_000.0,
+            )
+        ]
+    )
+    database.close()
+    days = ("--since", "2026-11-15", "--until", "2026-11-22")
+    measured = prices("measure", "tiny", "--usd-per-hour", "0.36", *days)
+    assert "utilization: 0.5000" in measured.stdout
+    assert "warning" not in measured.stderr
 
 
 def test_bad_words(home: Path) -> None:
