@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated
@@ -49,7 +50,11 @@ def set_(
     ] = None,
     warn: Annotated[
         str | None,
-        typer.Option(metavar="USD", help="Warn above it. Default: 80 percent of --stop."),
+        typer.Option(
+            metavar="USD",
+            help="Warn above it. Default: the same share of --stop as it was before, at first 80 "
+            "percent.",
+        ),
     ] = None,
     database: DatabaseOption = None,
     config_file: ConfigOption = None,
@@ -71,8 +76,6 @@ def set_(
         hint = "A budget has one owner; set one for each."
         raise ConfigError(f"--{second}", other, f"nothing beside --{first}", hint)
     stop_nano_usd, warn_nano_usd = _read_usd("--stop", stop), _read_usd("--warn", warn)
-    if warn_nano_usd is None and stop_nano_usd is not None:
-        warn_nano_usd = stop_nano_usd * WARN_PERCENT // 100
     with _open(database, config_file, may_create=True) as opened:
         if opened is None:
             return
@@ -86,8 +89,13 @@ def set_(
             stop_nano_usd=stop_nano_usd,
             warn_nano_usd=warn_nano_usd,
         )
-        BudgetStore(opened, SystemClock()).set(budget)
-        typer.echo(f"budget {budget.id}: {_show_thresholds(budget)}")
+        store = BudgetStore(opened, SystemClock())
+        before = next((known for known in store.list() if known.id == budget.id), None)
+        if warn_nano_usd is None and stop_nano_usd is not None:
+            budget = replace(budget, warn_nano_usd=_derive_warning(stop_nano_usd, before))
+        store.set(budget)
+        was = "" if before is None else f" (before: {_show_thresholds(before)})"
+        typer.echo(f"budget {budget.id}: {_show_thresholds(budget)}{was}")
 
 
 def list_(
@@ -155,6 +163,15 @@ def _open(
         database.close()
 
 
+def _derive_warning(stop_nano_usd: int, before: Budget | None) -> int:
+    """The warning of a budget for which none is given: in proportion as it was before."""
+    if before is None or before.warn_nano_usd is None:
+        return stop_nano_usd * WARN_PERCENT // 100
+    if before.stop_nano_usd:
+        return stop_nano_usd * before.warn_nano_usd // before.stop_nano_usd
+    return min(before.warn_nano_usd, stop_nano_usd)
+
+
 def _find_key(database: Database, name: str) -> str:
     """The id of a key. Raises: ConfigError."""
     keys = KeyStore(database, SystemClock()).list()
@@ -217,6 +234,8 @@ def _show_thresholds(budget: Budget) -> str:
         shown.append(f"a warning above {format_usd(budget.warn_nano_usd)} USD")
     if budget.stop_nano_usd is not None:
         shown.append(f"no more than {format_usd(budget.stop_nano_usd)} USD")
+    else:
+        shown.append("no stop")
     return ", ".join(shown)
 
 

@@ -61,6 +61,24 @@ def test_from_its_setting_to_its_end(home: Path) -> None:
     assert listed() == []
 
 
+def test_a_new_stop_keeps_the_share_of_the_warning() -> None:
+    run("budgets", "set", "--stop", "10", "--warn", "5")
+    changed = run("budgets", "set", "--stop", "20")
+    assert changed.stdout == (
+        "budget all:month: a warning above 10.00 USD, no more than 20.00 USD "
+        "(before: a warning above 5.00 USD, no more than 10.00 USD)\n"
+    )
+    (row,) = listed()
+    assert (row["stop_nano_usd"], row["warn_nano_usd"]) == (20 * 10**9, 10 * 10**9)
+
+
+def test_a_warning_without_a_stop_is_kept_when_one_is_added() -> None:
+    assert run("budgets", "set", "--warn", "3").stdout.endswith("above 3.00 USD, no stop\n")
+    run("budgets", "set", "--stop", "20")
+    (row,) = listed()
+    assert (row["stop_nano_usd"], row["warn_nano_usd"]) == (20 * 10**9, 3 * 10**9)
+
+
 def test_a_key_is_found_by_its_name() -> None:
     assert isinstance(run("budgets", "set", "--key", "ci", "--stop", "1").exception, ConfigError)
     secret = run("keys", "create", "ci").stdout.strip()
