@@ -191,7 +191,8 @@ def http_fields_page() -> str:
     """Every body field of the generation routes: accepted with what it allows, or refused."""
     lines = ["# Body fields", "", "Fields that nobody defines are ignored and named in the header"]
     lines += ["`x-headrace-warnings`. A refused field is a 400 that names it. A field that is left"]
-    lines += ["out or null has its default; `-`: it has no effect.", ""]
+    lines += ["out or null has its default. `-` is none: a required field must be given, and what"]
+    lines += ["any other asks for is not done unless it is.", ""]
     routes = (
         ("/v1/chat/completions", ChatCompletionFields, CHAT_REFUSED, "what the context leaves"),
         ("/v1/completions", CompletionFields, COMPLETIONS_REFUSED, f"`{DEFAULT_MAX_TOKENS}`"),
