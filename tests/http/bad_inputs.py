@@ -359,6 +359,29 @@ BAD_INPUTS = (
         "response_format.type is 'xml'; allowed: text, json_object or json_schema.",
         "response_format.type",
     ),
+    *(
+        chat(
+            {"response_format": {"type": kind, name: {"type": "integer"}}},
+            f"response_format.{name} is not supported: answers would not be held to it. Give the schema as "
+            'response_format.json_schema.schema and set response_format.type to "json_schema".',
+            f"response_format.{name}",
+            code="unsupported_parameter",
+        )
+        for kind in ("json_object", "text")
+        for name in ("schema", "json_schema")
+    ),
+    BadInput(
+        "/v1/responses",
+        {
+            "model": "tiny",
+            "input": "hi",
+            "text": {"format": {"type": "json_object", "schema": {"type": "integer"}}},
+        },
+        "text.format.schema is not supported: answers would not be held to it. Give the schema as "
+        'text.format.schema and set text.format.type to "json_schema".',
+        "text.format.schema",
+        code="unsupported_parameter",
+    ),
     chat(
         {"response_format": {}},
         "response_format.type is null; allowed: text, json_object or json_schema.",

@@ -524,6 +524,10 @@ TEXT_ONLY = "This model takes text only."
         bad({"stream": 1}, "stream is 1; allowed: true or false."),
         bad({"speed": "fast"}, "speed is 'fast'; allowed: standard."),
         bad({"service_tier": "flex"}, "service_tier is 'flex'; allowed: auto or standard_only."),
+        bad(
+            {"response_format": {"type": "json_object"}},
+            "response_format is not supported: this route knows it as output_config.format.",
+        ),
         bad({"metadata": {"user_id": 5}}, "metadata.user_id is 5; allowed: a string."),
         bad(
             {"thinking": {"type": "enabled", "budget_tokens": 2000}, "max_tokens": 3000},

@@ -117,6 +117,8 @@ MESSAGES_REFUSED: dict[str, str] = {
     "inference_geo": "the server is where it is. Leave it out.",
     "mcp_servers": "the server calls no other servers. Leave it out.",
     "output_format": "the field is out of date. Use output_config.format.",
+    "response_format": "this route knows it as output_config.format.",
+    "structured_outputs": "this route knows schemas alone, as output_config.format.",
     "user_profile_id": "tenants come from the API key. Leave it out.",
     "workspace_id": "tenants come from the API key. Leave it out.",
 }

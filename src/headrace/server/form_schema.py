@@ -48,9 +48,7 @@ def read_form(fields: GenerationFields) -> tuple[StructuredOutputs | None, list[
     Raises: RequestError.
     """
     asked = {"type": "text"} if fields.response_format is None else fields.response_format
-    kind = asked.get("type")
-    if kind not in ("text", "json_object", "json_schema"):
-        raise InvalidParameter("response_format.type", kind, "text, json_object or json_schema")
+    kind = _read_kind(asked, "response_format", "json_schema.schema")
     if fields.structured_outputs is not None and kind != "text":
         raise InvalidParameter(
             "structured_outputs", fields.structured_outputs, f"nothing beside the {kind} asked for"
@@ -81,9 +79,7 @@ def read_text_format(
     Raises: RequestError.
     """
     asked = {"type": "text"} if asked is None else asked
-    kind = asked.get("type")
-    if kind not in ("text", "json_object", "json_schema"):
-        raise InvalidParameter(f"{_TEXT_FORMAT}.type", kind, "text, json_object or json_schema")
+    kind = _read_kind(asked, _TEXT_FORMAT, "schema")
     if structured_outputs is not None:
         if kind != "text":
             raise InvalidParameter(
@@ -112,6 +108,22 @@ def form_wire_names(fields: GenerationFields) -> dict[str, str]:
         "structured_outputs.json_object": "response_format",
         "structured_outputs": "response_format",
     }
+
+
+def _read_kind(asked: Mapping[str, Any], path: str, schema_at: str) -> str:
+    """The kind of form. Raises: RequestError, also for a schema where nothing would read it."""
+    kind = asked.get("type")
+    if kind not in ("text", "json_object", "json_schema"):
+        raise InvalidParameter(f"{path}.type", kind, "text, json_object or json_schema")
+    for name in ("json_schema", "schema"):
+        is_read = kind == "json_schema" and schema_at.startswith(name)
+        if asked.get(name) is not None and not is_read:
+            raise UnsupportedParameter(
+                f"{path}.{name}",
+                "answers would not be held to it. Give the schema as "
+                f'{path}.{schema_at} and set {path}.type to "json_schema".',
+            )
+    return str(kind)
 
 
 def _read_json_schema(value: Mapping[str, Any], prefix: str) -> tuple[StructuredOutputs, list[str]]:
