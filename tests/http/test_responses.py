@@ -175,7 +175,7 @@ def test_values_that_hold_are_shown(server: RunningServer) -> None:
         )
     shown = response.model_dump()
     assert (shown["temperature"], shown["top_p"], shown["max_output_tokens"]) == (0.5, 0.9, 7)
-    assert (shown["metadata"], shown["service_tier"]) == ({"k": "v"}, "priority")
+    assert (shown["metadata"], shown["service_tier"]) == ({"k": "v"}, "default")
     assert (shown["truncation"], shown["store"], shown["user"]) == ("auto", False, "u")
     assert (shown["safety_identifier"], shown["prompt_cache_key"]) == ("s", "p")
     assert (shown["parallel_tool_calls"], shown["max_tool_calls"]) == (False, 3)

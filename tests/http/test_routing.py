@@ -479,6 +479,7 @@ async def test_an_answer_is_given_again_to_its_tenant_for_nothing() -> None:
             unknown = await post(cache={"max": 1})
         await settled(rows, 11)
     status_of = [reply.headers["x-headrace-cache-status"] for reply in replies]
+    assert not any("x-headrace-warnings" in reply.headers for reply in replies)
     assert status_of == [
         *("miss", "hit", "hit", "miss", "miss", "bypass", "hit", "bypass", "miss"),
     ]

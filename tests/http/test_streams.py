@@ -271,7 +271,7 @@ def test_every_field_reaches_the_backend(server: RunningServer) -> None:
         "safety_identifier": "s",
         "prompt_cache_key": "k",
         "prompt_cache_options": {"mode": "implicit"},
-        "prompt_cache_retention": "24h",
+        "prompt_cache_retention": "in_memory",
         "metadata": {"a": "b"},
         "modalities": ["text"],
         "response_format": {"type": "text"},
@@ -284,14 +284,13 @@ def test_every_field_reaches_the_backend(server: RunningServer) -> None:
         "length_penalty": 1.0,
         "reasoning_effort": "none",
         "verbosity": "medium",
-        "service_tier": "fast",
-        "session_id": "x",
+        "service_tier": "auto",
     }
     with server.client() as client:
         reply = client.post(CHAT, json=BODY | fields | others | quiet)
     assert reply.status_code == 200, reply.text
     assert "x-headrace-warnings" not in reply.headers
-    assert reply.json()["service_tier"] == "priority"
+    assert reply.json()["service_tier"] == "default"
     request: GenerateRequest = server.backend.requests[0]
     sampling = request.sampling
     expected = fields | {
@@ -308,6 +307,24 @@ def test_every_field_reaches_the_backend(server: RunningServer) -> None:
     assert {name: getattr(request, name) for name in others} == others
     assert request.add_generation_prompt is False
     assert request.tenant == "default"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [(CHAT, BODY), ("/v1/responses", {"model": "tiny", "input": "hi"})]
+)
+def test_hints_without_effect_are_named(
+    server: RunningServer, path: str, body: dict[str, Any]
+) -> None:
+    hints = {
+        "service_tier": "priority",
+        "prompt_cache_retention": "24h",
+        "session_id": "x",
+        "cache": {"no-cache": True},
+    }
+    with server.client() as client:
+        reply = client.post(path, json=body | hints)
+    assert reply.headers["x-headrace-warnings"] == ",".join(hints)
+    assert reply.json()["service_tier"] == "default"
 
 
 def test_messages_reach_the_backend(server: RunningServer) -> None:

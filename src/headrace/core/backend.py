@@ -24,7 +24,8 @@ class ModelInfo:
     it answers, makes vectors and nothing else, or classifies; `pooling` is what makes its
     vectors where a request does not say. `prompts` are texts by name that may go before an
     input, `default_prompt_name` the one that does where a request names none. `labels` and
-    `problem_type` are those of a head. An adapter's `parent` is the model it was loaded over, and
+    `problem_type` are those of a head. `keeps_answers`: in a cache that a request may steer by
+    `cache`. An adapter's `parent` is the model it was loaded over, and
     `adapter_sha256` the digest of its file.
     """
 
@@ -45,6 +46,7 @@ class ModelInfo:
     problem_type: ProblemType | None = None
     parent: str | None = None
     adapter_sha256: str | None = None
+    keeps_answers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

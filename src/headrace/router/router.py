@@ -222,6 +222,7 @@ class Router:
             has_chat_template=all(info.has_chat_template for info in infos),
             template_variables=variables,
             vector_size=0,
+            keeps_answers=self._kept is not None and self._kept.cache is not None,
         )
 
     def _first(self, name: str) -> Member:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from headrace.core.backend import ModelInfo
 from headrace.core.errors import InvalidParameter, UnsupportedParameter
 from headrace.core.receipt import SEED_BITS
 from headrace.core.request import RepetitionDetection, SamplingParams
@@ -150,6 +151,13 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "mirostat": (0,),
 }
 
+# Hints that nothing here follows, and the values that ask for what is done anyway.
+_IDLE: dict[str, tuple[str, ...]] = {
+    "service_tier": ("auto", "default"),
+    "prompt_cache_retention": ("in_memory",),
+    "session_id": (),
+}
+
 # Fields of SamplingParams whose name and meaning on the wire are the same.
 _SAMPLING_NAMES = frozenset(
     {
@@ -242,12 +250,15 @@ def with_other_seed(sampling: SamplingParams) -> SamplingParams:
     return replace(sampling, seed=secrets.randbits(SEED_BITS))
 
 
-def unknown_in_repetition(fields: GenerationFields) -> list[str]:
-    """Keys of `repetition_detection` that nobody defines. Raises: InvalidParameter."""
+def names_without_effect(fields: GenerationFields, model: ModelInfo) -> list[str]:
+    """Fields whose values change nothing here, and keys of `repetition_detection` that nobody
+    defines. Raises: InvalidParameter."""
+    given = {name: getattr(fields, name, None) for name in _IDLE}
+    names = [name for name, value in given.items() if value not in (None, *_IDLE[name])]
+    if fields.cache and not model.keeps_answers:
+        names.append("cache")
     repetition = _read_repetition(fields)
-    if repetition is None:
-        return []
-    return unknown_names(repetition, (), "repetition_detection.")
+    return names + (unknown_names(repetition, (), "repetition_detection.") if repetition else [])
 
 
 def _read_repetition(fields: GenerationFields) -> RepetitionFields | None:

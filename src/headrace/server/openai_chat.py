@@ -34,8 +34,8 @@ from headrace.server.form_schema import form_wire_names, read_form
 from headrace.server.generation_schema import (
     check_truncation,
     make_sampling,
+    names_without_effect,
     refuse_unsupported,
-    unknown_in_repetition,
     unknown_names,
     validate,
 )
@@ -155,11 +155,10 @@ def _make_call(
         priority=fields.priority or 0,
         prediction=prediction,
     )
-    tier = "priority" if fields.service_tier == "fast" else fields.service_tier
     chat = ChatCall(
         request=request,
         form=form,
-        service_tier=tier or UNSET,
+        service_tier="default" if fields.service_tier else UNSET,
         wire_names=_wire_names(fields) | tool_wire_names(asked.tools),
         shows_reasoning=fields.include_reasoning is not False,
         notes=notes,
@@ -171,7 +170,7 @@ def _make_call(
     lengths = fields.max_tokens, fields.max_completion_tokens
     ignored += ["max_tokens"] if None not in lengths and lengths[0] != lengths[1] else []
     unknown = unknown_names(fields, CHAT_REFUSED) + unknown_in_messages + unknown_in_form
-    unknown += [*asked.unknown, *unknown_in_prediction, *unknown_in_repetition(fields)]
+    unknown += [*asked.unknown, *unknown_in_prediction, *names_without_effect(fields, model)]
     return chat, unknown + unknown_names(form.options, (), "stream_options.") + ignored
 
 

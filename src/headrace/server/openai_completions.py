@@ -26,8 +26,8 @@ from headrace.server.form_schema import form_wire_names, read_form
 from headrace.server.generation_schema import (
     check_truncation,
     make_sampling,
+    names_without_effect,
     refuse_unsupported,
-    unknown_in_repetition,
     unknown_names,
     validate,
     with_other_seed,
@@ -134,7 +134,7 @@ def _make_call(
         build=services.build_of(model.name),
     )
     unknown = unknown_names(fields, COMPLETIONS_REFUSED) + unknown_in_form
-    unknown += unknown_in_repetition(fields)
+    unknown += names_without_effect(fields, model)
     return completion, unknown + unknown_names(form.options, (), "stream_options.")
 
 

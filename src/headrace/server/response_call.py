@@ -23,8 +23,8 @@ from headrace.server.call_notes import CallNotes
 from headrace.server.generation_schema import (
     check_truncation,
     make_sampling,
+    names_without_effect,
     read_stream_options,
-    unknown_in_repetition,
     unknown_names,
 )
 from headrace.server.openai_responses_schema import (
@@ -112,7 +112,7 @@ async def make_call(
     )
     unknown = [
         *unknown_names(fields, RESPONSES_REFUSED),
-        *unknown_in_repetition(fields),
+        *names_without_effect(fields, model),
         *(unknown + unknown_in_text + unknown_in_reasoning),
         *asked.unknown,
         *unknown_names(options, (), "stream_options."),
@@ -169,7 +169,6 @@ def _make_body(
     if fields.background and not is_kept:
         reason = "this server keeps no responses (store.response_retention_days is 0)."
         raise UnsupportedParameter("background", reason)
-    tier = fields.service_tier or "default"
     return ResponseBody(
         id=new_id("resp"),
         created_at=int(services.clock.unix_s()),
@@ -192,7 +191,7 @@ def _make_body(
         max_tool_calls=fields.max_tool_calls,
         store=is_kept,
         background=bool(fields.background),
-        service_tier="priority" if tier == "fast" else tier,
+        service_tier="default",
         metadata=fields.metadata or {},
         safety_identifier=fields.safety_identifier,
         prompt_cache_key=fields.prompt_cache_key,
