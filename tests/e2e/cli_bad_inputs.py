@@ -45,8 +45,8 @@ def usage(*options: str, message: str, **rest: object) -> BadCommand:
     return run("--model", "{model}", *options, message=message, code=2, **rest)
 
 
-def serve(*options: str, message: str) -> BadCommand:
-    return BadCommand(("serve", "{model}", *options), message, 2)
+def serve(*options: str, message: str, code: int = 2, **rest: object) -> BadCommand:
+    return BadCommand(("serve", "{model}", *options), message, code, **rest)  # type: ignore[arg-type]
 
 
 def file(name: str, message: str) -> BadCommand:
@@ -255,6 +255,23 @@ BAD_COMMANDS = (
         "--max-model-len",
         "99999",
         message="engine.max_model_len is 99999; allowed: 1 to 32768, the longest this model was made for.",
+    ),
+    # adapters that are not there, before the model is loaded
+    serve(
+        "--port",
+        "0",
+        "--lora",
+        "a={files}/nope",
+        message="{files}/nope does not exist. Give a PEFT folder (adapter_config.json and adapter_model.safetensors) or a GGUF file of a LoRA adapter.",
+        code=1,
+    ),
+    serve(
+        "--port",
+        "0",
+        "--lora",
+        "a={files}",
+        message="{files} has no adapter_config.json, so it is no PEFT adapter.",
+        code=1,
     ),
 )
 

@@ -26,12 +26,14 @@ from headrace.cli.generation import (
 )
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_MODEL, Config
+from headrace.core.engine_config import parse_adapters
 from headrace.core.errors import ModelNotFound
 from headrace.core.process_name import SERVER, name_process
 from headrace.hub.model_store import ModelStore
 from headrace.launch.engine_start import start_engine
 from headrace.server.listener import listen
 from headrace.server.tls import load_certificate
+from headrace.weights.adapter_files import check_adapter_files
 
 logger = logging.getLogger(__name__)
 
@@ -215,6 +217,8 @@ def serve(
     # The address is taken before anything slow, so that a port in use is known at once.
     listener = listen(config.server.host, config.server.port)
     with listener:
+        for path in parse_adapters(config.engine.adapters).values():
+            check_adapter_files(path)
         for model in models:
             find_model(config, model, may_pull=not no_pull)
         # The plans of several are made before the first of them is loaded.

@@ -123,9 +123,9 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
     async def run_engines() -> AsyncIterator[None]:
         watch.start(sinks.first)
         door.start()
-        if pool is not None:
-            await pool.start()
         try:
+            if pool is not None:
+                await pool.start()
             yield
         finally:
             close_tiers()

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
+from headrace.core.errors import HeadraceError
 from headrace.core.tracing import TraceContext, begin_trace, parse_traceparent
 from headrace.economics.usage_row import UsageRow
 from headrace.server.answer_head import AnswerHead
@@ -47,24 +48,33 @@ async def _no_lifespan() -> AsyncIterator[None]:
 class HeadraceApp:
     """The envelope: request ids, errors, timing. `services.lifetime` drains it.
 
-    `lifespan` surrounds the time in which requests are taken.
+    `lifespan` surrounds the time in which requests are taken. `start_error` is why it did not
+    begin, where that is known.
     """
 
     def __init__(self, services: Services, lifespan: Lifespan = _no_lifespan) -> None:
         self.services = services
         self.batch_worker = BatchWorker(services, BATCH_ENDPOINTS)
         self._http = HttpMetrics(services.metrics, services.clock)
+        self.start_error: HeadraceError | None = None
 
         @asynccontextmanager
         async def run_lifespan(_: object) -> AsyncIterator[None]:
-            async with lifespan():
-                self.batch_worker.start()
-                try:
-                    yield
-                finally:
-                    await self.batch_worker.stop()
-                # No connection is left: what still runs has nobody who waits for it.
-                await services.runs.end(services.lifetime)
+            is_started = False
+            try:
+                async with lifespan():
+                    is_started = True
+                    self.batch_worker.start()
+                    try:
+                        yield
+                    finally:
+                        await self.batch_worker.stop()
+                    # No connection is left: what still runs has nobody who waits for it.
+                    await services.runs.end(services.lifetime)
+            except HeadraceError as error:
+                if not is_started:
+                    self.start_error = error
+                raise
 
         self._router = Router(
             make_routes(services), redirect_slashes=False, default=_no_route, lifespan=run_lifespan

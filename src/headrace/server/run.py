@@ -63,6 +63,7 @@ class DrainingServer(uvicorn.Server):
                 timeout_graceful_shutdown=_CUT_OFF_S,
             )
         )
+        self._app = app
         self._services = app.services
         self._listener = listener
         self._on_ready = on_ready
@@ -76,10 +77,23 @@ class DrainingServer(uvicorn.Server):
         _log.info("stopped")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        uvicorn_log = logging.getLogger("uvicorn.error")
+        uvicorn_log.addFilter(self._is_news)
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            if self._app.start_error is None:
+                raise
+            raise self._app.start_error from None
+        finally:
+            uvicorn_log.removeFilter(self._is_news)
         # What is loaded stays: going through all of it again stops every stream for 50 to 100 ms.
         gc.freeze()
         self._on_ready()
+
+    def _is_news(self, _: logging.LogRecord) -> bool:
+        """A start that failed is told by whoever started it, not by a traceback."""
+        return self._app.start_error is None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by Python when a signal arrives."""
@@ -119,5 +133,8 @@ async def serve_app(
     on_ready: Callable[[], None],
     certificate: ssl.SSLContext | None = None,
 ) -> None:
-    """Serve the app on an open socket until a signal ends it. `on_ready` runs once it answers."""
+    """Serve the app on an open socket until a signal ends it. `on_ready` runs once it answers.
+
+    Raises: HeadraceError where the app's lifespan does not begin because of one.
+    """
     await DrainingServer(app, listener, on_ready, certificate).serve_requests()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.quant.quant_tensor import QuantTensor
+from headrace.weights.adapter_files import CONFIG_NAME, WEIGHTS_NAME, check_adapter_files
 from headrace.weights.gguf import GgufReader
 from headrace.weights.names import sources, take_source
 from headrace.weights.peft_config import read_peft_config
@@ -29,7 +30,6 @@ from headrace.weights.tensor_source import Kind, TensorSource
 Float32 = NDArray[np.float32]
 Shape = tuple[int, int]
 
-CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 MAX_RANK = 1024
 _GGUF_ARCHITECTURES = {"mistral": "llama", "mixtral": "llama"}
 _PEFT_NAME = re.compile(r"(?:.*\.)?(layers\.\d+\.[\w.]+?)\.lora_(A|B)(?:\.[\w-]+)?\.weight")
@@ -89,27 +89,14 @@ def read_adapter(path: Path, base: AdaptedBase) -> AdapterFile:
     Raises: ModelFileError for what is damaged or does not fit the base, UnsupportedFormat for kinds
     of adapters that headrace does not run.
     """
+    check_adapter_files(path)
     if path.is_dir():
         return _read_peft(path, base)
-    if not path.is_file():
-        raise ModelFileError(
-            f"{path} does not exist. Give a PEFT folder ({CONFIG_NAME} and {WEIGHTS_NAME}) or a "
-            "GGUF file of a LoRA adapter."
-        )
     return _read_gguf(path, base)
 
 
 def _read_peft(path: Path, base: AdaptedBase) -> AdapterFile:
-    if not (path / CONFIG_NAME).is_file():
-        raise ModelFileError(f"{path} has no {CONFIG_NAME}, so it is no PEFT adapter.")
     weights = path / WEIGHTS_NAME
-    if not weights.is_file():
-        if (path / "adapter_model.bin").exists():
-            raise UnsupportedFormat(
-                f"{path} holds pickled weights, which can run code; headrace does not read them. "
-                "Save the adapter as safetensors."
-            )
-        raise ModelFileError(f"{path} has no {WEIGHTS_NAME}.")
     config = read_peft_config(path, read_json(path, CONFIG_NAME))
     pairs = _pair_up(weights, read_tensors(weights), _PEFT_NAME)
     table = _modules(base, base.architecture, "safetensors")
