@@ -49,7 +49,8 @@ class Capacity:
     """What fits. `max_model_len` is the model's, lowered to what the KV cache holds.
 
     `draft_bytes` are weights and scratch of a draft model; its keys and values are in `kv_bytes`.
-    `adapter_bytes` is room for adapters, those of the settings and those loaded later.
+    `adapter_bytes` is room for adapters, those of the settings and those loaded later. `kv_bound`
+    says what bounds the KV cache, for people.
     """
 
     weights_bytes: int
@@ -62,6 +63,7 @@ class Capacity:
     kv_cache_dtype: KVCacheDtype = "bf16"
     draft_bytes: int = 0
     adapter_bytes: int = 0
+    kv_bound: str = ""
 
     @property
     def total_bytes(self) -> int:
@@ -77,10 +79,11 @@ class Capacity:
         draft = f"draft model {format_bytes(self.draft_bytes)}, " if self.draft_bytes else ""
         has_room = self.adapter_bytes > 0
         adapters = f"adapters {format_bytes(self.adapter_bytes)}, " if has_room else ""
+        bound = f": {self.kv_bound}" if self.kv_bound else ""
         return (
             f"memory {format_bytes(self.total_bytes)}: weights {format_bytes(self.weights_bytes)}, "
             f"{draft}KV cache {format_bytes(self.kv_bytes)} ({self.num_kv_tokens} tokens of "
-            f"{self.kv_cache_dtype} in {self.num_blocks} blocks of {self.block_size}), "
+            f"{self.kv_cache_dtype} in {self.num_blocks} blocks of {self.block_size}{bound}), "
             f"{adapters}scratch {format_bytes(self.scratch_bytes)}, "
             f"program {format_bytes(self.program_bytes)}; context {self.max_model_len} tokens"
         )
@@ -123,11 +126,15 @@ def plan_capacity(
     fixed = weights + draft.fixed_bytes + scratch + PROGRAM_BYTES + adapter_bytes
     if budget is None:
         usual = max(wanted_len, engine.max_num_seqs * DEFAULT_CONTEXT_SHARE)
-        num_blocks = -(-usual // block_size) + 1
-        num_blocks = min(num_blocks, int(free_bytes * FREE_SHARE - fixed) // block_bytes)
+        usual_blocks = -(-usual // block_size) + 1
+        num_blocks = min(usual_blocks, int(free_bytes * FREE_SHARE - fixed) // block_bytes)
+        kv_bound = _describe_usual(engine, wanted_len)
+        if num_blocks < usual_blocks:
+            kv_bound = f"what {FREE_SHARE:.0%} of the free memory leaves"
         source = f"{format_bytes(free_bytes)} free"
     else:
         num_blocks = (budget - fixed) // block_bytes
+        kv_bound = f"what {format_bytes(budget)} leave"
         source = f"a limit of {format_bytes(budget)}"
     min_len = engine.max_model_len or min(config.max_model_len, 4 * block_size)
     min_blocks = -(-min_len // block_size) + 1
@@ -156,7 +163,18 @@ def plan_capacity(
         kv_cache_dtype=kv_dtype,
         draft_bytes=draft.fixed_bytes,
         adapter_bytes=adapter_bytes,
+        kv_bound=kv_bound,
     )
+
+
+def _describe_usual(engine: EngineConfig, wanted_len: int) -> str:
+    """The size that is enough where nobody sets one."""
+    num_seqs = engine.max_num_seqs
+    is_context = wanted_len >= num_seqs * DEFAULT_CONTEXT_SHARE
+    usual = (
+        "one context" if is_context else f"{num_seqs} requests of {DEFAULT_CONTEXT_SHARE} tokens"
+    )
+    return f"{usual}, --memory SIZE gives more"
 
 
 def _describe_draft(draft: DraftNeed) -> str:

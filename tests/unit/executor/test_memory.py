@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,21 @@ def test_rows_of_logits_are_planned_for_scored_prompts_and_guesses(folder: Path)
     rows = 3 * MAX_LOGIT_ROWS * vocab_size * 4
     narrow = plan(folder, max_num_seqs=1, max_num_batched_tokens=MAX_LOGIT_ROWS).scratch_bytes
     assert rows < narrow < one
+
+
+def test_the_plan_says_what_bounds_the_cache(folder: Path) -> None:
+    """The default is not all that is free: who has more memory learns how to use it."""
+    usual = plan(folder, max_num_seqs=8, max_model_len=128)
+    assert usual.num_kv_tokens == 8 * 2048 + 32
+    assert "32: 8 requests of 2048 tokens, --memory SIZE gives more)" in usual.describe()
+    reader = open_weights(folder)
+    config = model_class(reader.architecture).config_from_huggingface(reader.metadata)
+    config, ops = replace(config, max_model_len=4096), ReferenceOps(np.float32)
+    long = plan_capacity(config, reader, ops, EngineConfig(max_num_seqs=1), 1 << 40)
+    assert long.num_kv_tokens == 4096 + 32
+    assert "32: one context, --memory SIZE gives more)" in long.describe()
+    scarce = plan(folder, free_bytes=int(usual.total_bytes / 0.7) - MIB, max_num_seqs=8)
+    assert scarce.num_blocks < usual.num_blocks
+    assert "32: what 70% of the free memory leaves)" in scarce.describe()
+    limited = plan(folder, memory_bytes=300 * MIB)
+    assert "32: what 300.0 MiB leave)" in limited.describe()
