@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from headrace.cli.keys import DatabaseOption, database_url
+from headrace.cli.keys import DatabaseOption, database_of
 from headrace.cli.plain_values import PlainCommand, PlainGroup
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.cli.tables import open_console
@@ -154,7 +154,7 @@ def _open(
 ) -> Iterator[Database | None]:
     """The database; None where there is none and none may be made."""
     config = load_config(config_file, {"store.database_url": url})
-    database = Database(database_url(config))
+    database = database_of(config)
     if may_create:
         database.create_file()
     try:

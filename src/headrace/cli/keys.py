@@ -19,7 +19,7 @@ from headrace.core.clock import SystemClock
 from headrace.core.config import Config
 from headrace.core.errors import HeadraceError
 from headrace.core.stores import ApiKey, KeyLimits
-from headrace.store.database import Database, default_url
+from headrace.store.database import Database, open_database
 from headrace.store.keys import KeyStore
 
 DatabaseOption = Annotated[
@@ -141,9 +141,9 @@ def change(
     typer.echo(f"key {key.name} ({key.prefix}) has priority {key.priority}")
 
 
-def database_url(config: Config) -> str:
-    """The database of the settings, else the file in the home folder."""
-    return config.store.database_url or default_url(config.hub.home)
+def database_of(config: Config) -> Database:
+    """The database of the settings, else the file in the home folder. Raises: ConfigError."""
+    return open_database(config.store.database_url, config.hub.home)
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def _open_store(
 ) -> Iterator[tuple[KeyStore | None, str]]:
     """The keys, and where they are; None where there is no database and none may be made."""
     config = load_config(config_file, {"store.database_url": url})
-    database = Database(database_url(config))
+    database = database_of(config)
     if may_create:
         database.create_file()
     try:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import typer
 from rich.table import Table
 
-from headrace.cli.keys import database_url
+from headrace.cli.keys import database_of
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.cli.tables import open_console
 from headrace.core.errors import ConfigError, HeadraceError
@@ -34,7 +34,7 @@ def open_ledger(url: str | None, config_file: ConfigOption, missing: str) -> Ite
 
     Raises: HeadraceError, ConfigError.
     """
-    opened = Database(database_url(load_config(config_file, {"store.database_url": url})))
+    opened = database_of(load_config(config_file, {"store.database_url": url}))
     if not opened.exists():
         raise HeadraceError(
             f"{missing} yet: {opened.shown} does not exist. A server keeps a row of each call once "

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from headrace.cli.days import PriceDayOption, UntilOption, read_period, read_price_day
-from headrace.cli.keys import DatabaseOption, database_url
+from headrace.cli.keys import DatabaseOption, database_of
 from headrace.cli.plain_values import PlainCommand, PlainGroup
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.cli.tables import open_console
@@ -31,7 +31,6 @@ from headrace.economics.prices import (
     Schedule,
     format_usd,
 )
-from headrace.store.database import Database
 
 _HEADS = {
     "input": "INPUT",
@@ -172,7 +171,7 @@ def measure(
         raise ConfigError("--usd-per-hour", usd_per_hour, "dollars, such as 0.15")
     since_ms, until_ms = read_period(since, until)
     config = load_config(config_file, {"store.database_url": database})
-    opened = Database(database_url(config))
+    opened = database_of(config)
     calls: list[ServedCall] = []
     if opened.exists():
         try:

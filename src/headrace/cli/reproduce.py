@@ -24,7 +24,7 @@ from headrace.cli.generation import (
     ThreadsOption,
     find_model,
 )
-from headrace.cli.keys import DatabaseOption, database_url
+from headrace.cli.keys import DatabaseOption, database_of
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
@@ -33,7 +33,6 @@ from headrace.core.errors import ConfigError, HeadraceError
 from headrace.core.stored_requests import StoredRequest
 from headrace.launch.backends import open_engine
 from headrace.launch.reproduction import Comparison, local_sender, repeat
-from headrace.store.database import Database
 from headrace.store.requests import RequestStore
 
 EXIT_DIFFERENT = 3
@@ -110,7 +109,7 @@ def reproduce(
 
 def _find(config: Config, request_id: str, tenant: str | None) -> StoredRequest:
     """The newest request of that id. Raises: HeadraceError, ConfigError, StoreError."""
-    opened = Database(database_url(config))
+    opened = database_of(config)
     try:
         found = []
         if opened.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
-from headrace.store.database import Database, default_url
+from headrace.store.database import open_database
 from headrace.store.responses import StoredResponses
 
 
@@ -13,7 +13,7 @@ class OpenResponses(StoredResponses):
 
     def __init__(self, config: Config) -> None:
         """Raises: StoreError, ConfigError."""
-        database = Database(config.store.database_url or default_url(config.hub.home))
+        database = open_database(config.store.database_url, config.hub.home)
         database.create_file()
         store = config.store
         days, most = store.response_retention_days, store.max_tenant_responses

@@ -17,7 +17,7 @@ from headrace.economics.prices import PriceBook
 from headrace.economics.request_writer import RequestWriter
 from headrace.economics.spill_file import SpillFile
 from headrace.store.budgets import BudgetStore
-from headrace.store.database import Database, default_url
+from headrace.store.database import open_database
 from headrace.store.key_ring import StoredKeys
 from headrace.store.keys import KeyStore
 from headrace.store.requests import RequestStore
@@ -29,7 +29,7 @@ class StoredAccounts:
     def __init__(self, config: Config) -> None:
         """Raises: StoreError, ConfigError."""
         self._config = config
-        self._database = Database(config.store.database_url or default_url(config.hub.home))
+        self._database = open_database(config.store.database_url, config.hub.home)
         self._database.create_file()
         self._keys = KeyStore(self._database, SystemClock())
         self._budget_store = BudgetStore(self._database, SystemClock())

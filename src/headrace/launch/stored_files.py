@@ -6,14 +6,14 @@ from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import Config
 from headrace.server.services import Storage
 from headrace.store.batches import StoredBatches
-from headrace.store.database import Database, default_url
+from headrace.store.database import Database, open_database
 from headrace.store.file_folder import FileFolder
 from headrace.store.files import StoredFiles, find_folder
 
 
 def open_stored_files(config: Config, clock: Clock | None = None) -> Storage:
     """Open the database and make what is missing in it. Raises: StoreError, ConfigError."""
-    database = Database(config.store.database_url or default_url(config.hub.home))
+    database = open_database(config.store.database_url, config.hub.home)
     database.create_file()
     return join_storage(database, config, clock or SystemClock())
 

@@ -6,6 +6,7 @@ knows. Everything that goes wrong is a StoreError without the password. Knows no
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateColumn
 
 from headrace.core.errors import ConfigError, StoreError
+
+logger = logging.getLogger(__name__)
 
 Step = Callable[[Connection], None]
 
@@ -54,12 +57,21 @@ _versions = Table(
 class Database:
     """Connects on first use. Any thread may use it."""
 
-    def __init__(self, url: str) -> None:
-        """Raises: ConfigError for a URL of no known kind or a missing driver."""
+    def __init__(self, url: str, *, is_named: bool = False) -> None:
+        """`is_named`: the user's words, of which one may be mistyped; no folder is made for them.
+
+        Raises: ConfigError for a URL of no known kind, a missing driver, or a folder that a named
+        file should be in and that does not exist.
+        """
         parsed = _parse(url)
         self.shown = parsed.render_as_string(hide_password=True).replace("+pysqlite", "")
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self.path = Path(parsed.database or "") if self.is_sqlite else None
+        self._is_named = is_named
+        if is_named and self.path is not None and not self.path.parent.is_dir():
+            folder = self.path.absolute().parent
+            hint = f"{folder} does not exist: create it, or check --database and HEADRACE_DATABASE."
+            raise ConfigError("store.database_url", self.shown, "a file in a folder that is", hint)
         self._inode: int | None = None
         try:
             self.engine = _make_engine(parsed)
@@ -72,7 +84,7 @@ class Database:
         return self.path is None or self.path.is_file()
 
     def create_file(self) -> None:
-        """Make the folder and an empty file that only this user may read.
+        """Make the folder and an empty file that only this user may read; a named one is told.
 
         Raises: StoreError.
         """
@@ -83,6 +95,8 @@ class Database:
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
         except OSError as error:
             raise StoreError(self.shown, f"{error.strerror or error}.") from None
+        if self._is_named:
+            logger.warning("There was no database at %s: a new one is made", self.path.absolute())
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -159,6 +173,13 @@ def add_missing_columns(table: Table) -> Step:
                 connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {clause}")
 
     return add
+
+
+def open_database(url: str | None, home: Path) -> Database:
+    """The database that is named, else the file in the home folder. Raises: ConfigError."""
+    if url is not None:
+        return Database(url, is_named=True)
+    return Database(default_url(home))
 
 
 def default_url(home: Path) -> str:

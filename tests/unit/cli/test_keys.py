@@ -63,6 +63,17 @@ def test_the_database_can_be_named(home: Path) -> None:
     assert not (home / "headrace.db").exists()
 
 
+def test_a_folder_that_is_not_there_is_an_error(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_DATABASE", f"sqlite:///{home}/mistyped/a.db")
+    for words in (("create", "ci"), ("list",), ("revoke", "ci")):
+        error = keys(*words).exception
+        assert isinstance(error, ConfigError)
+        assert f"{home}/mistyped does not exist: create it" in error.message
+    assert list(home.iterdir()) == []
+
+
 def test_looking_makes_no_database(home: Path) -> None:
     assert json.loads(keys("list", "--json").stdout) == []
     revoked = keys("revoke", "ci")

@@ -216,4 +216,10 @@ def test_a_named_database_without_keys_is_told(
     KeyStore(database, SystemClock()).create("a", "a", ["inference"], NO_LIMITS)
     database.close()
     assert opened("known") == ""
-    assert "has no API keys" in opened("mistyped")
+    (tmp_path / "new").mkdir()
+    told = opened("new")
+    assert "has no API keys" in told
+    assert f"There was no database at {tmp_path}/new/keys.db: a new one is made" in told
+    with pytest.raises(ConfigError, match=r"mistyped does not exist: create it, or check --databa"):
+        opened("mistyped")
+    assert not (tmp_path / "mistyped").exists()
