@@ -13,6 +13,7 @@ from fakes.asgi_client import exchange
 from fakes.fake_backend import FakeBackend
 from fakes.served_app import FixedMetrics
 from headrace.core.config import ServerConfig
+from headrace.core.request import GenerateRequest
 from headrace.core.stores import ApiKey, Scope
 from headrace.economics.accounts import Accounts
 from headrace.server.app import HeadraceApp
@@ -44,12 +45,30 @@ async def test_a_request_that_waits_for_its_model() -> None:
         (row,) = rows
         assert (row["request_id"], row["model"], row["tenant"]) == ("mine", "b", "default")
         assert (row["state"], row["waits_for"]) == ("loading", "model")
-        assert row["why"] == "its model is loaded"
+        assert row["why"] == "its model is being loaded"
         assert (await look(app, "?model=a"))["data"] == []
         files.gate.set()
         assert (await waiting).status == 200
         assert (await look(app))["data"] == []
         assert (await call(app, "GET", f"{PATH}?model=nope")).status == 404
+
+
+async def test_a_request_that_waits_for_requests_of_another_model() -> None:
+    async with serving() as (app, _):
+        backend = app.services.backend
+        request = GenerateRequest(request_id="r", model="a", prompt="hi")
+        stream = await backend.generate(request)
+        headers = JSON | {"x-request-id": "mine"}
+        waiting = asyncio.create_task(exchange(app, "POST", "/v1/completions", BODY, headers))
+        async with asyncio.timeout(60):
+            while [row["waits_for"] for row in (await look(app, "?model=b"))["data"]] != ["room"]:
+                await asyncio.sleep(0)
+        (row,) = (await look(app, "?model=b"))["data"]
+        assert row["state"] == "loading"
+        assert row["why"] == "waits until requests of a end (the memory does not hold all models)"
+        assert [output async for output in stream]
+        assert (await waiting).status == 200
+        assert (await look(app))["data"] == []
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ WaitReason = Literal[
     "form",
     "engine",
     "model",
+    "room",
     "pause",
 ]
 WAIT_REASONS: dict[WaitReason, str] = {
@@ -37,7 +38,8 @@ WAIT_REASONS: dict[WaitReason, str] = {
     "text": "its prompt is made into tokens",
     "form": "the form of its answer is compiled",
     "engine": "the engine does not have it yet, or does not answer",
-    "model": "its model is loaded",
+    "model": "its model is being loaded",
+    "room": "requests of another model have to end, whose memory its model gets",
     "pause": "the engine is paused (POST /resume)",
 }
 RequestPhase = Literal["loading", "preparing", "waiting", "running"]
@@ -66,7 +68,8 @@ class RequestActivity:
     """An answer that is not finished. None: not known at this point, or by an engine that is busy.
 
     `request_id` is the engine's, `call_id` the `x-request-id` of the call. `has_reader`: somebody
-    still wants it. Units: seconds, tokens, blocks.
+    still wants it. `other_models`: those whose requests have to end first. Units: seconds, tokens,
+    blocks.
     """
 
     request_id: str
@@ -88,6 +91,7 @@ class RequestActivity:
     queue_position: int | None = None
     num_others_ahead: int | None = None
     predicted_wait_s: float | None = None
+    other_models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -164,7 +164,9 @@ class ModelPool:
     async def activity(self) -> Sequence[ModelActivity]:
         """See core.activity.Inspectable. A model that is being replaced is there twice."""
         residents = dict.fromkeys((*self._residents.values(), *self._departures))
-        return await self._activity.describe(self._models, [r.engine for r in residents])
+        leaving = {resident.name for resident in self._departures if resident.num_running}
+        engines = [resident.engine for resident in residents]
+        return await self._activity.describe(self._models, engines, leaving)
 
     async def load(self, name: str) -> None:
         """Have a model in memory. Raises: ModelNotFound, BackendError."""
@@ -187,7 +189,8 @@ class ModelPool:
         async with self._memory:
             old = self._residents.get(name)
             if old is not None and self._free_bytes() < model.num_bytes:
-                await self._send_away(old)
+                with self._activity.making_room():
+                    await self._send_away(old)
                 old = None
             await self._make_room(model.num_bytes)
             await self._admit(model)
@@ -312,12 +315,13 @@ class ModelPool:
 
     async def _make_room(self, num_bytes: int) -> None:
         """Send models away: idle ones first, then those unused the longest. Holds `_memory`."""
-        while self._free_bytes() < num_bytes:
-            if self._departures:
-                await asyncio.wait(self._departures.values(), return_when=asyncio.FIRST_COMPLETED)
-                continue
-            staying = self._residents.values()
-            await self._send_away(min(staying, key=lambda r: (r.num_running > 0, r.used_at_s)))
+        with self._activity.making_room():
+            while self._free_bytes() < num_bytes:
+                if leaving := self._departures.values():
+                    await asyncio.wait(leaving, return_when=asyncio.FIRST_COMPLETED)
+                    continue
+                staying = self._residents.values()
+                await self._send_away(min(staying, key=lambda r: (r.num_running > 0, r.used_at_s)))
 
     async def _admit(self, model: PooledModel) -> Resident:
         """Load into memory that is there. Holds `_memory`. Raises: BackendError."""

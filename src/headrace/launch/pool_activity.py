@@ -20,6 +20,7 @@ class PoolActivity:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._waiting: dict[int, tuple[GenerateRequest, float]] = {}
+        self._is_making_room = False
 
     @contextmanager
     def loading(self, request: GenerateRequest) -> Iterator[None]:
@@ -30,10 +31,25 @@ class PoolActivity:
         finally:
             del self._waiting[id(request)]
 
+    @contextmanager
+    def making_room(self) -> Iterator[None]:
+        """Every load waits for models to leave while the block runs."""
+        self._is_making_room = True
+        try:
+            yield
+        finally:
+            self._is_making_room = False
+
     async def describe(
-        self, models: Collection[str], engines: Collection[Inspectable]
+        self,
+        models: Collection[str],
+        engines: Collection[Inspectable],
+        leaving: Collection[str],
     ) -> Sequence[ModelActivity]:
-        """Every engine, also ones that finish what they have, then models without one."""
+        """Every engine, also ones that finish what they have, then models without one.
+
+        `leaving` are models that go when their requests have ended.
+        """
         found = await asyncio.gather(*(engine.activity() for engine in engines))
         rows = [row for engine_rows in found for row in engine_rows]
         known = {row.model for row in rows}
@@ -42,7 +58,8 @@ class PoolActivity:
             for name in models
             if name not in known
         ]
-        loading = [self._row(*entry) for entry in list(self._waiting.values())]
+        others = tuple(sorted(leaving)) if self._is_making_room else ()
+        loading = [self._row(*entry, others) for entry in list(self._waiting.values())]
         return [
             ModelActivity(
                 model=row.model,
@@ -53,13 +70,16 @@ class PoolActivity:
             for row in rows
         ]
 
-    def _row(self, request: GenerateRequest, since_s: float) -> tuple[str, RequestActivity]:
+    def _row(
+        self, request: GenerateRequest, since_s: float, others: tuple[str, ...]
+    ) -> tuple[str, RequestActivity]:
         return request.model, RequestActivity(
             request_id=request.request_id,
             call_id=request.call_id,
             tenant=request.tenant,
             phase="loading",
-            waits_for="model",
+            waits_for="room" if others else "model",
+            other_models=others,
             age_s=self._clock.monotonic_s() - since_s,
             priority=request.priority,
             is_background=request.is_background,

@@ -61,7 +61,7 @@ def _request(
         "model": shown_names.get(row.model, row.model),
         "state": entry.phase,
         "waits_for": reason,
-        "why": None if reason is None else WAIT_REASONS[reason],
+        "why": _why(entry, shown_names),
         "age_s": round(entry.age_s, 3),
         "queue_position": entry.queue_position,
         "others_ahead": entry.num_others_ahead,
@@ -77,6 +77,13 @@ def _request(
         "kv_blocks": entry.num_blocks,
         "preemptions": entry.num_preemptions,
     }
+
+
+def _why(entry: RequestActivity, shown_names: dict[str, str]) -> str | None:
+    if entry.waits_for == "room" and entry.other_models:
+        names = ", ".join(shown_names.get(name, name) for name in entry.other_models)
+        return f"waits until requests of {names} end (the memory does not hold all models)"
+    return None if entry.waits_for is None else WAIT_REASONS[entry.waits_for]
 
 
 def _rounded(value: float | None) -> float | None:
