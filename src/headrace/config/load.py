@@ -42,6 +42,9 @@ SECTIONS: dict[str, _Section] = {
 }
 # Of names and lists, not of settings: `config.routing` reads them.
 ROUTING_SECTIONS = ("upstreams", "tiers", "routing")
+ALL_SECTIONS = (*SECTIONS, *ROUTING_SECTIONS)
+_ALLOWED = f"a map with {', '.join(ALL_SECTIONS)}"
+_KINDS: dict[type, str] = {list: "list", str: "text"}
 _BOOLEAN_TEXTS = {"1": True, "true": True, "yes": True, "on": True}
 _BOOLEAN_TEXTS |= {"0": False, "false": False, "no": False, "off": False}
 
@@ -88,21 +91,21 @@ def _load_tree(path: Path) -> Mapping[Any, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, Mapping):
-        raise ConfigError("config file", type(tree).__name__, f"a map with {', '.join(SECTIONS)}")
+        hint = f"It has a {_KINDS.get(type(tree), 'single value')}."
+        raise ConfigError("config file", str(path), _ALLOWED, hint)
     return tree
 
 
 def flatten(tree: object) -> dict[str, object]:
     """Turn `{"engine": {"num_threads": 4}}` into `{"engine.num_threads": 4}`; names are checked."""
     if not isinstance(tree, Mapping):
-        raise ConfigError("config file", type(tree).__name__, f"a map with {', '.join(SECTIONS)}")
+        raise ConfigError("settings", type(tree).__name__, _ALLOWED)
     settings: dict[str, object] = {}
     for section, values in tree.items():
         if section in ROUTING_SECTIONS:
             continue
         if section not in SECTIONS:
-            known = [*SECTIONS, *ROUTING_SECTIONS]
-            raise _unknown(str(section), known, "section")
+            raise _unknown(str(section), list(ALL_SECTIONS), "section")
         if values is None:
             continue
         if not isinstance(values, Mapping):

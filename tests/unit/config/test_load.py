@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.config.load import SECTIONS, build_config, convert, load_settings
+from headrace.config.load import ALL_SECTIONS, SECTIONS, build_config, convert, load_settings
+from headrace.core.config import Config
 from headrace.core.errors import ConfigError
 
 
@@ -152,6 +153,19 @@ def test_refuses_values_by_name(setting: str, value: object) -> None:
 def test_a_wrong_choice_names_the_near_one() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean avx512\?"):
         convert("engine.isa", "avx51")
+
+
+def test_a_file_of_another_kind_is_named_with_all_sections(tmp_path: Path) -> None:
+    path = write(tmp_path, "[1, 2]\n")
+    with pytest.raises(ConfigError) as failure:
+        load_settings(path)
+    assert failure.value.message == (
+        f"config file is {str(path)!r}; allowed: a map with engine, hub, server, store, economics, "
+        "upstreams, tiers, routing. It has a list."
+    )
+    # Three of the file are one of the record.
+    assert [field.name for field in fields(Config)] == [*SECTIONS, "routing"]
+    assert set(ALL_SECTIONS) == {*SECTIONS, "upstreams", "tiers", "routing"}
 
 
 def test_off_without_quotes_is_the_word(tmp_path: Path) -> None:
