@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace.cli.plain_values import PlainCommand, PlainGroup
+from headrace.cli.plain_values import PlainCommand, PlainGroup, ServeCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,8 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
         if isinstance(loaded, typer.Typer):
             app.add_typer(loaded, name=name, short_help=command.summary)
         else:
-            app.command(name, cls=PlainCommand, short_help=command.summary)(loaded)
+            kind = ServeCommand if name == "serve" else PlainCommand
+            app.command(name, cls=kind, short_help=command.summary)(loaded)
     return app
 
 

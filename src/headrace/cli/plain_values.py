@@ -7,6 +7,7 @@ to it. Where a typer has no such seam, nothing is changed but the time.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,23 @@ class _PlainValues:
 
 class PlainCommand(_PlainValues, TyperCommand):
     """A command whose plain values are read by PlainValue."""
+
+
+class ServeCommand(PlainCommand):
+    """`serve`, typed by those who know other servers: their flags are told what they are here."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises: the usage error of the library, with the way of headrace."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            flags = importlib.import_module("headrace.cli.other_servers").FLAGS
+            here = flags.get(getattr(error, "option_name", None))
+            if here is not None and hasattr(error, "possibilities"):
+                error.possibilities = None
+                text = f"No such option: {error.option_name}. Here: {here}."  # type: ignore[attr-defined]
+                error.message = text  # type: ignore[attr-defined]
+            raise
 
 
 class PlainGroup(_PlainValues, TyperGroup):

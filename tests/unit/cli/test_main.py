@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from fakes.download_site import CONTENT, open_site, sha256
 from fakes.gguf_file import GgufFile
-from headrace.cli.app import COMMANDS
+from headrace.cli.app import COMMANDS, build_app
 from headrace.cli.main import main
+from headrace.cli.other_servers import FLAGS
 from headrace.text.tokenizer_cache import cache_path
 from headrace.weights.gguf import GgufReader
 
@@ -103,6 +106,14 @@ def test_the_table_names_functions_with_words(name: str) -> None:
     assert COMMANDS[name].summary.endswith(".")
 
 
+def test_flags_of_other_servers_are_in_the_guide_and_not_our_own() -> None:
+    guide = (Path(__file__).parents[3] / "docs/guides/serve.md").read_text(encoding="utf-8")
+    page = CliRunner().invoke(build_app(["serve"]), ["serve", "--help"]).output
+    for flag in FLAGS:
+        assert f"`{flag}" in guide, flag
+        assert re.search(rf"(?<![\w-]){flag}(?![\w-])", page) is None, flag
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
@@ -124,6 +135,12 @@ def test_the_table_names_functions_with_words(name: str) -> None:
         (["rm", "--yes", "nonsense"], 1, "error: The model 'nonsense' does not exist here."),
         (["rm", "--yes", "gemma3:270m"], 1, "error: The model 'gemma3:270m' does not exist here."),
         (["models", "extra"], 2, "unexpected extra argument"),
+        (["serve", "--nope"], 2, "No such option: --nope (Possible options: --no-pull)"),
+        (["serve", "--gpu-memory-utilization=0.5"], 2, "Here: --memory SIZE, weights included."),
+        (["serve", "m", "--tensor-parallel-size", "2"], 2, "Here: leave it out: a model runs"),
+        (["serve", "--api-key", "x"], 2, "--api-key. Here: `headrace keys create NAME` makes a"),
+        (["serve", "-c", "4096"], 2, "No such option: -c. Here: --max-model-len N, for each"),
+        (["serve", "-np", "2"], 2, "Here: for -np N it is --max-num-seqs N."),
     ],
 )
 def test_failures_are_one_line_and_an_exit_code(

@@ -1,0 +1,25 @@
+"""Flags of vLLM and llama-server, and what does the same here. Loaded when one of them is typed."""
+
+from __future__ import annotations
+
+_AS_THE_TEMPLATE = "leave it out: calls and reasoning are read as the model's template writes them"
+_ONE_PROCESS = "leave it out: a model runs whole in one process, --threads N on a CPU"
+
+FLAGS = {
+    "--api-key": "`headrace keys create NAME` makes a key, also while the server runs",
+    "--gpu-memory-utilization": "--memory SIZE, weights included",
+    "--tensor-parallel-size": _ONE_PROCESS,
+    "--pipeline-parallel-size": _ONE_PROCESS,
+    "--enable-auto-tool-choice": _AS_THE_TEMPLATE,
+    "--tool-call-parser": _AS_THE_TEMPLATE,
+    "--reasoning-parser": _AS_THE_TEMPLATE,
+    "--jinja": _AS_THE_TEMPLATE,
+    "--model": "the model is an argument: headrace serve MODEL",
+    "-m": "the model is an argument: headrace serve FILE",
+    "-c": "--max-model-len N, for each request",
+    "--ctx-size": "--max-model-len N, for each request",
+    "-n": "for -np N it is --max-num-seqs N",  # short flags are read one by one
+    "--parallel": "--max-num-seqs N",
+    "-t": "--threads N",
+}
+"""What `headrace serve` has in their place; docs/guides/serve.md says so too."""
