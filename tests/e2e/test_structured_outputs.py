@@ -235,6 +235,16 @@ def test_limits_that_leave_no_token_are_the_callers_fault(served: ServedModel) -
                 "No token can be chosen as output token 1: allowed_token_ids and the form of the "
                 "answer (structured_outputs.choice) together ban every one. Loosen one of them."
             )
+        tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+        forms = {
+            "response_format": {"response_format": {"type": "json_object"}},
+            "tool_choice": {"tools": [tool], "tool_choice": "required"},
+        }
+        for name, form in forms.items():
+            chat = ask | form | {"messages": MOOD, "allowed_token_ids": [only], "prompt": None}
+            error = http.post("/v1/chat/completions", json=chat).json()["error"]
+            assert error["param"] == name
+            assert f"the form of the answer ({name}) together" in error["message"]
     words = {"allowed_token_ids": [only], "bad_words": ["a a a"]}
     said = []
     with served.openai() as client, pytest.raises(openai.APIError, match="bad_words") as failed:

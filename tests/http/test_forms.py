@@ -10,7 +10,7 @@ import pytest
 
 from fakes.fake_backend import FakeBackend
 from fakes.served_app import RunningServer, run_server
-from headrace.core.errors import InvalidGrammar
+from headrace.core.errors import InvalidGrammar, RequestError
 from headrace.core.request import GenerateRequest
 from headrace.core.structured_outputs import StructuredOutputs
 
@@ -87,6 +87,26 @@ async def refuse(request: GenerateRequest) -> None:
     form = request.sampling.structured_outputs
     assert form is not None
     raise InvalidGrammar(form.param, "it is too hard.")
+
+
+async def contradict(request: GenerateRequest) -> None:
+    form = request.sampling.structured_outputs
+    assert form is not None
+    raise RequestError(f"allowed_token_ids and the form ({form.param}) ban all.", form.param)
+
+
+def test_a_contradiction_names_the_callers_field() -> None:
+    json_object = {"type": "json_object"}
+    bodies = [
+        (CHAT, PROMPTS[CHAT] | {"response_format": json_object}, "response_format"),
+        ("/v1/responses", {"input": "hi", "text": {"format": json_object}}, "text.format"),
+        (TEXT, {"prompt": "hi", "structured_outputs": {"regex": "a"}}, "structured_outputs.regex"),
+    ]
+    with run_server(FakeBackend(admission=contradict)) as server, server.client() as client:
+        for path, body, param in bodies:
+            error = client.post(path, json={"model": "tiny", **body}).json()["error"]
+            message = f"allowed_token_ids and the form ({param}) ban all."
+            assert (error["message"], error["param"]) == (message, param)
 
 
 @pytest.mark.parametrize("stream", [False, True])

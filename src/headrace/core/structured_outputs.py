@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from headrace.core.errors import InvalidGrammar, InvalidParameter, RequestError
@@ -38,6 +38,7 @@ class StructuredOutputs:
         disable_any_whitespace: JSON without spaces and line breaks between its parts.
         frame: a grammar in Lark of which the form, `@form`, is a part; "" for none. The engine
             writes it, of what may stand before the form or instead of it.
+        asked_as: the field of the request that asks for it, where the engine wrote the form.
     """
 
     json: Mapping[str, Any] | str | None = None
@@ -47,6 +48,7 @@ class StructuredOutputs:
     grammar: str | None = None
     disable_any_whitespace: bool = False
     frame: str = ""
+    asked_as: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.disable_any_whitespace, bool):
@@ -88,7 +90,7 @@ class StructuredOutputs:
     @property
     def param(self) -> str:
         """The field's name in error messages."""
-        return f"structured_outputs.{self.form}"
+        return self.asked_as or f"structured_outputs.{self.form}"
 
     @property
     def source(self) -> str:

@@ -78,7 +78,8 @@ class AnswerPlanner:
         )
         try:
             if is_forced or own is None:
-                return StructuredOutputs(grammar=text)
+                asked_as = "tool_choice" if is_forced else "tools"
+                return StructuredOutputs(grammar=text, asked_as=asked_as)
             return replace(own, frame=text)
         except InvalidGrammar as error:  # too large
             raise InvalidGrammar("tools", error.reason) from None

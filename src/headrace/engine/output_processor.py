@@ -121,7 +121,10 @@ class OutputProcessor:
         request.is_prompt_scored = True
         error: HeadraceError = BackendError(reason, tokens_sent=request.num_output_tokens)
         if is_callers_fault:
-            error = RequestError(reason, code="invalid_value")
+            form = request.prepared.sampling.structured_outputs
+            is_named = form is not None and form.param in reason
+            param = form.param if form is not None and is_named else None
+            error = RequestError(reason, param, "invalid_value")
         request.mailbox.fail(error)
         for answer_id in request.answers:
             self._stats.forget(answer_id)

@@ -7,6 +7,7 @@ Pydantic's errors become `RequestError`s here too, in the words of the rest of h
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -207,7 +208,9 @@ def worded(wire_names: Mapping[str, str]) -> Iterator[None]:
         told_as = wire_names.get(error.param or "")
         if type(error) is not RequestError or told_as is None:
             raise
-        message = error.message.replace(f"{error.param} ", f"{told_as} ", 1)
+        message = re.sub(
+            rf"{re.escape(error.param or '')}(?=[ )])", told_as, error.message, count=1
+        )
         raise RequestError(message, told_as, error.code) from None
 
 
