@@ -116,12 +116,12 @@ BAD_INPUTS = (
         "min_tokens",
     ),
     chat({"stop": 5}, "stop is 5; allowed: a string or a list of strings.", "stop"),
-    chat({"stop": ["a", 1]}, "stop is ['a', 1]; allowed: a string or a list of strings.", "stop"),
+    chat({"stop": ["a", 1]}, 'stop is ["a", 1]; allowed: a string or a list of strings.', "stop"),
     chat({"stop": ""}, "stop is ''; allowed: a list of non-empty strings.", "stop"),
     chat({"stop": ["x"] * 65}, "stop has 65 texts; allowed: at most 64.", "stop"),
     chat(
         {"stop_token_ids": ["a"]},
-        "stop_token_ids is ['a']; allowed: a list of token ids.",
+        'stop_token_ids is ["a"]; allowed: a list of token ids.',
         "stop_token_ids",
     ),
     chat(
@@ -131,12 +131,12 @@ BAD_INPUTS = (
     ),
     chat(
         {"logit_bias": {"5": 200}},
-        "logit_bias is {'5': 200}; allowed: token ids with numbers from -100 to 100.",
+        'logit_bias is {"5": 200}; allowed: token ids with numbers from -100 to 100.',
         "logit_bias",
     ),
     chat(
         {"logit_bias": {"x": 1}},
-        "logit_bias is {'x': 1}; allowed: token ids with numbers from -100 to 100.",
+        'logit_bias is {"x": 1}; allowed: token ids with numbers from -100 to 100.',
         "logit_bias",
     ),
     chat(
@@ -146,16 +146,16 @@ BAD_INPUTS = (
     ),
     chat(
         {"logit_bias": {"5": "a"}},
-        "logit_bias is {'5': 'a'}; allowed: token ids with numbers from -100 to 100.",
+        'logit_bias is {"5": "a"}; allowed: token ids with numbers from -100 to 100.',
         "logit_bias",
     ),
     chat(
         {"allowed_token_ids": []},
-        "allowed_token_ids is (); allowed: at least one token id, or leave it out.",
+        "allowed_token_ids is []; allowed: at least one token id, or leave it out.",
         "allowed_token_ids",
     ),
     chat(
-        {"bad_words": [""]}, "bad_words is ['']; allowed: a list of non-empty strings.", "bad_words"
+        {"bad_words": [""]}, 'bad_words is [""]; allowed: a list of non-empty strings.', "bad_words"
     ),
     chat(
         {"top_logprobs": 2},
@@ -175,7 +175,7 @@ BAD_INPUTS = (
     ),
     chat(
         {"stream_options": {"include_usage": True}},
-        "stream_options is {'include_usage': True}; allowed: only together with stream: true.",
+        'stream_options is {"include_usage": true}; allowed: only together with stream: true.',
         "stream_options",
     ),
     chat({"stream": "yes"}, "stream is 'yes'; allowed: true or false.", "stream"),
@@ -227,7 +227,7 @@ BAD_INPUTS = (
     ),
     chat(
         {"messages": ["hi"]},
-        "messages is ['hi']; allowed: a list of at least one message object.",
+        'messages is ["hi"]; allowed: a list of at least one message object.',
         "messages",
     ),
     chat(
@@ -506,7 +506,7 @@ BAD_INPUTS = (
         "audio",
         code="unsupported_parameter",
     ),
-    chat({"modalities": ["audio"]}, "modalities is ['audio']; allowed: [\"text\"].", "modalities"),
+    chat({"modalities": ["audio"]}, 'modalities is ["audio"]; allowed: ["text"].', "modalities"),
     chat(
         {"web_search_options": {}},
         "web_search_options is not supported: there is no web search. Leave it out.",
@@ -538,7 +538,7 @@ BAD_INPUTS = (
     ),
     chat(
         {"metadata": {"a": 1}},
-        "metadata is {'a': 1}; allowed: at most 16 strings with names.",
+        'metadata is {"a": 1}; allowed: at most 16 strings with names.',
         "metadata",
     ),
     chat(
@@ -553,7 +553,7 @@ BAD_INPUTS = (
     ),
     chat(
         {"structured_outputs": {"json": {}}, "response_format": {"type": "json_object"}},
-        "structured_outputs is {'json': {}}; allowed: nothing beside the json_object asked for.",
+        'structured_outputs is {"json": {}}; allowed: nothing beside the json_object asked for.',
         "structured_outputs",
     ),
     chat(

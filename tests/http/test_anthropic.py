@@ -514,7 +514,7 @@ TEXT_ONLY = "This model takes text only."
         ),
         bad(
             {"stop_sequences": [""]},
-            "stop_sequences is ['']; allowed: a list of non-empty strings.",
+            'stop_sequences is [""]; allowed: a list of non-empty strings.',
         ),
         bad({"stop_sequences": ["x"] * 65}, "stop_sequences has 65 texts; allowed: at most 64."),
         bad(
@@ -560,7 +560,7 @@ TEXT_ONLY = "This model takes text only."
                 "output_config": {"format": {"type": "json_schema", "schema": {}}},
                 "messages": [*HI, {"role": "assistant", "content": "{"}],
             },
-            "output_config.format is {'type': 'json_schema', 'schema': {}}; allowed: only when the "
+            'output_config.format is {"type": "json_schema", "schema": {}}; allowed: only when the '
             "last message is not the assistant's.",
         ),
         bad(

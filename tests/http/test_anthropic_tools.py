@@ -221,7 +221,7 @@ FORM = {"format": {"type": "json_schema", "schema": {}}}
         ),
         bad(
             {"tools": [F], "output_config": FORM},
-            "output_config.format is {'type': 'json_schema', 'schema': {}}; allowed: only without "
+            'output_config.format is {"type": "json_schema", "schema": {}}; allowed: only without '
             'tools, or with a tool_choice of {"type": "none"}.',
         ),
         bad(

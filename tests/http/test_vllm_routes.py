@@ -139,7 +139,7 @@ def test_bad_texts(client: httpx.Client, body: dict[str, Any], message: str, par
         ([258], "tokens is 258; allowed: 0 to 257."),
         ([-1], "tokens is -1; allowed: 0 to 257."),
         ([2**80], f"tokens is {2**80}; allowed: 0 to 257."),
-        (["a"], "tokens is ['a']; allowed: a list of token ids."),
+        (["a"], 'tokens is ["a"]; allowed: a list of token ids.'),
         (None, "tokens is null; allowed: a list of token ids."),
     ],
 )

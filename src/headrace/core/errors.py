@@ -23,7 +23,8 @@ HeadraceError
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 
 
 class HeadraceError(Exception):
@@ -52,6 +53,11 @@ class RequestError(HeadraceError):
 
 
 _MAX_SHOWN = 120
+
+
+def _in_json(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, skipkeys=True, default=repr)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _beginning(value: object, room: list[int]) -> object:
@@ -84,11 +90,18 @@ class InvalidParameter(RequestError):
 
     def __init__(self, param: str, value: object, allowed: str, hint: str = "") -> None:
         self.value, self.allowed, self.hint = value, allowed, hint
-        shown = repr(_beginning(value, [_MAX_SHOWN]))
+        super().__init__(self._told(param, repr), param, "invalid_value")
+
+    @property
+    def message_in_json(self) -> str:
+        """The message for a caller who wrote JSON. A text alone keeps its single quotes."""
+        return self._told(self.param, repr if isinstance(self.value, str) else _in_json)
+
+    def _told(self, param: str | None, write: Callable[[object], str]) -> str:
+        shown = write(_beginning(self.value, [_MAX_SHOWN]))
         if len(shown) > _MAX_SHOWN:
             shown = shown[: _MAX_SHOWN - 3] + "..."
-        text = f"{param} is {shown}; allowed: {allowed}."
-        super().__init__(f"{text} {hint}".rstrip(), param, "invalid_value")
+        return f"{param} is {shown}; allowed: {self.allowed}. {self.hint}".rstrip()
 
 
 class UnsupportedParameter(RequestError):

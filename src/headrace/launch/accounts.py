@@ -109,8 +109,8 @@ class AccountsWatch:
             raise ConfigError(
                 "server.require_key",
                 True,
-                "false while there is no API key",
-                "`headrace keys create NAME` makes one.",
+                "true once there is an API key",
+                "Make one with `headrace keys create NAME`, or start without --require-key.",
             )
         if self._config.store.database_url is not None and self.accounts.keys.is_open:
             # A mistyped address is a new database, and that one asks nobody for a key.

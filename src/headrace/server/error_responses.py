@@ -93,7 +93,7 @@ def describe_error(error: Exception, request_id: str) -> ErrorReply:
         )
     if isinstance(error, InvalidParameter):
         return ErrorReply(
-            400, "invalid_request_error", _in_json_words(error), error.param, error.code
+            400, "invalid_request_error", error.message_in_json, error.param, error.code
         )
     if isinstance(error, RequestError):
         return _describe_request_error(error)
@@ -134,14 +134,6 @@ def _describe_upstream(error: UpstreamError) -> ErrorReply:
     if headers and error.status is None:
         status = 503
     return ErrorReply(status, "server_error", error.message, headers=headers)
-
-
-def _in_json_words(error: InvalidParameter) -> str:
-    """Show null, true and false as the caller wrote them."""
-    words = {None: "null", True: "true", False: "false"}
-    if error.value is not None and not isinstance(error.value, bool):
-        return error.message
-    return error.message.replace(f"is {error.value}", f"is {words[error.value]}", 1)
 
 
 def _describe_request_error(error: RequestError) -> ErrorReply:
