@@ -71,7 +71,9 @@ class Database:
         if is_named and self.path is not None and not self.path.parent.is_dir():
             folder = self.path.absolute().parent
             hint = f"{folder} does not exist: create it, or check --database and HEADRACE_DATABASE."
-            raise ConfigError("store.database_url", self.shown, "a file in a folder that is", hint)
+            raise ConfigError(
+                "store.database_url", self.shown, "a file in a folder that exists", hint
+            )
         self._inode: int | None = None
         try:
             self.engine = _make_engine(parsed)
