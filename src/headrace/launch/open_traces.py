@@ -6,6 +6,7 @@ import importlib
 
 from headrace.core.config import Config
 from headrace.core.errors import ConfigError
+from headrace.core.extras import install_command
 from headrace.core.tracing import SpanSink
 from headrace.core.version import headrace_version
 
@@ -29,7 +30,7 @@ def open_traces(config: Config) -> SpanSink | None:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("opentelemetry"):
             raise
-        hint = "`pip install 'headrace[otel]'` installs it."
+        hint = f"`{install_command('otel')}` installs it."
         allowed = "nothing while OpenTelemetry is not installed"
         raise ConfigError("server.otlp_endpoint", endpoint, allowed, hint) from None
     return made

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from headrace.core.errors import ConfigError
+from headrace.core.extras import install_command
 from headrace.core.machine import Roof
 from headrace.ops.kernel_note import IsaStatus, KernelNote
 from headrace.ops.protocol import Ops
@@ -99,8 +100,8 @@ def _load(path: str) -> Callable[..., Any]:
                 "engine.device",
                 "cuda",
                 "cpu, reference",
-                f"torch or Triton cannot be loaded ({error}); `pip install headrace[cuda]` "
-                "brings both.",
+                f"torch or Triton cannot be loaded ({error}); "
+                f"`{install_command('cuda')}` brings both.",
             ) from error
         raise ConfigError(
             "device",

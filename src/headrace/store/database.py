@@ -29,6 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateColumn
 
 from headrace.core.errors import ConfigError, StoreError
+from headrace.core.extras import install_command
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Database:
         try:
             self.engine = _make_engine(parsed)
         except ModuleNotFoundError as error:
-            hint = f"{error.name} is missing; install it with pip install 'headrace[postgres]'."
+            hint = f"{error.name} is missing; install it with {install_command('postgres')}."
             raise ConfigError("store.database_url", self.shown, _ALLOWED, hint) from None
 
     def exists(self) -> bool:

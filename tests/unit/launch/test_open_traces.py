@@ -21,7 +21,7 @@ def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch: pytest.Monk
     monkeypatch.delitem(sys.modules, "headrace.observe.otel", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     config = Config(server=ServerConfig(otlp_endpoint="http://localhost:4318"))
-    with pytest.raises(ConfigError, match=r"pip install 'headrace\[otel\]'"):
+    with pytest.raises(ConfigError, match=r"`\.venv/bin/pip install -e '\.\[otel\]'` installs"):
         open_traces(config)
 
 

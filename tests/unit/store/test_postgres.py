@@ -263,7 +263,7 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
 
 def test_without_its_driver_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(ConfigError, match=r"headrace\[postgres\]"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[postgres\]'"):
         Database("postgresql://localhost/x")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from headrace.core.errors import ConfigError
+from headrace.core.extras import install_command
 from headrace.core.units import format_bytes
 
 MIN_ARCHITECTURE = (8, 0)
@@ -66,7 +67,7 @@ def why_unusable(driver_file: Path = DRIVER_FILE) -> str | None:
     if torch.version.cuda is None:
         return (
             f"torch {torch.__version__} is built without CUDA; install a CUDA build of torch, as "
-            "`pip install headrace[cuda]` does."
+            f"`{install_command('cuda')}` does."
         )
     if torch.cuda.is_available():
         return None
