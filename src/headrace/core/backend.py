@@ -18,6 +18,7 @@ PauseMode = Literal["abort", "wait", "keep"]
 class ModelInfo:
     """A served model. Units: `created` unix seconds, `max_model_len` tokens.
 
+    `created` of a model's file is when it was written: loading it again changes nothing.
     `template_variables` are the names its chat template reads beside messages and tools.
     `has_reasoning`: its chat template knows marks of reasoning. `vector_size` is the length of
     its hidden states. `provider` is whose prices hold for it; `local` is this machine. `kind`:

@@ -56,6 +56,11 @@ class LocalModel:
     sha256: str | None = None
     entry: CatalogueEntry | None = None
 
+    @property
+    def changed_s(self) -> int:
+        """When the file was written: seconds of Unix. Raises: OSError when it is gone."""
+        return int(self.path.stat().st_mtime)
+
 
 class ModelStore:
     """Models by name, under `config.home`.

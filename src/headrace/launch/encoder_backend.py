@@ -45,7 +45,7 @@ def open_encoder_backend(
     facts = model.facts
     engine = EncoderEngine(
         model,
-        encoder_info(local, facts, clock),
+        encoder_info(local, facts),
         clock,
         EncoderStats(make_sink(local.name) if make_sink is not None else NoMetrics()),
         max_waiting_requests=config.engine.max_waiting_requests,
@@ -59,13 +59,13 @@ def open_encoder_backend(
     return EngineBackend(engine, plan.total_bytes, plan.describe(), environment)
 
 
-def encoder_info(local: LocalModel, facts: EncoderFacts, clock: Clock) -> ModelInfo:
+def encoder_info(local: LocalModel, facts: EncoderFacts) -> ModelInfo:
     """What callers are told of an encoder."""
     config, sentence = facts.config, facts.sentence
     return ModelInfo(
         name=local.name,
         max_model_len=facts.plan.max_model_len,
-        created=int(clock.unix_s()),
+        created=local.changed_s,
         root=local.path.name,
         has_chat_template=False,
         vector_size=config.hidden_size,

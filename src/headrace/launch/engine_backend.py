@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from headrace.core.activity import ModelActivity
 from headrace.core.backend import Backend, Health, ModelInfo, ModelText, PauseMode
-from headrace.core.clock import Clock
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.telemetry import MetricSink
@@ -136,14 +135,13 @@ def model_info(
     max_model_len: int,
     vector_size: int,
     template: ChatTemplate | None,
-    clock: Clock,
 ) -> ModelInfo:
     """What callers are told of a model."""
     sentence = language_model_sentence(local.path)
     return ModelInfo(
         name=local.name,
         max_model_len=max_model_len,
-        created=int(clock.unix_s()),
+        created=local.changed_s,
         root=local.path.name,
         has_chat_template=template is not None,
         template_variables=template.variables if template else frozenset(),

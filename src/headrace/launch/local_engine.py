@@ -111,7 +111,7 @@ def assemble(
     capacity = loaded.capacity
     max_num_requests = scheduler_limits(config, capacity.max_model_len).max_num_requests
     info = model_info(
-        local, capacity.max_model_len, loaded.config.hidden_size, loaded.chat_template, clock
+        local, capacity.max_model_len, loaded.config.hidden_size, loaded.chat_template
     )
     return AsyncEngine(
         EngineThread(engine, max_num_requests),

@@ -63,7 +63,7 @@ def plan_model(
         if reader.architecture in ENCODERS:
             # A limit for answers says nothing of an encoder, whose own is rarely that long.
             facts = read_encoder(reader, replace(engine, max_model_len=None), make_ops("cpu"))
-            return facts.plan, encoder_info(local, facts, SystemClock())
+            return facts.plan, encoder_info(local, facts)
         config = read_config(model_class(reader.architecture), reader)
         free_bytes = int(budget_bytes / FREE_SHARE)
         room = engine.adapter_memory_bytes or 0
@@ -72,7 +72,7 @@ def plan_model(
         )
         _, template = load_text(reader, cache_dir)
     size = config.hidden_size
-    return plan, model_info(local, plan.max_model_len, size, template, SystemClock())
+    return plan, model_info(local, plan.max_model_len, size, template)
 
 
 def share_memory(plans: Sequence[MemoryNeed], budget_bytes: int) -> list[int]:

@@ -58,7 +58,7 @@ def _finish(starting: StartingEngine, make_sink: MakeSink, clock: Clock) -> Engi
             config.draft_acceptance,
         ),
         tokenizer,
-        (model_info(local, ready.max_model_len, ready.vector_size, template, clock),),
+        (model_info(local, ready.max_model_len, ready.vector_size, template),),
         stats,
         clock,
         max_num_requests=scheduler_limits(config, ready.max_model_len).max_num_requests,
