@@ -90,7 +90,8 @@ def test_a_model_without_a_chat_template_continues_the_prompt(gemma_path: Path) 
     result = run("--model", "gemma3:270m", "The capital of France is", "--max-tokens", "8")
     note, summary = result.stderr.splitlines(keepends=True)
     assert note == (
-        "note: this model has no chat template; it continues the prompt as plain text\n"
+        "note: this model has no chat template: it does not answer, it continues the prompt as "
+        "plain text\n"
     )
     assert SUMMARY.fullmatch(summary)
     assert "France" in result.stdout

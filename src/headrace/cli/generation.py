@@ -16,6 +16,8 @@ from headrace.core.errors import ConfigError, ModelNotFound
 from headrace.hub.model_store import ModelStore
 
 DEFAULT_MAX_TOKENS = 1024
+CONTINUED_MAX_TOKENS = 128
+"""Of a model without a chat template: it does not end by itself."""
 
 ModelOption = Annotated[
     str,
@@ -32,7 +34,8 @@ MaxTokensOption = Annotated[
         "--max-tokens",
         metavar="N",
         help="Longest answer, in tokens; what the context cannot hold is refused. "
-        f"Default: {DEFAULT_MAX_TOKENS}, or what the context leaves.",
+        f"Default: {DEFAULT_MAX_TOKENS}, or what the context leaves; {CONTINUED_MAX_TOKENS} of a "
+        "model without a chat template.",
         show_default=False,
     ),
 ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import typer
 
 from headrace.cli.answer import Answer, make_request, print_text, read_answer, summarize
+from headrace.cli.generation import CONTINUED_MAX_TOKENS
 from headrace.core.backend import Backend
 from headrace.core.errors import ConfigError
 from headrace.core.message import Message
@@ -58,6 +59,7 @@ def plan_request(
 ) -> GenerateRequest:
     """Ask through the chat template, or plainly for `--raw` and models without one.
 
+    A model without one gets a shorter default: it does not know where an answer ends.
     Raises: ConfigError for a system message without a template.
     """
     if not options.is_raw and has_template:
@@ -69,9 +71,15 @@ def plan_request(
     if options.system is not None:
         why = "--raw was given" if options.is_raw else "this model has no chat template"
         raise ConfigError("--system", options.system, "nothing here", f"Leave it out: {why}.")
+    if not has_template:
+        default_max_tokens = min(default_max_tokens, CONTINUED_MAX_TOKENS)
     if not options.is_raw and not options.is_quiet:
-        note = "note: this model has no chat template; it continues the prompt as plain text"
-        typer.echo(note, err=True)
+        length = f", for at most {default_max_tokens} tokens without --max-tokens"
+        typer.echo(
+            "note: this model has no chat template: it does not answer, it continues the prompt as "
+            f"plain text{'' if sampling.max_tokens else length}",
+            err=True,
+        )
     return make_request(
         backend, sampling, prompt=options.prompt, default_max_tokens=default_max_tokens
     )

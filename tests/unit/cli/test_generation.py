@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -45,9 +46,26 @@ def test_a_model_without_template_continues_the_prompt_and_says_so(
     request = plan_request(FakeBackend(), GREEDY, 7, RunOptions("hi"), has_template=False)
     assert (request.prompt, request.messages) == ("hi", None)
     assert request.add_special_tokens is True
-    assert "no chat template" in capsys.readouterr().err
+    note = capsys.readouterr().err
+    assert "it does not answer, it continues the prompt as plain text, for at most 7 tokens" in note
     plan_request(FakeBackend(), GREEDY, 7, RunOptions("hi", is_raw=True), has_template=True)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_a_model_without_template_has_a_shorter_default(is_raw: bool) -> None:
+    options = RunOptions("hi", is_raw=is_raw)
+    request = plan_request(FakeBackend(), GREEDY, 1024, options, has_template=False)
+    assert request.default_max_tokens == 128
+    given = replace(GREEDY, max_tokens=500)
+    request = plan_request(FakeBackend(), given, 1024, options, has_template=False)
+    assert request.sampling.max_tokens == 500
+
+
+def test_raw_text_of_a_chat_model_has_the_usual_default() -> None:
+    options = RunOptions("hi", is_raw=True)
+    request = plan_request(FakeBackend(), GREEDY, 1024, options, has_template=True)
+    assert request.default_max_tokens == 1024
 
 
 @pytest.mark.parametrize(("is_raw", "has_template"), [(True, True), (False, False)])
