@@ -83,6 +83,7 @@ def test_another_body_and_another_route(server: RunningServer) -> None:
     assert (wrong.status_code, error["code"]) == (400, "idempotency_key_reused")
     assert (route.status_code, "idempotent-replayed" in route.headers) == (200, False)
     assert (key.status_code, "visible ASCII" in key.text) == (400, True)
+    assert key.json()["error"]["param"] == error["param"] == "Idempotency-Key"
 
 
 def test_while_the_first_one_runs() -> None:

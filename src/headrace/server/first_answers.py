@@ -153,7 +153,7 @@ def read_name(headers: Mapping[str, str], caller: Caller, path: str) -> Name | N
         return None
     if not _KEY.fullmatch(key):
         allowed = "1 to 255 visible ASCII characters"
-        raise InvalidParameter("The header Idempotency-Key", key, allowed)
+        raise InvalidParameter("Idempotency-Key", key, allowed, "It is a header.")
     return caller.tenant, path, key
 
 
