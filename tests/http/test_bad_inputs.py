@@ -70,7 +70,6 @@ def test_bad_body(client: httpx.Client, row: BadBody) -> None:
     [
         ("GET", "/v1/nothing", 404, "There is no route '/v1/nothing'.", None),
         ("POST", "/", 404, "There is no route '/'.", None),
-        ("GET", "/v1/chat/completions/", 404, "There is no route '/v1/chat/completions/'.", None),
         ("GET", "/v1/chat/completions", 405, "POST", "POST"),
         ("PUT", "/v1/completions", 405, "POST", "POST"),
         ("TRACE", "/v1/models", 405, "GET, HEAD", "GET, HEAD"),
@@ -99,6 +98,14 @@ def test_a_wrong_base_address_is_said(client: httpx.Client) -> None:
         assert client.put(f"/v1{path}").status_code == 405
     message = client.post("/v1/v1/messages", json={}).json()["error"]["message"]
     assert message.endswith("one /v1 too many: Anthropic's clients need it without.")
+
+
+def test_a_slash_at_the_end_is_said(client: httpx.Client) -> None:
+    message = (
+        "There is no route '/v1/chat/completions/'. Leave out the slash at its end: "
+        "'/v1/chat/completions'."
+    )
+    check_error(client.post("/v1/chat/completions/", json={}), 404, message, None, None)
 
 
 def test_a_long_path_is_not_echoed_whole(client: httpx.Client) -> None:

@@ -168,7 +168,10 @@ def test_invocations_answer_as_the_route_would(client: httpx.Client) -> None:
     [
         ("/pooling", "/v1/embeddings"),
         ("/v2/embed", "/v1/embeddings"),
-        ("/v1/moderations", "no model for it"),
+        ("/v1/moderations", "/classify"),
+        ("/completion", "/v1/completions"),
+        ("/props", "/tokenizer_info"),
+        ("/slots", "/debug/requests"),
     ],
 )
 def test_routes_without_a_fitting_model(client: httpx.Client, path: str, hint: str) -> None:
