@@ -63,7 +63,7 @@ def rows_of(database: Path, batch_id: str) -> dict[str, tuple[str, int]]:
 def test_a_batch_outlives_a_killed_server(qwen05_path: Path, tmp_path: Path) -> None:
     """No line is missing, none is there twice, none that was finished is computed again, and the
     answers are those that the same requests get one by one."""
-    database, config = tmp_path / "home" / "headrace.db", tmp_path / "settings.yaml"
+    database, config = tmp_path / "headrace.db", tmp_path / "settings.yaml"
     config.write_text(SETTINGS)
     environ = {"HEADRACE_DATABASE": f"sqlite:///{database}", "HEADRACE_CONFIG": str(config)}
     with serve(DEFAULT_MODEL, tmp_path, **environ) as server, server.openai() as client:
