@@ -109,8 +109,10 @@ class UsageLedger:
         if budget.scope in owners:
             query = query.where(owners[budget.scope] == budget.name)
         elif budget.scope == "tag":
-            # A JSON list; no name of a tag has a quote in it.
-            query = query.where(columns.tags.contains(json.dumps(budget.name), autoescape=True))
+            # A JSON list; no name of a tag has a quote in it. Not LIKE: in SQLite that takes `A`
+            # for `a`, and two tags are two budgets.
+            without = func.replace(columns.tags, json.dumps(budget.name), "")
+            query = query.where(without != columns.tags)
         with self._database.reading() as connection:
             return int(connection.scalar(query) or 0)
 

@@ -131,6 +131,7 @@ def test_what_was_spent_is_read_from_the_ledger(tmp_path: Path) -> None:
             make_row(-NOON_MS % day_ms - day_ms, cost_nano_usd=100, tenant="other"),
             make_row(-30 * day_ms, cost_nano_usd=1000),
             make_row(2, cost_nano_usd=None),
+            make_row(3, cost_nano_usd=10_000, tags='["X"]', tenant="other", model="o"),
         ]
     )
     found = {
@@ -143,19 +144,21 @@ def test_what_was_spent_is_read_from_the_ledger(tmp_path: Path) -> None:
             budget("key", "k1"),
             budget("model", "n"),
             budget("tag", "x"),
+            budget("tag", "X"),
             budget("tag", "x%"),
             budget("tag", "_"),
         )
     }
     database.close()
     assert found == {
-        "all:total": 1111,
-        "all:month": 111,
-        "all:day": 111,
+        "all:total": 11_111,
+        "all:month": 10_111,
+        "all:day": 10_111,
         "tenant:acme:month": 11,
         "key:k1:month": 1,
         "model:n:month": 10,
         "tag:x:month": 1,
+        "tag:X:month": 10_000,
         "tag:x%:month": 10,
         "tag:_:month": 0,
     }
