@@ -17,11 +17,12 @@ from fakes.completion_server import Exchange, answer, text
 from fakes.fake_backend import FakeBackend
 from fakes.routed import chat, client_of, far, route, settled, texts, tiers
 from fakes.served_app import RunningServer, run_server
-from fakes.upstreams import ask, events, scripted, stall, stall_after
+from fakes.upstreams import ask, events, hang_up, scripted, stall, stall_after
 from headrace.config.routing import make_routing
 from headrace.core.errors import ConfigError
 from headrace.core.output import CompletionDelta
-from headrace.core.request import SamplingParams
+from headrace.core.request import GenerateRequest, SamplingParams
+from headrace.core.routing_config import RoutingConfig
 from headrace.core.telemetry import NoMetrics
 from headrace.economics.most_cost import most_it_costs
 from headrace.economics.prices import PriceBook
@@ -29,6 +30,7 @@ from headrace.launch.tiers import open_tiers, tier_prices
 from headrace.router.features import read_facts
 from headrace.router.route_features import feature_values
 from headrace.router.route_fit import LabelledRow, fit_route_model
+from headrace.router.router import Router
 from headrace.router.shadow_log import read_records
 
 PRICE_A = {"input_per_1m": 1, "output_per_1m": 2}
@@ -297,6 +299,58 @@ def test_budgets_hold_what_everyone_may_cost(near: RunningServer) -> None:
     assert providers(checked(near)) == ["local", "near", "local"]
     # Nobody is asked about an answer to tokens.
     assert providers(checked(near), messages=None, prompt=(1, 2)) == ["local", "near"]
+    # One that wants a length is one whose prompt can be asked for alone.
+    least = SamplingParams(max_tokens=4, min_tokens=3)
+    assert len(providers(hedged(near.address, near), is_whole=True, sampling=least)) == 4
+
+
+async def test_tries_that_may_be_billed_cost_no_more_than_is_held() -> None:
+    """Prompts of tokens: their number is known, and no byte is held beyond it."""
+    async with scripted(hang_up, hang_up, answer_to_tokens) as flaky:
+        settings = {
+            "upstreams": {"flaky": far(flaky.url, max_retries=2)},
+            "tiers": tiers(
+                cheap=[{"model": "tiny", "upstream": "flaky", "price": PRICE_A}],
+            ),
+        }
+        body = {"model": "auto", "prompt": list(range(50)), "max_tokens": 2}
+        with route(settings) as (server, rows):
+            async with client_of(server) as client:
+                reply = await client.post("/v1/completions", json=body)
+            (row,) = await settled(rows, 1)
+    assert reply.status_code == 200, reply.text
+    assert row.cost_nano_usd == 3 * 50 * 1000 + 2 * 2000
+    config = make_routing(settings)
+    router, close = open_tiers(config, None, NoMetrics(), {})
+    asked = ask(
+        model="auto",
+        messages=None,
+        prompt=tuple(range(50)),
+        sampling=SamplingParams(max_tokens=2),
+    )
+    held = await held_for(router, config, asked)
+    close()
+    assert row.cost_nano_usd <= held
+
+
+async def answer_to_tokens(exchange: Exchange) -> None:
+    """Two tokens after a prompt of 50."""
+    await exchange.head()
+    await exchange.event({"choices": [{"index": 0, "text": "a b", "finish_reason": "length"}]})
+    usage = {"prompt_tokens": 50, "completion_tokens": 2}
+    await exchange.event({"choices": [], "usage": usage})
+    await exchange.event(b"[DONE]")
+    await exchange.chunk(b"")
+
+
+async def held_for(router: Router, config: RoutingConfig, asked: GenerateRequest) -> int:
+    """What a budget holds of a request."""
+    prices, held = PriceBook([tier_prices(config)]), 0
+    for each in router.payable(asked):
+        price = prices.find(each.info.provider, each.info.name, date(2026, 11, 22))
+        named = replace(each.request, model=each.info.name)
+        held += await most_it_costs(router, named, price, each.info) or 0
+    return held
 
 
 async def test_a_check_of_a_short_answer_costs_no_more_than_is_held(near: RunningServer) -> None:
@@ -308,14 +362,31 @@ async def test_a_check_of_a_short_answer_costs_no_more_than_is_held(near: Runnin
         await settled(rows, 2)
     config = make_routing(settings)
     router, close = open_tiers(config, judged("Yes."), NoMetrics(), {})
-    prices, held = PriceBook([tier_prices(config)]), 0
     asked = ask(model="auto", sampling=SamplingParams(max_tokens=1))
-    for each in router.payable(asked):
-        price = prices.find(each.info.provider, each.info.name, date(2026, 11, 22))
-        named = replace(each.request, model=each.info.name)
-        held += await most_it_costs(router, named, price, each.info) or 0
+    held = await held_for(router, config, asked)
     close()
     assert sum(row.cost_nano_usd or 0 for row in rows) <= held
+
+
+def test_two_prices_of_one_model_are_an_error_that_names_both() -> None:
+    def prices_of(provider: str, other: dict[str, Any]) -> list[str]:
+        first = {"model": "m", "upstream": "a", "price": PRICE_A}
+        second = {"model": "m", "upstream": "b", "price": other}
+        config = make_routing(
+            {
+                "upstreams": {
+                    "a": far("http://a", provider="x"),
+                    "b": far("http://b", provider=provider),
+                },
+                "tiers": tiers(cheap=[first], premium=[second]),
+            }
+        )
+        return [price.provider for price in tier_prices(config)]
+
+    assert prices_of("x", PRICE_A) == ["x", "x"]
+    assert prices_of("y", PRICE_B) == ["x", "y"]
+    with pytest.raises(ConfigError, match=r"tiers\.premium, b/m\.price.*x/m has in another tier"):
+        prices_of("x", PRICE_B)
 
 
 def compared(near: RunningServer, folder: Path, **shadow: Any) -> dict[str, Any]:

@@ -144,6 +144,7 @@ class Upstream:
             template_variables=frozenset({"reasoning_effort", "verbosity"} if is_openai else ()),
             has_reasoning=True,
             provider=self.config.provider or self.config.name,
+            max_retries=self.config.max_retries,
         )
 
     async def admit(self, patience_s: float | None) -> Permit:

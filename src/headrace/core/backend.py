@@ -27,7 +27,8 @@ class ModelInfo:
     input, `default_prompt_name` the one that does where a request names none. `labels` and
     `problem_type` are those of a head. `keeps_answers`: in a cache that a request may steer by
     `cache`. An adapter's `parent` is the model it was loaded over, and
-    `adapter_sha256` the digest of its file.
+    `adapter_sha256` the digest of its file. `max_retries`: so many times its server may be asked
+    again for one answer, and each try may be billed.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ModelInfo:
     parent: str | None = None
     adapter_sha256: str | None = None
     keeps_answers: bool = False
+    max_retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from headrace.client.upstream import Upstream
 from headrace.config.env import read_secret
@@ -97,16 +98,26 @@ def open_upstream(config: UpstreamConfig, environ: Mapping[str, str]) -> Upstrea
 
 
 def tier_prices(config: RoutingConfig) -> list[Price]:
-    """Prices that tiers name, which go before those of files. Raises: ConfigError."""
+    """Prices that tiers name, which go before those of files. Raises: ConfigError.
+
+    A price is of a provider's model, wherever it is asked: two that differ cannot both be charged.
+    """
     providers = {entry.name: entry.provider or entry.name for entry in config.upstreams}
     prices: list[Price] = []
+    given: dict[tuple[str, str], Mapping[str, Any]] = {}
     for tier in config.tiers:
         for backend in tier.backends:
-            if backend.price is not None:
-                provider = LOCAL if backend.upstream is None else providers[backend.upstream]
-                entry = {"provider": provider, "model": backend.model, **backend.price}
-                where = f"tiers.{tier.name}, {backend.name}"
-                prices += read_price_yaml({"prices": [entry]}, where).prices
+            if backend.price is None:
+                continue
+            provider = LOCAL if backend.upstream is None else providers[backend.upstream]
+            where = f"tiers.{tier.name}, {backend.name}"
+            other = given.setdefault((provider, backend.model), backend.price)
+            if dict(other) != dict(backend.price):
+                allowed = f"the price that {provider}/{backend.model} has in another tier: {other}"
+                hint = "Give the upstream a provider of its own where its price is another."
+                raise ConfigError(f"{where}.price", dict(backend.price), allowed, hint)
+            entry = {"provider": provider, "model": backend.model, **backend.price}
+            prices += read_price_yaml({"prices": [entry]}, where).prices
     return prices
 
 

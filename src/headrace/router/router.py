@@ -134,19 +134,19 @@ class Router:
             names[name] = None
             name = self._tiers[name].config.fallback
         members = {each.name: each for name in names for each in self._tiers[name].members}
-        found = [Payable(member.info, request) for member in members.values()]
-        prompt = replace(request, sampling=replace(request.sampling, max_tokens=1))
+        found = [part for member in members.values() for part in _tries(member, request)]
         for name in names:
             # Of an answer that is sent when it is whole, who was outrun may be asked again.
             is_whole = request.is_whole or name in decision.early_tiers
             if is_whole and name in self._parts.hedges:
+                prompt = _prompt_of(request)
                 found += [Payable(each.info, prompt) for each in self._tiers[name].members]
         check = None if decision.cascade is None else decision.cascade.self_check
         question = None if check is None else dearest_question(request, check)
         if check is not None and question is not None:
             for early in decision.early_tiers:
                 tier = self._tiers[check.tier or early]
-                found += [Payable(member.info, question) for member in tier.members]
+                found += [part for member in tier.members for part in _tries(member, question)]
         return found
 
     async def activity(self) -> Sequence[ModelActivity]:
@@ -242,3 +242,15 @@ class Router:
         if not isinstance(self._local, ModelControl):
             raise ModelNotFound(name, tuple(sorted(self._names)))
         return self._local
+
+
+def _tries(member: Member, request: GenerateRequest) -> list[Payable]:
+    """An answer, and the tries before it that brought none and may be billed for their prompts."""
+    info = member.info
+    return [Payable(info, request), *[Payable(info, _prompt_of(request))] * info.max_retries]
+
+
+def _prompt_of(request: GenerateRequest) -> GenerateRequest:
+    """What costs no less than reading the prompt of a request."""
+    sampling = replace(request.sampling, max_tokens=1, min_tokens=0, n=1)
+    return replace(request, sampling=sampling)
