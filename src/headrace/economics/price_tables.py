@@ -118,18 +118,35 @@ def _add_genai_model(
 def _dated(
     table: PriceTable, entries: Iterable[Any], where: str
 ) -> dict[date | None, dict[str, Any]]:
-    """Prices by the day they begin."""
+    """Prices by the day they begin. Of those for hours of the day the dearest holds all day.
+
+    The hours of the cheap one are nobody's promise here, and either may stand first in a file.
+    """
     found: dict[date | None, dict[str, Any]] = {}
+    of_hours: list[dict[str, Any]] = []
     for entry in entries:
-        constraint = entry.get("constraint") or {}
+        constraint, prices = entry.get("constraint") or {}, entry.get("prices", {})
+        kept = {key: value for key, value in prices.items() if key in _GENAI_KEYS}
+        if "requests_kcount" in prices:
+            table.notes.append(f"{where}: a price for each request is left out.")
         if "start_time" in constraint or "end_time" in constraint:
-            table.notes.append(f"{where}: a price for hours of the day is left out.")
-            continue
-        day = read_day(constraint.get("start_date"), f"{where}: start_date")
-        found[day] = {
-            key: value for key, value in entry.get("prices", {}).items() if key in _GENAI_KEYS
-        }
-    return found
+            of_hours.append(kept)
+        else:
+            found[read_day(constraint.get("start_date"), f"{where}: start_date")] = kept
+    if not of_hours:
+        return found
+    table.notes.append(f"{where}: of prices for hours of the day the dearest holds all day.")
+    return {
+        day: max((prices, *of_hours), key=_total) for day, prices in (found or {None: {}}).items()
+    }
+
+
+def _total(prices: Mapping[str, Any]) -> Decimal:
+    """What a token of each kind costs together, to tell dear from cheap."""
+    bases = (
+        value.get("base") if isinstance(value, Mapping) else value for value in prices.values()
+    )
+    return sum((Decimal(base) for base in bases if isinstance(base, int | Decimal)), Decimal(0))
 
 
 def _has_tokens(prices: Mapping[str, Any]) -> bool:

@@ -110,6 +110,12 @@ class Match:
             return self.text in model
         return re.search(self.text, model) is not None
 
+    def num_fixed(self, model: str) -> int:
+        """How many signs of a name it says at least; of a regular expression nobody knows."""
+        if self.parts:
+            return max(part.num_fixed(model) for part in self.parts if part.holds(model))
+        return 0 if self.kind == "regex" else len(self.text)
+
 
 @dataclass(frozen=True, slots=True)
 class MeasuredMachine:
@@ -172,7 +178,8 @@ class PriceBook:
     def find(self, provider: str, model: str, day: date) -> Price | None:
         """The price of a model on a day; None: it is unpriced.
 
-        Names given whole go before patterns; of several dates the latest goes first.
+        Names given whole go before patterns, and a pattern with a longer text before a shorter
+        one; of several dates the latest goes first.
         """
         key = (provider, model, day)
         if key not in self._found:
@@ -193,10 +200,10 @@ class PriceBook:
         return None
 
 
-def _rank(price: Price, model: str) -> tuple[bool, date]:
+def _rank(price: Price, model: str) -> tuple[bool, int, date]:
     parts = price.match.parts if price.match.kind == "or" else (price.match,)
     is_named = any(part.kind == "equals" and part.text == model for part in parts)
-    return is_named, price.effective_from or date.min
+    return is_named, price.match.num_fixed(model), price.effective_from or date.min
 
 
 def to_nano_usd(usd: Decimal) -> int:

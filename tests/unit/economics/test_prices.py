@@ -102,6 +102,26 @@ def test_a_file_goes_before_what_is_built_in_while_it_is_valid(book: PriceBook) 
     assert source(date(2027, 1, 1)).startswith("https://")
 
 
+def test_the_longer_pattern_goes_first_whatever_its_date(tmp_path: Path) -> None:
+    text = """
+prices:
+  - {provider: x, match: {starts_with: big-mini}, input_per_1m: 1}
+  - {provider: x, match: {starts_with: big}, input_per_1m: 9, effective_from: 2026-01-01}
+  - {provider: x, match: {starts_with: big}, input_per_1m: 8, effective_from: 2026-06-01}
+  - {provider: x, match: {or: [{equals: other}, {contains: big-mini-2}]}, input_per_1m: 2}
+  - {provider: x, match: {regex: "^big-mini-2$"}, input_per_1m: 3}
+"""
+    book = open_price_book([write(tmp_path, text)])
+
+    def input_rate(model: str) -> int | None:
+        price = book.find("x", model, TODAY)
+        return None if price is None else price.standard.rates.input
+
+    assert input_rate("big-mini-1") == 10**9
+    assert input_rate("big-max") == 8 * 10**9
+    assert input_rate("big-mini-2") == 2 * 10**9
+
+
 def test_an_own_model_has_a_full_and_a_marginal_price(book: PriceBook) -> None:
     price = book.find("local", "tiny", TODAY)
     assert price is not None
@@ -170,25 +190,34 @@ def test_litellm_prices_per_token(tmp_path: Path) -> None:
     assert table.notes == ["litellm.json: 1 models have no price of tokens."]
 
 
-def test_genai_prices_with_hours_of_the_day_say_what_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_cheap_first", [False, True])
+def test_of_genai_prices_for_hours_of_the_day_the_dearest_holds(
+    tmp_path: Path, is_cheap_first: bool
+) -> None:
+    """Real files have either first: the price without hours may be the one of the night."""
+    dear, cheap = {"input_mtok": 2, "output_mtok": 4}, {"input_mtok": 1, "output_mtok": 2.5}
+    always, hours = (cheap, dear) if is_cheap_first else (dear, cheap)
     models = [
         {
             "id": "night",
             "prices": [
-                {"prices": {"input_mtok": 2}},
+                {"prices": always},
                 {
                     "constraint": {"start_time": "00:30:00", "end_time": "08:30:00"},
-                    "prices": {"input_mtok": 1},
+                    "prices": hours,
                 },
             ],
         },
         {"id": "picture", "prices": {"images_kcount": 3}},
+        {"id": "search", "prices": {"input_mtok": 1, "requests_kcount": 12}},
     ]
     tree = [{"id": "deep", "models": models}]
     table = read_price_file(write(tmp_path, json.dumps(tree), "genai.json"))
-    assert [price.standard.rates for price in table.prices] == [usd(input="2")]
-    assert len(table.notes) == 2
-    assert "hours of the day" in table.notes[0]
+    rates = [price.standard.rates for price in table.prices]
+    assert rates == [usd(input="2", output="4"), usd(input="1")]
+    assert len(table.notes) == 3
+    assert "of prices for hours of the day the dearest holds all day" in table.notes[0]
+    assert "a price for each request is left out" in table.notes[2]
 
 
 @pytest.mark.parametrize(
