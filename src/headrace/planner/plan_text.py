@@ -14,10 +14,11 @@ from headrace.economics.prices import format_usd
 from headrace.planner.agreement import Agreement
 from headrace.planner.bounds import Bound
 from headrace.planner.interval import Interval
+from headrace.planner.judge import TIE
 from headrace.planner.optimizer import Assignment
 from headrace.planner.options import Option, TaskLatency, TaskQuality, Verdict
 from headrace.planner.plan import MoveEffect, WorkloadPlan
-from headrace.planner.profile import Profile
+from headrace.planner.profile import Measured, Profile
 from headrace.planner.workload import Floor, Task, Tier, Workload
 
 Row = tuple[str, ...]
@@ -218,7 +219,7 @@ def _target(plan: WorkloadPlan) -> Iterator[str]:
         )
         return
     best = "" if plan.cheapest is None else (
-        f" The most that holds every floor is {percent(plan.saving(plan.cheapest))}.")  # fmt: skip
+        f" The most that holds every floor {saving_text(plan, plan.cheapest)}.")  # fmt: skip
     yield f"No set of moves saves {goal} with every floor held.{best}"
     if plan.unbound_smallest is not None:
         breaks = dict.fromkeys(
@@ -243,10 +244,15 @@ def assignment_text(plan: WorkloadPlan, assignment: Assignment) -> str:
     """The moves of an assignment and what they save."""
     moves = [str(move) for option in assignment.options for move in option.moves]
     words = "; ".join(moves) if moves else "nothing changes"
-    return (
-        f"{words} ({dollars(assignment.nano_usd)} USD a day, saves "
-        f"{percent(plan.saving(assignment))})"
-    )
+    return f"{words} ({dollars(assignment.nano_usd)} USD a day, {saving_text(plan, assignment)})"
+
+
+def saving_text(plan: WorkloadPlan, assignment: Assignment) -> str:
+    """What it saves; what holds every floor may cost more than today."""
+    saving = plan.saving(assignment)
+    if saving is not None and saving < 0:
+        return f"costs {percent(-saving)} more than today"
+    return f"saves {percent(saving)}"
 
 
 def assumptions(plan: WorkloadPlan, profile: Profile) -> Iterator[str]:
@@ -261,20 +267,53 @@ def assumptions(plan: WorkloadPlan, profile: Profile) -> Iterator[str]:
     )
     together = _at_a_time(profile)
     yield f"Every call was measured with a cold prefix cache and temperature 0{together}."
+    yield from _doubts(profile)
     if workload.note:
         yield workload.note
 
 
+def _doubts(profile: Profile) -> Iterator[str]:
+    """What makes tokens or scores less sure than they look."""
+    for tier in profile.workload.tiers.values():
+        usages = [usage for found in _measured(profile, [tier]) for usage in found.usages]
+        num_estimated = sum(usage.is_estimated for usage in usages)
+        if num_estimated:
+            yield (
+                f"{tier.name} did not count the tokens of {num_estimated} of {len(usages)} "
+                "answers: they are estimated by their lengths, and so is what they cost."
+            )
+        num_cached = sum(usage.cached_input_tokens for usage in usages)
+        if num_cached:
+            share = num_cached / sum(usage.input_tokens for usage in usages)
+            yield (
+                f"{share:.0%} of the prompt tokens of {tier.name} came from its provider's cache "
+                "while it was measured, and are priced so: calls that come less often pay more."
+            )
+    for task in profile.workload.tasks.values():
+        found = _measured(profile, profile.workload.tiers.values())
+        verdicts = [
+            verdict for each in found if task.name in each.rows for verdict in each.rows[task.name]
+        ]
+        if task.metric.kind == "judge" and verdicts:
+            num_ties = sum(float(verdict[0]) == TIE for verdict in verdicts)
+            yield (
+                f"{task.name} is scored by a judge, {task.metric.model}, which contradicted itself "
+                f"in {num_ties} of {len(verdicts)} answers when the order was changed; they count "
+                "half. A judge that cannot tell answers apart makes tiers look equal."
+            )
+
+
+def _measured(profile: Profile, tiers: Iterable[Tier]) -> list[Measured]:
+    """What was asked for real, on each of these tiers."""
+    real = [tier for tier in tiers if tier.stands_in is None]
+    found = (profile.find(call, tier) for call in profile.workload.calls for tier in real)
+    return [measured for measured in found if measured is not None]
+
+
 def _at_a_time(profile: Profile) -> str:
     """How many calls ran together, which latencies and own machines' prices rest on."""
-    workload = profile.workload
-    found = (
-        profile.find(call, tier)
-        for call in workload.calls
-        for tier in workload.tiers.values()
-        if tier.stands_in is None
-    )
-    counts = sorted({measured.concurrency for measured in found if measured is not None})
+    found = _measured(profile, profile.workload.tiers.values())
+    counts = sorted({measured.concurrency for measured in found})
     return f", {' or '.join(map(str, counts))} at a time" if counts else ""
 
 

@@ -181,7 +181,11 @@ def cut_answer(answer: Answer, limit: int) -> Answer | None:
     return replace(
         answer,
         text=answer.text[: kept[-1]],
-        usage=replace(answer.usage, output_tokens=limit),
+        usage=replace(
+            answer.usage,
+            output_tokens=limit,
+            reasoning_tokens=min(answer.usage.reasoning_tokens, limit),
+        ),
         e2e_s=answer.ttft_s + (answer.e2e_s - answer.ttft_s) * share,
         decode_s=answer.decode_s * share,
         finish_reason="length",

@@ -18,7 +18,7 @@ from headrace.economics.prices import LOCAL, NANO_USD, Rates
 from headrace.planner.optimizer import Assignment
 from headrace.planner.options import Option
 from headrace.planner.plan import WorkloadPlan
-from headrace.planner.plan_text import percent, quality_text
+from headrace.planner.plan_text import quality_text, saving_text
 from headrace.planner.tier_price import TierPrice
 from headrace.planner.workload import FORM_FIELD, Tier, Workload
 
@@ -120,9 +120,9 @@ def _rates(rates: Rates) -> dict[str, Decimal]:
 
 
 def _comments(plan: WorkloadPlan, workload: Workload, calls: Mapping[str, Option]) -> Iterator[str]:
-    saving = percent(plan.saving(Assignment(tuple(calls.values()))))
-    yield f"# {_plain(workload.name)}, {_plain(plan.scenario.name)}: saves {saving} of today's\n"
-    yield f"# cost by `headrace plan` at prices of {plan.day}, workload {workload.digest}.\n"
+    saving = saving_text(plan, Assignment(tuple(calls.values())))
+    yield f"# {_plain(workload.name)}, {_plain(plan.scenario.name)}: {saving}, by\n"
+    yield f"# `headrace plan` at prices of {plan.day}, workload {workload.digest}.\n"
     yield "# headrace serve --config THIS_FILE; a call names its task: model auto/TASK.\n"
     for option in calls.values():
         for move in option.moves:

@@ -20,13 +20,15 @@ from headrace.economics.prices import PriceBook
 from headrace.planner.bounds import TaskTokens, bounds
 from headrace.planner.interval import Interval
 from headrace.planner.journal import Journal
+from headrace.planner.judge import TIE, WIN, beside_reference
 from headrace.planner.optimizer import cheapest, fewest_moves
 from headrace.planner.options import Move, Option, judge_floor
 from headrace.planner.plan import WorkloadPlan, make_plan
 from headrace.planner.plan_json import plan_json
-from headrace.planner.plan_text import conclusions, move_rows
+from headrace.planner.plan_text import assumptions, conclusions, move_rows
 from headrace.planner.profile import Profile
 from headrace.planner.report import render_report
+from headrace.planner.tier_rules import render_tiers
 from headrace.planner.workload import Floor, Workload
 from headrace.planner.workload_file import read_workload
 
@@ -209,6 +211,63 @@ def test_the_floor_decides_what_may_move(tmp_path: Path) -> None:
     page = render_report([plan], profile)
     assert "<script" not in page and "http" not in page.split("</style>")[1]
     assert json.loads(json.dumps(plan_json(plan, profile)))["smallest"]["num_moves"] == 1
+
+
+def test_a_set_that_costs_more_than_today_does_not_save(tmp_path: Path) -> None:
+    """Today breaks its floor, and what holds it is dearer."""
+    tree = workload_tree()
+    tree["baseline"] = "small"
+    tree["tasks"]["label"]["floor"] = 0.5
+    workload = read_workload(write_workload(tmp_path, tree))
+    journal = Journal(tmp_path / "p.jsonl")
+    fill(journal, workload, "large", ["{label}"], "{summary}")
+    fill(journal, workload, "small", ["none"], "{summary}")
+    profile = Profile(workload, journal)
+    book = PriceBook([read_price_yaml({"prices": [
+        {"provider": "anthropic", "model": "claude-sonnet-4-6", "input_per_1m": 2,
+         "output_per_1m": 2},
+        {"provider": "openai", "model": "gpt-5-mini", "input_per_1m": 1, "output_per_1m": 1},
+    ]}, "p").prices])  # fmt: skip
+    plan = make_plan(profile, workload.scenarios[0], book, DAY)
+    text = " ".join(conclusions(plan, workload))
+    # Half of the bill costs twice as much.
+    assert "label to large (0.33 USD a day, costs 50.0% more than today)" in text
+    assert "saves -" not in text
+    assert plan.cheapest is not None
+    assert "costs 50.0% more than today" in render_tiers(plan, workload, plan.cheapest)
+
+
+def test_what_is_estimated_or_was_cached_while_it_was_measured_is_said(tmp_path: Path) -> None:
+    workload = read_workload(write_workload(tmp_path))
+    journal = Journal(tmp_path / "p.jsonl")
+    call, tier = workload.call("label"), workload.tiers["small"]
+    for index, sample in enumerate(call.samples):
+        answer = answer_to(call, tier, sample, "sport", index)
+        usage = replace(answer.usage, is_estimated=index < 3, cached_input_tokens=25)
+        journal.add(replace(answer, usage=usage))
+    profile = Profile(workload, Journal(tmp_path / "p.jsonl"))
+    plan = make_plan(profile, workload.scenarios[0], price_book(), DAY)
+    text = " ".join(assumptions(plan, profile))
+    assert "small did not count the tokens of 3 of 8 answers" in text
+    assert "25% of the prompt tokens of small came from its provider's cache" in text
+    assert "large did not" not in text
+
+
+def test_a_judge_that_contradicts_itself_is_said(tmp_path: Path) -> None:
+    tree = workload_tree()
+    metric = {"kind": "judge", "model": "large", "reference": "summary"}
+    tree["tasks"]["summarize"]["metric"] = metric
+    workload = read_workload(write_workload(tmp_path, tree))
+    journal = Journal(tmp_path / "p.jsonl")
+    task = workload.tasks["summarize"]
+    for index, sample in enumerate(task.call.samples):
+        text = f"Answer {sample.id}"
+        journal.add(answer_to(task.call, workload.tiers["small"], sample, text, index))
+        key = beside_reference(task, sample, text).key
+        journal.add_score("summarize", workload.scorer("large"), key, WIN if index < 2 else TIE)
+    profile = Profile(workload, journal)
+    plan = make_plan(profile, workload.scenarios[0], price_book(), DAY)
+    assert "which contradicted itself in 6 of 8 answers" in " ".join(assumptions(plan, profile))
 
 
 def test_a_label_that_is_worse_does_not_move(tmp_path: Path) -> None:

@@ -167,6 +167,11 @@ async def test_a_smaller_limit_is_the_beginning_of_the_longer_answer(
     assert next(a for a in asked if a.call == "summarize").text == cut.text
     assert whole.ttft_s <= cut.e2e_s < whole.e2e_s
     assert cut_answer(whole, 6) is whole
+    # A part is never larger than its whole, or it would be paid twice.
+    thought = replace(whole, usage=replace(whole.usage, reasoning_tokens=4))
+    shorter = cut_answer(thought, 2)
+    assert shorter is not None
+    assert shorter.usage.reasoning_tokens == 2
 
 
 def test_any_text_is_read_back_as_it_was_written(tmp_path: Path, workload: Workload) -> None:
