@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Protocol
 
 from headrace.core.errors import UnsupportedParameter
@@ -16,7 +17,7 @@ from headrace.core.output import CompletionDelta, FinishReason, RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.upstreams import UpstreamConfig
 from headrace.core.usage import Usage
-from headrace.economics.token_estimate import estimate_input_tokens
+from headrace.economics.token_estimate import estimate_input_tokens, estimate_output_tokens
 
 
 class Malformed(Exception):
@@ -70,12 +71,11 @@ class WireFormat(Protocol):
 
 
 class AnswerSoFar:
-    """What every reader keeps: the tokens that were heard, and how each answer ended."""
+    """What every reader keeps: what was heard, and how each answer ended."""
 
     def __init__(self, request: GenerateRequest) -> None:
         self._request = request
-        self._num_input_tokens = estimate_input_tokens(request)
-        self._num_heard = 0
+        self._num_heard = self._num_bytes = 0
         self._endings: dict[int, tuple[FinishReason, str | int | None]] = {}
 
     @property
@@ -88,13 +88,16 @@ class AnswerSoFar:
         self._endings[index] = (reason, stop)
 
     def output(self, deltas: Iterable[CompletionDelta], usage: Usage | None) -> RequestOutput:
-        """What was gained. Where the upstream counts less so far, every delta is a token."""
+        """What was gained. Where the upstream has counted less so far, it goes by lengths."""
         told = tuple(deltas)
-        self._num_heard += sum(max(1, len(delta.logprobs or ())) for delta in told)
+        for delta in told:
+            self._num_heard += max(1, len(delta.logprobs or ()))
+            self._num_bytes += _num_bytes(delta)
         if usage is None:
             usage = self._estimate()
         elif usage.output_tokens < self._num_heard:
-            usage = replace(usage, output_tokens=self._num_heard, is_estimated=True)
+            num_output = estimate_output_tokens(self._num_heard, self._num_bytes)
+            usage = replace(usage, output_tokens=num_output, is_estimated=True)
         return RequestOutput(self._request.request_id, told, usage)
 
     def last(self, usage: Usage | None) -> RequestOutput:
@@ -110,7 +113,19 @@ class AnswerSoFar:
         )
 
     def _estimate(self) -> Usage:
-        return Usage(self._num_input_tokens, output_tokens=self._num_heard, is_estimated=True)
+        num_output = estimate_output_tokens(self._num_heard, self._num_bytes)
+        return Usage(self._num_input_tokens, output_tokens=num_output, is_estimated=True)
+
+    @cached_property
+    def _num_input_tokens(self) -> int:
+        return estimate_input_tokens(self._request)
+
+
+def _num_bytes(delta: CompletionDelta) -> int:
+    """Of all that was written: text, reasoning, calls."""
+    texts = [delta.text, delta.reasoning]
+    texts += (part for call in delta.tool_calls for part in (call.name or "", call.arguments))
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)
 
 
 def read_object(data: bytes) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 In: the `usage` of an answer, or the events of a stream. Out: one Usage in which every part is a
 subset of its whole, or None when nothing was reported: that is not 0. What contradicts itself is
-cut to what can be, so that a bill is never larger than the totals.
+cut to what can be, so that a bill is never larger than the totals, nor smaller than them.
 """
 
 from __future__ import annotations
@@ -55,19 +55,26 @@ class StreamUsage:
 
 
 def _from_openai(reported: Mapping[str, Any], whole: str, answer: str) -> Usage | None:
-    """The whole includes its parts."""
+    """The whole includes its parts.
+
+    Some (xAI, Gemini) leave reasoning out of the answer's tokens and have it in the total alone:
+    what the total has beyond prompt and answer is reasoning.
+    """
     if whole not in reported and answer not in reported:
         return None
     details = reported.get(f"{whole}_details")
     num_input, num_output = _count(reported, whole), _count(reported, answer)
-    cached = min(_count(details, "cached_tokens"), num_input)
+    num_reasoning = _count(reported.get(f"{answer}_details"), "reasoning_tokens")
+    num_beyond = max(0, _count(reported, "total_tokens") - num_input - num_output)
+    num_output += num_beyond
+    # The second name is DeepSeek's.
+    num_cached = _count(details, "cached_tokens") or _count(reported, "prompt_cache_hit_tokens")
+    cached = min(num_cached, num_input)
     return Usage(
         input_tokens=num_input,
         cached_input_tokens=cached,
         output_tokens=num_output,
-        reasoning_tokens=min(
-            _count(reported.get(f"{answer}_details"), "reasoning_tokens"), num_output
-        ),
+        reasoning_tokens=min(max(num_reasoning, num_beyond), num_output),
         cache_write_tokens=min(_count(details, "cache_write_tokens"), num_input - cached),
     )
 

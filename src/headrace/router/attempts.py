@@ -25,6 +25,7 @@ from headrace.core.request import GenerateRequest
 from headrace.core.routing import AttemptOutcome, Retried, RouteAttempt
 from headrace.core.telemetry import ROUTED_ATTEMPTS, MetricSink
 from headrace.core.usage import Usage
+from headrace.economics.token_estimate import estimate_input_tokens
 from headrace.router.health import HealthBook
 from headrace.router.tier import Member
 
@@ -51,16 +52,18 @@ class Attempt:
     num_in_doubt: int = 0
     retried: Retried | None = None
 
-    def records(self, num_estimated: int) -> Iterator[RouteAttempt]:
+    def records(self, request: GenerateRequest) -> Iterator[RouteAttempt]:
         """As others see it, tries that may be billed before it.
 
         One that was left in the middle owes what was computed by then: its prompt, as long as it
         has not said more. So does a try that brought nothing where nobody knows how far it got.
         """
-        estimate = Usage(num_estimated, is_estimated=True)
         usage, num_in_doubt = self.usage, self.num_in_doubt
         if self.retried is not None:
             num_in_doubt = max(num_in_doubt, self.retried.num_in_doubt)
+        estimate: Usage | None = None
+        if num_in_doubt or usage is None:
+            estimate = Usage(estimate_input_tokens(request), is_estimated=True)
         if usage is None and self.outcome in ("running", "left"):
             usage = estimate
         elif usage is None and num_in_doubt:
@@ -76,10 +79,10 @@ class Attempts:
     """Those of one request, in their order; the last one answers, or did."""
 
     def __init__(
-        self, health: HealthBook, clock: Clock, sink: MetricSink, num_estimated: int
+        self, health: HealthBook, clock: Clock, sink: MetricSink, request: GenerateRequest
     ) -> None:
         self._health, self._clock, self._sink = health, clock, sink
-        self._num_estimated = num_estimated
+        self._request = request
         self._made: list[Attempt] = []
 
     def __len__(self) -> int:
@@ -95,7 +98,7 @@ class Attempts:
             record
             for attempt in self._made
             if attempt.begin_s is not None
-            for record in attempt.records(self._num_estimated)
+            for record in attempt.records(self._request)
         )
 
     def ask(

@@ -22,7 +22,6 @@ from headrace.core.routing import Route, Routed
 from headrace.core.routing_config import CascadeConfig
 from headrace.core.telemetry import HEDGED_REQUESTS, MetricSink
 from headrace.economics.prices import LOCAL
-from headrace.economics.token_estimate import estimate_input_tokens
 from headrace.router.attempts import ELSEWHERE, Attempt, Attempts
 from headrace.router.cascade import Verdict, judge, with_logprobs, without_logprobs
 from headrace.router.health import HealthBook
@@ -52,8 +51,7 @@ class RoutedStream(PassingStream, Routed):
 
     def __init__(self, parts: RouterParts, request: GenerateRequest, decision: Decision) -> None:
         self._parts, self._request, self._decision = parts, request, decision
-        num_estimated = estimate_input_tokens(request)
-        self._attempts = Attempts(parts.health, parts.clock, parts.sink, num_estimated)
+        self._attempts = Attempts(parts.health, parts.clock, parts.sink, request)
         self._errors: list[Exception] = []
         # Backends that this turn need not ask again: all but those that were outrun.
         self._asked: set[str] = set()

@@ -157,6 +157,16 @@ def test_a_cut_stream_has_what_was_heard() -> None:
     assert last.usage == Usage(12, 5, 4, is_estimated=True)
 
 
+def test_a_cut_stream_of_long_pieces_is_no_cheaper_than_its_text() -> None:
+    """Some servers send many tokens at once; only their bytes say how many."""
+    reader = AnthropicWire().reader(ask())
+    said = (START, *[piece(0, type="text_delta", text="words in one piece. " * 5)] * 3)
+    outputs = [reader.read(json.dumps(event).encode()) for event in said]
+    last = outputs[-1]
+    assert last is not None
+    assert last.usage == Usage(12, 5, 60, is_estimated=True)
+
+
 @pytest.mark.parametrize(
     ("reason", "expected", "stop"),
     [

@@ -23,6 +23,7 @@ from headrace.economics.usage_formats import StreamUsage, UsageFormat, read_usag
 
 DAY = date(2026, 11, 22)
 # claude: 3 / 15, read 0.30, write 3.75 and 6; gpt: 0.15 / 0.60, read 0.075, write 0.1875.
+# The others as their providers listed them when the case was seen.
 PRICES = """
 prices:
   - {provider: anthropic, model: claude, input_per_1m: 3, output_per_1m: 15,
@@ -30,6 +31,15 @@ prices:
      batch_factor: 0.5}
   - {provider: openai, model: gpt, input_per_1m: 0.15, output_per_1m: 0.60,
      cache_read_per_1m: 0.075, cache_write_per_1m: 0.1875, batch_factor: 0.5}
+  - {provider: xai, model: grok, input_per_1m: 1.25, output_per_1m: 2.50, cache_read_per_1m: 0.20}
+  - {provider: google, model: gemini, input_per_1m: 0.30, output_per_1m: 2.50,
+     cache_read_per_1m: 0.03}
+  - {provider: deepseek, model: deepseek, input_per_1m: 0.28, output_per_1m: 0.42,
+     cache_read_per_1m: 0.028}
+  - {provider: mistral, model: mistral, input_per_1m: 0.40, output_per_1m: 2,
+     cache_read_per_1m: 0.04}
+  - {provider: groq, model: gpt-oss, input_per_1m: 0.15, output_per_1m: 0.60,
+     cache_read_per_1m: 0.075}
 """
 Body = dict[str, Any]
 
@@ -94,6 +104,69 @@ INVOICES: list[tuple[UsageFormat, Body, int, int]] = [
     ("anthropic", MESSAGES, 5_958_000, 2_979_000),
     ("anthropic", MESSAGES_CACHED, 76_468_800, 38_234_400),
 ]
+# Other servers of OpenAI's API, each with what it words in its own way:
+# xAI has reasoning in the total alone. 9992 x 1.25 + 128 x 0.20 + (1499 + 2809) x 2.50
+# = 12,490 + 25.60 + 10,770 micro-dollars. Source: the bill of such a call, 232,856,000 ticks of
+# 10**-10 dollars, github.com/Wei-Shaw/sub2api/issues/5771.
+GROK: Body = {
+    "prompt_tokens": 10_120,
+    "completion_tokens": 1_499,
+    "total_tokens": 14_428,
+    "prompt_tokens_details": {"cached_tokens": 128},
+    "completion_tokens_details": {"reasoning_tokens": 2_809},
+}
+# Gemini too, and names it nowhere. 20 x 0.30 + (198 + 405) x 2.50 = 6 + 1507.50.
+GEMINI: Body = {"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623}
+# 405 of them in a cache: 15 x 0.30 + 405 x 0.03 + 10 x 2.50 = 4.50 + 12.15 + 25.
+GEMINI_CACHED: Body = {
+    "prompt_tokens": 420,
+    "completion_tokens": 10,
+    "total_tokens": 430,
+    "prompt_tokens_details": {"cached_tokens": 405},
+}
+# DeepSeek: hits and misses beside the prompt. 36 x 0.28 + 64 x 0.028 + 30 x 0.42
+# = 10.08 + 1.792 + 12.60.
+DEEPSEEK: Body = {
+    "prompt_tokens": 100,
+    "completion_tokens": 30,
+    "total_tokens": 130,
+    "prompt_cache_hit_tokens": 64,
+    "prompt_cache_miss_tokens": 36,
+    "completion_tokens_details": {"reasoning_tokens": 12},
+}
+DEEPSEEK_COLD: Body = DEEPSEEK | {"prompt_cache_hit_tokens": 0, "prompt_cache_miss_tokens": 100}
+# 0.40 x 74 + 0.04 x 512 + 2 x 21 = 29.60 + 20.48 + 42.
+MISTRAL: Body = {
+    "prompt_tokens": 586,
+    "completion_tokens": 21,
+    "total_tokens": 607,
+    "prompt_audio_seconds": None,
+    "prompt_tokens_details": {"cached_tokens": 512},
+}
+# 0.15 x 100 + 0.075 x 256 + 0.60 x 40 = 15 + 19.20 + 24; times are no tokens.
+GROQ: Body = {
+    "queue_time": 0.011,
+    "prompt_tokens": 356,
+    "prompt_time": 0.004,
+    "completion_tokens": 40,
+    "completion_time": 0.08,
+    "total_tokens": 396,
+    "total_time": 0.084,
+    "prompt_tokens_details": {"cached_tokens": 256},
+    "completion_tokens_details": {"reasoning_tokens": 33},
+}
+COMPATIBLE: list[tuple[str, str, Body, int]] = [
+    ("xai", "grok", GROK, 23_285_600),
+    ("xai", "grok", GROK | {"prompt_tokens_details": None}, 23_420_000),
+    ("google", "gemini", GEMINI, 1_513_500),
+    ("google", "gemini", GEMINI_CACHED, 41_650),
+    ("deepseek", "deepseek", DEEPSEEK, 24_472),
+    ("deepseek", "deepseek", DEEPSEEK_COLD, 40_600),
+    ("mistral", "mistral", MISTRAL, 92_080),
+    ("mistral", "mistral", MISTRAL | {"prompt_tokens_details": None}, 276_400),
+    ("groq", "gpt-oss", GROQ, 58_200),
+    ("groq", "gpt-oss", GROQ | {"prompt_tokens_details": None}, 77_400),
+]
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +210,27 @@ def test_invoice(
     assert price_call([usage], price, DAY, 365, is_batch=True).nano_usd == batch_nano_usd
 
 
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("provider", "model", "reported", "nano_usd"),
+    COMPATIBLE,
+    ids=[f"{name}-{number}" for number, (name, *_) in enumerate(COMPATIBLE)],
+)
+def test_invoice_of_a_server_of_the_same_api(
+    book: PriceBook, provider: str, model: str, reported: Body, nano_usd: int, is_streamed: bool
+) -> None:
+    usage = read_usage("openai_chat", reported)
+    if is_streamed:
+        stream = StreamUsage("openai_chat")
+        for event in chat_stream(reported):
+            stream.see(event)
+        usage = stream.usage
+    assert usage is not None
+    assert usage.total_tokens == reported["total_tokens"]
+    cost = price_call([usage], book.find(provider, model, DAY), DAY, 365)
+    assert cost.nano_usd == nano_usd
+
+
 def test_a_stream_that_is_cut_is_billed_for_what_it_said(book: PriceBook) -> None:
     stream = StreamUsage("anthropic")
     for event in messages_stream(MESSAGES)[:-1]:
@@ -144,6 +238,16 @@ def test_a_stream_that_is_cut_is_billed_for_what_it_said(book: PriceBook) -> Non
     assert stream.usage == Usage(input_tokens=21, output_tokens=1)
     cost = price_call([stream.usage], price_of(book, "anthropic"), DAY, 365)
     assert cost.nano_usd == 78_000
+
+
+def test_counts_that_a_stream_repeats_are_billed_once() -> None:
+    """Anthropic's last event has the input again, without how long each part is kept."""
+    stream = StreamUsage("anthropic")
+    first, *_ = messages_stream(MESSAGES_CACHED)
+    again = {name: value for name, value in MESSAGES_CACHED.items() if name != "cache_creation"}
+    for event in (first, {"type": "message_delta", "usage": again | {"server_tool_use": None}}):
+        stream.see(event)
+    assert stream.usage == read_usage("anthropic", MESSAGES_CACHED)
 
 
 @pytest.mark.parametrize("reported", [None, {}, [], "x", {"total_tokens": 3}])
