@@ -25,17 +25,13 @@ class TaskTokens:
 class Bound:
     """Shares of the day's bill. `low` and `high` hold under any linear price.
 
-    `at_price` is the share at the baseline's price, `half` of it what half price saves.
+    `at_price` is the share at the baseline's price.
     """
 
     task: str
     low: Fraction
     high: Fraction
     at_price: Fraction | None
-
-    @property
-    def half(self) -> Fraction | None:
-        return None if self.at_price is None else self.at_price / 2
 
 
 def bounds(tasks: Mapping[str, TaskTokens]) -> list[Bound]:
