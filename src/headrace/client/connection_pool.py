@@ -71,6 +71,11 @@ class ConnectionPool:
         self._idle: list[tuple[HttpConnection, float]] = []
         self._num_lent = 0
 
+    @property
+    def num_lent(self) -> int:
+        """Exchanges in progress."""
+        return self._num_lent
+
     async def ask(
         self, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float
     ) -> HttpExchange:
