@@ -99,12 +99,12 @@ class AnswerParts:
         gained = self._parser.append(answer)
         return Parts(reasoning, gained.text, gained.calls)
 
-    def flush(self) -> Parts:
-        """End the answer: what was held back."""
+    def flush(self, is_cut: bool = False) -> Parts:
+        """End the answer: what was held back. `is_cut`: see ToolCallParser.flush."""
         reasoning, answer = ("", "") if self._splitter is None else self._splitter.flush()
         if self._parser is None:
             return Parts(reasoning, answer)
-        parts = join_parts((self._parser.append(answer), self._parser.flush()))
+        parts = join_parts((self._parser.append(answer), self._parser.flush(is_cut)))
         return Parts(reasoning, parts.text, parts.calls)
 
 

@@ -69,7 +69,8 @@ class ToolCallParser:
         self._raw = ""
         self._exact_names = frozenset(exact_names)
         self._state: Callable[[], bool] = self._at_opening if come_first else self._at_start
-        self._is_final = False
+        self._is_final = self._is_cut = False
+        self._is_marked = False
         self._is_after_call = False
         self._is_bare = self._is_in_list = False
         self._closing = ""
@@ -91,9 +92,13 @@ class ToolCallParser:
         self._held += text
         return self._advance()
 
-    def flush(self) -> Gained:
-        """End the answer: what was held back is text, or the end of a call."""
-        self._is_final = True
+    def flush(self, is_cut: bool = False) -> Gained:
+        """End the answer: what was held back is text, or the end of a call.
+
+        `is_cut`: the caller's stop text ended it. What began with an opening is then no text: it
+        was cut off before it could be a call.
+        """
+        self._is_final, self._is_cut = True, is_cut
         return self._advance()
 
     def _advance(self) -> Gained:
@@ -150,6 +155,7 @@ class ToolCallParser:
             self._emit_text(self._held[:end])
             self._closing = self._syntax.openings[found.group()]
             self._is_bare = self._is_in_list = False
+            self._is_marked = True
             self._raw = self._held[end : found.end()]
             self._held = self._held[found.end() :]
             self._state = self._after_opening
@@ -366,6 +372,8 @@ class ToolCallParser:
 
     def _refuse(self) -> None:
         """It is no call: what was read of it is text, and what is held is looked at as text."""
+        if self._is_cut and self._is_marked:
+            self._raw = self._held = ""
         self._emit_text(self._raw)
         self._raw, self._state = "", self._in_text
         self._is_in_list = False

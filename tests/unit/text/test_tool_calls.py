@@ -415,3 +415,23 @@ def test_a_call_that_never_ends_is_given_up_and_comes_back_whole() -> None:
     for size in (1000, 4097, len(text)):
         pieces = [text[at : at + size] for at in range(0, len(text), size)]
         assert parse(FUNCTION_GEMMA, pieces) == (text, [])
+
+
+@pytest.mark.parametrize(
+    ("begun", "text"),
+    [
+        ("Let me see.\n<tool_call>", "Let me see."),
+        ("<tool_call>\n", ""),
+        ('<tool_call>\n{"name": "ad', ""),
+        (f"{HERMES_ADD}\n<tool_call>\n", ""),
+        # No call was begun: a JSON object that may be the answer, and a mark that is not whole.
+        ('{"name": "ad', '{"name": "ad'),
+        ("a <tool", "a <tool"),
+    ],
+)
+def test_what_a_stop_text_cuts_off_of_a_call_is_no_text(begun: str, text: str) -> None:
+    for pieces in ([begun], list(begun)):
+        parser = ToolCallParser(HERMES, NAMES)
+        gained = [parser.append(piece) for piece in pieces]
+        found, calls = joined([*gained, parser.flush(is_cut=True)])
+        assert (found, calls) == (text, [("add", ADD)] if HERMES_ADD in begun else [])
