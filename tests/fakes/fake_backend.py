@@ -117,7 +117,9 @@ class FakeBackend:
 
     async def steps(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         sampling = request.sampling
-        limit = sampling.max_tokens or request.default_max_tokens or len(self.pieces)
+        limit = sampling.max_tokens
+        if limit is None:
+            limit = request.default_max_tokens or len(self.pieces)
         texts = self.pieces[:limit]
         is_cut = limit < len(self.pieces)
         prompt_ids = prompt_token_ids(request)
@@ -127,6 +129,10 @@ class FakeBackend:
                 request.request_id, (delta,), Usage(len(prompt_ids)), True, vector=self.vector
             )
             return
+        if not texts:
+            ends = (CompletionDelta(i, finish_reason="length") for i in range(sampling.n))
+            end = RequestOutput(request.request_id, tuple(ends), Usage(len(prompt_ids)), True)
+            yield self._with_prompt(end, request, prompt_ids)
         for step, text in enumerate(texts):
             if self.before_step is not None:
                 await self.before_step(request, step)

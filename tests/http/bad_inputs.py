@@ -734,6 +734,7 @@ BAD_INPUTS = (
     text({"n": 3, "best_of": 2}, "best_of is 2; allowed: at least n (3).", "best_of"),
     text({"echo": "x"}, "echo is 'x'; allowed: true or false.", "echo"),
     text({"max_tokens": 0}, "max_tokens is 0; allowed: 1 or more.", "max_tokens"),
+    text({"max_tokens": -1, "echo": True}, "max_tokens is -1; allowed: 0 or more.", "max_tokens"),
     text(
         {"response_format": {"type": "xml"}},
         "response_format.type is 'xml'; allowed: text, json_object or json_schema.",

@@ -46,7 +46,8 @@ def make_body(request: GenerateRequest, config: UpstreamConfig) -> dict[str, Any
         body |= _prompt(request)
     else:
         body |= _chat(request)
-    length = request.sampling.max_tokens or request.default_max_tokens
+    length = request.sampling.max_tokens
+    length = request.default_max_tokens if length is None else length
     if length is not None:
         is_newer = _OPENAI_HOST in config.url and request.messages is not None
         body["max_completion_tokens" if is_newer else "max_tokens"] = length

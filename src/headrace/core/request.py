@@ -76,7 +76,8 @@ class SamplingParams:
             the request in has drawn it, so that the same answer is promised to nobody.
         n: answers per prompt. logprobs: None, or how many beside the chosen one (0 to 20).
         stop: texts that end the answer. stop_token_ids: tokens that do.
-        min_tokens: nothing ends the answer before. max_tokens: None is what the context leaves.
+        min_tokens: nothing ends the answer before. max_tokens: None is what the context leaves; 0
+            reads the prompt alone, for its log-probabilities.
         structured_outputs: the form the answer must have; it ends when the form is complete.
         repetition_detection: ends the answer when it goes round in circles, from `min_tokens` on.
     """
@@ -214,7 +215,7 @@ _NUMBER_RULES: tuple[_Rule, ...] = (
     ("logprobs", f"0 to {MAX_LOGPROBS}", lambda v: 0 <= v <= MAX_LOGPROBS),
     ("prompt_logprobs", f"0 to {MAX_LOGPROBS}", lambda v: 0 <= v <= MAX_LOGPROBS),
     ("min_tokens", "0 or more", lambda v: v >= 0),
-    ("max_tokens", "1 or more", lambda v: v >= 1),
+    ("max_tokens", "0 or more", lambda v: v >= 0),
 )
 _INTEGERS = frozenset(
     {"seed", "logprobs", "prompt_logprobs", "max_tokens", "top_k", "n", "min_tokens"}

@@ -268,7 +268,7 @@ class Metered:
             return None
         sampling, limit = request.sampling, self._account.output_limit
         num_output_tokens = sampling.max_tokens or 0
-        if not num_output_tokens and limit is not None:
+        if sampling.max_tokens is None and limit is not None:
             # What the server or the context leaves; no more than a minute's worth, so that it can
             # run at all.
             lengths = (info.max_model_len for info in self.models() if info.name == request.model)

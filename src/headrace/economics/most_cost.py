@@ -66,7 +66,9 @@ def _num_bytes(request: GenerateRequest) -> int:
 def _most_output(request: GenerateRequest, least_input: int, info: ModelInfo | None) -> int:
     sampling = request.sampling
     left = None if info is None else max(1, info.max_model_len - least_input)
-    wanted = sampling.max_tokens or request.default_max_tokens or left or 0
+    wanted = sampling.max_tokens
+    if wanted is None:
+        wanted = request.default_max_tokens or left or 0
     return sampling.n * (wanted if left is None else min(wanted, left))
 
 

@@ -54,6 +54,8 @@ class Answer:
         The token that completes a stop string counts as output. A stop token counts, but its text
         is shown only with `include_stop_str_in_output`. Mutates: self.
         """
+        if self._sampling.max_tokens == 0:
+            progress = _without_tokens(progress)
         gained: list[Parts] = []
         num_taken = 0
         ends_by_token = progress.finish_reason == "stop" and not progress.is_complete
@@ -124,6 +126,14 @@ class Answer:
             reasoning=gained.reasoning,
             tool_calls=gained.calls,
         )
+
+
+def _without_tokens(progress: RequestProgress) -> RequestProgress:
+    """The end of a prompt that was only read: an engine computes one token, which nobody wants."""
+    reason = "length" if progress.finish_reason == "stop" else progress.finish_reason
+    return progress._replace(
+        new_token_ids=(), logprobs=(), finish_reason=reason, stop_token_id=None, is_complete=False
+    )
 
 
 def to_position(tokenizer: Tokenizer, entry: TokenLogprobs) -> PositionLogprobs:

@@ -102,8 +102,9 @@ class OpenRequest:
 
     def _resolved(self) -> ResolvedRequest:
         prepared = self.prepared
+        max_tokens = prepared.sampling.max_tokens or 0
         return ResolvedRequest(
-            prepared.specs[0].max_tokens, prepared.num_truncated_tokens, prepared.draft_acceptance
+            max_tokens, prepared.num_truncated_tokens, prepared.draft_acceptance
         )
 
     def _text(self, token_ids: Sequence[int]) -> str:

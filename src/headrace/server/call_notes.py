@@ -161,7 +161,8 @@ class CallNotes:
         value = noted.resolved.max_tokens if noted.resolved else noted.request.sampling.max_tokens
         if self._names("max_tokens"):
             # Where it is an upper bound the context may have left less.
-            asked = noted.request.sampling.max_tokens or noted.request.default_max_tokens
+            asked = noted.request.sampling.max_tokens
+            asked = noted.request.default_max_tokens if asked is None else asked
             return Parameter(value, "request" if value in (asked, None) else "context")
         if value is not None and value == noted.request.default_max_tokens:
             return Parameter(value, "server" if self.has_server_length else "api")

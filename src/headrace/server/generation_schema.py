@@ -219,11 +219,16 @@ def read_stream_options(fields: GenerationFields) -> StreamOptions:
 
 
 def make_sampling(
-    fields: GenerationFields, wire_names: Mapping[str, str], **settled: Any
+    fields: GenerationFields,
+    wire_names: Mapping[str, str],
+    *,
+    is_prompt_read: bool = False,
+    **settled: Any,
 ) -> SamplingParams:
     """Build the sampling parameters; `settled` are those a dialect words differently.
 
-    Without a seed one is drawn, so that the caller can be told.
+    Without a seed one is drawn, so that the caller can be told. `is_prompt_read`: something is
+    answered about the prompt, so that an answer may have no token.
     Raises: RequestError in the field names of the dialect.
     """
     names = _SAMPLING_NAMES & fields.model_fields_set
@@ -235,6 +240,9 @@ def make_sampling(
         given["repetition_detection"] = RepetitionDetection(**known)
     arguments = {name: value for name, value in given.items() if value is not None}
     with worded(wire_names):
+        least = 0 if is_prompt_read else 1
+        if arguments.get("max_tokens", least) < least:
+            raise InvalidParameter("max_tokens", arguments["max_tokens"], f"{least} or more")
         return SamplingParams(**with_seed(arguments))
 
 

@@ -149,6 +149,7 @@ def _sampling(
     return make_sampling(
         fields,
         wire_names,
+        is_prompt_read=bool(fields.echo) or prompt_logprobs is not None,
         max_tokens=fields.max_tokens,
         logprobs=fields.logprobs,
         prompt_logprobs=prompt_logprobs,

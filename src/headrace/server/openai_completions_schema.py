@@ -26,6 +26,9 @@ class CompletionFields(GenerationFields):
     logprobs: int | None = allowed("a whole number from 0 to 20")
     suffix: str | None = allowed("a string: what stands after the answer")
     echo: bool | None = allowed("true or false")
+    max_tokens: int | None = allowed(
+        "a whole number, 1 or more; 0 together with echo or prompt_logprobs"
+    )
     best_of: int | None = allowed("a whole number equal to n")
 
 

@@ -33,7 +33,7 @@ WRONG = [
     ("logprobs", 21),
     ("prompt_logprobs", -1),
     ("min_tokens", -1),
-    ("max_tokens", 0),
+    ("max_tokens", -1),
     ("max_tokens", True),
     ("ignore_eos", 1),
     ("skip_special_tokens", None),
