@@ -103,9 +103,7 @@ class OpenRequest:
     def _resolved(self) -> ResolvedRequest:
         prepared = self.prepared
         max_tokens = prepared.sampling.max_tokens or 0
-        return ResolvedRequest(
-            max_tokens, prepared.num_truncated_tokens, prepared.draft_acceptance
-        )
+        return ResolvedRequest(max_tokens, prepared.num_truncated_tokens, prepared.draft_acceptance)
 
     def _text(self, token_ids: Sequence[int]) -> str:
         """Padding ids past the vocabulary have no text."""
