@@ -64,11 +64,12 @@ test-cuda-cases: $(VENV)/.stamp-triton  ## the kernel cases of all devices, inte
 soak: $(VENV)/.stamp-dev models  ## two hours of mixed traffic and aborts: make soak args="--minutes 10"
 	$(BIN)/python benchmarks/engine/soak.py $(args)
 
-# Eight articles each, a quarter of an hour on two quiet cores; full=1 asks all of them, which takes hours.
+# Eight articles each, a quarter of an hour; full=1 asks all 108, concurrency=8 eight calls at a time, record=1
+# writes the page where it is kept.
 MEDIA := examples/media_company/workload.yaml
 example-media: $(VENV)/.stamp-run  ## the media company: profile, plan, and a report as HTML
-	$(BIN)/headrace profile $(MEDIA) $(if $(full),,--samples 8)
-	$(BIN)/headrace report $(MEDIA)
+	$(BIN)/headrace profile $(MEDIA) $(if $(full),,--samples 8) $(if $(concurrency),--concurrency $(concurrency))
+	$(BIN)/headrace report $(MEDIA) $(if $(record),-o $(dir $(MEDIA))report.html)
 	$(BIN)/headrace capacity $(MEDIA) --tier cheap
 
 bench: $(VENV)/.stamp-dev  ## one benchmark: make bench name=engine/floors args=--record

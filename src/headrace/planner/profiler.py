@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from headrace.core.backend import Backend
 from headrace.core.errors import BackendError, CapacityError, HeadraceError, RequestError
@@ -50,12 +51,15 @@ def chosen_samples(call: Call, limit: int | None) -> tuple[Sample, ...]:
 def missing(
     calls: Sequence[Call], tier: Tier, journal: Journal, limit: int | None
 ) -> tuple[Ask, ...]:
-    """What is left to ask a tier."""
+    """What is left to ask a tier: every call about one sample, then about the next.
+
+    So a run that is cut off has as many samples of one call as of another.
+    """
     asks = []
-    for call in calls:
-        for sample in chosen_samples(call, limit):
-            known = journal.find(call, tier, sample)
-            if known is None or known.error is not None:
+    for samples in zip_longest(*(chosen_samples(call, limit) for call in calls)):
+        for call, sample in zip(calls, samples, strict=True):
+            known = None if sample is None else journal.find(call, tier, sample)
+            if sample is not None and (known is None or known.error is not None):
                 asks.append(Ask(call, sample))
     return tuple(asks)
 

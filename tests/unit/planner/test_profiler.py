@@ -65,6 +65,15 @@ async def test_a_run_goes_on_where_it_was_cut(tmp_path: Path, workload: Workload
     assert chosen_samples(call, 3)[:2] == chosen_samples(call, 2)
 
 
+def test_a_run_that_is_cut_off_has_as_much_of_each_call(tmp_path: Path, workload: Workload) -> None:
+    journal = Journal(tmp_path / "p.jsonl")
+    asks = missing(workload.calls, workload.tiers["large"], journal, None)
+    assert len(asks) == 16
+    for first, second in zip(asks[::2], asks[1::2], strict=True):
+        assert (first.call.name, second.call.name) == ("label", "summarize")
+        assert first.sample.id == second.sample.id
+
+
 async def test_a_changed_prompt_is_asked_anew(tmp_path: Path, workload: Workload) -> None:
     journal = Journal(tmp_path / "p.jsonl")
     await ask_all(workload, journal, "large", FakeBackend())
