@@ -105,7 +105,7 @@ def test_a_draft_that_knows_nothing(best: Llama, other: Llama) -> None:
 def test_preempted(best: Llama, alike: Llama, kv_cache_dtype: str) -> None:
     setting = Setting(kv_cache_dtype=kv_cache_dtype)  # type: ignore[arg-type]
     asked = long_requests(5, max_tokens=36)
-    crowded = replace(setting, num_blocks=6, max_num_batched_tokens=40)
+    crowded = replace(setting, num_blocks=5, max_num_batched_tokens=40)
     answers = EngineDriver(best, drafted(crowded, alike)).generate(asked)
     assert sum(answer.num_preemptions for answer in answers.values()) >= 1
     assert num_drafted(answers)[1] > 10

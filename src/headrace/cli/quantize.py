@@ -90,6 +90,15 @@ def quantize(
             "--to", metavar="FORMAT", help=f"One of {', '.join(TARGETS)}.", show_default=False
         ),
     ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="With --to: what the embedding table and the head take instead. As small as the "
+            "rest for a draft model, of which a wrong guess costs time alone.",
+            show_default="at least q6_k",
+        ),
+    ] = None,
     bits: Annotated[
         float | None,
         typer.Option(
@@ -140,14 +149,15 @@ def quantize(
 
     A folder of safetensors brings its tokenizer and chat template along; `--to` f16, bf16 or f32
     only converts it. Norms, biases and routers stay as they are; with `--to` the embedding table
-    and the head take at least q6_k; where rows do not fill the blocks of a format, the next finer
-    one is used. A tensor that is as small as its target stays as it is.
+    and the head take at least q6_k (or `--head`); where rows do not fill the blocks of a format,
+    the next finer one is used. A tensor that is as small as its target stays as it is.
     """
     if (to is None) == (bits is None):
         raise InvalidParameter("--to", to, "a format, or --bits instead; one of the two")
     if to is not None:
         to = to.lower()
         check_target(to)
+    head = _check_head(head, to)
     config = load_config(config_file).hub
     path = ensure_model(ModelStore(config), model).path
     _check_output(output, path, is_overwriting)
@@ -162,7 +172,7 @@ def quantize(
     reader = open_weights(path)
     try:
         source = open_source(reader)
-        formats = None if to is None else plan_formats(source.tensors, to)
+        formats = None if to is None else plan_formats(source.tensors, to, head)
         if not is_requantizing:
             _refuse_few_bits(source.tensors, formats, model)
         if bits is not None:
@@ -198,6 +208,16 @@ _METHODS: dict[MethodName, Method] = {
     MethodName.SEARCH: "search",
     MethodName.GPTQ: "gptq",
 }
+
+
+def _check_head(head: str | None, to: str | None) -> str | None:
+    if head is None:
+        return None
+    head = head.lower()
+    check_target(head, "--head")
+    if to is None or to in FLOAT_TARGETS:
+        raise InvalidParameter("--head", head, "beside --to with a format of few bits")
+    return head
 
 
 def _check_output(output: Path, source: Path, is_overwriting: bool) -> None:

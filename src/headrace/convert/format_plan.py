@@ -56,14 +56,19 @@ def fitting(format_name: str, width: int) -> str:
     return name if width % FORMATS[name].block_size == 0 else _UNBLOCKED
 
 
-def plan_formats(tensors: Sequence[SourceTensor], to: str) -> dict[str, str]:
+def plan_formats(
+    tensors: Sequence[SourceTensor], to: str, outer: str | None = None
+) -> dict[str, str]:
     """The format of each tensor. One that has no more bits than its target stays as it is.
 
-    To a float target go all matrices that are floats, wider or narrower.
+    To a float target go all matrices that are floats, wider or narrower. `outer`: the target of
+    the embedding table and the head, instead of at least q6_k.
     Raises: InvalidParameter for a target that is none.
     """
     check_target(to)
-    outer = max(to, _OUTER, key=lambda name: FORMATS[name].bits_per_weight)
+    if outer is None:
+        outer = max(to, _OUTER, key=lambda name: FORMATS[name].bits_per_weight)
+    check_target(outer, "head")
     wanted = {}
     for tensor in tensors:
         target = outer if is_outer(tensor) else to
@@ -71,10 +76,10 @@ def plan_formats(tensors: Sequence[SourceTensor], to: str) -> dict[str, str]:
     return wanted
 
 
-def check_target(to: str) -> None:
+def check_target(to: str, field: str = "to") -> None:
     """Raises: InvalidParameter."""
     if to not in TARGETS:
-        raise InvalidParameter("to", to, ", ".join(TARGETS))
+        raise InvalidParameter(field, to, ", ".join(TARGETS))
 
 
 def _target_of(tensor: SourceTensor, target: str) -> str:

@@ -161,21 +161,25 @@ class DraftingRunner:
                 continue
             if request.lookup is not None:
                 request.lookup.append(found.token_ids)
-            self._learn_of(request, row, len(found.token_ids) - 1, lost_per_token)
+            self._learn_of(request, row, found.token_ids, lost_per_token)
 
     def _learn_of(
-        self, request: DraftedRequest, row: ScheduledRequest, num_hits: int, lost_per_token: float
+        self,
+        request: DraftedRequest,
+        row: ScheduledRequest,
+        token_ids: Sequence[int],
+        lost_per_token: float,
     ) -> None:
         """Take in what came of a request's draft, or of none. Mutates: request."""
         lost = row.num_draft_tokens * lost_per_token
-        if row.num_draft_tokens and not request.probabilities:
-            num_drafted = row.num_draft_tokens
+        if row.num_draft_tokens and not request.guessed:
+            num_drafted, num_hits = row.num_draft_tokens, len(token_ids) - 1
             self._lengths.observe_draft(request.record, request.kind, num_drafted, num_hits, lost)
             return
         if not row.num_draft_tokens:
             self._lengths.observe_alone(request.record)
         if self._guesser is not None:
-            self._guesser.learn(request, row, num_hits, lost)
+            self._guesser.learn(request, row, token_ids, lost)
 
     def _observe_speed(self, num_requests: int, num_tokens: int, num_found: int) -> None:
         costs = self._lengths.costs
@@ -198,10 +202,14 @@ class DraftingRunner:
             offers += self._guess(len(going_on), offers, requests)
         lengths = self._choose(len(going_on), offers)
         drafts = {}
+        for request in requests:
+            request.guessed = request.probabilities = ()
         for offer, length in zip(offers, lengths, strict=True):
             token_ids = _before_end(offer.request, offer.token_ids[:length])
             offer.request.kind = offer.kind
-            offer.request.probabilities = tuple(offer.probabilities)
+            if offer.probabilities:
+                offer.request.guessed = tuple(offer.token_ids)
+                offer.request.probabilities = tuple(offer.probabilities)
             if token_ids:
                 drafts[offer.request_id] = token_ids
         return drafts

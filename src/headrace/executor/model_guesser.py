@@ -16,6 +16,7 @@ from headrace.executor.draft_model import DraftModel
 from headrace.spec.draft_length import (
     CREDIT_SHARE,
     MAX_MODEL_TOKENS,
+    MAX_REQUEST_LOSS,
     DraftLength,
     NextStep,
     RequestRecord,
@@ -46,7 +47,8 @@ class DraftedRequest:
     """One request that is drafted for.
 
     `lookup`: its text, where guesses are looked up there. `kind` of its newest looked-up guess;
-    `probabilities` of its newest guess by the model; `spent`: steps that passes for it took.
+    `guessed` by the model for the step that comes, whether computed in it or not, with their
+    `probabilities`; `spent`: steps that passes for it took.
     """
 
     new: NewRequest
@@ -55,6 +57,7 @@ class DraftedRequest:
     record: RequestRecord = field(default_factory=RequestRecord)
     chances: ChanceRecord = field(default_factory=ChanceRecord)
     kind: str = ""
+    guessed: tuple[int, ...] = ()
     probabilities: tuple[float, ...] = ()
     spent: float = 0.0
 
@@ -104,19 +107,28 @@ class ModelGuesser:
             self._draft.take(row, result.rows[row.request_id].token_ids)
 
     def learn(
-        self, request: DraftedRequest, row: ScheduledRequest, num_hits: int, lost: float
+        self,
+        request: DraftedRequest,
+        row: ScheduledRequest,
+        token_ids: Sequence[int],
+        lost: float,
     ) -> None:
-        """Take in what came of a guess, or of none. `lost`: steps that its rows took.
+        """Take in what came of a guess, or of none. `token_ids`: what the step chose for the
+        request; `lost`: steps that its rows took.
 
+        A guess that was not computed is learned from all the same: a request for which every guess
+        is too doubtful to be computed must stop paying for passes.
         Mutates: self, request.
         """
         spent, request.spent = request.spent, 0.0
-        saved = num_hits - lost - spent
-        if row.num_draft_tokens:
-            probabilities = request.probabilities[: row.num_draft_tokens]
-            self._chances.observe(request.chances, probabilities, num_hits)
+        saved = len(token_ids) - 1 - lost - spent
+        if request.guessed:
+            num_right = _num_equal(request.guessed, token_ids)
+            known = request.probabilities[: len(token_ids)]
+            self._chances.observe(request.chances, known, num_right)
         else:
             self._chances.rest(request.chances)
+        if not row.num_draft_tokens:
             self._lengths.settle_credit(CREDIT_SHARE)
             if not spent:
                 self._lengths.pass_costs.rest()
@@ -148,7 +160,9 @@ class ModelGuesser:
         return [offer for offer in offers if offer.token_ids]
 
     def _is_allowed(self, request: DraftedRequest) -> bool:
-        has_account = request.record.balance >= MIN_BALANCE or self._lengths.credit > 0
+        balance = request.record.balance
+        has_credit = self._lengths.credit > 0 and balance > -MAX_REQUEST_LOSS
+        has_account = balance >= MIN_BALANCE or has_credit
         name = request.new.request_id
         has_begun = self._draft.num_output_tokens(name) >= _MIN_OUTPUT_TOKENS
         return has_account and has_begun and self._room(request) > 0
@@ -233,3 +247,10 @@ class ModelGuesser:
         num_tokens = self._draft.num_output_tokens(new.request_id)
         left = new.max_num_tokens - len(new.prompt_token_ids) - num_tokens
         return min(self._answer_tokens, left)
+
+
+def _num_equal(guessed: Sequence[int], token_ids: Sequence[int]) -> int:
+    """Guesses that came true, before the first that did not."""
+    pairs = enumerate(zip(guessed, token_ids, strict=False))
+    num_known = min(len(guessed), len(token_ids))
+    return next((place for place, (guess, chosen) in pairs if guess != chosen), num_known)

@@ -31,7 +31,9 @@ FIRST_CREDIT = 8.0
 MAX_CREDIT = 16.0
 MIN_CREDIT = -6.0
 """Units: steps. What the engine's draft model has saved, which requests may lose again."""
-CREDIT_SHARE = 0.005
+MAX_REQUEST_LOSS = 2.0
+"""Units: steps. What one request may lose of the credit, so that it is left for others."""
+CREDIT_SHARE = 0.01
 """Of its tokens alone, what the credit grows by, so that another attempt is made some day."""
 
 _REQUEST_WEIGHT = 4.0

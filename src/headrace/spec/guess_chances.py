@@ -22,7 +22,8 @@ _REQUEST_WEIGHT = 6.0
 _ENGINE_WEIGHT = 20.0
 _REQUEST_FADING = 0.95
 _ENGINE_FADING = 0.998
-_REST_FADING = 0.97
+_REST_FADING = 0.995
+"""A request that cannot be guessed for is tried again once in some forty tokens."""
 
 
 @dataclass(slots=True)

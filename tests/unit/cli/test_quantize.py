@@ -30,11 +30,9 @@ def quantize(*words: object) -> Result:
     return CliRunner().invoke(build_app(arguments), arguments, catch_exceptions=True)
 
 
-def model(path: Path, format_name: str) -> Path:
+def model(path: Path, format_name: str, name: str = "blk.0.attn_q.weight") -> Path:
     file = GgufFile([("general.architecture", string_value("llama"))])
-    path.write_bytes(
-        file.add("blk.0.attn_q.weight", round_weights(WEIGHTS, format_name)).to_bytes()
-    )
+    path.write_bytes(file.add(name, round_weights(WEIGHTS, format_name)).to_bytes())
     return path
 
 
@@ -98,6 +96,15 @@ def test_a_budget_takes_the_place_of_a_format(tmp_path: Path) -> None:
         assert "one of the two" in str(refused.exception)
     assert "at least 4.50" in str(quantize(source, "--bits", "2", "-o", out, "-f").exception)
     assert "at most 8.50" in str(quantize(source, "--bits", "12", "-o", out, "-f").exception)
+
+
+def test_the_head_may_be_as_small_as_the_rest(tmp_path: Path) -> None:
+    source, out = model(tmp_path / "a.gguf", "f16", "token_embd.weight"), tmp_path / "b.gguf"
+    assert quantize(source, "--to", "q4_0", "--head", "q5_0", "-o", out).exit_code == 0
+    assert GgufReader(out).tensor("token_embd.weight").format.name == "q5_0"
+    for words in (("--bits", "6", "--head", "q4_0"), ("--to", "f16", "--head", "q4_0")):
+        refused = quantize(source, "-o", tmp_path / "c.gguf", *words)
+        assert "beside --to with a format of few bits" in str(refused.exception)
 
 
 def folder(path: Path) -> Path:

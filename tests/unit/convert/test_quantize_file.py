@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from gguf.quants import dequantize as gguf_dequantize
 
-from headrace.convert.format_plan import plan_formats
+from headrace.convert.format_plan import SourceTensor, plan_formats
 from headrace.convert.gguf_source import GgufSource
 from headrace.convert.quantize_file import Rounding, Written, quantize_file
 from headrace.core.errors import InvalidParameter, ModelFileError
+from headrace.quant.format import FORMATS
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.quant.quantize import quantize
 from headrace.quant.scale_search import search
@@ -83,6 +84,14 @@ def test_every_tensor_gets_its_format_and_the_values_of_the_search(tmp_path: Pat
         assert np.array_equal(theirs, search(x, formats[name]).dequantize()), name
 
 
+def test_table_and_head_may_have_a_target_of_their_own() -> None:
+    names = ("token_embd.weight", "output.weight", "blk.0.attn_q.weight")
+    tensors = [SourceTensor(name, FORMATS["q8_0"], (4, 64)) for name in names]
+    assert list(plan_formats(tensors, "q4_0").values()) == ["q8_0", "q8_0", "q4_0"]
+    assert list(plan_formats(tensors, "q4_0", "q4_0").values()) == ["q4_0"] * 3
+    assert list(plan_formats(tensors, "q4_0", "q5_0").values()) == ["q5_0", "q5_0", "q4_0"]
+
+
 def test_keys_are_kept_and_say_how_it_was_made(tmp_path: Path) -> None:
     path = run(model(tmp_path / "a.gguf"), tmp_path / "b.gguf", "q8_0").path
     reader = GgufReader(path)
@@ -140,3 +149,5 @@ def test_weights_that_cannot_be_rounded_leave_no_file(tmp_path: Path) -> None:
 def test_a_target_that_is_none_is_refused() -> None:
     with pytest.raises(InvalidParameter, match="to is 'q9'; allowed: q4_0, q4_1"):
         plan_formats([], "q9")
+    with pytest.raises(InvalidParameter, match="head is 'q9'; allowed: q4_0, q4_1"):
+        plan_formats([], "q4_0", "q9")

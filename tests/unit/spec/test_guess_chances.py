@@ -35,6 +35,6 @@ def test_a_request_is_tried_again_after_a_rest() -> None:
     for _ in range(10):
         chances.observe(record, [0.9], 0)
     before = chances.mean(record)
-    for _ in range(200):
+    for _ in range(400):
         chances.rest(record)
     assert before < 0.5 < chances.mean(record)
