@@ -20,7 +20,7 @@ from collections.abc import (
 )
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from headrace.config.resolve import resolve_config
 from headrace.core.config import Config
@@ -118,6 +118,7 @@ class LLM:
         ]
         return self._wait(lambda: self._run_all(requests))
 
+    @overload
     def chat(
         self,
         messages: Chat,
@@ -125,18 +126,47 @@ class LLM:
         *,
         prediction: str | None = None,
         lora: str | None = None,
-    ) -> Generation:
-        """Answer a conversation through the model's chat template.
+    ) -> Generation: ...
 
-        Messages are Message records or mappings with `role` and `content`. `prediction` and
-        `lora`: as in `generate`.
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Chat],
+        sampling: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        prediction: str | None = None,
+        lora: str | None = None,
+    ) -> list[Generation]: ...
+
+    def chat(
+        self,
+        messages: Chat | Sequence[Chat],
+        sampling: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        prediction: str | None = None,
+        lora: str | None = None,
+    ) -> Generation | list[Generation]:
+        """Answer a conversation through the model's chat template, or several, which run together.
+
+        Messages are Message records or mappings with `role` and `content`. `sampling`,
+        `prediction` and `lora`: as in `generate`.
         Raises: RequestError, CapacityError, BackendError.
         """
-        params = as_params(sampling, 1)[0]
-        request = self._request(
-            params=params, messages=as_messages(messages), prediction=prediction, lora=lora
+        is_many = (
+            isinstance(messages, list | tuple)
+            and len(messages) > 0
+            and isinstance(messages[0], list | tuple)
         )
-        return self._wait(lambda: self._run_all([request]))[0]
+        if is_many:
+            chats = [as_messages(chat, f"messages[{n}]") for n, chat in enumerate(messages)]
+        else:
+            chats = [as_messages(messages)]
+        requests = [
+            self._request(params=each, messages=chat, prediction=prediction, lora=lora)
+            for chat, each in zip(chats, as_params(sampling, len(chats)), strict=True)
+        ]
+        answers = self._wait(lambda: self._run_all(requests))
+        return answers if is_many else answers[0]
 
     def load_adapter(self, name: str, path: str | os.PathLike[str]) -> None:
         """Load a LoRA adapter, a PEFT folder or a GGUF file, to be asked for by `name`.
@@ -346,10 +376,10 @@ def as_params(sampling: Any, count: int) -> list[SamplingParams]:
     return records
 
 
-def as_messages(messages: Any) -> tuple[Message, ...]:
+def as_messages(messages: Any, field: str = "messages") -> tuple[Message, ...]:
     """Messages from records or mappings. Raises: InvalidParameter."""
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
-        raise InvalidParameter("messages", messages, f"a list, each {_MESSAGE}")
+        raise InvalidParameter(field, messages, f"a list, each {_MESSAGE}")
     result = []
     for index, message in enumerate(messages):
         if isinstance(message, Message):
@@ -358,5 +388,5 @@ def as_messages(messages: Any) -> tuple[Message, ...]:
         try:
             result.append(Message(**message))
         except TypeError as error:
-            raise InvalidParameter(f"messages[{index}]", message, _MESSAGE) from error
+            raise InvalidParameter(f"{field}[{index}]", message, _MESSAGE) from error
     return tuple(result)

@@ -81,6 +81,20 @@ def test_a_model_is_a_name_or_a_path(tmp_path: Path) -> None:
         LLM(3)  # type: ignore[arg-type]
 
 
+def test_conversations_run_together_and_answer_as_alone(qwen05_path: Path) -> None:
+    chats = [[{"role": "user", "content": text}] for text in ("Say yes.", "Count to three.")]
+    params = [SamplingParams(max_tokens=length, temperature=0) for length in (3, 5)]
+    with LLM(qwen05_path, max_model_len=64) as llm:
+        together = llm.chat(chats, params)
+        for chat, sampling, found in zip(chats, params, together, strict=True):
+            assert llm.chat(chat, sampling).completions == found.completions
+        with pytest.raises(HeadraceError, match=r"messages\[1\]\[0\] is 'b'; allowed: a Message"):
+            llm.chat([chats[0], ["b"]])  # type: ignore[list-item]
+        for wrong in (None, "hi", chats[0][0]):
+            with pytest.raises(HeadraceError, match=r"messages is .*; allowed: a list"):
+                llm.chat(wrong)  # type: ignore[call-overload]
+
+
 def test_a_closed_llm_says_so(qwen05_path: Path) -> None:
     with LLM(qwen05_path, max_model_len=64, num_threads=1) as llm:
         stream = llm.stream("a", SamplingParams(max_tokens=8, temperature=0))
