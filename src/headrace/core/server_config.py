@@ -22,6 +22,7 @@ from headrace.core.errors import ConfigError
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
+UnreadParameters = Literal["error", "warn"]
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 _ENDPOINT = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?(?<!/v1/traces)")
@@ -43,6 +44,9 @@ class ServerConfig:
         max_json_objects: lists and objects that a request body may have in all; names in objects
             are eight times as many.
         max_prompts: prompts that one completions request may carry.
+        unread_parameters: `reasoning_effort`, `verbosity` and `thinking`, where the model's chat
+            template does not read them: `error` refuses the request; `warn` answers without, and
+            names them in the header `x-headrace-warnings` and in the log.
         body_timeout_s: a request body that has not arrived by then is refused.
         request_timeout_s: an answer that is not complete by then is stopped.
         heartbeat_s: a stream that has nothing to say that long sends a comment line.
@@ -86,6 +90,7 @@ class ServerConfig:
     max_json_depth: int = 64
     max_json_objects: int = 32_768
     max_prompts: int = 256
+    unread_parameters: UnreadParameters = "error"
     body_timeout_s: float = 30.0
     request_timeout_s: float = 3600.0
     heartbeat_s: float = 5.0
@@ -134,6 +139,8 @@ class ServerConfig:
         check_integer("server.max_json_depth", self.max_json_depth, 4, 256)
         check_integer("server.max_json_objects", self.max_json_objects, 64, 2**24)
         check_integer("server.max_prompts", self.max_prompts, 1, 2**16)
+        unread = self.unread_parameters
+        check_choice("server.unread_parameters", unread, get_args(UnreadParameters))
         check_number("server.body_timeout_s", self.body_timeout_s, 0.1, 3600.0)
         check_number("server.request_timeout_s", self.request_timeout_s, 0.1, 2**24)
         check_number("server.heartbeat_s", self.heartbeat_s, 0.01, 3600.0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace.core.backend import ModelInfo
+from headrace.core.config import ServerConfig
 from headrace.core.errors import InvalidParameter
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
@@ -79,7 +80,7 @@ async def create_message(services: Services, call: Call) -> JsonReply | EventRep
     _check_call(call)
     fields = validate(MessageFields, call.body)
     model = services.find_model(fields.model)
-    prompt = _read_prompt(fields, model)
+    prompt = _read_prompt(fields, model, services.config)
     _check_form(fields, prompt)
     # Now: an adapter may be replaced before its answer ends.
     build = services.build_of(model.name)
@@ -112,7 +113,7 @@ async def count_message_tokens(services: Services, call: Call) -> JsonReply:
     _check_call(call)
     fields = validate(PromptFields, call.body)
     model = services.find_model(fields.model)
-    prompt = _read_prompt(fields, model)
+    prompt = _read_prompt(fields, model, services.config)
     request = _make_request("count", model, prompt, SamplingParams())
     with worded(prompt.wire_names):
         token_ids = await services.backend.text(model.name).encode(request)
@@ -125,18 +126,20 @@ def _check_call(call: Call) -> None:
     refuse_unsupported(call.body, MESSAGES_REFUSED, MESSAGES_NEUTRAL)
 
 
-def _read_prompt(fields: PromptFields, model: ModelInfo) -> Prompt:
+def _read_prompt(fields: PromptFields, model: ModelInfo, config: ServerConfig) -> Prompt:
     unknown = check_fields(fields)
     form, unknown_in_form = read_form(fields)
     conversation = parse_conversation(fields)
-    asked, thinking = read_tools(fields), read_thinking(fields, model)
+    asked, thinking = read_tools(fields), read_thinking(fields, model, config)
+    effort, unread = read_effort(fields, model, config)
+    unknown += [*unknown_in_form, *asked.unknown, *thinking.unknown, *unread]
     return Prompt(
         conversation,
         asked,
         thinking,
         form,
-        {**thinking.variables, **read_effort(fields, model)},
-        [*conversation.unknown, *unknown, *unknown_in_form, *asked.unknown, *thinking.unknown],
+        {**thinking.variables, **effort},
+        [*conversation.unknown, *unknown],
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from headrace.core.backend import ModelInfo
+from headrace.core.config import ServerConfig
 from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
 from headrace.core.request import SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
@@ -27,6 +28,7 @@ from headrace.server.generation_schema import (
     validate,
     with_seed,
 )
+from headrace.server.template_wishes import Wish, read_wishes
 
 _SCHEMA = "output_config.format.schema"
 _EFFORTS = "low, medium, high, xhigh or max"
@@ -170,7 +172,7 @@ def read_form(fields: PromptFields) -> tuple[StructuredOutputs | None, list[str]
         return StructuredOutputs(json=schema), unknown
 
 
-def read_thinking(fields: PromptFields, model: ModelInfo) -> ThinkingAsked:
+def read_thinking(fields: PromptFields, model: ModelInfo, config: ServerConfig) -> ThinkingAsked:
     """Whether the model may think, and what is shown of it. It does not unless it is asked to.
 
     Raises: RequestError.
@@ -183,10 +185,12 @@ def read_thinking(fields: PromptFields, model: ModelInfo) -> ThinkingAsked:
     if thinking.type == "enabled":
         _check_budget(thinking.budget_tokens, getattr(fields, "max_tokens", None))
         if not model.has_reasoning:
-            raise UnsupportedParameter(
-                "thinking",
-                'this model does not think. Leave it out, or send {"type": "disabled"}.',
-            )
+            if config.unread_parameters == "error":
+                raise UnsupportedParameter(
+                    "thinking",
+                    'this model does not think. Leave it out, or send {"type": "disabled"}.',
+                )
+            return _asked("hidden", model, [*unknown, "thinking"])
         # A target in Anthropic's words too, and no limit.
         unknown.append("thinking.budget_tokens")
     elif thinking.type == "disabled" or not model.has_reasoning:
@@ -213,20 +217,13 @@ def _check_budget(budget: int | None, max_tokens: int | None) -> None:
         raise InvalidParameter(path, budget, f"1024 or more{limit}")
 
 
-def read_effort(fields: PromptFields, model: ModelInfo) -> dict[str, Any]:
-    """The template's variable for `output_config.effort`.
-
-    Raises: UnsupportedParameter for an effort that the template does not read.
-    """
+def read_effort(
+    fields: PromptFields, model: ModelInfo, config: ServerConfig
+) -> tuple[dict[str, Any], list[str]]:
+    """`output_config.effort`, as `read_wishes`. Raises: UnsupportedParameter."""
     effort = (fields.output_config or {}).get("effort")
-    if effort is not None and "reasoning_effort" in model.template_variables:
-        return {"reasoning_effort": effort}
-    if effort not in (None, "high"):
-        raise UnsupportedParameter(
-            "output_config.effort",
-            "this model's chat template does not read it. Leave it out or send high.",
-        )
-    return {}
+    wish = Wish("output_config.effort", "reasoning_effort", effort, "high")
+    return read_wishes([wish], model, config)
 
 
 def make_sampling(fields: MessageFields, form: StructuredOutputs | None) -> SamplingParams:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -70,6 +69,7 @@ from headrace.server.replies import EventReply, JsonReply, warning_headers
 from headrace.server.request_ids import engine_request_id
 from headrace.server.services import Call, Services
 from headrace.server.sse import DONE, HEARTBEAT, frame
+from headrace.server.template_wishes import Wish, read_wishes, unread_names
 from headrace.server.tool_schema import read_tools, tool_wire_names
 
 _NOTHING = ChatDelta()
@@ -117,7 +117,7 @@ async def create_chat_completion(services: Services, call: Call) -> JsonReply | 
     refuse_unsupported(call.body, CHAT_REFUSED, CHAT_NEUTRAL)
     fields = validate(ChatCompletionFields, call.body)
     model = services.find_model(fields.model)
-    check_features(fields, model.template_variables)
+    check_features(fields)
     chat, unknown = _make_call(services, model, fields, call.notes)
     has_server_length = services.config.default_max_tokens is not None
     call.notes.begin("/v1/chat/completions", call.body, [chat.request], has_server_length)
@@ -136,6 +136,12 @@ def _make_call(
     check_truncation(fields)
     structured_outputs, unknown_in_form = read_form(fields)
     prediction, unknown_in_prediction = parse_prediction(fields.prediction)
+    wishes = (
+        Wish("reasoning_effort", "reasoning_effort", fields.reasoning_effort, "none"),
+        Wish("verbosity", "verbosity", fields.verbosity, "medium"),
+    )
+    variables, unread = read_wishes(wishes, model, services.config)
+    variables |= fields.chat_template_kwargs or {}
     asked = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
     request = GenerateRequest(
         request_id=engine_request_id(form.id),
@@ -149,7 +155,7 @@ def _make_call(
         add_special_tokens=bool(fields.add_special_tokens),
         add_generation_prompt=not is_continued and fields.add_generation_prompt is not False,
         continue_final_message=is_continued,
-        chat_template_kwargs=_template_variables(fields, model),
+        chat_template_kwargs=variables,
         truncate_prompt_tokens=fields.truncate_prompt_tokens,
         cache_salt=fields.cache_salt or "",
         priority=fields.priority or 0,
@@ -164,23 +170,13 @@ def _make_call(
         notes=notes,
         build=services.build_of(model.name),
     )
-    unread = set(request.chat_template_kwargs) - model.template_variables
-    ignored = [f"chat_template_kwargs.{name}" for name in sorted(unread)]
+    ignored = unread + unread_names(variables, model)
     ignored += ["store"] if fields.store else []
     lengths = fields.max_tokens, fields.max_completion_tokens
     ignored += ["max_tokens"] if None not in lengths and lengths[0] != lengths[1] else []
     unknown = unknown_names(fields, CHAT_REFUSED) + unknown_in_messages + unknown_in_form
     unknown += [*asked.unknown, *unknown_in_prediction, *names_without_effect(fields, model)]
     return chat, unknown + unknown_names(form.options, (), "stream_options.") + ignored
-
-
-def _template_variables(fields: ChatCompletionFields, model: ModelInfo) -> dict[str, Any]:
-    variables = dict(fields.chat_template_kwargs or {})
-    for name in ("reasoning_effort", "verbosity"):
-        value = getattr(fields, name)
-        if value is not None and name in model.template_variables:
-            variables.setdefault(name, value)
-    return variables
 
 
 def _sampling(

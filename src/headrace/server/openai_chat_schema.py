@@ -105,20 +105,13 @@ CHAT_NEUTRAL = NEUTRAL | {
 }
 
 
-def check_features(fields: ChatCompletionFields, template_variables: frozenset[str]) -> None:
+def check_features(fields: ChatCompletionFields) -> None:
     """Refuse what this server cannot honour, by name.
 
     Raises: RequestError.
     """
     if fields.modalities is not None and fields.modalities != ["text"]:
         raise InvalidParameter("modalities", fields.modalities, '["text"]')
-    for name, neutral in (("reasoning_effort", "none"), ("verbosity", "medium")):
-        value = getattr(fields, name)
-        if value not in (None, neutral) and name not in template_variables:
-            raise UnsupportedParameter(
-                name,
-                f"this model's chat template does not read it. Leave it out or send {neutral}.",
-            )
     check_metadata(fields.metadata)
 
 

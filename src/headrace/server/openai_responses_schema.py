@@ -26,6 +26,7 @@ from headrace.server.generation_schema import (
 )
 from headrace.server.openai_chat_schema import ServiceTier, check_metadata
 from headrace.server.response_tools import TOOL_CHOICES
+from headrace.server.template_wishes import Wish
 
 ENCRYPTED_REASONING, LOGPROBS = "reasoning.encrypted_content", "message.output_text.logprobs"
 INCLUDABLE = (ENCRYPTED_REASONING, LOGPROBS)
@@ -137,31 +138,26 @@ def num_logprobs(fields: ResponsesFields) -> int | None:
     return None
 
 
-def read_text(
-    fields: ResponsesFields, template_variables: frozenset[str]
-) -> tuple[TextForm, str | None, list[str]]:
-    """The form of the answer, the verbosity that the template reads, keys that nobody defines.
+def read_text(fields: ResponsesFields) -> tuple[TextForm, Wish, list[str]]:
+    """The form of the answer, how long it shall be, keys that nobody defines.
 
     Raises: RequestError.
     """
     text = validate(TextFields, fields.text or {}, "text.")
-    _check_template_reads(
-        "text.verbosity", "verbosity", text.verbosity, "medium", template_variables
-    )
     form, wire_names, unknown = read_text_format(text.format, fields.structured_outputs)
     shown = {"format": _shown_format(text.format), "verbosity": text.verbosity or "medium"}
     unknown += unknown_names(text, (), "text.")
-    return TextForm(form, shown, wire_names), text.verbosity, unknown
+    verbosity = Wish("text.verbosity", "verbosity", text.verbosity, "medium")
+    return TextForm(form, shown, wire_names), verbosity, unknown
 
 
-def read_reasoning(
-    fields: ResponsesFields, template_variables: frozenset[str]
-) -> tuple[dict[str, Any], list[str]]:
-    """`reasoning` as the response shows it, and keys that nobody defines. Raises: RequestError."""
+def read_reasoning(fields: ResponsesFields) -> tuple[dict[str, Any], Wish, list[str]]:
+    """`reasoning` as the response shows it, its effort, and keys that nobody defines.
+
+    Raises: RequestError.
+    """
     given = validate(ReasoningFields, fields.reasoning or {}, "reasoning.")
-    _check_template_reads(
-        "reasoning.effort", "reasoning_effort", given.effort, "none", template_variables
-    )
+    effort = Wish("reasoning.effort", "reasoning_effort", given.effort, "none")
     for name, neutral in (
         ("summary", "auto"),
         ("generate_summary", "auto"),
@@ -173,16 +169,7 @@ def read_reasoning(
             reason = f"this server makes none such. Leave it out or send {neutral}."
             raise UnsupportedParameter(f"reasoning.{name}", reason)
     shown = {"effort": given.effort, "summary": given.summary}
-    return shown, unknown_names(given, (), "reasoning.")
-
-
-def _check_template_reads(
-    field: str, variable: str, value: str | None, neutral: str, known: frozenset[str]
-) -> None:
-    if value not in (None, neutral) and variable not in known:
-        raise UnsupportedParameter(
-            field, f"this model's chat template does not read it. Leave it out or send {neutral}."
-        )
+    return shown, effort, unknown_names(given, (), "reasoning.")
 
 
 def _shown_format(given: Mapping[str, Any] | None) -> Mapping[str, Any]:

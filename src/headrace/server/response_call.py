@@ -50,6 +50,7 @@ from headrace.server.response_items import (
 from headrace.server.response_payloads import ResponseBody
 from headrace.server.response_tools import ResponseTools, read_response_tools
 from headrace.server.services import Call, Services
+from headrace.server.template_wishes import read_wishes, unread_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,14 @@ async def make_call(
     options = read_stream_options(fields)
     check_truncation(fields)
     items, unknown = parse_input(fields.input)
-    text, verbosity, unknown_in_text = read_text(fields, model.template_variables)
-    reasoning, unknown_in_reasoning = read_reasoning(fields, model.template_variables)
+    text, verbosity, unknown_in_text = read_text(fields)
+    reasoning, effort, unknown_in_reasoning = read_reasoning(fields)
+    variables, unread = read_wishes((verbosity, effort), model, services.config)
+    variables |= fields.chat_template_kwargs or {}
+    # What is shown is what holds.
+    shown_text = {**text.shown, "verbosity": "medium"} if verbosity.field in unread else text.shown
+    if effort.field in unread:
+        reasoning["effort"] = None
     names = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs", **text.wire_names}
     sampling = make_sampling(
         fields,
@@ -88,12 +95,7 @@ async def make_call(
     asked = read_response_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
     history = await read_history(services, call.caller.tenant, fields.previous_response_id)
     check_calls((*history, *items), len(history))
-    body = _make_body(services, fields, sampling, text.shown, reasoning, asked)
-    variables = dict(fields.chat_template_kwargs or {})
-    given = {"reasoning_effort": reasoning["effort"], "verbosity": verbosity}
-    for name, value in given.items():
-        if value is not None and name in model.template_variables:
-            variables.setdefault(name, value)
+    body = _make_body(services, fields, sampling, shown_text, reasoning, asked)
     request = GenerateRequest(
         request_id=engine_request_id(body.id),
         model=model.name,
@@ -116,10 +118,7 @@ async def make_call(
         *(unknown + unknown_in_text + unknown_in_reasoning),
         *asked.unknown,
         *unknown_names(options, (), "stream_options."),
-        *(
-            f"chat_template_kwargs.{name}"
-            for name in sorted(set(variables) - model.template_variables)
-        ),
+        *(unread + unread_names(variables, model)),
         *(["store"] if fields.store and not body.store else []),
     ]
     return ResponseCall(
