@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from headrace.core.step import ScheduledRequest
 from headrace.executor.input_batch import flatten
 from headrace.executor.load import load_weights
+from headrace.executor.shard import WHOLE, Shard, divide
 from headrace.executor.uneven_keys import mark_uneven_keys
 from headrace.models.llama import Llama
 from headrace.models.registry import model_class
@@ -32,9 +33,13 @@ class Piece:
 
 
 def load_model(
-    path: Path, ops: Ops, max_positions: int | None = None, head_rows: int | None = None
+    path: Path,
+    ops: Ops,
+    max_positions: int | None = None,
+    head_rows: int | None = None,
+    shard: Shard = WHOLE,
 ) -> Llama:
-    """Open, configure and pack a model file, as the launcher does."""
+    """Open, configure and pack a model file, or a rank's part of it, as the launcher does."""
     reader = open_weights(path)
     try:
         model_type = model_class(reader.architecture)
@@ -46,8 +51,10 @@ def load_model(
         config = read(reader.metadata)
         config = mark_uneven_keys(config, reader)  # for caches of int8
         length = max_positions or config.max_model_len
-        weights = load_weights(model_type, config, reader, ops, length, head_rows=head_rows)
-        return model_type(ops, config, weights)
+        weights = load_weights(
+            model_type, config, reader, ops, length, head_rows=head_rows, shard=shard
+        )
+        return model_type(ops, divide(config, shard.num_ranks), weights)
     finally:
         reader.close()
 

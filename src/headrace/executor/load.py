@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from headrace.core.errors import MissingTensor, ModelFileError, UnsupportedFormat
 from headrace.executor.key_shift import key_shift
+from headrace.executor.shard import WHOLE, RowFormat, Shard
 from headrace.models.llama import Llama
 from headrace.models.model_config import ModelConfig
 from headrace.models.weight_spec import (
     DOWN,
     GATE_UP,
+    SHARED_DOWN,
+    SHARED_GATE_UP,
     DecoderLayer,
     DecoderWeights,
     LayerSpec,
@@ -37,17 +40,21 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelTensors:
-    """A file's tensors under our names, transformed where the file's convention differs."""
+    """A file's tensors under our names, transformed where the file's convention differs.
+
+    `config` has the whole model's numbers; `shard` says which part of it is packed.
+    """
 
     reader: WeightReader
     config: ModelConfig
     table: Mapping[str, TensorSource]
     present: frozenset[str]
+    shard: Shard = WHOLE
 
     @classmethod
-    def open(cls, reader: WeightReader, config: ModelConfig) -> ModelTensors:
+    def open(cls, reader: WeightReader, config: ModelConfig, shard: Shard = WHOLE) -> ModelTensors:
         table = sources(reader.architecture, reader.kind, config.num_layers, reader.metadata)
-        return cls(reader, config, table, frozenset(reader.names()))
+        return cls(reader, config, table, frozenset(reader.names()), shard)
 
     def has(self, name: str) -> bool:
         return name in self.table and self.table[name].name in self.present
@@ -77,16 +84,17 @@ def load_weights(
     max_positions: int,
     progress: Progress | None = None,
     head_rows: int | None = None,
+    shard: Shard = WHOLE,
 ) -> DecoderWeights:
     """Fuse every tensor the model names and have it packed. `max_positions` bounds rope tables.
 
     The file is read until `ops.finish_packing`. `head_rows`: tokens that may be chosen, the first
-    so many; None is all.
+    so many; None is all. `config` is the whole model's, of which the `shard` is packed.
 
     Raises: MissingTensor, UnsupportedFormat, ModelFileError.
     """
     refuse_mixture(config, ops)
-    tensors = ModelTensors.open(reader, config)
+    tensors = ModelTensors.open(reader, config, shard)
     tensors.refuse_unread()
     spec = model.layer_spec(config)
     embed = tensors.get("embed")
@@ -100,6 +108,7 @@ def load_weights(
     is_tied = not tensors.has("head") and config.is_head_tied is not False
     head = embed if is_tied else tensors.get("head")
     check_shape("head", head, (config.vocab_size, config.hidden_size))
+    head = shard.vocabulary(head if head_rows is None else head.rows(0, head_rows))
     norm = tensors.get("norm")
     check_shape("norm", norm, (config.hidden_size,))
     return DecoderWeights(
@@ -107,7 +116,7 @@ def load_weights(
         layers=tuple(layers),
         ropes=rope_tables(ops, config, tensors, max_positions),
         norm=ops.pack_vector(norm),
-        head=ops.pack_linear([head if head_rows is None else head.rows(0, head_rows)]),
+        head=ops.pack_linear([head]),
     )
 
 
@@ -128,6 +137,18 @@ def refuse_mixture(config: ModelConfig, ops: Ops) -> None:
         )
 
 
+def row_formats(tensors: ModelTensors) -> list[RowFormat]:
+    """Matrices that ranks divide along `in`, and how the file stores them."""
+    found = []
+    for layer in range(tensors.config.num_layers):
+        for name in ("o", "down", "experts.0.down", "shared_down"):
+            place = f"layers.{layer}.{name}"
+            if tensors.has(place):
+                outline = tensors.reader.outline(tensors.table[place].name)
+                found.append(RowFormat(place, outline.shape[-1], outline.format))
+    return found
+
+
 def load_layer(ops: Ops, tensors: ModelTensors, spec: LayerSpec, layer: int) -> DecoderLayer:
     """One layer's matrices and vectors, packed."""
     values: dict[str, Any] = {}
@@ -144,7 +165,8 @@ def load_layer(ops: Ops, tensors: ModelTensors, spec: LayerSpec, layer: int) -> 
         key_shift(tensors.config, layer, bias, key_factors(tensors)) if bias is not None else None
     )
     if shift is not None:
-        values["key_shift"] = ops.pack_vector(QuantTensor.from_array(shift))
+        own = tensors.shard.part(QuantTensor.from_array(shift), "out")
+        values["key_shift"] = ops.pack_vector(own)
     return DecoderLayer(**values)
 
 
@@ -152,14 +174,12 @@ def load_experts(ops: Ops, tensors: ModelTensors, prefix: str) -> Experts:
     """Every expert of a layer, packed apart, so that a step reads those that it uses."""
     places = [f"{prefix}experts.{expert}." for expert in range(num_experts(tensors.config))]
     has_shared = tensors.has(prefix + "shared_down")
-    shared_gate_up = LinearSpec("gate_up", ("shared_gate", "shared_up"), interleave=True)
-    shared_down = LinearSpec("down", ("shared_down",))
     return Experts(
         router=pack_router(ops, tensors, prefix + "router"),
         gate_up=tuple(pack(ops, tensors, GATE_UP, place) for place in places),
         down=tuple(pack(ops, tensors, DOWN, place) for place in places),
-        shared_gate_up=pack(ops, tensors, shared_gate_up, prefix) if has_shared else None,
-        shared_down=pack(ops, tensors, shared_down, prefix) if has_shared else None,
+        shared_gate_up=pack(ops, tensors, SHARED_GATE_UP, prefix) if has_shared else None,
+        shared_down=pack(ops, tensors, SHARED_DOWN, prefix) if has_shared else None,
         shared_router=pack_router(ops, tensors, prefix + "shared_router") if has_shared else None,
     )
 
@@ -192,9 +212,11 @@ def key_factors(tensors: ModelTensors) -> tuple[float, ...] | None:
 
 def pack(ops: Ops, tensors: ModelTensors, linear: LinearSpec, prefix: str) -> Any:
     """Read a fused matrix's parts, check their shapes against the config, and pack them."""
-    parts = [tensors.get(prefix + name) for name in linear.parts]
-    for name, part in zip(linear.parts, parts, strict=True):
+    parts = []
+    for name in linear.parts:
+        part = tensors.get(prefix + name)
         check_shape(prefix + name, part, linear_shape(tensors.config, name))
+        parts.append(tensors.shard.part(part, linear.split))
     return ops.pack_linear(parts, biases(tensors, linear, prefix), linear.interleave)
 
 
@@ -211,7 +233,7 @@ def biases(
             continue
         bias = tensors.get(prefix + name)
         check_shape(prefix + name, bias, linear_shape(tensors.config, part)[:1])
-        found.append(bias)
+        found.append(tensors.shard.part(bias, linear.split))
     return found
 
 

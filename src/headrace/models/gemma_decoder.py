@@ -43,10 +43,11 @@ class GemmaDecoder(Llama):
             x = ops.attention(qkv, kv, step, spec)
             if layer is w.layers[-1]:
                 x, h = (ops.take_rows(each, step.logit_rows) for each in (x, h))
-            y = ops.linear(x, layer.o)
+            y = ops.all_reduce(ops.linear(x, layer.o))
             y = ops.norm_array(y, layer.post_attn_norm, eps)  # [T, C]
             x = ops.rms_norm(h, layer.mlp_norm, eps, add=y)
-            y = ops.norm_array(self.feed_forward(x, layer), layer.post_mlp_norm, eps)
+            y = ops.all_reduce(self.feed_forward(x, layer))
+            y = ops.norm_array(y, layer.post_mlp_norm, eps)
         return Hidden(h, y)
 
 

@@ -117,13 +117,16 @@ class Llama:
             if layer is w.layers[-1]:
                 # After the last attention nothing reads the other rows.
                 x, h = (ops.take_rows(each, step.logit_rows) for each in (x, h))
-            y = ops.linear(x, layer.o)  # [T, C]
+            y = ops.all_reduce(ops.linear(x, layer.o))  # [T, C]
             x = ops.rms_norm(h, layer.mlp_norm, eps, add=y)
-            y = self.feed_forward(x, layer)
+            y = ops.all_reduce(self.feed_forward(x, layer))
         return Hidden(h, y)
 
     def feed_forward(self, x: Act, layer: DecoderLayer) -> Array:
-        """What a layer computes of each token alone. Shapes: [T, C] -> [T, C]."""
+        """What a layer computes of each token alone; of several ranks, a part of its sum.
+
+        Shapes: [T, C] -> [T, C].
+        """
         gated = self.ops.gated_linear(x, layer.gate_up, self.activation, layer.down)
         return self.ops.linear(gated, layer.down)
 
@@ -138,7 +141,7 @@ class Llama:
 
     def logits(self, hidden: Hidden, rows: Int32) -> Array:
         """Logits of rows of `hidden`. Shapes: rows [n] of S -> [n, V]."""
-        return self.ops.logits(
+        logits = self.ops.logits(
             hidden.h,
             self.weights.norm,
             self.config.rms_norm_eps,
@@ -147,6 +150,7 @@ class Llama:
             add=hidden.add,
             soft_cap=self.config.logit_soft_cap,
         )
+        return self.ops.all_gather(logits, self.config.vocab_size)
 
 
 def sliding_window(config: Mapping[str, Any]) -> int | None:

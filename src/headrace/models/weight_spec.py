@@ -6,16 +6,22 @@ The executor fills these records; a model only names them. Optional tensors are 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from headrace.models.model_config import ModelConfig
 from headrace.ops.protocol import Array, Experts, PackedLinear, PackedTable, RopeTable
+
+Split = Literal["out", "in"]
+"""Along which dimension ranks divide a matrix [out, in]."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinearSpec:
     """A fused matrix: `parts` along `out`, a bias name per part, gate and up interleaved or not.
 
-    Biases that are not needed are read where the file has them.
+    Biases that are not needed are read where the file has them. Ranks divide each part along
+    `split`: with "out" each computes its own heads or columns, with "in" a part of every sum, which
+    the forward pass adds up by `all_reduce`.
     """
 
     field: str
@@ -23,10 +29,13 @@ class LinearSpec:
     biases: tuple[str, ...] = ()
     needs_biases: bool = False
     interleave: bool = False
+    split: Split = "out"
 
 
 GATE_UP = LinearSpec("gate_up", ("gate", "up"), interleave=True)
-DOWN = LinearSpec("down", ("down",))
+DOWN = LinearSpec("down", ("down",), split="in")
+SHARED_GATE_UP = LinearSpec("gate_up", ("shared_gate", "shared_up"), interleave=True)
+SHARED_DOWN = LinearSpec("down", ("shared_down",), split="in")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +88,7 @@ def decoder_layer_spec(config: ModelConfig, *, has_post_norms: bool = False) -> 
         vectors += ["post_attn_norm", "post_mlp_norm"]
     linears = [
         LinearSpec("qkv", ("q", "k", "v"), biases, needs_biases=config.has_qkv_bias),
-        LinearSpec("o", ("o",)),
+        LinearSpec("o", ("o",), split="in"),
     ]
     if config.mixture is None:
         linears += [GATE_UP, DOWN]

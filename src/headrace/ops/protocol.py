@@ -359,6 +359,21 @@ class Ops(Protocol):
         """Norm and head of the wanted rows only. Shapes: h, add [T, C]; rows [S] -> [S, V]."""
         ...
 
+    def all_reduce(self, x: Array) -> Array:
+        """The sum of every rank's x, the same on all; x itself where there is one rank.
+
+        All ranks call it in the same order with equal shapes. Shapes: [T, C] -> [T, C].
+        Mutates: x, which it may return.
+        """
+        ...
+
+    def all_gather(self, x: Array, num_columns: int) -> Array:
+        """The columns of all ranks side by side, the first `num_columns` of them; x with one rank.
+
+        Shapes: [S, W] -> [S, num_columns], at most ranks * W.
+        """
+        ...
+
     def record(self, forward: Forward) -> Callable[[StepInputs], Sequence[Array]] | None:
         """Write down what `forward` calls, to run it for any step by one call, with equal bits.
 

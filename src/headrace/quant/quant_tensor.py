@@ -99,6 +99,17 @@ class QuantTensor:
             raise ValueError(f"rows {start}:{stop} of a tensor with {self.shape[0]} rows")
         return replace(self, shape=(stop - start, self.shape[1]), data=self.data[start:stop])
 
+    def columns(self, start: int, stop: int) -> QuantTensor:
+        """Columns [start, stop) of every row, a copy; exact, because blocks stay whole.
+
+        Raises: ValueError for columns that it lacks, or that cut a block.
+        """
+        if not 0 <= start <= stop <= self.shape[-1]:
+            raise ValueError(f"columns {start}:{stop} of a tensor with {self.shape[-1]} columns")
+        begin, end = self.format.row_bytes(start), self.format.row_bytes(stop)
+        part = np.ascontiguousarray(self.data[:, begin:end])
+        return replace(self, shape=(*self.shape[:-1], stop - start), data=part)
+
     def matrix(self, index: int) -> QuantTensor:
         """One matrix of a stack [n, out, in], as a view.
 

@@ -36,6 +36,7 @@ from headrace.ops.protocol import (
     RopeParams,
     Routing,
 )
+from headrace.ops.rank_group import RankGroup
 from headrace.ops.reference.rope import rope_table
 from headrace.ops.reference.sampling import check_token_ids
 from headrace.ops.step_inputs import Float32, Int32, SampleInputs, StepInputs
@@ -56,9 +57,11 @@ class CudaOps:
         device: str = "cuda",
         dtype: torch.dtype = torch.bfloat16,
         make_graph: MakeGraph | None = None,
+        group: RankGroup | None = None,
     ) -> None:
         """`make_graph` captures decode steps; None is CUDA graphs on a GPU, none elsewhere.
 
+        With a `group` these are the ops of one rank, on a device of its own.
         Raises: ConfigError without a usable GPU.
         """
         self.device = torch.device(device)
@@ -72,6 +75,9 @@ class CudaOps:
             found = open_device(self.device)
             self._num_sms, self.name = found.num_sms, f"cuda-sm{found.architecture}"
             self._make_graph = make_graph or cuda_graphs()
+        self._group = group
+        if group is not None:
+            self.name += f"-tp{group.num_ranks}"
 
     @property
     def has_bf16_products(self) -> bool:
@@ -241,6 +247,15 @@ class CudaOps:
         x = norm.rms_norm(wanted, norm_weight, eps, added, writes_sum=False)
         result = matmul.linear(x, head, torch.float32)
         return result if soft_cap is None else soft_cap * torch.tanh(result / soft_cap)
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        return x if self._group is None else self._group.all_reduce(x)
+
+    def all_gather(self, x: Tensor, num_columns: int) -> Tensor:
+        if self._group is None:
+            return x
+        parts = self._group.all_gather(x)  # [ranks, S, W]
+        return parts.transpose(0, 1).reshape(len(x), -1)[:, :num_columns].contiguous()
 
     def record(self, forward: Forward) -> Callable[[StepInputs], Sequence[Tensor]] | None:
         return StepReplay(self, forward, self._make_graph)

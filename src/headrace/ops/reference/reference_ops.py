@@ -28,6 +28,7 @@ from headrace.ops.protocol import (
     RopeParams,
     Routing,
 )
+from headrace.ops.rank_group import RankGroup
 from headrace.ops.reference import (
     attention,
     attention_packed,
@@ -50,17 +51,23 @@ from headrace.quant.quant_tensor import QuantTensor
 
 
 class ReferenceOps:
-    """Ops in numpy. `dtype` is float64 or float32; logits and what follows are always float32."""
+    """Ops in numpy. `dtype` is float64 or float32; logits and what follows are always float32.
+
+    With a `group` these are one rank's, and the model's matrices are divided over all.
+    """
 
     has_bf16_products = False
     has_mixtures = True
     has_adapters = True
 
-    def __init__(self, dtype: DTypeLike = np.float64) -> None:
+    def __init__(self, dtype: DTypeLike = np.float64, group: RankGroup | None = None) -> None:
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.dtype(np.float64), np.dtype(np.float32)):
             raise ValueError(f"dtype is {self.dtype}; allowed: float64, float32.")
         self.name = f"reference-{self.dtype.name}"
+        self._group = group
+        if group is not None:
+            self.name += f"-tp{group.num_ranks}"
 
     # -- at load -------------------------------------------------------------------------------
 
@@ -191,6 +198,14 @@ class ReferenceOps:
         if soft_cap is not None:
             result = soft_cap * np.tanh(result / soft_cap)
         return np.ascontiguousarray(result, dtype=np.float32)
+
+    def all_reduce(self, x: Floats) -> Floats:
+        return x if self._group is None else self._group.all_reduce(x)
+
+    def all_gather(self, x: Float32, num_columns: int) -> Float32:
+        if self._group is None:
+            return x
+        return np.hstack(self._group.all_gather(x))[:, :num_columns].copy()
 
     def record(self, forward: Forward) -> Callable[[StepInputs], Sequence[Array]] | None:
         return None

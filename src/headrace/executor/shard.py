@@ -1,0 +1,131 @@
+"""Shard: which part of a model's matrices a rank has, and whether a model can be divided so.
+
+In: tensors as the file has them, and the split that models/weight_spec.py declares. Out: a rank's
+part of each, and the config of the model that it runs: fewer heads, a narrower feed-forward. Every
+number of bits is kept; ranks only differ in the order of sums. Knows nothing of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from headrace.core.errors import ConfigError
+from headrace.models.model_config import ModelConfig
+from headrace.models.weight_spec import Split
+from headrace.ops.protocol import GATE_UP_INTERLEAVE
+from headrace.quant.format import QuantFormat
+from headrace.quant.quant_tensor import QuantTensor
+
+FIELD = "engine.tensor_parallel_size"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `rank` of `num_ranks` equal ones."""
+
+    rank: int = 0
+    num_ranks: int = 1
+
+    def part(self, tensor: QuantTensor, split: Split) -> QuantTensor:
+        """A rank's part of a matrix, or of a vector along its `out`.
+
+        Shapes: [out, in] -> [out/ranks, in] or [out, in/ranks]; [out] -> [out/ranks].
+        """
+        if self.num_ranks == 1:
+            return tensor
+        is_matrix = len(tensor.shape) > 1
+        size = tensor.shape[0 if split == "out" else -1] // self.num_ranks
+        start, stop = self.rank * size, (self.rank + 1) * size
+        if split == "out" and is_matrix:
+            return tensor.rows(start, stop)
+        return tensor.columns(start, stop)
+
+    def vocabulary(self, head: QuantTensor) -> QuantTensor:
+        """A rank's rows of the head; the last one's are filled up, so that all have as many.
+
+        Zero bytes are zeros in every format. Shapes: [V, C] -> [ceil(V/ranks), C].
+        """
+        if self.num_ranks == 1:
+            return head
+        size = -(-head.shape[0] // self.num_ranks)
+        start = min(self.rank * size, head.shape[0])
+        part = head.rows(start, min(start + size, head.shape[0]))
+        filling = np.zeros((size - part.shape[0], part.data.shape[1]), np.uint8)
+        data = np.concatenate([part.data, filling])
+        return replace(part, shape=(size, head.shape[1]), data=data)
+
+
+WHOLE = Shard()
+
+
+@dataclass(frozen=True, slots=True)
+class RowFormat:
+    """How the rows of a matrix are stored that ranks divide along `in`."""
+
+    name: str
+    num_columns: int
+    format: QuantFormat
+
+
+def divide(config: ModelConfig, num_ranks: int) -> ModelConfig:
+    """The numbers of the model that each rank runs; `check_division` has passed."""
+    if num_ranks == 1:
+        return config
+    mixture = config.mixture
+    if mixture is not None:
+        mixture = replace(
+            mixture,
+            intermediate_size=mixture.intermediate_size // num_ranks,
+            shared_intermediate_size=mixture.shared_intermediate_size // num_ranks,
+        )
+    return replace(
+        config,
+        intermediate_size=config.intermediate_size // num_ranks,
+        attention=tuple(
+            replace(
+                spec,
+                num_heads=spec.num_heads // num_ranks,
+                num_kv_heads=spec.num_kv_heads // num_ranks,
+            )
+            for spec in config.attention
+        ),
+        mixture=mixture,
+    )
+
+
+def check_division(config: ModelConfig, rows: list[RowFormat], num_ranks: int) -> None:
+    """Raises: ConfigError that says what does not divide, and which numbers of ranks there are."""
+    reason = next(obstacles(config, rows, num_ranks), None)
+    if reason is None:
+        return
+    most = config.attention[0].num_kv_heads
+    allowed = [n for n in range(1, most + 1) if next(obstacles(config, rows, n), None) is None]
+    raise ConfigError(FIELD, num_ranks, f"{', '.join(map(str, allowed))} with this model", reason)
+
+
+def obstacles(config: ModelConfig, rows: list[RowFormat], num_ranks: int) -> Iterator[str]:
+    """What keeps a model from being divided, a sentence each."""
+    spec, mixture = config.attention[0], config.mixture
+    for what, size in (("query heads", spec.num_heads), ("KV heads", spec.num_kv_heads)):
+        if size % num_ranks:
+            yield f"It has {size} {what}, which {num_ranks} ranks cannot share evenly."
+    inner = [config.intermediate_size]
+    if mixture is not None:
+        inner = [mixture.intermediate_size, mixture.shared_intermediate_size]
+    for size in inner:
+        if size % (num_ranks * GATE_UP_INTERLEAVE):
+            yield (
+                f"Its feed-forward of {size} columns does not come apart in {num_ranks} parts of "
+                f"whole units of {GATE_UP_INTERLEAVE}."
+            )
+    for row in rows:
+        block = row.format.block_size
+        if row.num_columns % (num_ranks * block):
+            yield (
+                f"{row.name} is stored as {row.format.name}, in blocks of {block} along its "
+                f"{row.num_columns} columns, and {num_ranks} ranks would cut blocks: take a file "
+                "whose format has smaller ones (q8_0, q4_0) or none (bf16)."
+            )
