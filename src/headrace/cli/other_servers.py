@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 _AS_THE_TEMPLATE = "leave it out: calls and reasoning are read as the model's template writes them"
-_ONE_PROCESS = "leave it out: a model runs whole in one process, --threads N on a CPU"
+_NO_PIPELINE = "--tensor-parallel-size N divides a model over N GPUs of one machine"
 
 FLAGS = {
     "--api-key": "`headrace keys create NAME` makes a key, also while the server runs",
     "--gpu-memory-utilization": "--memory SIZE, weights included",
-    "--tensor-parallel-size": _ONE_PROCESS,
-    "--pipeline-parallel-size": _ONE_PROCESS,
+    "--pipeline-parallel-size": _NO_PIPELINE,
     "--enable-auto-tool-choice": _AS_THE_TEMPLATE,
     "--tool-call-parser": _AS_THE_TEMPLATE,
     "--reasoning-parser": _AS_THE_TEMPLATE,

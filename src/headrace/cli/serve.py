@@ -162,6 +162,13 @@ def serve(
             "calls. Default: none.",
         ),
     ] = None,
+    tensor_parallel_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="GPUs that the model is divided over, with HEADRACE_DEVICE=cuda. Default: 1.",
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
@@ -200,6 +207,7 @@ def serve(
         "engine.max_num_batched_tokens": max_num_batched_tokens,
         "engine.max_mixed_prompt_tokens": max_mixed_prompt_tokens,
         "engine.max_model_len": max_model_len,
+        "engine.tensor_parallel_size": tensor_parallel_size,
         "engine.num_threads": threads,
         "engine.isa": isa,
         "engine.kv_cache_dtype": kv_cache_dtype,

@@ -29,6 +29,7 @@ Speculative = Literal["off", "auto", "prompt-lookup", "draft-model", "both"]
 DraftAcceptance = Literal["same-noise", "rejection"]
 QueuePolicy = Literal["fair", "fcfs", "priority"]
 
+MAX_RANKS = 64
 MIN_MEMORY_BYTES = 64 * 1024**2
 MAX_PAST_TOKENS = 2**22
 DEFAULT_ADAPTER_MEMORY_BYTES = 256 * 1024**2
@@ -42,6 +43,8 @@ class EngineConfig:
     Fields:
         device: `cpu` is the C++ extension, `cuda` an NVIDIA GPU through the extra `cuda`,
             `reference` numpy; `auto` is `cpu`, or `reference` without the extension.
+        tensor_parallel_size: GPUs that a model is divided over, a process for each; every limit of
+            memory is then one GPU's. Its heads and feed-forward have to divide evenly.
         isa: highest instruction set that kernels may use; None is the best of this CPU.
         num_threads: threads of the kernels; None is one per physical core this process may use.
         memory_bytes: weights, KV cache and scratch together; None is a share of what is free.
@@ -95,6 +98,7 @@ class EngineConfig:
     """
 
     device: Device = "auto"
+    tensor_parallel_size: int = 1
     isa: Isa | None = None
     num_threads: int | None = None
     memory_bytes: int | None = None
@@ -122,6 +126,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         check_choice("engine.device", self.device, get_args(Device))
+        check_integer("engine.tensor_parallel_size", self.tensor_parallel_size, 1, MAX_RANKS)
         check_choice("engine.isa", self.isa, (None, *get_args(Isa)))
         check_integer("engine.num_threads", self.num_threads, 1, 1024, is_optional=True)
         if self.memory_bytes is not None:
@@ -145,6 +150,8 @@ class EngineConfig:
         check_choice("engine.draft_acceptance", self.draft_acceptance, get_args(DraftAcceptance))
         self._check_draft_model()
         parse_adapters(self.adapters)
+        if self.tensor_parallel_size > 1:
+            self._check_ranks()
         if self.adapter_memory_bytes is not None:
             check_bytes("engine.adapter_memory_bytes", self.adapter_memory_bytes, 0, 2**50)
         check_choice("engine.canary", self.canary, get_args(CanaryMode))
@@ -169,6 +176,23 @@ class EngineConfig:
         """Whether guesses are looked up in the texts of all requests."""
         has_both = self.speculative == "auto" and self.draft_model is not None
         return has_both or self.speculative in ("prompt-lookup", "both")
+
+    def _check_ranks(self) -> None:
+        """What a model that is divided over several GPUs cannot have."""
+        size = self.tensor_parallel_size
+        if self.device not in ("cuda", "reference"):
+            raise ConfigError(
+                "engine.tensor_parallel_size",
+                size,
+                f"1 on the device {self.device}",
+                "A CPU runs a model whole, with engine.num_threads threads; for GPUs set "
+                "engine.device: cuda, or HEADRACE_DEVICE=cuda.",
+            )
+        refused = {"engine.draft_model": self.wanted_draft_model, "engine.adapters": self.adapters}
+        for field, value in refused.items():
+            if value:
+                allowed = f"nothing where engine.tensor_parallel_size is {size}"
+                raise ConfigError(field, value, allowed, "Leave it out, or run on one GPU.")
 
     def _check_draft_model(self) -> None:
         name = self.draft_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-SERVER, ENGINE = "headrace-serve", "headrace-engine"
+SERVER, ENGINE, RANK = "headrace-serve", "headrace-engine", "headrace-rank"
 
 
 def name_process(name: str) -> None:

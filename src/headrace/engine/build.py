@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headrace.engine.engine import make_drafter
 from headrace.engine.model_text import load_text
@@ -24,6 +25,9 @@ from headrace.sampling.logits_rule import LogitsRules
 from headrace.text.chat_template import ChatTemplate
 from headrace.text.tokenizer import Tokenizer
 from headrace.weights.weight_reader import WeightReader
+
+if TYPE_CHECKING:
+    from headrace.engine.ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,10 @@ class LoadedModel:
     ops: Ops
     reader: WeightReader
     rules: LogitsRules
-    adapters: AdapterTable
+    adapters: AdapterTable | None
     drafter: Drafter | None = None
     draft_reader: WeightReader | None = None
+    ranks: Ranks | None = None
 
     def work_per_token(self) -> WorkPerToken:
         """What a step moves and computes, from the file's index; the file must be open."""
@@ -73,12 +78,16 @@ def finish_model(
     Raises: ModelFileError, UnsupportedFormat; QualityDrift where that is to be refused.
     """
     tokenizer, template = load_text(started.reader, cache_dir, is_brief)
-    if not is_brief or started.has_canary:
+    if not is_brief or started.has_canary or started.ranks is not None:
         started.finish_packing()
+    if started.ranks is not None:
+        started.ranks.watch()
     rules = LogitsRules(lambda: tokenizer, started.config.vocab_size)
-    adapters = AdapterTable(
-        started.model, started.ops, started.reader.architecture, started.capacity.adapter_bytes
-    )
+    adapters = None
+    if started.ranks is None:
+        adapters = AdapterTable(
+            started.model, started.ops, started.reader.architecture, started.capacity.adapter_bytes
+        )
     drafter = make_drafter(started)
     (progress or ignore_progress)("loading", 1.0)
     return LoadedModel(
@@ -101,6 +110,7 @@ def finish_model(
         drafter=drafter,
         draft_reader=started.draft.reader if started.draft else None,
         adapters=adapters,
+        ranks=started.ranks,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from headrace.cache.kv_cache_manager import KVCacheManager
 from headrace.core.activity import AnswerActivity
@@ -39,6 +39,9 @@ from headrace.executor.model_guesser import LOOKAHEAD_TOKENS
 from headrace.sched.scheduler import Scheduler
 from headrace.sched.token_budget import SchedulerLimits
 from headrace.spec.past_answers import PastAnswers
+
+if TYPE_CHECKING:
+    from headrace.engine.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -169,14 +172,17 @@ def make_engine(
     clock: Clock,
     drafter: Drafter | None = None,
     adapters: Adapters | None = None,
+    ranks: Ranks | None = None,
 ) -> Engine:
-    """An engine for what fits."""
+    """An engine for what fits. `ranks`: the others that run each step too."""
     limits = scheduler_limits(config, capacity.max_model_len)
     if drafter is not None:
         limits = replace(limits, num_lookahead_tokens=LOOKAHEAD_TOKENS)
     kv_cache = KVCacheManager(
         capacity.num_blocks, capacity.block_size, config.enable_prefix_caching
     )
+    if ranks is not None:
+        runner = ranks.around(runner)
     if config.speculative != "off":
         past = PastAnswers(config.lookup_past_tokens) if config.lookup_past_tokens else None
         runner = DraftingRunner(runner, clock, config.looks_up_all, drafter, past)

@@ -1,4 +1,4 @@
-"""EngineProcess: the engine process as its parent sees it.
+"""EngineProcess: the engine process, or that of a rank, as its parent sees it.
 
 In: messages. Out: replies, its log, its end. Starting one takes a millisecond; it loads its code
 while the parent does, so start it before importing anything that is not needed for that. Knows
@@ -28,16 +28,17 @@ from headrace.engine.messages import (
     EngineReady,
     LogLine,
     StartEngine,
+    StartRank,
     Stop,
     ToProcess,
 )
 
 # Modules are found where this process finds them, and nowhere else. The comment is for whoever
 # lists processes.
-_CODE = """# headrace engine: {model}
+_CODE = """# headrace {what}: {model}
 import sys
 sys.path[:] = sys.argv[3].splitlines()
-from headrace.engine.worker import main
+from headrace.engine.{module} import main
 main(int(sys.argv[1]), int(sys.argv[2]))
 """
 _TICK_S = 0.25
@@ -48,12 +49,16 @@ MAX_WAITING_MESSAGES = 2**20
 class EngineProcess:
     """A child process, told to load a model. Any thread may send; one receives. `close` it."""
 
-    def __init__(self, order: StartEngine) -> None:
+    def __init__(self, order: StartEngine | StartRank) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
             folders = "\n".join(folder or os.getcwd() for folder in sys.path)
-            code = _CODE.format(model=ascii(Path(order.path).name))
+            what, module = "engine", "worker"
+            if isinstance(order, StartRank):
+                what, module = f"rank {order.rank}", "rank_worker"
+            model = ascii(Path(order.path).name)
+            code = _CODE.format(what=what, model=model, module=module)
             command = [sys.executable, "-P", "-c", code, str(number), str(os.getpid()), folders]
             environ = {"OPENBLAS_NUM_THREADS": "1"} | dict(os.environ)
             self._process = subprocess.Popen(  # noqa: S603  (our own code, no shell)
@@ -77,6 +82,13 @@ class EngineProcess:
         Raises: CapacityError.
         """
         self._waiting.send(message)
+
+    def send_now(self, message: object) -> None:
+        """Send past all that waits, in this thread, to a process that always reads.
+
+        Raises: OSError when it is gone.
+        """
+        self._link.send(message)
 
     def receive(self, timeout_s: float | None) -> list[Any]:
         """Take replies, waiting up to `timeout_s` for the first; log lines are logged here.

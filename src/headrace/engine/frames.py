@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.core.step import StepReport
+from headrace.core.step import SchedulerOutput, StepReport
 from headrace.engine.messages import (
     Abort,
     AdapterLoaded,
@@ -31,9 +31,13 @@ from headrace.engine.messages import (
     LogLine,
     OrderDone,
     PauseEngine,
+    RankPlanned,
+    RankReady,
+    RanksAgreed,
     ResetPrefixes,
     ResumeEngine,
     StartEngine,
+    StartRank,
     Stop,
     Submit,
     UnloadAdapter,
@@ -44,6 +48,7 @@ _KINDS: tuple[type, ...] = (
     CheckForm, FormChecked, LogLine, Inspect, Inspection,
     LoadAdapter, AdapterLoaded, UnloadAdapter, AdapterUnloaded,
     PauseEngine, ResumeEngine, ResetPrefixes, OrderDone,
+    StartRank, RankPlanned, RanksAgreed, RankReady, SchedulerOutput,
 )  # fmt: skip
 _NUMBER_OF = {kind: number for number, kind in enumerate(_KINDS)}
 _HEADER = struct.Struct("<IB")

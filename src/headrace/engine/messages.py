@@ -2,8 +2,8 @@
 
 In: Submit, Abort, Inspect, orders to the engine as a whole, LoadAdapter, UnloadAdapter, Stop. Out:
 StepReport (core/step.py) after each step, Inspections, what became of orders and adapters, and one
-EngineEnded last. The rest is between the two processes alone: how the engine process starts, forms,
-its log.
+EngineEnded last. The rest is between processes alone: how the engine process and the ranks of a
+divided model start, forms, the log.
 """
 
 from __future__ import annotations
@@ -179,6 +179,37 @@ class EngineNotStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class StartRank:
+    """The first message to the process of a rank other than 0; else as StartEngine."""
+
+    path: str
+    engine: EngineConfig
+    free_bytes: int
+    rank: int
+    log_level: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankPlanned:
+    """How many blocks of KV cache a rank has room for. It waits for a RanksAgreed."""
+
+    num_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class RanksAgreed:
+    """How many blocks all ranks have, and where they meet: what RankGroup.join takes."""
+
+    num_blocks: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class RankReady:
+    """A rank has its weights. What follows are steps (core/step.py), until a Stop."""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckForm:
     """Find out whether answers can be held to a form, and keep it compiled."""
 
@@ -205,4 +236,4 @@ class LogLine:
     at_s: float = 0.0
 
 
-ToProcess = EngineMessage | StartEngine | CheckForm
+ToProcess = EngineMessage | StartEngine | StartRank | CheckForm

@@ -7,9 +7,12 @@ needs to finish the model, so this imports none of it: no text, no scheduler, no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from headrace.core.engine_config import CanaryMode, EngineConfig
 from headrace.core.errors import OutOfMemory
@@ -17,23 +20,45 @@ from headrace.core.units import format_bytes
 from headrace.engine.started_draft import StartedDraft, open_draft
 from headrace.executor.adapter_table import adapter_room
 from headrace.executor.canary import Reference, check_canary, read_reference
-from headrace.executor.load import load_weights, read_config
+from headrace.executor.load import ModelTensors, load_weights, read_config, row_formats
 from headrace.executor.memory import NO_DRAFT, Capacity, kv_cache_dtype, plan_capacity
+from headrace.executor.shard import WHOLE, Shard, check_division, divide
 from headrace.executor.uneven_keys import mark_uneven_keys
 from headrace.models.llama import Llama
 from headrace.models.model_config import ModelConfig
 from headrace.models.registry import model_class
 from headrace.ops.protocol import KVCache, Ops
-from headrace.ops.table import make_ops
+from headrace.ops.rank_group import RankGroup
+from headrace.ops.table import make_ops, make_rank_ops
 from headrace.weights.weight_reader import WeightReader, open_weights
+
+if TYPE_CHECKING:
+    from headrace.engine.ranks import Ranks
+
+# Loaded where a model is divided.
+_RANKS = "headrace.engine.ranks"
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share done, 0 to 1."""
 
 
+class Place(Protocol):
+    """Which rank this process is, and how it comes to terms with the others."""
+
+    rank: int
+
+    def agree(self, num_blocks: int, group: RankGroup) -> int:
+        """The blocks of KV cache that every rank has room for; all have joined the group then."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StartedModel:
-    """A model that can run once its weights are packed, which its first op waits for."""
+    """A model that can run once its weights are packed, which its first op waits for.
+
+    `config` has the numbers of the file, `model.config` of what this process has of it. `ranks` are
+    the processes that have the rest.
+    """
 
     model: Llama
     config: ModelConfig
@@ -43,6 +68,7 @@ class StartedModel:
     reader: WeightReader
     is_eager: bool = False
     draft: StartedDraft | None = None
+    ranks: Ranks | None = None
     canary: CanaryMode = "off"
     reference: Reference | None = None
 
@@ -54,9 +80,11 @@ class StartedModel:
     def finish_packing(self) -> None:
         """Wait until all is packed, ask the canary, and give the pages of the files back.
 
-        Raises: QualityDrift where that is to be refused.
+        Raises: QualityDrift where that is to be refused; what keeps another rank from starting.
         """
         self.ops.finish_packing()
+        if self.ranks is not None:
+            self.ranks.meet()
         check_canary(
             self.model,
             self.cache,
@@ -69,6 +97,11 @@ class StartedModel:
         if self.draft is not None:
             self.draft.reader.release()
 
+    def close(self) -> None:
+        """End the processes of other ranks, of a model that is not going to run."""
+        if self.ranks is not None:
+            self.ranks.close()
+
 
 def start_model(
     path: Path,
@@ -76,10 +109,12 @@ def start_model(
     free_bytes: int,
     progress: Progress | None = None,
     draft_path: Path | None = None,
+    place: Place | None = None,
 ) -> StartedModel:
     """Read, plan, begin to pack. `draft_path`: of engine.draft_model, where that is wanted.
 
-    Raises: ModelFileError, UnsupportedFormat, MissingTensor, OutOfMemory, ConfigError.
+    Of a divided model this is rank 0, which starts the others, unless it is given its `place`.
+    Raises: ModelFileError, UnsupportedFormat, MissingTensor, OutOfMemory, ConfigError, EngineDied.
     """
     report = progress or ignore_progress
     report("reading", 0.0)
@@ -90,40 +125,71 @@ def start_model(
     reference = read_reference(reader.metadata, path, config.vocab_size) if is_asked else None
     if kv_cache_dtype(engine) == "int8":
         config = mark_uneven_keys(config, reader)
-    ops = make_ops(engine.device, isa=engine.isa, num_threads=engine.num_threads)
-    on_device = ops.free_bytes()
-    free = free_bytes if on_device is None else on_device
-    draft = draft_path and open_draft(draft_path, reader, config.vocab_size, engine)
-    wanted_len = engine.max_model_len or config.max_model_len
-    need = draft.need(ops, engine, wanted_len) if draft else NO_DRAFT
-    adapter_bytes = adapter_room(engine, model, config, reader.architecture, ops)
-    capacity = plan_capacity(config, reader, ops, engine, free, need, adapter_bytes)
-    weights = load_weights(
-        model,
-        config,
-        reader,
-        ops,
-        capacity.max_model_len,
-        progress=lambda done, layers: report("loading", done / (layers + 1)),
-    )
-    cache = allocate_cache(config, ops, capacity)
-    started_draft = None
-    if draft:
-        draft_cache = allocate_cache(draft.config, ops, capacity)
-        started_draft = draft.start(ops, capacity, draft_cache, need.weights_bytes)
-    own = model(ops, config, weights)
-    return StartedModel(
-        own,
-        config,
-        cache,
-        capacity,
-        ops,
-        reader,
-        is_eager=engine.eager,
-        draft=started_draft,
-        canary=engine.canary,
-        reference=reference,
-    )
+    num_ranks = engine.tensor_parallel_size
+    if num_ranks > 1:
+        check_division(config, row_formats(ModelTensors.open(reader, config)), num_ranks)
+    with _other_ranks(path, engine, free_bytes, place) as ranks:
+        place = place or ranks
+        ops, group = _open_ops(engine, place)
+        own_config = divide(config, num_ranks)
+        on_device = ops.free_bytes()
+        free = free_bytes // num_ranks if on_device is None else on_device
+        draft = draft_path and open_draft(draft_path, reader, config.vocab_size, engine)
+        wanted_len = engine.max_model_len or config.max_model_len
+        need = draft.need(ops, engine, wanted_len) if draft else NO_DRAFT
+        adapter_bytes = adapter_room(engine, model, config, reader.architecture, ops)
+        capacity = plan_capacity(own_config, reader, ops, engine, free, need, adapter_bytes)
+        if place is not None and group is not None:
+            capacity = capacity.with_blocks(place.agree(capacity.num_blocks, group))
+        weights = load_weights(
+            model,
+            config,
+            reader,
+            ops,
+            capacity.max_model_len,
+            progress=lambda done, layers: report("loading", done / (layers + 1)),
+            shard=WHOLE if place is None else Shard(place.rank, num_ranks),
+        )
+        cache = allocate_cache(own_config, ops, capacity)
+        started_draft = None
+        if draft:
+            draft_cache = allocate_cache(draft.config, ops, capacity)
+            started_draft = draft.start(ops, capacity, draft_cache, need.weights_bytes)
+        return StartedModel(
+            model(ops, own_config, weights),
+            config,
+            cache,
+            capacity,
+            ops,
+            reader,
+            is_eager=engine.eager,
+            draft=started_draft,
+            ranks=ranks,
+            canary=engine.canary,
+            reference=reference,
+        )
+
+
+@contextmanager
+def _other_ranks(
+    path: Path, engine: EngineConfig, free_bytes: int, place: Place | None
+) -> Iterator[Ranks | None]:
+    """The processes of the other ranks, if this is to be rank 0 of several; ended on an error."""
+    if engine.tensor_parallel_size == 1 or place is not None:
+        yield None
+        return
+    ranks: Ranks = importlib.import_module(_RANKS).Ranks(path, engine, free_bytes)
+    try:
+        yield ranks
+    except BaseException:
+        ranks.close()
+        raise
+
+
+def _open_ops(engine: EngineConfig, place: Place | None) -> tuple[Ops, RankGroup | None]:
+    if place is not None:
+        return make_rank_ops(engine.device, place.rank, engine.tensor_parallel_size)
+    return make_ops(engine.device, isa=engine.isa, num_threads=engine.num_threads), None
 
 
 def allocate_cache(config: ModelConfig, ops: Ops, capacity: Capacity) -> KVCache:

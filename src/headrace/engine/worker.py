@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from headrace.engine.frames import FrameSocket
 from headrace.engine.messages import (
     Abort,
     CheckForm,
+    EngineEnded,
     EngineMessage,
     EngineNotStarted,
     EngineReady,
@@ -64,7 +66,7 @@ def main(file_descriptor: int, parent_id: int) -> None:
     link = FrameSocket(socket.socket(fileno=file_descriptor))
     try:
         (start,) = link.receive(None)
-        _send_log(link, start.log_level)
+        send_log(link, start.log_level)
         worker = _load(link, start)
         if worker is not None:
             worker.run()
@@ -82,7 +84,8 @@ def _end_with_parent(parent_id: int) -> None:
         os._exit(0)
 
 
-def _send_log(link: FrameSocket, level: int) -> None:
+def send_log(link: FrameSocket, level: int) -> None:
+    """Have what this process logs, from this level on, logged at the other end of the link."""
     root = logging.getLogger()
     root.handlers = [LinkHandler(link)]
     root.setLevel(level)
@@ -96,6 +99,8 @@ def _load(link: FrameSocket, start: StartEngine) -> Worker | None:
         started = start_model(path, start.engine, start.free_bytes, draft_path=draft_path)
         worker = Worker(link, start, started)
         started.finish_packing()
+        if started.ranks is not None:
+            started.ranks.watch(partial(_end_with_rank, link))
     except Exception as error:
         if not isinstance(error, HeadraceError):
             logger.exception("The engine could not be started.")
@@ -118,6 +123,13 @@ def _load(link: FrameSocket, start: StartEngine) -> Worker | None:
     return worker
 
 
+def _end_with_rank(link: FrameSocket, sentence: str) -> None:
+    """End this process, whose steps would wait for ever for a rank that is gone."""
+    with contextlib.suppress(OSError):
+        link.send(EngineEnded(sentence))
+    os._exit(1)
+
+
 class Worker:
     """Three threads: steps, messages that come in, forms. Only forms need the vocabulary."""
 
@@ -130,12 +142,15 @@ class Worker:
             ),
             started.config.vocab_size,
         )
-        adapters = importlib.import_module(_ADAPTERS).AdapterTable(
-            started.model,
-            started.ops,
-            started.reader.architecture,
-            started.capacity.adapter_bytes,
-        )
+        self._ranks = started.ranks
+        adapters = None
+        if started.ranks is None:
+            adapters = importlib.import_module(_ADAPTERS).AdapterTable(
+                started.model,
+                started.ops,
+                started.reader.architecture,
+                started.capacity.adapter_bytes,
+            )
         drafter = build.make_drafter(started)
         runner = importlib.import_module(_RUNNER).ModelRunner(
             started.model,
@@ -147,7 +162,7 @@ class Worker:
             drafter.model if drafter else None,
         )
         engine = build.make_engine(
-            start.engine, started.capacity, runner, SystemClock(), drafter, adapters
+            start.engine, started.capacity, runner, SystemClock(), drafter, adapters, started.ranks
         )
         limits = build.scheduler_limits(start.engine, started.capacity.max_model_len)
         self._inbox: ThreadChannel[EngineMessage] = ThreadChannel(4 * limits.max_num_requests + 1)
@@ -160,6 +175,8 @@ class Worker:
         gc.freeze()  # what is loaded stays: a step need not wait until all of it was looked through
         threading.Thread(target=self._read, name="headrace-messages", daemon=True).start()
         self._loop.run()
+        if self._ranks is not None:
+            self._ranks.close()
 
     def _read(self) -> None:
         """Pass messages on; without a parent there is nothing to go on for."""

@@ -6,11 +6,12 @@ that would do. Units: bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.core.config import EngineConfig
 from headrace.core.errors import ConfigError, OutOfMemory
 from headrace.core.units import format_bytes
+from headrace.executor.load import ModelTensors
 from headrace.models.model_config import ModelConfig
 from headrace.ops.protocol import KVCacheDtype, Ops
 from headrace.weights.weight_reader import WeightReader
@@ -74,6 +75,15 @@ class Capacity:
     def num_kv_tokens(self) -> int:
         return self.num_blocks * self.block_size
 
+    def with_blocks(self, num_blocks: int) -> Capacity:
+        """The same with fewer blocks: what every rank has room for."""
+        return replace(
+            self,
+            num_blocks=num_blocks,
+            kv_bytes=self.kv_bytes // self.num_blocks * num_blocks,
+            max_model_len=min(self.max_model_len, (num_blocks - 1) * self.block_size),
+        )
+
     def describe(self) -> str:
         """The breakdown as one line for people."""
         draft = f"draft model {format_bytes(self.draft_bytes)}, " if self.draft_bytes else ""
@@ -100,6 +110,7 @@ def plan_capacity(
 ) -> Capacity:
     """Split the budget into weights, adapters, scratch and KV blocks.
 
+    Of a divided model: `config` is a rank's, and so is what comes out.
     Raises: OutOfMemory, ConfigError.
     """
     if engine.max_model_len is not None and engine.max_model_len > config.max_model_len:
@@ -121,7 +132,7 @@ def plan_capacity(
     block_bytes = ops.kv_bytes_per_block(config.attention, block_size, kv_dtype)
     block_bytes += draft.block_bytes
     wanted_len = engine.max_model_len or config.max_model_len
-    weights = weights_bytes(config, reader, ops, wanted_len)
+    weights = weights_bytes(config, reader, ops, wanted_len, engine.tensor_parallel_size)
     scratch = scratch_bytes(config, engine)
     fixed = weights + draft.fixed_bytes + scratch + PROGRAM_BYTES + adapter_bytes
     if budget is None:
@@ -186,9 +197,19 @@ def kv_cache_dtype(engine: EngineConfig) -> KVCacheDtype:
     return "int8" if engine.kv_cache_dtype == "int8" else "bf16"
 
 
-def weights_bytes(config: ModelConfig, reader: WeightReader, ops: Ops, max_positions: int) -> int:
-    """Packed size of all tensors. An embedding stays in the mapped file; a tied head is packed."""
+def weights_bytes(
+    config: ModelConfig, reader: WeightReader, ops: Ops, max_positions: int, num_ranks: int = 1
+) -> int:
+    """Packed size of all tensors. An embedding stays in the mapped file; a tied head is packed.
+
+    Of several ranks: one's part, and the embedding, which each has whole.
+    """
     total = sum(ops.packed_bytes(reader.outline(name)) for name in reader.names())
+    if num_ranks > 1:
+        tensors = ModelTensors.open(reader, config)
+        embed = ops.packed_bytes(reader.outline(tensors.table["embed"].name))
+        divided = total - embed if tensors.has("head") else total
+        total = -(-divided // num_ranks) + embed
     rope = sum(
         params.rotary_size * 4 * max_positions for params in set(config.ropes)
     )  # cos and sin, fp32

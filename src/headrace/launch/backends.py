@@ -46,15 +46,19 @@ def open_engine(
     free_bytes = machine.memory_available_bytes
     started = start_model(local.path, engine_config, free_bytes, progress, draft_path)
     finish_engine = importlib.import_module("headrace.launch.local_engine").finish_engine
-    engine: LocalEngine = finish_engine(
-        started,
-        local,
-        engine_config,
-        cache_dir=config.hub.home / "tokenizers",
-        progress=progress,
-        make_sink=make_sink,
-        is_brief=is_brief,
-    )
+    try:
+        engine: LocalEngine = finish_engine(
+            started,
+            local,
+            engine_config,
+            cache_dir=config.hub.home / "tokenizers",
+            progress=progress,
+            make_sink=make_sink,
+            is_brief=is_brief,
+        )
+    except BaseException:
+        started.close()
+        raise
     return engine
 
 

@@ -1,4 +1,4 @@
-"""The draft model that the settings ask for, found on this machine."""
+"""The draft model that the settings ask for, found on this machine; what models cannot have."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ def find_draft(store: ModelStore, engine: EngineConfig, may_pull: bool = False) 
         allowed = "a model that generates, with the vocabulary of the one it guesses for"
         raise ConfigError("engine.draft_model", name, allowed)
     return path
+
+
+def refuse_ranks(engine: EngineConfig, what: str, why: str) -> None:
+    """Raises: ConfigError where a model is to be divided that cannot be."""
+    size = engine.tensor_parallel_size
+    if size > 1:
+        raise ConfigError("engine.tensor_parallel_size", size, f"1 for {what}", why)
 
 
 def refuse_draft(engine: EngineConfig, what: str, why: str) -> None:

@@ -14,7 +14,7 @@ from headrace.engine.engine_process import EngineProcess
 from headrace.engine.messages import StartEngine
 from headrace.engine.supervisor import StartedProcess
 from headrace.hub.model_store import LocalModel, ModelStore
-from headrace.launch.draft_choice import find_draft, refuse_draft
+from headrace.launch.draft_choice import find_draft, refuse_draft, refuse_ranks
 from headrace.launch.model_kind import is_encoder
 
 
@@ -66,6 +66,7 @@ def start_engine(config: Config, model: str) -> Starting:
     local = store.resolve(model)
     if is_encoder(local.path):
         refuse_draft(config.engine, "an encoder", "It makes vectors; there is nothing to guess.")
+        refuse_ranks(config.engine, "an encoder", "It is small: one process has it whole.")
         return StartingEncoder(config, local)
     draft_path = find_draft(store, config.engine)
     machine = detect_machine()

@@ -68,6 +68,8 @@ class LocalEngine(EngineBackend):
     async def stop(self) -> None:
         """End what runs, stop the threads, unmap the weights. Calling it twice is harmless."""
         await super().stop()
+        if self._loaded.ranks is not None:
+            self._loaded.ranks.close()
         self._loaded.rules.close()
         self._loaded.reader.close()
         if self._loaded.draft_reader is not None:
@@ -93,7 +95,13 @@ def finish_engine(
     sink = make_sink(local.name) if make_sink is not None else NoMetrics()
     clock = SystemClock()
     engine = make_engine(
-        config, loaded.capacity, loaded.runner, clock, loaded.drafter, loaded.adapters
+        config,
+        loaded.capacity,
+        loaded.runner,
+        clock,
+        loaded.drafter,
+        loaded.adapters,
+        loaded.ranks,
     )
     running = assemble(engine, loaded, local, config, sink, clock)
     return LocalEngine(running, loaded, config, engine.drafting)

@@ -25,7 +25,7 @@ from headrace.engine.model_text import load_text
 from headrace.executor.load import read_config
 from headrace.executor.memory import FREE_SHARE, plan_capacity
 from headrace.hub.model_store import LocalModel, ModelStore
-from headrace.launch.draft_choice import refuse_draft
+from headrace.launch.draft_choice import refuse_draft, refuse_ranks
 from headrace.launch.encoder_backend import encoder_info
 from headrace.launch.engine_backend import EngineBackend, model_info
 from headrace.launch.engine_start import start_engine
@@ -101,6 +101,7 @@ def share_models(
         )
     why = "Serve each model with a draft model by a server of its own."
     refuse_draft(config.engine, "several models", why)
+    refuse_ranks(config.engine, "several models", "Serve each by a server of its own.")
     if config.engine.adapters:
         raise ConfigError(
             "engine.adapters",

@@ -15,12 +15,18 @@ from headrace.core.extras import install_command
 from headrace.core.machine import Roof
 from headrace.ops.kernel_note import IsaStatus, KernelNote
 from headrace.ops.protocol import Ops
+from headrace.ops.rank_group import RankGroup
 
 IMPLEMENTATIONS: dict[str, str] = {
     "cpu": "headrace.ops.cpu.cpu_ops:make_ops",
     "cuda": "headrace.ops.cuda.cuda_ops:make_ops",
     "reference": "headrace.ops.reference.reference_ops:make_ops",
 }
+RANKED: dict[str, str] = {
+    "cuda": "headrace.ops.cuda.rank_ops:make_rank_ops",
+    "reference": "headrace.ops.reference.host_group:make_rank_ops",
+}
+"""Devices over which a model can be divided."""
 _CUDA = "headrace.ops.cuda"
 _PROBE = "headrace.ops.cpu.roof:probe_roof"
 _GPU = "headrace.ops.cuda.device:describe"
@@ -44,6 +50,17 @@ def make_ops(device: str, isa: str | None = None, num_threads: int | None = None
         raise ConfigError("device", device, ", ".join(IMPLEMENTATIONS))
     ops: Ops = _load(path)(isa=isa, num_threads=num_threads or 1)
     return ops
+
+
+def make_rank_ops(device: str, rank: int, num_ranks: int) -> tuple[Ops, RankGroup]:
+    """One rank's ops, and the group that has to be joined before the first step.
+
+    Raises: ConfigError for a device that has no ranks, or not so many.
+    """
+    path = RANKED.get(device)
+    if path is None:
+        raise ConfigError("engine.tensor_parallel_size", num_ranks, f"1 on the device {device}")
+    return _load(path)(rank, num_ranks)  # type: ignore[no-any-return]
 
 
 def probe_roof(num_threads: int | None = None) -> Roof:

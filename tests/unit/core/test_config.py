@@ -11,6 +11,8 @@ import pytest
 from headrace.core.config import Config, EngineConfig, HubConfig, ServerConfig, StoreConfig
 from headrace.core.errors import ConfigError
 
+TWO_GPUS = {"tensor_parallel_size": 2, "device": "cuda"}
+
 
 def test_defaults() -> None:
     config = Config()
@@ -37,6 +39,11 @@ def test_frozen() -> None:
         (ServerConfig, {"protect_metrics": "no"}, "server.protect_metrics"),
         (EngineConfig, {"device": "gpu"}, "engine.device"),
         (EngineConfig, {"isa": "sse"}, "engine.isa"),
+        (EngineConfig, {"tensor_parallel_size": 0}, "engine.tensor_parallel_size"),
+        (EngineConfig, {"tensor_parallel_size": 2}, "engine.tensor_parallel_size"),
+        (EngineConfig, {**TWO_GPUS, "device": "cpu"}, "engine.tensor_parallel_size"),
+        (EngineConfig, {**TWO_GPUS, "draft_model": "a"}, "engine.draft_model"),
+        (EngineConfig, {**TWO_GPUS, "adapters": ("a=/b",)}, "engine.adapters"),
         (EngineConfig, {"num_threads": 0}, "engine.num_threads"),
         (EngineConfig, {"num_threads": True}, "engine.num_threads"),
         (EngineConfig, {"num_threads": 2.0}, "engine.num_threads"),

@@ -12,7 +12,15 @@ from fakes.scheduling import make_spec
 from headrace.core.config import EngineConfig
 from headrace.core.errors import InvalidGrammar
 from headrace.core.request import SamplingParams
-from headrace.core.step import RequestProgress, StepReport, StepStats, TokenLogprobs
+from headrace.core.step import (
+    NewRequest,
+    RequestProgress,
+    ScheduledRequest,
+    SchedulerOutput,
+    StepReport,
+    StepStats,
+    TokenLogprobs,
+)
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.engine.error_record import to_record
 from headrace.engine.frames import FrameSocket, encode
@@ -24,7 +32,11 @@ from headrace.engine.messages import (
     EngineReady,
     FormChecked,
     LogLine,
+    RankPlanned,
+    RankReady,
+    RanksAgreed,
     StartEngine,
+    StartRank,
     Stop,
     Submit,
 )
@@ -57,6 +69,27 @@ MESSAGES = (
     FormChecked(3, None),
     FormChecked(4, to_record(InvalidGrammar("regex", "it is broken."))),
     LogLine("headrace.engine", 40, "a\nb"),
+    StartRank("/a b", EngineConfig(device="cuda", tensor_parallel_size=2), 2**40, 1, 40),
+    RankPlanned(7),
+    RanksAgreed(5, "127.0.0.1:1"),
+    RankReady(),
+    SchedulerOutput(
+        3,
+        (ScheduledRequest("a", [1, 2], 5, [3, 4], 2, True, 1),),
+        (
+            NewRequest(
+                "a",
+                [1],
+                SAMPLING,
+                2**64 - 1,
+                stop_token_ids=[2],
+                bad_words_ids=[[3]],
+                output_token_ids=[4],
+                predicted_token_ids=[5],
+            ),
+        ),
+        ("b",),
+    ),
 )
 
 

@@ -151,3 +151,22 @@ def test_the_plan_says_what_bounds_the_cache(folder: Path) -> None:
     assert "32: what 70% of the free memory leaves)" in scarce.describe()
     limited = plan(folder, memory_bytes=300 * MIB)
     assert "32: what 300.0 MiB leave)" in limited.describe()
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen2-tied"])
+def test_a_rank_has_its_part_and_the_whole_embedding(name: str, tmp_path: Path) -> None:
+    reader = open_weights(save(build(case(name)), tmp_path))
+    config = model_class(reader.architecture).config_from_huggingface(reader.metadata)
+    ops = ReferenceOps(np.float32)
+    whole, half = (weights_bytes(config, reader, ops, 0, ranks) for ranks in (1, 2))
+    embed = config.vocab_size * config.hidden_size * 4
+    matrices = whole - embed if name == "qwen2" else whole  # a tied head is a part of it
+    assert half == matrices // 2 + embed
+
+
+def test_ranks_have_the_blocks_that_the_smallest_has(folder: Path) -> None:
+    mine = plan(folder)
+    agreed = mine.with_blocks(5)
+    assert agreed.num_kv_tokens == 5 * mine.block_size
+    assert agreed.kv_bytes * mine.num_blocks == mine.kv_bytes * 5
+    assert agreed.max_model_len == 4 * mine.block_size < mine.max_model_len

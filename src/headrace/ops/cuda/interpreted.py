@@ -16,9 +16,14 @@ from triton.runtime import interpreter
 from headrace.core.errors import ConfigError
 
 
+def is_interpreting() -> bool:
+    """Whether kernels were made for the interpreter, which cannot run on a GPU."""
+    return bool(triton.knobs.runtime.interpret)
+
+
 def prepare_interpreter() -> None:
     """Repair loop bounds, once. Raises: ConfigError where kernels were not made interpretable."""
-    if not triton.knobs.runtime.interpret:
+    if not is_interpreting():
         raise ConfigError(
             "engine.device", "cuda on cpu", "cuda, cpu, reference",
             "Triton kernels run without a GPU only in its interpreter: set TRITON_INTERPRET=1 "
