@@ -84,3 +84,34 @@ def test_an_adapter_whose_file_is_gone_is_served_no_longer(tmp_path: Path) -> No
         assert listed == [server.model, "stays"]
         assert (asked.status_code, asked.json()["error"]["code"]) == (404, "model_not_found")
         assert "adapter gone is gone: " in server.program.stderr
+
+
+def test_what_replaced_an_adapter_in_place_outlives_the_engine(tmp_path: Path) -> None:
+    """One path, other files, and an answer that runs with the old ones: the next engine finds the
+    new ones for both loads, and lets go of neither."""
+    model = write_random_model(tmp_path / "model", LAYERS)
+    place = write_random_adapter(tmp_path / "sql", 0, LAYERS)
+    (tmp_path / "settings.yaml").write_text(SETTINGS)
+    options = ("--config", str(tmp_path / "settings.yaml"), "--lora", f"sql={place}")
+    body = {"model": "sql", "prompt": "A river is", "ignore_eos": True, "max_tokens": 3000}
+    with serve(model, tmp_path, *options, "--allow-runtime-adapters") as server:
+        old = answer(server, "sql")
+        with (
+            server.client() as client,
+            client.stream("POST", "/v1/completions", json=body | {"stream": True}) as reply,
+        ):
+            lines = (line for line in reply.iter_lines() if line.startswith("data: {"))
+            next(lines)
+            write_random_adapter(place, 1, LAYERS)
+            load = {"lora_name": "sql", "lora_path": str(place), "load_inplace": True}
+            with server.client() as other:
+                loaded = other.post("/v1/load_lora_adapter", json=load)
+            assert loaded.status_code == 200, loaded.text
+            new = answer(server, "sql")
+            assert new != old
+            dead = engine_of(server)
+            dead.kill()
+            last = json.loads(list(lines)[-1][6:])
+        assert "adapter" in last["error"]["message"]
+        wait_for_another_engine(server, dead)
+        assert [answer(server, "sql") for _ in range(2)] == [new, new]

@@ -88,7 +88,11 @@ class Engine:
             return
         adapter = message.spec.adapter
         if adapter and (self._adapters is None or adapter not in self._adapters):
-            gone = RequestError("Its adapter was unloaded before the request could begin.", "model")
+            gone = RequestError(
+                "Its adapter was unloaded, or its files were changed, before the request could go "
+                "on.",
+                "model",
+            )
             self._scheduler.refuse(message.spec.request_id, gone)
             return
         try:

@@ -24,12 +24,14 @@ MAX_ENGINES = 2
 
 @dataclass(slots=True)
 class _Load:
-    """`is_answered` is about the engine that runs now, `sha256` what any one found."""
+    """`is_answered` is about the engine that runs now, `sha256` what any one found. What it found
+    `is_leaving` where an unload was asked for since."""
 
     message: LoadAdapter
     sha256: str | None = None
     num_engines: int = 0
     is_answered: bool = False
+    is_leaving: bool = False
 
 
 class KeptAdapters:
@@ -40,6 +42,8 @@ class KeptAdapters:
         self._leaving: dict[str, UnloadAdapter] = {}
         # Of them, those that the engine which runs now was not told.
         self._untold: set[str] = set()
+        # What files of leaving adapters are now, where they have changed.
+        self._strays: set[str] = set()
         self._failed: list[AdapterLoaded] = []
 
     @property
@@ -52,6 +56,8 @@ class KeptAdapters:
         if isinstance(message, LoadAdapter):
             self._loads[message.load_id] = _Load(message)
         else:
+            for load in self._loads.values():
+                load.is_leaving = load.is_leaving or load.sha256 == message.sha256
             self._leave(message)
 
     def take(self, reply: AdapterLoaded | AdapterUnloaded) -> None:
@@ -70,12 +76,12 @@ class KeptAdapters:
         before, load.sha256, load.is_answered = load.sha256, sha256, True
         if before is None:
             self._stay(sha256)
-        elif before != sha256 and before in self._leaving:
-            # The files of one that is to leave have changed: what they are now must leave too.
-            self._leave(UnloadAdapter(sha256))
+        elif before != sha256 and load.is_leaving:
+            self._strays.add(sha256)
 
     def unloads(self, needed: Container[str]) -> list[UnloadAdapter]:
         """What the engine was not told yet; `needed` are digests of requests that it has not."""
+        self._judge_strays()
         told = sorted(sha256 for sha256 in self._untold if sha256 not in needed)
         self._untold.difference_update(told)
         return [self._leaving[sha256] for sha256 in told]
@@ -100,6 +106,15 @@ class KeptAdapters:
         """Loads that failed without an engine since the last call."""
         failed, self._failed = self._failed, []
         return failed
+
+    def _judge_strays(self) -> None:
+        """Changed files leave too, unless a load that stays has them: one that was replaced in
+        place. That is known when all of those are answered."""
+        staying = [load for load in self._loads.values() if not load.is_leaving]
+        if self._strays and all(load.is_answered for load in staying):
+            for sha256 in self._strays.difference(load.sha256 for load in staying):
+                self._leave(UnloadAdapter(sha256))
+            self._strays.clear()
 
     def _leave(self, message: UnloadAdapter) -> None:
         self._leaving[message.sha256] = message

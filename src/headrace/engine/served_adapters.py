@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 
 from headrace.core.backend import ModelInfo
 from headrace.core.clock import Clock
@@ -50,11 +50,14 @@ class ServedAdapters:
         self._serial = itertools.count()
         self._served: dict[str, _Served] = {}
         self._loading: dict[int, Future[AdapterLoaded]] = {}
-        # Names that are being loaded, each with its end.
-        self._taken: dict[str, Future[None]] = {}
+        # Names that are being loaded.
+        self._taken: set[str] = set()
         self._leaving: dict[str, Future[None]] = {}
-        # Between the last reply and the engine's end.
-        self._lock = Lock()
+        # Of them, those that the engine was not told.
+        self._untold: set[str] = set()
+        # Messages leave in the order in which they are decided on. Reentrant: a host may answer at
+        # once.
+        self._lock = RLock()
         self._end: HeadraceError | None = None
 
     def infos(self) -> list[ModelInfo]:
@@ -81,26 +84,19 @@ class ServedAdapters:
         Raises: InvalidParameter for a name in use; UnsupportedFormat, ModelFileError, OutOfMemory
         for what cannot be loaded; EngineDied.
         """
-        is_known = name in self._served and not is_replacing
-        if name == self._base.name or name in self._taken or is_known:
-            hint = "Unload it first, or replace it (load_inplace)." if is_known else ""
-            raise InvalidParameter("lora_name", name, "a name that is not in use", hint)
-        load_id = next(self._serial)
-        loaded: Future[None] = Future()
-        self._taken[name] = loaded
+        with self._lock:
+            self._check_name(name, is_replacing)
+            self._taken.add(name)
         try:
-            reply = await self._ask(LoadAdapter(load_id, path))
+            load_id, reply = await self._ask(path)
             if reply.error is not None:
                 raise to_error(reply.error)
-            before = self._served.get(name)
             info = self._describe(name, path, reply)
-            self._served[name] = _Served(info, load_id)
+            self._serve(name, _Served(info, load_id))
         finally:
-            del self._taken[name]
-            loaded.set_result(None)
-        if before is not None and before.sha256 != reply.sha256:
-            await self._loads_are_done()
-            self._let_go(before.sha256)
+            with self._lock:
+                self._taken.discard(name)
+                self._tell()
         made_for = f", made for {reply.base_name}" if reply.base_name else ""
         logger.info(
             "loaded adapter %s: rank %d, %d bytes%s", name, reply.rank, reply.num_bytes, made_for
@@ -112,29 +108,31 @@ class ServedAdapters:
 
         Raises: ModelNotFound, EngineDied.
         """
-        served = self._served.pop(name, None)
-        if served is None:
-            raise ModelNotFound(name, tuple(self._served))
-        await self._loads_are_done()
-        future = self._let_go(served.sha256)
+        with self._lock:
+            served = self._served.pop(name, None)
+            if served is None:
+                raise ModelNotFound(name, tuple(self._served))
+            future = self._leave(served.sha256)
         if future is not None:
-            await asyncio.wrap_future(future)
+            # Who stops waiting stops nobody else's.
+            await asyncio.shield(asyncio.wrap_future(future))
         logger.info("unloaded adapter %s", name)
 
     def take(self, reply: AdapterLoaded | AdapterUnloaded) -> None:
         """Tell who waits; notice what another engine process found."""
-        if isinstance(reply, AdapterUnloaded):
-            self._resolve(reply.sha256)
-            return
-        future = self._loading.pop(reply.load_id, None)
-        if reply.error is None and future is not None:
-            self._resolve(reply.sha256)  # it stays after all
-        if future is None:
-            self._notice(reply)
-        elif future.set_running_or_notify_cancel():
-            future.set_result(reply)
-        elif reply.error is None and not self._taken:
-            self._let_go(reply.sha256)  # who asked for it has gone
+        with self._lock:
+            if isinstance(reply, AdapterUnloaded):
+                self._resolve(reply.sha256)
+                return
+            future = self._loading.pop(reply.load_id, None)
+            if future is None:
+                self._notice(reply)
+            elif not future.set_running_or_notify_cancel():
+                self._forget(reply)
+            else:
+                if reply.error is None:
+                    self._resolve(reply.sha256)  # it stays after all
+                future.set_result(reply)
 
     def end(self, error: HeadraceError) -> None:
         """No engine will ever answer."""
@@ -150,36 +148,71 @@ class ServedAdapters:
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
 
-    async def _ask(self, message: LoadAdapter) -> AdapterLoaded:
-        future: Future[AdapterLoaded] = Future()
+    def _check_name(self, name: str, is_replacing: bool) -> None:
+        """Raises: InvalidParameter for a name in use."""
+        is_known = name in self._served and not is_replacing
+        if name == self._base.name or name in self._taken or is_known:
+            hint = "Unload it first, or replace it (load_inplace)." if is_known else ""
+            raise InvalidParameter("lora_name", name, "a name that is not in use", hint)
+
+    async def _ask(self, path: str) -> tuple[int, AdapterLoaded]:
+        """The engine's answer to a load, and the load's id."""
+        load_id, future = next(self._serial), Future[AdapterLoaded]()
         with self._lock:
             if self._end is not None:
                 raise self._end
-            self._loading[message.load_id] = future
+            self._loading[load_id] = future
+            try:
+                self._send(LoadAdapter(load_id, path))
+            except CapacityError:
+                del self._loading[load_id]
+                raise
         try:
-            self._send(message)
-        except CapacityError:
-            self._loading.pop(message.load_id, None)
+            return load_id, await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            with self._lock:
+                # The answer may have come, with nobody to take it up.
+                if not future.cancel() and future.exception() is None:
+                    self._forget(future.result())
             raise
-        return await asyncio.wrap_future(future)
 
-    async def _loads_are_done(self) -> None:
-        """What is being loaded may be the files that are let go: then they stay."""
-        while self._taken:
-            await asyncio.wait([asyncio.wrap_future(end) for end in self._taken.values()])
-
-    def _let_go(self, sha256: str) -> Future[None] | None:
-        """Have the engine unload it unless another name stands for it."""
-        if any(served.sha256 == sha256 for served in list(self._served.values())):
-            return None
+    def _serve(self, name: str, served: _Served) -> None:
         with self._lock:
-            if self._end is not None:
-                return None
-            future = self._leaving.setdefault(sha256, Future())
-        self._send(UnloadAdapter(sha256))
+            before = self._served.get(name)
+            self._served[name] = served
+            if before is not None:
+                self._leave(before.sha256)
+
+    def _forget(self, reply: AdapterLoaded) -> None:
+        """Who asked for it has gone."""
+        if reply.error is None:
+            self._leave(reply.sha256)
+
+    def _leave(self, sha256: str) -> Future[None] | None:
+        """Have the engine unload it unless another name stands for it."""
+        if self._end is not None or self._is_served(sha256):
+            return None
+        future = self._leaving.setdefault(sha256, Future())
+        self._untold.add(sha256)
+        self._tell()
         return future
 
+    def _tell(self) -> None:
+        """Tell the engine what is to leave. What is being loaded may be the same files: then they
+        stay."""
+        while self._untold and not self._taken and self._end is None:
+            sha256 = min(self._untold)
+            if self._is_served(sha256):
+                self._resolve(sha256)
+            else:
+                self._send(UnloadAdapter(sha256))
+                self._untold.discard(sha256)
+
+    def _is_served(self, sha256: str) -> bool:
+        return any(served.sha256 == sha256 for served in self._served.values())
+
     def _resolve(self, sha256: str) -> None:
+        self._untold.discard(sha256)
         future = self._leaving.pop(sha256, None)
         if future is not None and future.set_running_or_notify_cancel():
             future.set_result(None)

@@ -174,6 +174,40 @@ def test_files_that_changed_before_they_left_leave_too() -> None:
     assert (kept.start_again(), kept.unloads(())) == ([], [])
 
 
+def test_what_was_replaced_in_place_takes_nothing_of_what_replaced_it_along() -> None:
+    """One path, other files: a new process finds them for both loads, and one of these leaves."""
+    kept = KeptAdapters()
+    for load_id, sha256 in enumerate(("old", "new")):
+        kept.send(LoadAdapter(load_id, "/0"))
+        kept.take(AdapterLoaded(load_id, sha256))
+    kept.send(UnloadAdapter("old"))  # and a request that runs with it keeps it
+    kept.start_again()
+    kept.take(AdapterLoaded(0, "new"))
+    assert kept.unloads(()) == [UnloadAdapter("old")]
+    kept.take(AdapterLoaded(1, "new"))
+    assert kept.unloads(()) == []
+    # The same files under no name any more: now they leave, and nothing is left.
+    kept.send(UnloadAdapter("new"))
+    assert kept.unloads(()) == [UnloadAdapter("new")]
+    kept.take(AdapterUnloaded("new"))
+    assert kept.start_again() == []
+
+
+def test_changed_files_leave_also_where_a_process_ends_before_that_is_known() -> None:
+    kept = KeptAdapters()
+    for load_id in range(2):
+        kept.send(LoadAdapter(load_id, f"/{load_id}"))
+        kept.take(AdapterLoaded(load_id, f"sha {load_id}"))
+    kept.send(UnloadAdapter("sha 0"))
+    kept.start_again()
+    kept.take(AdapterLoaded(0, "changed"))
+    assert kept.unloads(()) == [UnloadAdapter("sha 0")]
+    kept.start_again()
+    kept.take(AdapterLoaded(0, "changed"))
+    kept.take(AdapterLoaded(1, "sha 1"))
+    assert kept.unloads(()) == [UnloadAdapter("changed"), UnloadAdapter("sha 0")]
+
+
 def test_an_adapter_that_is_loaded_anew_stays() -> None:
     kept = KeptAdapters()
     kept.send(LoadAdapter(0, "/0"))
@@ -218,6 +252,52 @@ async def test_a_load_that_nobody_waits_for_leaves_nothing_in_the_engine() -> No
     engine.adapters.take(AdapterLoaded(asked.load_id, "sha of /1"))
     assert engine.sent[-1] == UnloadAdapter("sha of /1")
     assert engine.adapters.infos() == []
+
+
+async def begun(engine: Engine, name: str, path: str) -> tuple[asyncio.Task[ModelInfo], int]:
+    """A load that the engine has not answered, and its id."""
+    loading = asyncio.create_task(engine.adapters.load(name, path))
+    num_sent = len(engine.sent)
+    while len(engine.sent) == num_sent:
+        await asyncio.sleep(0)
+    asked = engine.sent[-1]
+    assert isinstance(asked, LoadAdapter)
+    return loading, asked.load_id
+
+
+@pytest.mark.parametrize("has_answer", [False, True])
+async def test_nothing_is_left_of_a_load_given_up_beside_another(has_answer: bool) -> None:
+    """What the other one reads may be the same files; when it is known they are not, they leave."""
+    engine = Engine()
+    engine.is_silent = True
+    given_up, first_id = await begun(engine, "sql", "/1")
+    other, other_id = await begun(engine, "docs", "/2")
+    reply = AdapterLoaded(first_id, "sha of /1", 8, 9)
+    if has_answer:  # and nobody has taken it up yet
+        engine.adapters.take(reply)
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    if not has_answer:
+        engine.adapters.take(reply)
+    assert UnloadAdapter("sha of /1") not in engine.sent
+    engine.adapters.take(AdapterLoaded(other_id, "sha of /2", 8, 9))
+    await other
+    assert engine.sent[-1] == UnloadAdapter("sha of /1")
+    assert [info.name for info in engine.adapters.infos()] == ["docs"]
+
+
+async def test_who_stops_waiting_for_an_unload_does_not_stop_it() -> None:
+    engine = Engine()
+    await engine.adapters.load("sql", "/1")
+    engine.is_silent = True
+    other, other_id = await begun(engine, "docs", "/2")
+    unloading = asyncio.create_task(engine.adapters.unload("sql"))
+    await asyncio.sleep(0)  # it has begun, and waits for the load
+    unloading.cancel()
+    await asyncio.gather(unloading, return_exceptions=True)
+    engine.adapters.take(AdapterLoaded(other_id, "sha of /2", 8, 9))
+    await other
+    assert engine.sent[-1] == UnloadAdapter("sha of /1")
 
 
 async def test_a_load_that_finds_no_room_is_not_waited_for() -> None:
