@@ -50,6 +50,9 @@ _FOLDER_NAMES = frozenset(
         "chat_template.jinja",
         "chat_template.json",
         "model.safetensors.index.json",
+        # Where old releases of AutoGPTQ and AutoAWQ say how they packed.
+        "quantize_config.json",
+        "quant_config.json",
         # How sentence-transformers makes a vector.
         "modules.json",
         "sentence_bert_config.json",

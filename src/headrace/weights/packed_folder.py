@@ -1,6 +1,6 @@
 """PackedFolder: a Hugging Face folder whose matrices are packed integers, as a WeightReader.
 
-In: an open folder with a `quantization_config`. Out: the names that the unquantized model has,
+In: an open folder, and what it says of its packing. Out: the names that the unquantized model has,
 each matrix in a format of ours that holds its integers exactly. A matrix is converted when it is
 asked for; nothing is kept. Which modules are packed is read off their tensors, not off the lists
 of the config. Knows nothing of bit orders: packings.py does.
@@ -20,10 +20,25 @@ from headrace.quant.format import FORMATS
 from headrace.quant.packed_words import GroupScales, to_tensor
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.weights.packings import packing_of
-from headrace.weights.safetensors import SafetensorsReader
+from headrace.weights.safetensors import SafetensorsReader, read_json
 
-QUANTIZATION = "quantization_config"
+_QUANTIZATION = "quantization_config"
 _WEIGHT = ".weight"
+# Files of AutoGPTQ's and AutoAWQ's first releases, and what these need not say in them.
+_OLD_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+
+
+def quantization_of(reader: SafetensorsReader) -> object | None:
+    """What a folder says of packed matrices; None where it says nothing. Raises: ModelFileError."""
+    told = reader.metadata.get(_QUANTIZATION)
+    if told is not None:
+        return told
+    for name, method in _OLD_FILES.items():
+        if (reader.path / name).is_file():
+            found = read_json(reader.path, name)
+            bits = {"bits": found["w_bit"]} if "w_bit" in found else {}
+            return {"quant_method": method, **bits, **found}
+    return None
 
 
 class PackedFolder:
@@ -31,12 +46,11 @@ class PackedFolder:
 
     kind: Literal["safetensors"] = "safetensors"
 
-    def __init__(self, reader: SafetensorsReader) -> None:
-        """Take over an open folder.
+    def __init__(self, reader: SafetensorsReader, config: object) -> None:
+        """Take over an open folder. `config`: see quantization_of.
 
         Raises: UnsupportedFormat for a method, or a variant of one, that is not read here.
         """
-        config = reader.metadata[QUANTIZATION]
         self._reader = reader
         self._packing = packing_of(str(reader.path), config if isinstance(config, dict) else {})
         self._stored = frozenset(reader.names())

@@ -167,6 +167,7 @@ def packing_of(folder: str, config: Mapping[str, Any]) -> Packing:
     if method == "gptq":
         _expect(folder, config, "bits", (4, 8))
         _expect(folder, config, "checkpoint_format", ("gptq", "gptq_v2", None))
+        _expect(folder, config, "is_marlin_format", (False, None))
         return GptqPacking(config["bits"], config.get("checkpoint_format") != "gptq_v2")
     if method == "compressed-tensors":
         _expect(folder, config, "format", _CT_FORMATS)

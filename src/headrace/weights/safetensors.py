@@ -185,12 +185,16 @@ def _shards(folder: Path) -> Mapping[str, frozenset[str] | None]:
         return _shards_of_index(folder)
     if (folder / _SINGLE).is_file():
         return {_SINGLE: None}
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    if len(others) == 1:  # gptq_model-4bit-128g.safetensors
+        return {others[0]: None}
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
         raise UnsupportedFormat(
             f"{folder} holds pickled weights, which can run code; headrace does not read them. "
             "Get the model as safetensors."
         )
-    raise ModelFileError(f"{folder} has neither {_SINGLE} nor {_INDEX}.")
+    several = f", but {len(others)} files: {', '.join(others[:4])}" if others else ""
+    raise ModelFileError(f"{folder} has neither {_SINGLE} nor {_INDEX}{several}.")
 
 
 def _shards_of_index(folder: Path) -> Mapping[str, frozenset[str]]:

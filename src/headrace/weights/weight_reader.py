@@ -14,7 +14,7 @@ from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.weights.gguf import GgufReader
 from headrace.weights.gguf_part import GGUF_MAGIC
-from headrace.weights.packed_folder import QUANTIZATION, PackedFolder
+from headrace.weights.packed_folder import PackedFolder, quantization_of
 from headrace.weights.safetensors import SafetensorsReader
 
 
@@ -96,10 +96,9 @@ def open_weights(path: Path) -> WeightReader:
 
 def _open_folder(path: Path) -> WeightReader:
     reader = SafetensorsReader(path)
-    if reader.metadata.get(QUANTIZATION) is None:
-        return reader
     try:
-        return PackedFolder(reader)
+        config = quantization_of(reader)
+        return reader if config is None else PackedFolder(reader, config)
     except BaseException:
         reader.close()
         raise

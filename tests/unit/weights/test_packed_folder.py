@@ -98,6 +98,7 @@ def test_groups_that_are_written_down_but_in_order_are_no_shuffle(tmp_path: Path
         ("ct", {"config_groups": {"group_0": [1]}}, r"config_groups holds \[1\], not objects"),
         ("ct", {"config_groups": {"group_0": {"weights": [4]}}}, "type None; headrace reads int"),
         ("gptq", {"checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"),
+        ("gptq", {"is_marlin_format": True}, "is_marlin_format True; headrace reads False"),
         ("ct", {"format": "nvfp4-pack-quantized"}, "format 'nvfp4-pack-quantized'"),
         ("ct", {"quant_method": "fp8"}, "quantized with fp8.*awq, gptq, compressed-tensors"),
         ("ct", {"quant_method": None}, "an unnamed method"),
@@ -141,6 +142,36 @@ def test_activations_that_are_rounded_by_row_are_read(tmp_path: Path) -> None:
     groups = {"group_0": group | {"input_activations": rounded}}
     reader = open_weights(folder(tmp_path, kind, module(matrix(kind)), config_groups=groups))
     assert reader.tensor("m.weight").format.name == "q8_0"
+
+
+OLD_FILES = {
+    "gptq": ("quantize_config.json", {"bits": 4, "group_size": 64, "desc_act": False}),
+    "awq": ("quant_config.json", {"w_bit": 4, "q_group_size": 64, "version": "GEMM"}),
+}
+
+
+@pytest.mark.parametrize("name", OLD_FILES)
+def test_old_folders_say_it_in_a_file_of_their_own(tmp_path: Path, name: str) -> None:
+    """And call their only file of weights as they like."""
+    file, told = OLD_FILES[name]
+    packed = matrix(BY_NAME[name])
+    folder(tmp_path, BY_NAME[name], module(packed))
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    (tmp_path / file).write_text(json.dumps(told))
+    (tmp_path / "model.safetensors").rename(tmp_path / f"{name}_model-4bit-64g.safetensors")
+    reader = open_weights(tmp_path)
+    assert reader.names() == ("m.bias", "m.weight", "norm.weight")
+    np.testing.assert_array_equal(reader.tensor("m.weight").dequantize(), packed.floats)
+    (tmp_path / file).write_text(json.dumps(told | {"bits": 3}))
+    with pytest.raises(UnsupportedFormat, match="bits 3; headrace reads 4"):
+        open_weights(tmp_path)
+
+
+def test_an_old_file_beside_plain_weights_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    (tmp_path / "quantize_config.json").write_text('{"bits": 4}')
+    save_file({"m.weight": torch.ones(2, 32)}, tmp_path / "model.safetensors")
+    assert open_weights(tmp_path).tensor("m.weight").format.name == "f32"
 
 
 def test_a_config_that_is_no_object_names_no_method(tmp_path: Path) -> None:

@@ -127,6 +127,12 @@ def test_folders_without_a_part_say_which(tmp_path: Path) -> None:
     folder(tmp_path)
     with pytest.raises(ModelFileError, match=r"has neither model\.safetensors nor"):
         SafetensorsReader(tmp_path)
+    for name in ("a", "b"):
+        save_file({name: ONE["a"]}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(ModelFileError, match=r"but 2 files: a\.safetensors, b\.safetensors"):
+        SafetensorsReader(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
     with pytest.raises(UnsupportedFormat, match="pickled weights, which can run code"):
         SafetensorsReader(tmp_path)
