@@ -62,12 +62,13 @@ class SafetensorsReader:
         self._tensors: dict[str, _StoredTensor] = {}
         try:
             self._open_shards(_shards(path))
+            self._tensors = _with_head_names(self._tensors)
         except BaseException:
             self.close()
             raise
 
     def names(self) -> Sequence[str]:
-        """Names of the tensors, sorted."""
+        """Names of the tensors as a model with a head has them, sorted."""
         return tuple(sorted(self._tensors))
 
     def tensor(self, name: str) -> QuantTensor:
@@ -170,6 +171,17 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise ModelFileError(f"{path} holds {type(parsed).__name__}, and must hold an object.")
     return parsed
+
+
+def _with_head_names(tensors: dict[str, _StoredTensor]) -> dict[str, _StoredTensor]:
+    """A decoder that was saved without its head, as embedding models are, by the names that it has
+    inside a model with one."""
+    if "embed_tokens.weight" not in tensors:
+        return tensors
+    return {
+        name if name.startswith("lm_head.") else f"model.{name}": stored
+        for name, stored in tensors.items()
+    }
 
 
 def _architecture(folder: Path, config: Mapping[str, object]) -> str:
