@@ -18,6 +18,7 @@ from headrace.core.errors import BackendError, InvalidParameter, RequestError
 from headrace.core.request import Pooling
 from headrace.core.scores import to_scores
 from headrace.engine.encoder_model import EncoderInput, EncoderModel
+from headrace.executor.encoder_runner import NOT_NUMBERS
 from headrace.hub.model_store import ModelStore
 from headrace.launch.backends import find_model
 from headrace.launch.encoder_backend import open_encoder
@@ -132,8 +133,10 @@ class Embedder:
         is_one = isinstance(inputs, str | tuple)
         batch: list[Any] = [inputs] if is_one else list(inputs)
         names = [f"inputs[{index}]" for index in range(len(batch))]
-        outputs = encoder.runner.outputs(
-            encoder.tokenize(batch, truncate=truncate_prompt_tokens, names=names)
+        outputs = _numbers(
+            encoder.runner.outputs(
+                encoder.tokenize(batch, truncate=truncate_prompt_tokens, names=names)
+            )
         )
         if is_raw:
             return outputs
@@ -167,7 +170,7 @@ class Embedder:
             raise RequestError(f"{self.name} classifies and makes no vectors.", "model")
         names = [f"inputs[{index}]" for index in range(len(batch))]
         sequences = self._encoder.tokenize(batch, truncate=truncate, names=names)
-        return self._encoder.runner.vectors(sequences, [pooling] * len(sequences))
+        return _numbers(self._encoder.runner.vectors(sequences, [pooling] * len(sequences)))
 
     def _prompt(self, name: str | None) -> str:
         """The text before every input."""
@@ -183,6 +186,13 @@ class Embedder:
         if self._llm is None:
             raise BackendError("This is an encoder.")
         return self._llm
+
+
+def _numbers(rows: Vectors) -> Vectors:
+    """Raises: BackendError for rows that are none."""
+    if not np.isfinite(rows).all():
+        raise BackendError(NOT_NUMBERS)
+    return rows
 
 
 def normalize(vectors: Vectors) -> Vectors:

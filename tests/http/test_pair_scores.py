@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,12 +156,38 @@ def test_models_that_do_not_fit(classifier: Served, reranker: Served) -> None:
 def test_an_embedding_model_ranks_by_cosine(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path)
     with Embedder(folder, num_threads=1, encoder_dtype="f32") as embedder:
-        query, *others = embedder.embed([QUERY, *DOCUMENTS])
+        plain, *others = embedder.embed([QUERY, *DOCUMENTS])
+        query = embedder.embed(QUERY, prompt_name="query")[0]
     with served_encoder(folder) as server:
         results = post(server, "/rerank", query=QUERY, documents=DOCUMENTS).json()["results"]
         got = {entry["index"]: entry["relevance_score"] for entry in results}
         np.testing.assert_allclose([got[i] for i in range(4)], np.stack(others) @ query, atol=1e-6)
+        scores = post(server, "/score", text_1=QUERY, text_2=DOCUMENTS).json()["data"]
+        same = np.stack(others) @ plain
+        np.testing.assert_allclose([entry["score"] for entry in scores], same, atol=1e-6)
         assert post(server, "/classify", input="a").status_code == 400
+
+
+@pytest.mark.parametrize("name", ["document", "passage", "corpus"])
+def test_a_ranking_puts_prompts_of_their_own_before_query_and_documents(
+    tmp_path: Path, name: str
+) -> None:
+    """The texts of a score have one role: the prompt that goes before any text, if there is one."""
+    folder = encoder_folder(tmp_path)
+    prompts = {"query": "the query. ", name: "the mat. ", "any": "rain. "}
+    told = {"prompts": prompts, "default_prompt_name": "any"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(told))
+    with Embedder(folder, num_threads=1, encoder_dtype="f32") as embedder:
+        query = embedder.embed(QUERY, prompt_name="query")[0]
+        documents = embedder.embed(DOCUMENTS, prompt_name=name)
+        plain, *others = embedder.embed([QUERY, *DOCUMENTS])
+    with served_encoder(folder) as server:
+        results = post(server, "/rerank", query=QUERY, documents=DOCUMENTS).json()["results"]
+        scores = post(server, "/score", text_1=QUERY, text_2=DOCUMENTS).json()["data"]
+    got = {entry["index"]: entry["relevance_score"] for entry in results}
+    np.testing.assert_allclose([got[i] for i in range(4)], documents @ query, atol=1e-6)
+    same = np.stack(others) @ plain
+    np.testing.assert_allclose([entry["score"] for entry in scores], same, atol=1e-6)
 
 
 def test_classes_in_a_script(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import queue
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from threading import Event, Lock, Thread
 
@@ -37,7 +36,8 @@ from headrace.engine.encoder_stats import EncoderStats
 from headrace.engine.encoder_text import EncoderText
 from headrace.engine.given_orders import PAUSED
 from headrace.engine.text_threads import TextThreads
-from headrace.executor.encoder_runner import EncoderSequence
+from headrace.executor.encoder_runner import NOT_NUMBERS, EncoderSequence
+from headrace.executor.pooling_sums import is_finite
 
 logger = logging.getLogger(__name__)
 
@@ -278,15 +278,17 @@ class EncoderEngine:
 
     def _run(self) -> None:
         """Body of the thread: passes until the end."""
-        waiting: deque[EncoderJob] = deque()
+        waiting: list[EncoderJob] = []
         while self._receive(waiting):
-            self._may_run.wait()
+            if not self._may_run.is_set():
+                self._may_run.wait()
+                continue  # what has come meanwhile may be more urgent
             with self._passing:
                 # It may have been paused, or stopped, since.
                 is_wanted = self._may_run.is_set() and self._state != "dead"
                 if is_wanted and (jobs := next_jobs(waiting)):
                     self._run_pass(jobs)
-        self._end(list(waiting))
+        self._end(waiting)
 
     def _run_pass(self, jobs: Sequence[EncoderJob]) -> None:
         results: Sequence[Result | HeadraceError]
@@ -315,7 +317,7 @@ class EncoderEngine:
         with self._passing:
             return not self._may_run.is_set()
 
-    def _receive(self, waiting: deque[EncoderJob]) -> bool:
+    def _receive(self, waiting: list[EncoderJob]) -> bool:
         """Wait for a job, take all that are there. False at the end. Mutates: waiting."""
         while not waiting or not self._inbox.empty():
             job = self._inbox.get()
@@ -324,7 +326,7 @@ class EncoderEngine:
             waiting.append(job)
         return True
 
-    def _answer(self, jobs: Sequence[EncoderJob]) -> list[Result]:
+    def _answer(self, jobs: Sequence[EncoderJob]) -> list[Result | HeadraceError]:
         begun_at_s = self._clock.monotonic_s()
         for job in jobs:
             job.begun_at_s = begun_at_s
@@ -336,7 +338,8 @@ class EncoderEngine:
         ended_at_s = self._clock.monotonic_s()
         for job in jobs:
             job.ended_at_s = ended_at_s
-        return [tuple(row) for row in rows.tolist()]
+        damaged = BackendError(NOT_NUMBERS)
+        return [tuple(row) if is_finite(row) else damaged for row in rows.tolist()]
 
     def _end(self, waiting: list[EncoderJob]) -> None:
         with self._lock:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,21 +52,23 @@ def describe(job: EncoderJob, now_s: float, is_paused: bool) -> RequestActivity:
     )
 
 
-def next_jobs(waiting: deque[EncoderJob]) -> list[EncoderJob]:
-    """The jobs of about one pass, in the order in which they came, but for those that nobody waits
-    for any more. Mutates: waiting."""
-    jobs: list[EncoderJob] = []
-    num_tokens = 0
-    while waiting:
-        num_tokens += len(waiting[0].sequence.token_ids)
-        if jobs and num_tokens > MAX_PASS_TOKENS:
+def next_jobs(waiting: list[EncoderJob]) -> list[EncoderJob]:
+    """The jobs of about one pass: the most urgent, of these those that came first, but none that
+    nobody waits for any more. Mutates: waiting."""
+    waiting[:] = sorted((job for job in waiting if not job.future.done()), key=_rank)
+    num_jobs = num_tokens = 0
+    for job in waiting:
+        num_tokens += len(job.sequence.token_ids)
+        if num_jobs and num_tokens > MAX_PASS_TOKENS:
             break
-        job = waiting.popleft()
-        if job.future.done():
-            num_tokens -= len(job.sequence.token_ids)
-        else:
-            jobs.append(job)
+        num_jobs += 1
+    jobs = waiting[:num_jobs]
+    del waiting[:num_jobs]
     return jobs
+
+
+def _rank(job: EncoderJob) -> tuple[bool, int]:
+    return job.request.is_background, job.request.priority
 
 
 def deliver(jobs: Sequence[EncoderJob], results: Sequence[Result | HeadraceError]) -> None:

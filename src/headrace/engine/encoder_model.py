@@ -28,7 +28,7 @@ from headrace.models.encoder_config import EncoderConfig
 from headrace.models.registry import ENCODERS
 from headrace.ops.protocol import Ops
 from headrace.ops.table import make_ops
-from headrace.text.input_encoder import InputEncoder
+from headrace.text.input_encoder import Input, InputEncoder, InputTokens
 from headrace.text.tokenizer import Tokenizer
 from headrace.weights.sentence_config import SentenceConfig, read_sentence_config
 from headrace.weights.weight_reader import WeightReader, open_weights
@@ -134,9 +134,7 @@ class EncoderModel:
         """
         keep = self._check_truncate(truncate)
         texts: list[Any] = [each for each in inputs if _is_text(each)]
-        if self.facts.sentence.is_lowered:
-            texts = [_lowered(each) for each in texts]
-        made = iter(self.encoder.encode(texts, add_special_tokens, keep))
+        made = iter(self.encode(texts, add_special_tokens, keep))
         sequences = []
         for index, each in enumerate(inputs):
             name = names[index] if names else "prompt"
@@ -154,6 +152,14 @@ class EncoderModel:
                 )
             sequences.append(sequence)
         return sequences
+
+    def encode(
+        self, texts: Sequence[Input], add_special_tokens: bool = True, keep: int | None = None
+    ) -> list[InputTokens]:
+        """Tokens of texts and pairs, however many. See InputEncoder.encode."""
+        if self.facts.sentence.is_lowered:
+            texts = [_lowered(each) for each in texts]
+        return self.encoder.encode(texts, add_special_tokens, keep)
 
     def _check_truncate(self, truncate: int | None) -> int | None:
         limit = self.facts.plan.max_model_len
@@ -199,8 +205,8 @@ def _is_text(each: EncoderInput) -> bool:
     return isinstance(each, str) or (isinstance(each, tuple) and bool(each) and _is_pair(each))
 
 
-def _lowered(each: str | tuple[str, str]) -> str | tuple[str, ...]:
-    return each.lower() if isinstance(each, str) else tuple(text.lower() for text in each)
+def _lowered(each: Input) -> Input:
+    return each.lower() if isinstance(each, str) else (each[0].lower(), each[1].lower())
 
 
 def _is_pair(each: tuple[object, ...]) -> bool:

@@ -46,7 +46,7 @@ class EncoderText:
         )
 
     def _encode(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
-        (tokens,) = self._model.encoder.encode([text], add_special_tokens)
+        (tokens,) = self._model.encode([text], add_special_tokens)
         return tuple(tokens.ids)
 
     def _texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:

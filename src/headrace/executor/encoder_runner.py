@@ -23,6 +23,8 @@ MAX_PASS_TOKENS = 2048
 
 LEAST_SCRATCH_BYTES = 64 * 2**20
 
+NOT_NUMBERS = "The model's outputs are not numbers because its weights are damaged."
+
 
 def scratch_bytes(config: EncoderConfig, max_model_len: int) -> int:
     """About what the activations of the largest pass take. Units: tokens.

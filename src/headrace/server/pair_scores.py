@@ -36,6 +36,9 @@ from headrace.server.services import Call, Services
 
 Fields = ScoreFields | RerankFields | ClassifyFields
 
+# Names of prompts. Source: sentence-transformers, SentenceTransformer.encode_query and _document.
+_QUERY, _DOCUMENT = ("query",), ("document", "passage", "corpus")
+
 
 class TokenCounts(msgspec.Struct, frozen=True):
     prompt_tokens: int
@@ -96,7 +99,9 @@ async def create_scores(services: Services, call: Call) -> JsonReply:
     fields = validate(ScoreFields, call.body)
     model = services.find_model(fields.model)
     pairs = read_pairs(fields)
-    scores, usage = await _score(services, model, fields, pairs, score_names(fields))
+    scores, usage = await _score(
+        services, model, fields, _prompted(model, pairs), score_names(fields)
+    )
     data = [Score(index, score) for index, score in enumerate(scores)]
     created = int(services.clock.unix_s())
     body = ScoreList(response_id("score", None), created, fields.model, data, usage)
@@ -115,7 +120,8 @@ async def create_ranking(services: Services, call: Call) -> JsonReply:
     documents = read_documents(fields.documents)
     pairs = [(fields.query, document) for document in documents]
     names = [("query", f"documents[{index}]") for index in range(len(documents))]
-    scores, usage = await _score(services, model, fields, pairs, names)
+    prompted = _prompted(model, pairs, _QUERY, _DOCUMENT)
+    scores, usage = await _score(services, model, fields, prompted, names)
     # Equal scores stay in the order of the documents.
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     shows = fields.return_documents is not False
@@ -148,6 +154,25 @@ async def create_classes(services: Services, call: Call) -> JsonReply:
     created = int(services.clock.unix_s())
     body = ClassList(response_id("classify", None), created, fields.model, data, usage)
     return _reply(body, fields)
+
+
+def _prompted(
+    model: ModelInfo,
+    pairs: Sequence[tuple[str, str]],
+    first_names: Sequence[str] = (),
+    second_names: Sequence[str] = (),
+) -> list[tuple[str, str]]:
+    """Pairs with the prompts of an embedding model before them: of those names the first it has,
+    else the one that goes before any text. A head reads pairs as they are."""
+    first, second = (_prompt(model, names) for names in (first_names, second_names))
+    return [(first + one, second + other) for one, other in pairs]
+
+
+def _prompt(model: ModelInfo, names: Sequence[str]) -> str:
+    if model.kind != "embed":
+        return ""
+    name = next((name for name in names if name in model.prompts), model.default_prompt_name)
+    return model.prompts.get(name or "", "")
 
 
 async def _score(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import torch
 
 from fakes.encoders import encoder_folder, open_backend
 from headrace.core.errors import (
@@ -23,9 +24,11 @@ from headrace.core.errors import (
 )
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
+from headrace.embedder import Embedder
 from headrace.engine.encoder_model import EncoderModel
 from headrace.launch.engine_backend import EngineBackend
 from headrace.observe.prometheus import PrometheusMetrics
+from oracle.tiny_encoders import VOCAB, make_encoder, save, save_sentence_parts
 
 
 @pytest.fixture(scope="module")
@@ -232,3 +235,70 @@ async def test_who_has_gone_during_a_pause_keeps_no_place(backend: EngineBackend
     await backend.resume()
     assert all([(await task).vector is not None for task in late])
     assert await backend.drain(0)
+
+
+async def test_the_most_urgent_come_first(
+    backend: EngineBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches after all others; of one rank those that came first."""
+    monkeypatch.setattr("headrace.engine.encoder_jobs.MAX_PASS_TOKENS", 1)  # one text for each pass
+    await backend.pause("keep")
+    ends: list[str] = []
+
+    async def note(name: str, **more: object) -> None:
+        await answer(backend, ask(request_id=name, **more))
+        ends.append(name)
+
+    wishes = {
+        "batch": {"is_background": True, "priority": -9},
+        "plain": {},
+        "urgent": {"priority": -1},
+    }
+    tasks = []
+    for number, (name, more) in enumerate(wishes.items(), 1):
+        tasks.append(asyncio.create_task(note(name, **more)))
+        await open_requests(backend, number)
+    await backend.resume()
+    await asyncio.gather(*tasks)
+    assert ends == ["urgent", "plain", "batch"]
+
+
+async def test_outputs_that_are_no_numbers_are_an_error_of_their_own_request(
+    tmp_path: Path,
+) -> None:
+    encoder = make_encoder()
+    with torch.no_grad():
+        encoder.embeddings.word_embeddings.weight[VOCAB.index("moon")] = float("nan")
+    folder = save_sentence_parts(save(encoder, tmp_path))
+    backend = open_backend(folder)
+    await backend.start()
+    try:
+        asked = (answer(backend, ask(text)) for text in ("the moon", "the cat"))
+        damaged, whole = await asyncio.gather(*asked, return_exceptions=True)
+    finally:
+        await backend.stop()
+    assert isinstance(damaged, BackendError) and "not numbers" in damaged.message
+    assert isinstance(whole, RequestOutput) and whole.vector is not None
+    with (
+        Embedder(folder, num_threads=1, encoder_dtype="f32") as embedder,
+        pytest.raises(BackendError, match="not numbers"),
+    ):
+        embedder.embed(["the cat", "the moon"])
+
+
+async def test_tokens_are_shown_as_the_model_reads_them(tmp_path: Path) -> None:
+    """Lower-cased where its folder says so, also by a tokenizer that does not."""
+    folder = encoder_folder(tmp_path)
+    (folder / "tokenizer.json").write_text(
+        (folder / "tokenizer.json").read_text().replace('"lowercase": true', '"lowercase": false')
+    )
+    told = '{"max_seq_length": 40, "do_lower_case": true}'
+    (folder / "sentence_bert_config.json").write_text(told)
+    backend = open_backend(folder)
+    await backend.start()
+    try:
+        request = ask("The CAT")
+        shown = await backend.text("tiny").encode(request)
+        assert shown == (await answer(backend, request)).prompt_token_ids
+    finally:
+        await backend.stop()
