@@ -204,7 +204,7 @@ BAD_COMMANDS = (
     usage(
         "--config",
         "{files}/typo.yaml",
-        message="engine.num_thread is no setting; allowed: engine.device, engine.tensor_parallel_size, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.encoder_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_mixed_prompt_tokens, engine.max_mixed_background_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.eager, engine.policy, engine.speculative, engine.draft_model, engine.lookup_past_tokens, engine.draft_acceptance, engine.adapters, engine.adapter_memory_bytes, engine.canary, engine.stall_timeout_s, engine.max_restarts. Did you mean engine.num_threads?",
+        message="engine.num_thread is no setting; allowed: engine.device, engine.tensor_parallel_size, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.encoder_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_mixed_prompt_tokens, engine.max_mixed_background_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.eager, engine.policy, engine.speculative, engine.draft_model, engine.lookup_past_tokens, engine.draft_acceptance, engine.chat_template, engine.adapters, engine.adapter_memory_bytes, engine.canary, engine.stall_timeout_s, engine.max_restarts. Did you mean engine.num_threads?",
     ),
     usage(
         environ={"HEADRACE_MEMORY": "1MiB"},
@@ -273,11 +273,42 @@ BAD_COMMANDS = (
         message="{files} has no adapter_config.json, so it is no PEFT adapter.",
         code=1,
     ),
+    # templates that are none, before the model is loaded
+    *(
+        serve(
+            "--port",
+            "0",
+            "--chat-template",
+            f"{{files}}/{name}",
+            message=f"engine.chat_template is '{{files}}/{name}'; allowed: a UTF-8 file with a Jinja template that reads messages. {reason}",
+        )
+        for name, reason in (
+            ("nope.jinja", "No such file or directory."),
+            (
+                "open.jinja",
+                "Jinja says: Unexpected end of template. Jinja was looking for the following tags: 'endfor' or 'else'. The innermost block that needs to be closed is 'for'.",
+            ),
+            ("hello.jinja", "This one does not use the variable messages."),
+            ("binary.jinja", "It is not UTF-8 text."),
+        )
+    ),
+    serve(
+        "qwen2.5-coder:0.5b",
+        "all-minilm-l6-v2",
+        "--port",
+        "0",
+        "--chat-template",
+        "{files}/open.jinja",
+        message="engine.chat_template is '{files}/open.jinja'; allowed: a file beside one model alone. Each of several models has its own.",
+    ),
 )
 
 
 def write_bad_files(folder: Path, model: Path) -> None:
     """Everything that BAD_COMMANDS name. `model` is a real GGUF file, of which beginnings are cut."""
+    (folder / "open.jinja").write_text("{% for m in messages %}{{ m.content }}")
+    (folder / "hello.jinja").write_text("Hello, {{ name }}.")
+    (folder / "binary.jinja").write_bytes(b"{{ messages }}\xff")
     with model.open("rb") as real:
         beginning = real.read(1_000_000)
     gguf = {

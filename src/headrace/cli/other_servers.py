@@ -14,6 +14,7 @@ FLAGS = {
     "--reasoning-parser": _AS_THE_TEMPLATE,
     "--jinja": _AS_THE_TEMPLATE,
     "--model": "the model is an argument: headrace serve MODEL",
+    "--chat-template-file": "--chat-template FILE",
     "-m": "the model is an argument: headrace serve FILE",
     "-c": "--max-model-len N, for each request",
     "--ctx-size": "--max-model-len N, for each request",

@@ -27,7 +27,7 @@ from headrace.cli.generation import (
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_MODEL, Config
 from headrace.core.engine_config import parse_adapters
-from headrace.core.errors import ModelNotFound
+from headrace.core.errors import ConfigError, ModelNotFound
 from headrace.core.process_name import SERVER, name_process
 from headrace.hub.model_store import ModelStore
 from headrace.launch.engine_start import start_engine
@@ -178,6 +178,10 @@ def serve(
     draft_acceptance: DraftAcceptanceOption = None,
     lookup_past_tokens: LookupPastOption = None,
     lora: LoraOption = None,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Jinja template for chats. Default: the model's own."),
+    ] = None,
     no_pull: NoPullOption = False,
     config_file: ConfigOption = None,
 ) -> None:
@@ -217,6 +221,7 @@ def serve(
         "engine.draft_acceptance": draft_acceptance,
         "engine.lookup_past_tokens": lookup_past_tokens,
         "engine.adapters": tuple(lora) if lora else None,
+        "engine.chat_template": chat_template,
     }
     name_process(SERVER)
     config = load_config(config_file, flags, is_server=True)
@@ -227,6 +232,7 @@ def serve(
     with listener:
         for path in parse_adapters(config.engine.adapters).values():
             check_adapter_files(path)
+        _check_template(config, models)
         for model in models:
             find_model(config, model, may_pull=not no_pull)
         # The plans of several are made before the first of them is loaded.
@@ -263,6 +269,17 @@ def _models_of(config: Config, given: list[str]) -> list[str]:
         except ModelNotFound:
             known.setdefault(name, name)
     return list(known.values())
+
+
+def _check_template(config: Config, models: list[str]) -> None:
+    """Raises: ConfigError for a template that cannot be used, before a model is loaded."""
+    file = config.engine.chat_template
+    if file is None:
+        return
+    if len(models) > 1:
+        reason = "Each of several models has its own."
+        raise ConfigError("engine.chat_template", file, "a file beside one model alone", reason)
+    importlib.import_module("headrace.engine.model_text").read_template(file)
 
 
 def _say(config: Config, text: str) -> None:

@@ -84,6 +84,8 @@ class EngineConfig:
             `rejection` as often as both models' distributions allow, which is more often: answers
             of the same distribution, but others each time. Greedy requests and those that give a
             seed always have `same-noise`.
+        chat_template: file with a Jinja template that takes the place of the model's own; None is
+            the model's.
         adapters: LoRA adapters to load with the model, `NAME=PATH` each: a PEFT folder or a GGUF
             file; NAME is what requests give as their model.
         adapter_memory_bytes: of memory_bytes, room for adapters that are loaded later than those
@@ -118,6 +120,7 @@ class EngineConfig:
     draft_model: str | None = None
     lookup_past_tokens: int = 0
     draft_acceptance: DraftAcceptance = "same-noise"
+    chat_template: str | None = None
     adapters: tuple[str, ...] = ()
     adapter_memory_bytes: int | None = None
     canary: CanaryMode = "warn"
@@ -149,6 +152,8 @@ class EngineConfig:
         check_integer("engine.lookup_past_tokens", self.lookup_past_tokens, 0, MAX_PAST_TOKENS)
         check_choice("engine.draft_acceptance", self.draft_acceptance, get_args(DraftAcceptance))
         self._check_draft_model()
+        if self.chat_template is not None and not isinstance(self.chat_template, str):
+            raise ConfigError("engine.chat_template", self.chat_template, "a file path")
         parse_adapters(self.adapters)
         if self.tensor_parallel_size > 1:
             self._check_ranks()

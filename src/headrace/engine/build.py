@@ -70,6 +70,7 @@ def finish_model(
     cache_dir: Path | None = None,
     progress: Progress | None = None,
     is_brief: bool = False,
+    template_file: str | None = None,
 ) -> LoadedModel:
     """Load the text side and wait for the weights. `cache_dir` keeps built tokenizers.
 
@@ -77,7 +78,7 @@ def finish_model(
     first step waits for the weights, unless the model has a canary that is asked before.
     Raises: ModelFileError, UnsupportedFormat; QualityDrift where that is to be refused.
     """
-    tokenizer, template = load_text(started.reader, cache_dir, is_brief)
+    tokenizer, template = load_text(started.reader, cache_dir, is_brief, template_file)
     if not is_brief or started.has_canary or started.ranks is not None:
         started.finish_packing()
     if started.ranks is not None:

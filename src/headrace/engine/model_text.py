@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from headrace.core.errors import ConfigError
 from headrace.text.chat_template import ChatTemplate
 from headrace.text.tokenizer import Tokenizer
 from headrace.weights.gguf import GgufReader
@@ -14,10 +15,18 @@ from headrace.weights.weight_reader import WeightReader
 
 
 def load_text(
-    reader: WeightReader, cache_dir: Path | None, is_brief: bool = False
+    reader: WeightReader,
+    cache_dir: Path | None,
+    is_brief: bool = False,
+    template_file: str | None = None,
 ) -> tuple[Tokenizer, ChatTemplate | None]:
-    """Tokenizer and chat template. Raises: ModelFileError, UnsupportedFormat."""
+    """Tokenizer and chat template: that of a file, else the model's.
+
+    Raises: ModelFileError, UnsupportedFormat, ConfigError.
+    """
     tokenizer = load_tokenizer(reader, cache_dir, is_brief)
+    if template_file is not None:
+        tokenizer.chat_template = read_template(template_file)
     return tokenizer, load_template(tokenizer)
 
 
@@ -35,6 +44,29 @@ def load_tokenizer(
         key = None if cache_dir is None else reader.metadata_digest()
         return Tokenizer.from_gguf(reader.metadata, cache_dir, key, is_brief)
     return Tokenizer.from_huggingface(reader.path)
+
+
+def read_template(file: str) -> str:
+    """The source of the setting `engine.chat_template`.
+
+    Raises: ConfigError for a file that cannot be read, or is no template of chats.
+    """
+    field, allowed = (
+        "engine.chat_template",
+        "a UTF-8 file with a Jinja template that reads messages",
+    )
+    path = Path(file).expanduser()
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "It is not UTF-8 text"
+        raise ConfigError(field, file, allowed, f"{reason}.") from None
+    template = ChatTemplate(source, {})
+    if template.compile_error is not None:
+        raise ConfigError(field, file, allowed, f"Jinja says: {template.compile_error}")
+    if not template.reads_messages:
+        raise ConfigError(field, file, allowed, "This one does not use the variable messages.")
+    return source
 
 
 def load_template(tokenizer: Tokenizer) -> ChatTemplate | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from headrace.config.machine import detect_machine
 from headrace.config.resolve import resolve_engine
 from headrace.core.config import Config
+from headrace.core.errors import ConfigError
 from headrace.engine.engine_process import EngineProcess
 from headrace.engine.messages import StartEngine
 from headrace.engine.supervisor import StartedProcess
@@ -67,6 +68,10 @@ def start_engine(config: Config, model: str) -> Starting:
     if is_encoder(local.path):
         refuse_draft(config.engine, "an encoder", "It makes vectors; there is nothing to guess.")
         refuse_ranks(config.engine, "an encoder", "It is small: one process has it whole.")
+        if config.engine.chat_template is not None:
+            allowed = "a template for a language model"
+            reason = f"{local.name} is an encoder, which reads no chats."
+            raise ConfigError("engine.chat_template", config.engine.chat_template, allowed, reason)
         return StartingEncoder(config, local)
     draft_path = find_draft(store, config.engine)
     machine = detect_machine()

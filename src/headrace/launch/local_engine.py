@@ -91,7 +91,7 @@ def finish_engine(
     is_brief: bool = False,
 ) -> LocalEngine:
     """Text, scheduler and threads around weights that are being packed; see `open_engine`."""
-    loaded = finish_model(started, cache_dir, progress, is_brief)
+    loaded = finish_model(started, cache_dir, progress, is_brief, config.chat_template)
     sink = make_sink(local.name) if make_sink is not None else NoMetrics()
     clock = SystemClock()
     engine = make_engine(

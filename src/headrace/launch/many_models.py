@@ -70,7 +70,7 @@ def plan_model(
         plan = plan_capacity(
             config, reader, make_ops("cpu"), engine, free_bytes, adapter_bytes=room
         )
-        _, template = load_text(reader, cache_dir)
+        _, template = load_text(reader, cache_dir, template_file=engine.chat_template)
     size = config.hidden_size
     return plan, model_info(local, plan.max_model_len, size, template)
 

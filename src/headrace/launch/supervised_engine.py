@@ -40,7 +40,9 @@ def _finish(starting: StartingEngine, make_sink: MakeSink, clock: Clock) -> Engi
     local, config = starting.local, starting.order.engine
     reader = open_weights(local.path)
     try:
-        tokenizer, template = load_text(reader, starting.cache_dir)
+        tokenizer, template = load_text(
+            reader, starting.cache_dir, template_file=config.chat_template
+        )
     finally:
         reader.close()
     started = starting.wait()

@@ -80,22 +80,31 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
         self._environment = ChatEnvironment(clock or SystemClock())
         self._has_short_ids = asks_short_ids(source)
-        self._compile_error: str | None = None
+        self.compile_error: str | None = None
         try:
             self._tree = self._environment.parse(source)
             self._template = self._environment.from_string(self._tree)
         except (TemplateSyntaxError, RecursionError) as error:
             # Completions do not need the template, so a broken one only refuses chats.
-            self._compile_error = str(error)
+            self.compile_error = str(error)
+
+    @property
+    def reads_messages(self) -> bool:
+        """Whether it says anything of a chat."""
+        return "messages" in self._names
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        if self.compile_error is not None:
+            return frozenset()
+        return frozenset(meta.find_undeclared_variables(self._tree))
 
     @cached_property
     def variables(self) -> frozenset[str]:
         """Names the template reads that a request may set, such as enable_thinking."""
-        if self._compile_error is not None:
-            return frozenset()
-        names = meta.find_undeclared_variables(self._tree)
         fixed = {"messages", "tools", "documents", "add_generation_prompt"}
-        return frozenset(names - fixed - set(self._special_tokens) - set(self._environment.globals))
+        known = fixed | set(self._special_tokens) | set(self._environment.globals)
+        return self._names - known
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -156,9 +165,9 @@ class ChatTemplate:
         return spans
 
     def _render(self, chat: _Chat, marker: Marker) -> str:
-        if self._compile_error is not None:
+        if self.compile_error is not None:
             raise RequestError(
-                f"The model's chat template does not compile: {self._compile_error}. "
+                f"The model's chat template does not compile: {self.compile_error}. "
                 "Use /v1/completions, or give the model a working template.",
                 "messages",
             )
