@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from served_model import ServedModel, engine_of, serve, wait_for_another_engine
 
 from fakes.random_model import write_random_model
 from headrace import LLM, SamplingParams
-from headrace.core.errors import BackendError, ConfigError
+from headrace.core.errors import BackendError, ConfigError, QualityDrift
 from headrace.core.structured_outputs import StructuredOutputs
+from headrace.executor.canary import LOGPROBS_KEY, TOKENS_KEY
 from headrace.llm import Generation
 
 PROMPTS = ["The rivers of Europe", "la la la la la la", "one two three", "vier"]
@@ -87,6 +89,17 @@ def test_a_rank_that_is_killed_ends_the_engine_with_a_sentence(tiny: Path) -> No
 def test_a_model_that_cannot_be_divided_starts_no_process(tiny: Path) -> None:
     with pytest.raises(ConfigError, match=r"allowed: 1, 2, 4 with this model.*3 ranks cannot"):
         open_llm(tiny, 3)
+    assert other_ranks(psutil.Process()) == []
+
+
+def test_a_model_that_is_refused_after_loading_leaves_no_process(tmp_path: Path) -> None:
+    """All ranks ask the canary together; rank 0 raises what it says."""
+    model = write_random_model(tmp_path / "model", 1)
+    config = json.loads((model / "config.json").read_text())
+    config |= {TOKENS_KEY: list(range(3, 51)), LOGPROBS_KEY: [-20.0] * 47}
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(QualityDrift):
+        open_llm(model, 2, canary="refuse")
     assert other_ranks(psutil.Process()) == []
 
 

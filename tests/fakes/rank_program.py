@@ -17,13 +17,13 @@ from headrace.ops.cuda.cuda_ops import CudaOps
 from headrace.ops.cuda.rank_ops import make_rank_ops
 from oracle.driver import Driver, load_model
 
-PROMPT = (11, 7, 250, 9, 31, 4)
+PROMPT = (11, 7, 250, 9)
 
 
 def logits(folder: Path, ops: CudaOps, shard: Shard) -> np.ndarray:
-    """Of a prompt in two chunks, then of a token alone."""
+    """Of a prompt, then of a token alone."""
     driver = Driver(load_model(folder, ops, shard=shard), num_blocks=4, block_size=16)
-    return driver.run(PROMPT, [3, 2, 1])
+    return driver.run(PROMPT, [3, 1])
 
 
 def main(rank: int, num_ranks: int, out: Path, models: list[Path]) -> None:

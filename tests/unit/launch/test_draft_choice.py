@@ -10,7 +10,7 @@ from fakes.random_model import write_random_model
 from headrace.core.config import Config, EngineConfig, HubConfig
 from headrace.core.errors import ConfigError, ModelNotFound
 from headrace.hub.model_store import ModelStore
-from headrace.launch.draft_choice import find_draft, refuse_draft
+from headrace.launch.draft_choice import find_draft, refuse_draft, refuse_ranks
 
 
 @pytest.fixture
@@ -66,6 +66,13 @@ def test_refused_where_there_is_nothing_to_guess() -> None:
     refuse_draft(EngineConfig(draft_model="a", speculative="off"), "an encoder", "")
     with pytest.raises(ConfigError, match=r"none for an encoder\. Why"):
         refuse_draft(EngineConfig(draft_model="a"), "an encoder", "Why.")
+
+
+def test_what_cannot_be_divided_is_refused() -> None:
+    refuse_ranks(Config().engine, "an encoder", "")
+    divided = EngineConfig(device="cuda", tensor_parallel_size=2)
+    with pytest.raises(ConfigError, match=r"tensor_parallel_size is 2; allowed: 1 for an enc.*Why"):
+        refuse_ranks(divided, "an encoder", "Why.")
 
 
 @pytest.mark.parametrize("more", [{}, {"draft_model": "a", "speculative": "prompt-lookup"}])

@@ -22,6 +22,17 @@ def test_ops_name_what_is_missing_and_what_to_do() -> None:
         assert caught.value.hint
 
 
+def test_every_rank_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = pytest.importorskip("headrace.ops.cuda.device", exc_type=ImportError)
+    with pytest.raises(ConfigError, match=r"engine\.device"):
+        device.check_num_gpus(2)
+    monkeypatch.setattr(device, "why_unusable", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    device.check_num_gpus(2)
+    with pytest.raises(ConfigError, match=r"tensor_parallel_size is 4; allowed: 1 to 2 on.*sees 2"):
+        device.check_num_gpus(4)
+
+
 def test_other_devices_have_no_gpu() -> None:
     assert describe_gpu("cpu") is None
 

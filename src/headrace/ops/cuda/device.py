@@ -52,6 +52,19 @@ def open_device(device: torch.device) -> DeviceFacts:
     )
 
 
+def check_num_gpus(num_ranks: int) -> None:
+    """Raises: ConfigError without a GPU for each rank."""
+    reason = why_unusable()
+    if reason is not None:
+        raise ConfigError("engine.device", "cuda", "cpu, reference", reason)
+    num_gpus = torch.cuda.device_count()
+    if num_gpus < num_ranks:
+        raise ConfigError(
+            "engine.tensor_parallel_size", num_ranks, f"1 to {num_gpus} on this machine",
+            f"torch sees {num_gpus} GPUs; CUDA_VISIBLE_DEVICES says which ones it may see.",
+        )  # fmt: skip
+
+
 def describe() -> str:
     """The GPU as one line for people. Raises: ConfigError, as open_device does."""
     found = open_device(torch.device("cuda"))

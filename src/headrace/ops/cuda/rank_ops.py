@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from headrace.core.errors import ConfigError
 from headrace.ops.cuda.cuda_ops import CudaOps
-from headrace.ops.cuda.device import why_unusable
+from headrace.ops.cuda.device import check_num_gpus
 from headrace.ops.cuda.interpreted import is_interpreting
-from headrace.ops.cuda.torch_group import FIELD, TorchGroup
+from headrace.ops.cuda.torch_group import TorchGroup
 from headrace.ops.rank_group import RankGroup
 
 
@@ -20,13 +19,7 @@ def make_rank_ops(rank: int, num_ranks: int) -> tuple[CudaOps, RankGroup]:
     if is_interpreting():
         group = TorchGroup(rank, num_ranks, torch.device("cpu"))
         return CudaOps("cpu", torch.float32, group=group), group
-    reason = why_unusable()
-    if reason is not None:
-        raise ConfigError("engine.device", "cuda", "cpu, reference", reason)
-    num_gpus = torch.cuda.device_count()
-    if num_gpus < num_ranks:
-        hint = f"torch sees {num_gpus} GPUs; CUDA_VISIBLE_DEVICES says which it may see."
-        raise ConfigError(FIELD, num_ranks, f"1 to {num_gpus} on this machine", hint)
+    check_num_gpus(num_ranks)
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
     group = TorchGroup(rank, num_ranks, device)
