@@ -1,8 +1,8 @@
 """HttpConnection: HTTP/1.1 to one server, one exchange after the other over the same socket.
 
-In: a request as bytes. Out: status and headers, then the body as it comes. h11 does the protocol,
-asyncio the sockets: nothing that the base install has not, and loaded in milliseconds. Knows
-neither retries nor what is said.
+In: a request as bytes. Out: status and headers, then the body as it comes. Plain answers are read
+by `plain_response`; from the first one of a connection that is not, h11 has the connection. asyncio
+does the sockets. Knows neither retries nor what is said.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import cache
 import h11
 
 from headrace.client.endpoint import Endpoint
+from headrace.client.plain_response import BrokenResponse, NotPlain, PlainResponse
 
 READ_BYTES = 65536
 MAX_HEAD_BYTES = 65536
@@ -46,17 +47,21 @@ class ReplyHead:
 
 
 class HttpConnection:
-    """A socket and h11's state. Belongs to one exchange at a time."""
+    """A socket and what is read of an answer. Belongs to one exchange at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        self._protocol = _new_protocol()
+        self._plain = PlainResponse()
+        # None while every answer was plain.
+        self._protocol: h11.Connection | None = None
         self._num_exchanges = 0
         self._has_heard = False
 
     @property
     def can_be_reused(self) -> bool:
         """Whether another exchange may follow: both sides keep it open, and nothing is left."""
+        if self._protocol is None:
+            return self._plain.is_over and not self._plain.received and self.is_open
         return (
             self._protocol.our_state is h11.DONE
             and self._protocol.their_state is h11.DONE
@@ -73,20 +78,27 @@ class HttpConnection:
         self, target: str, headers: Mapping[str, str], body: bytes, timeout_s: float
     ) -> ReplyHead:
         """Send a POST and wait for the head of its answer. Raises: ConnectionFailed."""
-        if self._num_exchanges:
-            self._protocol.start_next_cycle()
         self._num_exchanges += 1
         self._has_heard = False
-        request = h11.Request(method="POST", target=target, headers=list(headers.items()))
-        events: tuple[h11.Event, ...] = (request, h11.Data(data=body), h11.EndOfMessage())
-        data = b"".join(self._protocol.send(event) or b"" for event in events)
+        if self._protocol is None:
+            self._plain = PlainResponse()
+            data = _head_of(target, headers) + body
+        else:
+            self._protocol.start_next_cycle()
+            data = _send(self._protocol, target, headers, body)
         try:
             async with asyncio.timeout(timeout_s):
                 # A server that hung up may have answered before; reading finds out.
                 with suppress(OSError):
                     self._writer.write(data)
                     await self._writer.drain()
-                event = await self._next_event()
+                if self._protocol is None and (head := await self._plain_head()) is not None:
+                    return head
+                if self._protocol is None:
+                    self._protocol = _new_protocol()
+                    _send(self._protocol, target, headers, body)
+                    self._protocol.receive_data(self._plain.received)
+                event = await self._next_event(self._protocol)
         except TimeoutError:
             raise WaitedTooLong(f"no answer began within {timeout_s:g} s", True) from None
         if not isinstance(event, h11.Response):
@@ -96,34 +108,89 @@ class HttpConnection:
 
     async def piece(self, timeout_s: float) -> bytes | None:
         """The next bytes of the body; None at its end. Raises: ConnectionFailed."""
+        # What is here already needs no timer.
+        data = self._plain_piece() if self._protocol is None else b""
+        if data:
+            return data
         try:
             async with asyncio.timeout(timeout_s):
-                event = await self._next_event()
+                if self._protocol is not None:
+                    event = await self._next_event(self._protocol)
+                    return bytes(event.data) if isinstance(event, h11.Data) else None
+                while not data and not self._plain.is_over:
+                    await self._receive_plain()
+                    data = self._plain_piece()
         except TimeoutError:
             raise WaitedTooLong(f"the answer stood still for {timeout_s:g} s", True) from None
-        return bytes(event.data) if isinstance(event, h11.Data) else None
+        return data or None
 
     def close(self) -> None:
         """Hang up at once: nothing is owed to the other side. Calling it twice is harmless."""
         self._writer.transport.abort()
 
-    async def _next_event(self) -> h11.Event:
+    async def _plain_head(self) -> ReplyHead | None:
+        """The head of a plain answer; None of any other. Raises: ConnectionFailed."""
+        try:
+            while (found := self._plain.head(MAX_HEAD_BYTES)) is None:
+                await self._receive_plain()
+        except NotPlain:
+            return None
+        return ReplyHead(*found)
+
+    def _plain_piece(self) -> bytes:
+        """Raises: ConnectionFailed."""
+        try:
+            return self._plain.piece()
+        except BrokenResponse as error:
+            raise self._broken(error) from None
+
+    async def _receive_plain(self) -> None:
+        """Wait for more bytes. Raises: ConnectionFailed."""
+        try:
+            data = await self._reader.read(READ_BYTES)
+        except OSError as error:
+            raise self._broken(error) from None
+        if not data:
+            raise self._broken("it hung up before the answer was whole")
+        self._has_heard = True
+        self._plain.feed(data)
+
+    def _broken(self, why: object) -> ConnectionFailed:
+        is_stale = self._num_exchanges > 1 and not self._has_heard
+        return ConnectionFailed(f"the connection broke: {why}", True, is_stale)
+
+    async def _next_event(self, protocol: h11.Connection) -> h11.Event:
         while True:
             try:
-                event = self._protocol.next_event()
+                event = protocol.next_event()
                 if event is h11.NEED_DATA:
                     data = await self._reader.read(READ_BYTES)
                     self._has_heard = self._has_heard or bool(data)
-                    self._protocol.receive_data(data)
+                    protocol.receive_data(data)
                     continue
             except (h11.RemoteProtocolError, OSError) as error:
-                is_stale = self._num_exchanges > 1 and not self._has_heard
-                raise ConnectionFailed(f"the connection broke: {error}", True, is_stale) from None
+                raise self._broken(error) from None
             if isinstance(event, h11.InformationalResponse):
                 continue
             if not isinstance(event, h11.Event):
                 raise ConnectionFailed("it spoke out of turn", True)
             return event
+
+
+def _head_of(target: str, headers: Mapping[str, str]) -> bytes:
+    """Raises: ConnectionFailed where a header is none."""
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    text = "".join((f"POST {target} HTTP/1.1\r\n", *lines, "\r\n"))
+    if not text.isascii() or text.count("\n") > len(lines) + 2 or text.count("\r") > len(lines) + 2:
+        raise ConnectionFailed("a header of the request has a line end or is not ASCII", False)
+    return text.encode()
+
+
+def _send(protocol: h11.Connection, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    """The request, as h11 writes it."""
+    request = h11.Request(method="POST", target=target, headers=list(headers.items()))
+    events: tuple[h11.Event, ...] = (request, h11.Data(data=body), h11.EndOfMessage())
+    return b"".join(protocol.send(event) or b"" for event in events)
 
 
 def _new_protocol() -> h11.Connection:

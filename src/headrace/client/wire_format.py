@@ -131,7 +131,8 @@ def _num_bytes(delta: CompletionDelta) -> int:
 def read_object(data: bytes) -> Mapping[str, Any]:
     """The JSON object of an event. Raises: Malformed."""
     try:
-        value = json.loads(data)
+        # A text: of bytes json would find out how they are encoded, each time.
+        value = json.loads(data.decode())
     except (ValueError, RecursionError):
         raise Malformed("an event is not JSON") from None
     if not isinstance(value, dict):

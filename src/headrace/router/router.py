@@ -6,6 +6,7 @@ answer of a backend of the tier that the policy names, with the reason. Belongs 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -81,6 +82,8 @@ class Router:
         )
         self._kept = self._make_kept(config, options)
         self._names = frozenset(self._policy.model_names())
+        # What a name is as a model, and what it was made of: every call asks for it several times.
+        self._described: dict[str, tuple[tuple[ModelInfo, ...], ModelInfo]] = {}
 
     def models(self) -> Sequence[ModelInfo]:
         """`auto`, tasks and destinations, then the models that run here."""
@@ -212,9 +215,12 @@ class Router:
     def _describe(self, name: str) -> ModelInfo:
         """A name as a model: what holds for each backend of its tier."""
         tiers = [self._tiers[tier] for tier in self._policy.tiers_of(name)]
-        infos = [member.info for tier in tiers for member in tier.members]
+        infos = tuple(member.info for tier in tiers for member in tier.members)
+        known, made = self._described.get(name, ((), None))
+        if made is not None and all(map(operator.is_, known, infos)):
+            return made
         variables = frozenset.intersection(*(info.template_variables for info in infos))
-        return replace(
+        made = replace(
             infos[0],
             name=name,
             root=tiers[0].name,
@@ -224,6 +230,8 @@ class Router:
             vector_size=0,
             keeps_answers=self._kept is not None and self._kept.cache is not None,
         )
+        self._described[name] = infos, made
+        return made
 
     def _first(self, name: str) -> Member:
         return self._tiers[self._policy.tiers_of(name)[0]].members[0]

@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from fakes.completion_server import CompletionServer, Exchange, Script, completion_server, text
+from fakes.completion_server import (
+    CompletionServer,
+    Exchange,
+    Script,
+    completion_server,
+    dump,
+    text,
+)
 from fakes.fake_clock import FakeClock
 from fakes.served_app import run_server
 from fakes.upstreams import (
@@ -145,6 +152,32 @@ async def test_an_answer_that_is_complete_needs_no_more_events() -> None:
     assert words(outputs) == "all "
     assert outputs[-1].is_finished
     assert outputs[-1].usage.is_estimated
+
+
+async def test_answers_that_are_not_plain_are_read_too() -> None:
+    async def early(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await well(exchange)
+
+    async def until_it_hangs_up(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        for value in (text("all "), text("of it", "stop")):
+            await exchange.send(b"data: %b\n\n" % dump(value))
+
+    async with scripted(early, until_it_hangs_up) as server, upstream_of(server) as upstream:
+        assert words(await collect(upstream)) == "word word word "
+        assert words(await collect(upstream)) == "all of it"
+
+
+async def test_a_key_that_is_no_header_is_an_error_that_does_not_show_it() -> None:
+    async with scripted(well) as server:
+        config = UpstreamConfig(name="far", url=server.url, models=("tiny",), max_retries=0)
+        upstream = Upstream(config, "secret\r\nHost: other")
+        with pytest.raises(UpstreamError, match="has a line end or is not ASCII") as caught:
+            await collect(upstream)
+        upstream.close()
+    assert "secret" not in str(caught.value)
+    assert not server.seen
 
 
 async def test_one_that_says_nothing_is_not_asked_twice() -> None:
