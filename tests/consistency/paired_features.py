@@ -178,9 +178,11 @@ def from_cache(without: Seen, seen: Seen) -> None:
     assert seen.cached_tokens > 0 == without.cached_tokens
 
 
-def in_int8(_: Seen, seen: Seen) -> None:
-    assert seen.kv_cache_dtype == "int8"
+def in_int8(without: Seen, seen: Seen) -> None:
+    assert without.kv_cache_dtype != seen.kv_cache_dtype == "int8"
     assert all(each.token_ids for each in seen.answers)
+    for plain, rounded in zip(without.answers, seen.answers, strict=True):
+        assert rounded.logprobs is None or rounded.logprobs != plain.logprobs, "nothing is rounded"
 
 
 def preempted(without: Seen, seen: Seen) -> None:

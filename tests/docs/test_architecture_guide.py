@@ -8,7 +8,7 @@ import pytest
 from pages import ROOT
 
 from headrace.models.registry import MODELS
-from headrace.weights.names import ARCHITECTURES
+from headrace.weights.names import ARCHITECTURES, GGUF_WORDS
 
 PAGE = ROOT / "docs" / "guides" / "add-an-architecture.md"
 SHOWN = re.findall(
@@ -33,7 +33,9 @@ def test_there_is_something_to_see() -> None:
 
 def test_names_of_code_are_in_the_code() -> None:
     """Functions, records and tables that the text names."""
-    folders = ("src/headrace/models", "src/headrace/weights", "src/headrace/ops", "tests/oracle")
+    parts = ("models", "weights", "ops", "executor")
+    folders = [f"src/headrace/{part}" for part in parts] + ["tests/oracle", "tests/models"]
+    folders += ["tests/unit/weights"]
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for folder in folders
@@ -53,3 +55,12 @@ def test_both_tables_know_the_same_families() -> None:
     """Step 3: what runs has names; spellings of Hugging Face stand for those of GGUF."""
     spelt = {"qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gemma3_text": "gemma3"}
     assert {spelt.get(name, name) for name in MODELS} == set(ARCHITECTURES)
+    assert {*GGUF_WORDS, *GGUF_WORDS.values()} < set(ARCHITECTURES)
+
+
+def test_files_that_the_guide_names_are_there() -> None:
+    named = re.findall(r"`((?:src|tests|csrc)/[\w./-]+)(?:::(\w+))?`", PAGE.read_text("utf-8"))
+    assert len(named) > 20
+    for path, test in named:
+        assert (ROOT / path).exists(), path
+        assert not test or f"def {test}(" in (ROOT / path).read_text("utf-8"), test

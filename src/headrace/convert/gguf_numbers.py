@@ -24,9 +24,8 @@ from headrace.models.rope_config import (
     yarn_mscale,
 )
 from headrace.weights.gguf_writer import KeyValue
+from headrace.weights.names import GGUF_WORDS
 
-# Architectures that GGUF has no word of its own for.
-_GGUF_NAMES = {"mistral": "llama", "mixtral": "llama"}
 _TOLERANCE = 1e-6  # GGUF keeps numbers as float32
 # The file's kind, not its numbers; and lists that are tensors.
 _NOT_COMPARED = ("model_type", "is_head_tied", "long_rope", "original_max_model_len")
@@ -49,7 +48,7 @@ def gguf_numbers(
     Raises: UnsupportedFormat for a number that GGUF has no key for.
     """
     text = metadata.get("text_config", metadata)
-    word = _GGUF_NAMES.get(architecture, architecture)
+    word = GGUF_WORDS.get(architecture, architecture)
     factors = _factors(config, text)
     numbers = {
         **_sizes(config),

@@ -22,7 +22,7 @@ from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.weights.adapter_files import CONFIG_NAME, WEIGHTS_NAME, check_adapter_files
 from headrace.weights.gguf import GgufReader
-from headrace.weights.names import sources, take_source
+from headrace.weights.names import GGUF_WORDS, sources, take_source
 from headrace.weights.peft_config import read_peft_config
 from headrace.weights.safetensors import read_json, read_tensors
 from headrace.weights.tensor_source import Kind, TensorSource
@@ -31,7 +31,6 @@ Float32 = NDArray[np.float32]
 Shape = tuple[int, int]
 
 MAX_RANK = 1024
-_GGUF_ARCHITECTURES = {"mistral": "llama", "mixtral": "llama"}
 _PEFT_NAME = re.compile(r"(?:.*\.)?(layers\.\d+\.[\w.]+?)\.lora_(A|B)(?:\.[\w-]+)?\.weight")
 _GGUF_NAME = re.compile(r"(.+)\.weight\.lora_(a|b)")
 
@@ -121,7 +120,7 @@ def _read_gguf(path: Path, base: AdaptedBase) -> AdapterFile:
             )
         if reader.metadata.get("adapter.alora.invocation_tokens"):
             raise UnsupportedFormat(f"{path} is an aLoRA, which headrace does not run.")
-        architecture = _GGUF_ARCHITECTURES.get(base.architecture, base.architecture)
+        architecture = GGUF_WORDS.get(base.architecture, base.architecture)
         if reader.architecture not in (architecture, base.architecture):
             raise ModelFileError(
                 f"{path} was made for the architecture {reader.architecture!r}; the base is "

@@ -54,6 +54,9 @@ ARCHITECTURES: dict[str, _Traits] = {
     "phi3": _Traits(is_fused=True),
 }
 
+GGUF_WORDS = {"mistral": "llama", "mixtral": "llama"}
+"""Families whose GGUF files go under another one's word."""
+
 _TOP = {
     "gguf": {"embed": "token_embd.weight", "norm": "output_norm.weight", "head": "output.weight"},
     "safetensors": {
