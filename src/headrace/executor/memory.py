@@ -51,7 +51,7 @@ class Capacity:
 
     `draft_bytes` are weights and scratch of a draft model; its keys and values are in `kv_bytes`.
     `adapter_bytes` is room for adapters, those of the settings and those loaded later. `kv_bound`
-    says what bounds the KV cache, for people.
+    says what bounds the KV cache, for people. Of a divided model all are those of one rank.
     """
 
     weights_bytes: int
@@ -65,6 +65,7 @@ class Capacity:
     draft_bytes: int = 0
     adapter_bytes: int = 0
     kv_bound: str = ""
+    num_ranks: int = 1
 
     @property
     def total_bytes(self) -> int:
@@ -90,8 +91,10 @@ class Capacity:
         has_room = self.adapter_bytes > 0
         adapters = f"adapters {format_bytes(self.adapter_bytes)}, " if has_room else ""
         bound = f": {self.kv_bound}" if self.kv_bound else ""
+        each = f" on each of {self.num_ranks} ranks" if self.num_ranks > 1 else ""
         return (
-            f"memory {format_bytes(self.total_bytes)}: weights {format_bytes(self.weights_bytes)}, "
+            f"memory {format_bytes(self.total_bytes)}{each}: "
+            f"weights {format_bytes(self.weights_bytes)}, "
             f"{draft}KV cache {format_bytes(self.kv_bytes)} ({self.num_kv_tokens} tokens of "
             f"{self.kv_cache_dtype} in {self.num_blocks} blocks of {self.block_size}{bound}), "
             f"{adapters}scratch {format_bytes(self.scratch_bytes)}, "
@@ -175,6 +178,7 @@ def plan_capacity(
         draft_bytes=draft.fixed_bytes,
         adapter_bytes=adapter_bytes,
         kv_bound=kv_bound,
+        num_ranks=engine.tensor_parallel_size,
     )
 
 

@@ -165,8 +165,10 @@ def test_a_rank_has_its_part_and_the_whole_embedding(name: str, tmp_path: Path) 
 
 
 def test_ranks_have_the_blocks_that_the_smallest_has(folder: Path) -> None:
-    mine = plan(folder)
+    mine = plan(folder, device="reference", tensor_parallel_size=2)
     agreed = mine.with_blocks(5)
+    assert " on each of 2 ranks: weights" in agreed.describe()
+    assert "ranks" not in plan(folder).describe()
     assert agreed.num_kv_tokens == 5 * mine.block_size
     assert agreed.kv_bytes * mine.num_blocks == mine.kv_bytes * 5
     assert agreed.max_model_len == 4 * mine.block_size < mine.max_model_len
