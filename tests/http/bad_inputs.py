@@ -648,7 +648,7 @@ BAD_INPUTS = (
     ),
     chat(
         {"truncate_prompt_tokens": 0},
-        "truncate_prompt_tokens is 0; allowed: a whole number, 1 or more.",
+        "truncate_prompt_tokens is 0; allowed: a whole number, 1 or more; -1 is all that fit.",
         "truncate_prompt_tokens",
     ),
     chat(

@@ -76,8 +76,8 @@ class RequestOutput:
 
     `usage` is the running total over all answers. Prompt fields come with the first output:
     `prompt_text` and `prompt_tokens` (the text of each token) when `return_prompt_text` asks.
-    `times`, `resolved` and, where pooling asks for it, `vector` come with the last, when
-    `is_finished`.
+    `resolved` comes with the first and the last; `times` and, where pooling asks for it, `vector`
+    with the last, when `is_finished`.
     """
 
     request_id: str

@@ -222,15 +222,39 @@ class InputProcessor:
             raise InvalidParameter("pooling", request.pooling, "last or mean, of this model")
 
     def _truncate(self, request: GenerateRequest, prompt: tuple[int, ...]) -> tuple[int, ...]:
-        """Keep the end of the prompt, only when asked."""
+        """Keep the end of the prompt, only when asked; -1 keeps as much as fits."""
         keep = request.truncate_prompt_tokens
         if keep is None:
             return prompt
+        if keep == -1 and type(keep) is int:
+            room = self._room(request, len(prompt))
+            return prompt[-max(1, self._max_model_len - room) :]
         if type(keep) is not int or not 1 <= keep < self._max_model_len:
             raise InvalidParameter(
                 "truncate_prompt_tokens", keep, f"1 to {self._max_model_len - 1} tokens"
             )
         return prompt[-keep:]
+
+    def _room(self, request: GenerateRequest, num_prompt_tokens: int) -> int:
+        """Tokens that are kept free for the answer when its prompt is cut to what fits.
+
+        A default length is an upper bound: it takes no more than half of the context.
+        Raises: InvalidParameter where the prompt is too long and no length is known.
+        """
+        sampling, default = request.sampling, request.default_max_tokens
+        if sampling.max_tokens is not None:
+            return max(1, sampling.max_tokens)
+        if default is not None:
+            return max(sampling.min_tokens, min(default, self._max_model_len // 2))
+        if num_prompt_tokens >= self._max_model_len:
+            raise InvalidParameter(
+                "truncate_prompt_tokens",
+                -1,
+                "-1 together with max_tokens",
+                f"The prompt has {num_prompt_tokens} tokens, the context {self._max_model_len}, "
+                "and nothing says how many are to be left for the answer.",
+            )
+        return 1
 
     def _check_token_ids(
         self, sampling: SamplingParams, param: str, prompt: tuple[int, ...]

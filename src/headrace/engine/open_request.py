@@ -97,7 +97,7 @@ class OpenRequest:
             prompt_text=self._text(prompt_ids) if shows_text else None,
             prompt_tokens=tuple(map(self._token_text, prompt_ids)) if shows_text else None,
             vector=self._vector,
-            resolved=self._resolved() if is_finished else None,
+            resolved=self._resolved() if is_first or is_finished else None,
         )
 
     def _resolved(self) -> ResolvedRequest:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from starlette.types import Message, Scope, Send
 
 from headrace.economics.metered import Metered
-from headrace.server.call_scope import HEADERS, IGNORED, METER, REQUEST_ID, TRACE
+from headrace.server.call_scope import HEADERS, IGNORED, METER, NOTES, REQUEST_ID, TRACE
 from headrace.server.dialect import Dialect
 from headrace.server.http_metrics import HttpMetrics
 from headrace.server.origins import cors_headers
@@ -68,6 +68,7 @@ class AnswerHead:
             | meter.cost_headers()
             | meter.budget_headers()
             | route_headers(meter.route())
+            | (scope[NOTES].cut_headers() if NOTES in scope else {})
         )
 
 

@@ -123,6 +123,12 @@ class CallNotes:
                 members["prompt_token_ids"] = noted.prompt_token_ids
         return members
 
+    def cut_headers(self) -> dict[str, str]:
+        """How many tokens of the prompts were cut off, where the call asked for it."""
+        known = (noted.resolved for noted in self.requests if noted.resolved is not None)
+        num_cut = sum(resolved.num_truncated_tokens for resolved in known)
+        return {"x-headrace-truncated-tokens": str(num_cut)} if num_cut else {}
+
     def headers(self, build: ModelBuild | None) -> dict[str, str]:
         """What is known before the first byte."""
         headers = {}

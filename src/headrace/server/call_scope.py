@@ -9,6 +9,8 @@ REQUEST_ID = "headrace.request_id"
 CALLER = "headrace.caller"
 # The account of a call to a model.
 METER = "headrace.meter"
+# The CallNotes of such a call.
+NOTES = "headrace.notes"
 # A TraceContext, or None where nothing is traced.
 TRACE = "headrace.trace"
 # True when the client went before its answer was complete.

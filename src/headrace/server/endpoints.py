@@ -17,7 +17,16 @@ from starlette.types import Receive, Scope, Send
 from headrace.economics.call_progress import CallFacts
 from headrace.economics.metered import Metered
 from headrace.server.cache_control import read_cache_control
-from headrace.server.call_scope import CALLER, CLIENT_LEFT, HEADERS, METER, REQUEST_ID, ROOM, TRACE
+from headrace.server.call_scope import (
+    CALLER,
+    CLIENT_LEFT,
+    HEADERS,
+    METER,
+    NOTES,
+    REQUEST_ID,
+    ROOM,
+    TRACE,
+)
 from headrace.server.dialect import Dialect
 from headrace.server.end_user_of import end_user_of
 from headrace.server.error_responses import HttpRefusal
@@ -123,6 +132,7 @@ class InferenceEndpoint:
         meter.cache_control = read_cache_control(headers, body)
         meter.end_user = end_user_of(body)
         call = Call(body, headers, facts.request_id, facts.caller, meter)
+        scope[NOTES] = call.notes
         call.notes.keeps_tokens = services.accounts.requests is not None
         if name is None:
             work = asyncio.create_task(self._run(meter, call, send))

@@ -79,7 +79,7 @@ class GenerationFields(Strict):
     spaces_between_special_tokens: bool | None = allowed(_BOOLEAN)
 
     add_special_tokens: bool | None = allowed(_BOOLEAN)
-    truncate_prompt_tokens: int | None = allowed("a whole number, 1 or more")
+    truncate_prompt_tokens: int | None = allowed("a whole number, 1 or more; -1 is all that fit")
     return_token_ids: bool | None = allowed(_BOOLEAN)
     return_tokens_as_token_ids: bool | None = allowed(_BOOLEAN)
     priority: int | None = allowed("a whole number; lower runs earlier")
@@ -275,7 +275,8 @@ def _read_repetition(fields: GenerationFields) -> RepetitionFields | None:
 
 
 def check_truncation(fields: GenerationFields) -> None:
-    """Raises: InvalidParameter unless `truncate_prompt_tokens` is 1 or more."""
+    """Raises: InvalidParameter unless `truncate_prompt_tokens` is -1, or 1 or more."""
     wanted = fields.truncate_prompt_tokens
-    if wanted is not None and wanted < 1:
-        raise InvalidParameter("truncate_prompt_tokens", wanted, "a whole number, 1 or more")
+    if wanted is not None and wanted < 1 and wanted != -1:
+        allowed = "a whole number, 1 or more; -1 is all that fit"
+        raise InvalidParameter("truncate_prompt_tokens", wanted, allowed)

@@ -27,7 +27,7 @@ class EmbeddingFields(Strict):
     prompt_name: str | None = allowed("the name of one of the model's prompts")
     normalize: bool | None = allowed("true or false")
     add_special_tokens: bool | None = allowed("true or false")
-    truncate_prompt_tokens: int | None = allowed("a whole number, 1 or more; -1 of an encoder")
+    truncate_prompt_tokens: int | None = allowed("a whole number, 1 or more; -1 is all that fit")
     truncation_side: Literal["left", "right"] | None = allowed("left; right of an encoder")
     priority: int | None = allowed("a whole number; lower runs earlier")
     cache_salt: str | None = allowed("a string")

@@ -23,7 +23,7 @@ _MAX_HEADER_NAMES = 4096
 _EXPOSED = (
     *("retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "request-id"),
     *("x-headrace-warnings", "x-headrace-dropped-items", "x-headrace-seed", "x-headrace-engine"),
-    *("x-headrace-model-sha256", "idempotent-replayed"),
+    *("x-headrace-model-sha256", "x-headrace-truncated-tokens", "idempotent-replayed"),
     *(
         f"x-ratelimit-{fact}-{kind}"
         for kind in ("requests", "tokens", "input-tokens", "output-tokens")

@@ -154,7 +154,7 @@ def test_a_prompt_is_cut_only_when_asked(processor: InputProcessor) -> None:
     prompt = "b" * 100 + "a" * 10
     prepared = processor.prepare(ask(prompt, truncate_prompt_tokens=12))
     assert prepared.prompt_token_ids == tuple(b"bb" + b"a" * 10)
-    for wrong in (0, -1, 40, True, "9"):
+    for wrong in (0, -2, 40, True, "9"):
         with pytest.raises(InvalidParameter, match="truncate_prompt_tokens"):
             processor.prepare(ask(prompt, truncate_prompt_tokens=wrong))
 
