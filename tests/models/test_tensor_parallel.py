@@ -25,6 +25,7 @@ head turned and files with fused parts; experts and a shared one."""
 MODELS = (
     *(tiny for tiny in CASES if tiny.name in NAMES),
     TinyModel("llama-odd-vocabulary", LlamaConfig, {"vocab_size": SIZES["vocab_size"] + 1}),
+    TinyModel("llama-odd-feed-forward", LlamaConfig, {"intermediate_size": 80}),
 )
 
 
@@ -37,10 +38,13 @@ def logits(
     return driver.run(token_ids(9), [5, 3, 1])
 
 
-def check(path: Path, num_ranks: int = 2, kv_cache_dtype: KVCacheDtype = "bf16") -> None:
+def check(
+    path: Path, num_ranks: int = 2, kv_cache_dtype: KVCacheDtype = "bf16", unit: int = 16
+) -> None:
     whole = logits(path, ReferenceOps(np.float64), Shard(), kv_cache_dtype)
     ranks = run_ranks(
-        num_ranks, lambda ops, rank: logits(path, ops, Shard(rank, num_ranks), kv_cache_dtype)
+        num_ranks,
+        lambda ops, rank: logits(path, ops, Shard(rank, num_ranks, unit), kv_cache_dtype),
     )
     assert ranks[0].shape == whole.shape
     assert np.abs(ranks[0] - whole).max() < LOGITS * whole.std()
@@ -61,4 +65,13 @@ def test_four_ranks_with_an_int8_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["q8_0", "q4_0"])
 def test_quantized_matrices_are_divided_between_their_blocks(name: str, tmp_path: Path) -> None:
     model = build(TinyModel("llama", LlamaConfig))
-    check(export(model, tmp_path / "model.gguf", {"blk.": name, "output.": name}))
+    formats = {"blk.": name, "output.": name}
+    check(export(model, tmp_path / "model.gguf", formats), unit=32)
+
+
+def test_large_blocks_of_a_feed_forward_are_shared_out(tmp_path: Path) -> None:
+    """Three of 256 columns: one for rank 0, two for rank 1."""
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 1}
+    model = build(TinyModel("llama", LlamaConfig, sizes))
+    formats = {"ffn_": "q4_k", "attn_": "q8_0", "output.": "q6_k"}
+    check(export(model, tmp_path / "model.gguf", formats), unit=256)

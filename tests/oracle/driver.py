@@ -54,7 +54,7 @@ def load_model(
         weights = load_weights(
             model_type, config, reader, ops, length, head_rows=head_rows, shard=shard
         )
-        return model_type(ops, divide(config, shard.num_ranks), weights)
+        return model_type(ops, divide(config, shard), weights)
     finally:
         reader.close()
 

@@ -44,7 +44,7 @@ class EngineConfig:
         device: `cpu` is the C++ extension, `cuda` an NVIDIA GPU through the extra `cuda`,
             `reference` numpy; `auto` is `cpu`, or `reference` without the extension.
         tensor_parallel_size: GPUs that a model is divided over, a process for each; every limit of
-            memory is then one GPU's. Its heads and feed-forward have to divide evenly.
+            memory is then one GPU's. Its heads and KV heads have to divide evenly.
         isa: highest instruction set that kernels may use; None is the best of this CPU.
         num_threads: threads of the kernels; None is one per physical core this process may use.
         memory_bytes: weights, KV cache and scratch together; None is a share of what is free.

@@ -22,7 +22,7 @@ from headrace.executor.adapter_table import adapter_room
 from headrace.executor.canary import Reference, check_canary, read_reference
 from headrace.executor.load import ModelTensors, load_weights, read_config, row_formats
 from headrace.executor.memory import NO_DRAFT, Capacity, kv_cache_dtype, plan_capacity
-from headrace.executor.shard import WHOLE, Shard, check_division, divide
+from headrace.executor.shard import WHOLE, Shard, check_division, divide, inner_unit
 from headrace.executor.uneven_keys import mark_uneven_keys
 from headrace.models.llama import Llama
 from headrace.models.model_config import ModelConfig
@@ -126,12 +126,13 @@ def start_model(
     if kv_cache_dtype(engine) == "int8":
         config = mark_uneven_keys(config, reader)
     num_ranks = engine.tensor_parallel_size
-    if num_ranks > 1:
-        check_division(config, row_formats(ModelTensors.open(reader, config)), num_ranks)
+    rows = row_formats(ModelTensors.open(reader, config)) if num_ranks > 1 else []
+    check_division(config, rows, num_ranks)
     with _other_ranks(path, engine, free_bytes, place) as ranks:
         place = place or ranks
         ops, group = _open_ops(engine, place)
-        own_config = divide(config, num_ranks)
+        shard = WHOLE if place is None else Shard(place.rank, num_ranks, inner_unit(rows))
+        own_config = divide(config, shard)
         on_device = ops.free_bytes()
         free = free_bytes // num_ranks if on_device is None else on_device
         draft = draft_path and open_draft(draft_path, reader, config.vocab_size, engine)
@@ -148,7 +149,7 @@ def start_model(
             ops,
             capacity.max_model_len,
             progress=lambda done, layers: report("loading", done / (layers + 1)),
-            shard=WHOLE if place is None else Shard(place.rank, num_ranks),
+            shard=shard,
         )
         cache = allocate_cache(own_config, ops, capacity)
         started_draft = None

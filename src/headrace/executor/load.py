@@ -145,7 +145,7 @@ def row_formats(tensors: ModelTensors) -> list[RowFormat]:
             place = f"layers.{layer}.{name}"
             if tensors.has(place):
                 outline = tensors.reader.outline(tensors.table[place].name)
-                found.append(RowFormat(place, outline.shape[-1], outline.format))
+                found.append(RowFormat(place, outline.shape[-1], outline.format, name != "o"))
     return found
 
 
@@ -216,7 +216,7 @@ def pack(ops: Ops, tensors: ModelTensors, linear: LinearSpec, prefix: str) -> An
     for name in linear.parts:
         part = tensors.get(prefix + name)
         check_shape(prefix + name, part, linear_shape(tensors.config, name))
-        parts.append(tensors.shard.part(part, linear.split))
+        parts.append(tensors.shard.part(part, linear.split, linear.is_inner))
     return ops.pack_linear(parts, biases(tensors, linear, prefix), linear.interleave)
 
 
@@ -233,7 +233,7 @@ def biases(
             continue
         bias = tensors.get(prefix + name)
         check_shape(prefix + name, bias, linear_shape(tensors.config, part)[:1])
-        found.append(tensors.shard.part(bias, linear.split))
+        found.append(tensors.shard.part(bias, linear.split, linear.is_inner))
     return found
 
 

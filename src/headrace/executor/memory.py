@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from headrace.core.config import EngineConfig
 from headrace.core.errors import ConfigError, OutOfMemory
 from headrace.core.units import format_bytes
-from headrace.executor.load import ModelTensors
+from headrace.executor.load import ModelTensors, linear_shape, row_formats
 from headrace.models.model_config import ModelConfig
 from headrace.ops.protocol import KVCacheDtype, Ops
 from headrace.weights.weight_reader import WeightReader
@@ -213,7 +213,9 @@ def weights_bytes(
         tensors = ModelTensors.open(reader, config)
         embed = ops.packed_bytes(reader.outline(tensors.table["embed"].name))
         divided = total - embed if tensors.has("head") else total
-        total = -(-divided // num_ranks) + embed
+        whole_inner = max(row.num_columns for row in row_formats(tensors) if row.is_inner)
+        inner = linear_shape(config, "down")[1]
+        total = int(divided * max(1 / num_ranks, inner / whole_inner)) + embed
     rope = sum(
         params.rotary_size * 4 * max_positions for params in set(config.ropes)
     )  # cos and sin, fp32

@@ -24,12 +24,25 @@ FIELD = "engine.tensor_parallel_size"
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part `rank` of `num_ranks` equal ones."""
+    """Part `rank` of `num_ranks`.
+
+    Heads come in equal parts; the columns of a feed-forward in whole units of `unit`, of which one
+    rank may have one more than another.
+    """
 
     rank: int = 0
     num_ranks: int = 1
+    unit: int = GATE_UP_INTERLEAVE
 
-    def part(self, tensor: QuantTensor, split: Split) -> QuantTensor:
+    def span(self, size: int, unit: int = 1) -> tuple[int, int]:
+        """Where a rank's part of `size` rows or columns begins and ends."""
+        num_units = size // unit
+        start, stop = (
+            num_units * rank // self.num_ranks * unit for rank in (self.rank, self.rank + 1)
+        )
+        return start, stop
+
+    def part(self, tensor: QuantTensor, split: Split, is_inner: bool = False) -> QuantTensor:
         """A rank's part of a matrix, or of a vector along its `out`.
 
         Shapes: [out, in] -> [out/ranks, in] or [out, in/ranks]; [out] -> [out/ranks].
@@ -37,8 +50,8 @@ class Shard:
         if self.num_ranks == 1:
             return tensor
         is_matrix = len(tensor.shape) > 1
-        size = tensor.shape[0 if split == "out" else -1] // self.num_ranks
-        start, stop = self.rank * size, (self.rank + 1) * size
+        size = tensor.shape[0 if split == "out" else -1]
+        start, stop = self.span(size, self.unit if is_inner else 1)
         if split == "out" and is_matrix:
             return tensor.rows(start, stop)
         return tensor.columns(start, stop)
@@ -68,22 +81,35 @@ class RowFormat:
     name: str
     num_columns: int
     format: QuantFormat
+    is_inner: bool
 
 
-def divide(config: ModelConfig, num_ranks: int) -> ModelConfig:
-    """The numbers of the model that each rank runs; `check_division` has passed."""
+def inner_unit(rows: list[RowFormat]) -> int:
+    """What the columns of a feed-forward come in: blocks of its matrices, interleaved units."""
+    blocks = [row.format.block_size for row in rows if row.is_inner]
+    return max([GATE_UP_INTERLEAVE, *blocks])  # powers of 2
+
+
+def divide(config: ModelConfig, shard: Shard) -> ModelConfig:
+    """The numbers of the model that a rank runs; `check_division` has passed."""
+    num_ranks = shard.num_ranks
     if num_ranks == 1:
         return config
+
+    def inner(size: int) -> int:
+        start, stop = shard.span(size, shard.unit)
+        return stop - start
+
     mixture = config.mixture
     if mixture is not None:
         mixture = replace(
             mixture,
-            intermediate_size=mixture.intermediate_size // num_ranks,
-            shared_intermediate_size=mixture.shared_intermediate_size // num_ranks,
+            intermediate_size=inner(mixture.intermediate_size),
+            shared_intermediate_size=inner(mixture.shared_intermediate_size),
         )
     return replace(
         config,
-        intermediate_size=config.intermediate_size // num_ranks,
+        intermediate_size=inner(config.intermediate_size),
         attention=tuple(
             replace(
                 spec,
@@ -98,7 +124,7 @@ def divide(config: ModelConfig, num_ranks: int) -> ModelConfig:
 
 def check_division(config: ModelConfig, rows: list[RowFormat], num_ranks: int) -> None:
     """Raises: ConfigError that says what does not divide, and which numbers of ranks there are."""
-    reason = next(obstacles(config, rows, num_ranks), None)
+    reason = next(obstacles(config, rows, num_ranks), None) if num_ranks > 1 else None
     if reason is None:
         return
     most = config.attention[0].num_kv_heads
@@ -112,18 +138,18 @@ def obstacles(config: ModelConfig, rows: list[RowFormat], num_ranks: int) -> Ite
     for what, size in (("query heads", spec.num_heads), ("KV heads", spec.num_kv_heads)):
         if size % num_ranks:
             yield f"It has {size} {what}, which {num_ranks} ranks cannot share evenly."
-    inner = [config.intermediate_size]
+    inner, unit = [config.intermediate_size], inner_unit(rows)
     if mixture is not None:
         inner = [mixture.intermediate_size, mixture.shared_intermediate_size]
     for size in inner:
-        if size % (num_ranks * GATE_UP_INTERLEAVE):
+        if size % unit or 0 < size < num_ranks * unit:
             yield (
-                f"Its feed-forward of {size} columns does not come apart in {num_ranks} parts of "
-                f"whole units of {GATE_UP_INTERLEAVE}."
+                f"Its feed-forward of {size} columns is not {num_ranks} or more whole units of "
+                f"{unit}."
             )
     for row in rows:
         block = row.format.block_size
-        if row.num_columns % (num_ranks * block):
+        if not row.is_inner and row.num_columns % (num_ranks * block):
             yield (
                 f"{row.name} is stored as {row.format.name}, in blocks of {block} along its "
                 f"{row.num_columns} columns, and {num_ranks} ranks would cut blocks: take a file "

@@ -5,7 +5,7 @@ The executor fills these records; a model only names them. Optional tensors are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from headrace.models.model_config import ModelConfig
@@ -21,7 +21,8 @@ class LinearSpec:
 
     Biases that are not needed are read where the file has them. Ranks divide each part along
     `split`: with "out" each computes its own heads or columns, with "in" a part of every sum, which
-    the forward pass adds up by `all_reduce`.
+    the forward pass adds up by `all_reduce`. `is_inner`: what is divided are the columns of a
+    feed-forward, which need not come in equal parts.
     """
 
     field: str
@@ -30,12 +31,13 @@ class LinearSpec:
     needs_biases: bool = False
     interleave: bool = False
     split: Split = "out"
+    is_inner: bool = False
 
 
-GATE_UP = LinearSpec("gate_up", ("gate", "up"), interleave=True)
-DOWN = LinearSpec("down", ("down",), split="in")
-SHARED_GATE_UP = LinearSpec("gate_up", ("shared_gate", "shared_up"), interleave=True)
-SHARED_DOWN = LinearSpec("down", ("shared_down",), split="in")
+GATE_UP = LinearSpec("gate_up", ("gate", "up"), interleave=True, is_inner=True)
+DOWN = LinearSpec("down", ("down",), split="in", is_inner=True)
+SHARED_GATE_UP = replace(GATE_UP, parts=("shared_gate", "shared_up"))
+SHARED_DOWN = replace(DOWN, parts=("shared_down",))
 
 
 @dataclass(frozen=True, slots=True)

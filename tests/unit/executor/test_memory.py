@@ -21,6 +21,7 @@ from headrace.executor.memory import (
     plan_capacity,
     weights_bytes,
 )
+from headrace.executor.shard import Shard, divide
 from headrace.models.registry import model_class
 from headrace.ops.reference.reference_ops import ReferenceOps
 from headrace.weights.weight_reader import open_weights
@@ -158,7 +159,9 @@ def test_a_rank_has_its_part_and_the_whole_embedding(name: str, tmp_path: Path) 
     reader = open_weights(save(build(case(name)), tmp_path))
     config = model_class(reader.architecture).config_from_huggingface(reader.metadata)
     ops = ReferenceOps(np.float32)
-    whole, half = (weights_bytes(config, reader, ops, 0, ranks) for ranks in (1, 2))
+    whole, half = (
+        weights_bytes(divide(config, Shard(0, ranks)), reader, ops, 0, ranks) for ranks in (1, 2)
+    )
     embed = config.vocab_size * config.hidden_size * 4
     matrices = whole - embed if name == "qwen2" else whole  # a tied head is a part of it
     assert half == matrices // 2 + embed

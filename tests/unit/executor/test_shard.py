@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fakes.ranks import run_ranks
 from headrace.core.errors import ConfigError
 from headrace.executor.load import ModelTensors, read_config, row_formats
-from headrace.executor.shard import RowFormat, Shard, check_division, divide
+from headrace.executor.shard import RowFormat, Shard, check_division, divide, inner_unit
 from headrace.models.model_config import ModelConfig
 from headrace.models.registry import model_class
 from headrace.ops.reference.reference_ops import ReferenceOps
@@ -82,12 +82,22 @@ def config(tensors: ModelTensors) -> ModelConfig:
 
 def test_the_numbers_of_a_rank(config: ModelConfig, tensors: ModelTensors) -> None:
     check_division(config, row_formats(tensors), 2)
-    half = divide(config, 2)
+    half = divide(config, Shard(1, 2))
     assert half.attention[0].num_heads == 2
     assert half.attention[0].num_kv_heads == 1
     assert half.intermediate_size == 96
     assert (half.hidden_size, half.vocab_size) == (config.hidden_size, config.vocab_size)
-    assert divide(config, 1) is config
+    assert divide(config, Shard()) is config
+
+
+def test_a_feed_forward_need_not_come_in_equal_parts(config: ModelConfig) -> None:
+    """Five units of 16: two for rank 0, three for rank 1."""
+    uneven = replace(config, intermediate_size=80)
+    check_division(uneven, [], 2)
+    assert [divide(uneven, Shard(rank, 2)).intermediate_size for rank in range(2)] == [32, 48]
+    gate = matrix(80, 3)
+    rows = [Shard(rank, 2).part(gate, "out", is_inner=True).dequantize() for rank in range(2)]
+    np.testing.assert_array_equal(np.concatenate(rows), gate.dequantize())
 
 
 def test_heads_that_cannot_be_shared(config: ModelConfig) -> None:
@@ -100,17 +110,23 @@ def test_heads_that_cannot_be_shared(config: ModelConfig) -> None:
         check_division(config, [], 3)
 
 
-def test_a_feed_forward_that_does_not_come_apart(config: ModelConfig) -> None:
-    with pytest.raises(ConfigError, match=r"feed-forward of 176 columns.*units of 16"):
-        check_division(replace(config, intermediate_size=176), [], 2)
+@pytest.mark.parametrize("size", [100, 16])
+def test_a_feed_forward_that_does_not_come_apart(config: ModelConfig, size: int) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"feed-forward of {size} col.*2 or more whole units of 16"
+    ):
+        check_division(replace(config, intermediate_size=size), [], 2)
 
 
 def test_blocks_that_ranks_would_cut(config: ModelConfig, tensors: ModelTensors) -> None:
     rows = row_formats(tensors)
-    assert RowFormat("layers.2.down", 192, FORMATS["f32"]) in rows
+    assert RowFormat("layers.2.down", 192, FORMATS["f32"], is_inner=True) in rows
     assert len(rows) == 6
     stored = [replace(row, num_columns=256, format=FORMATS["q4_k"]) for row in rows[1:]]
+    wide = replace(config, intermediate_size=768)
+    assert inner_unit(stored) == 256
     with pytest.raises(
-        ConfigError, match=r"allowed: 1 with.*layers\.0\.down.*q4_k, in blocks of 256.*q8_0"
+        ConfigError, match=r"allowed: 1 with.*layers\.1\.o is.*q4_k, in blocks of 256.*q8_0"
     ):
-        check_division(config, stored, 2)
+        check_division(wide, stored, 2)
+    check_division(wide, [row for row in stored if row.is_inner], 2)
