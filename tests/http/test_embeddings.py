@@ -174,8 +174,8 @@ PROMPT = "a string, a list of strings, a list of token ids, or a list of lists o
         ),
         (
             "a",
-            {"truncate_prompt_tokens": -1},
-            "truncate_prompt_tokens is -1; allowed: 1 to 511 tokens.",
+            {"truncate_prompt_tokens": -2},
+            "truncate_prompt_tokens is -2; allowed: 1 to 511 tokens, or -1 for all that fit.",
             "truncate_prompt_tokens",
         ),
         (

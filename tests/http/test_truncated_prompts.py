@@ -31,10 +31,10 @@ async def serving(config: ServerConfig) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def post(
-    path: str, body: Mapping[str, Any], config: ServerConfig = ServerConfig()
+    path: str, body: Mapping[str, Any], default_max_tokens: int | None = None
 ) -> httpx.Response:
     async def run() -> httpx.Response:
-        async with serving(config) as client:
+        async with serving(ServerConfig(default_max_tokens=default_max_tokens)) as client:
             return await client.post(path, json={"model": MODEL, "ignore_eos": True} | dict(body))
 
     return asyncio.run(run())
@@ -84,13 +84,18 @@ def test_without_a_length_a_long_chat_is_refused(path: str, content: dict[str, A
     error = post(path, body).json()["error"]
     assert error["param"] == "truncate_prompt_tokens"
     assert "allowed: -1 together with max_" in error["message"]
-    cut = post(path, body, ServerConfig(default_max_tokens=8))
+    cut = post(path, body, default_max_tokens=8)
     assert cut.status_code == 200, cut.text
     # "user:" and a line break are tokens of the prompt too.
     assert cut.headers[CUT] == str(len(LONG) + 6 - (MAX_MODEL_LEN - 8))
     # An upper bound takes no more than half of the context.
-    half = post(path, body, ServerConfig(default_max_tokens=5000))
+    half = post(path, body, default_max_tokens=5000)
     assert half.headers[CUT] == str(len(LONG) + 6 - MAX_MODEL_LEN // 2)
+
+
+def test_a_text_for_a_vector_is_cut_too() -> None:
+    answer = post("/v1/embeddings", {"input": LONG, "truncate_prompt_tokens": -1})
+    assert answer.json()["usage"]["prompt_tokens"] == MAX_MODEL_LEN - 1
 
 
 @pytest.mark.parametrize("wrong", [0, -2, 100, 1.5])

@@ -230,9 +230,8 @@ class InputProcessor:
             room = self._room(request, len(prompt))
             return prompt[-max(1, self._max_model_len - room) :]
         if type(keep) is not int or not 1 <= keep < self._max_model_len:
-            raise InvalidParameter(
-                "truncate_prompt_tokens", keep, f"1 to {self._max_model_len - 1} tokens"
-            )
+            allowed = f"1 to {self._max_model_len - 1} tokens, or -1 for all that fit"
+            raise InvalidParameter("truncate_prompt_tokens", keep, allowed)
         return prompt[-keep:]
 
     def _room(self, request: GenerateRequest, num_prompt_tokens: int) -> int:
