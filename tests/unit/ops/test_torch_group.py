@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 
 from headrace.core.errors import ConfigError
@@ -24,3 +25,20 @@ def test_a_process_is_in_one_group_at_a_time() -> None:
         finally:
             first.close()
             first.close()
+
+
+def test_only_this_machine_reaches_a_group() -> None:
+    group = pytest.importorskip("headrace.ops.cuda.torch_group")
+    before = listening()
+    ranks = group.TorchGroup(0, 1, torch.device("cpu"))
+    ranks.join(ranks.open())
+    try:
+        assert {host for host, _ in listening() - before} == {"127.0.0.1"}
+    finally:
+        ranks.close()
+
+
+def listening() -> set[tuple[str, int]]:
+    """Addresses and ports that this process takes connections at."""
+    found = psutil.Process().net_connections(kind="inet")
+    return {tuple(each.laddr) for each in found if each.status == psutil.CONN_LISTEN}
