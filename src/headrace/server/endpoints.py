@@ -201,9 +201,12 @@ async def _run_until_left(
     With a recorder it goes on for whoever asks again.
     Raises: what the work raises.
     """
-    gone = asyncio.create_task(_wait_for_disconnect(receive))
+    tasks = [work]
     try:
-        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        # The work goes first: what watches its client can be made while it waits.
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(_wait_for_disconnect(receive)))
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if recorder is not None and not work.done():
             recorder.let_go()
             await asyncio.wait((work,))
@@ -212,10 +215,9 @@ async def _run_until_left(
             work.result()
         return is_complete
     finally:
-        gone.cancel()
-        if not work.done():
-            work.cancel()
-        await asyncio.gather(work, gone, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
