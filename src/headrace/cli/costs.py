@@ -70,7 +70,7 @@ def costs(
     sum, and where all are, the cost is empty (in JSON null), not 0. PARTS are what other backends
     did for a call, or beside it as shadows; they are in every column but REQUESTS. A call with
     several tags counts for each. `focus` is CSV of FOCUS 1.4, a line per kind of token, model,
-    price, tenant, key and day.
+    price, tier, task, tenant, key, tags and day.
     """
     if form not in FORMATS:
         raise ConfigError("--format", form, f"one of {', '.join(FORMATS)}")

@@ -58,13 +58,19 @@ class CostTotal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostLine:
-    """Tokens of one kind at one price: of a tenant, key, model, tags and day."""
+    """Tokens of one kind at one price: of a tenant, key, model, tier, task, tags and day.
+
+    `usage_source` is who counted them: see UsageRow.
+    """
 
     day: str
     tenant: str
     key_id: str | None
     provider: str
     model: str
+    tier: str | None
+    task: str | None
+    usage_source: str
     tags: tuple[str, ...]
     price_id: str
     price_state: str
@@ -107,7 +113,8 @@ def lines(
 ) -> list[CostLine]:
     """Priced tokens by kind, in order of day and tenant. Raises: StoreError."""
     groups = [
-        *(_c.day, _c.tenant, _c.key_id, _c.provider, _c.model, _c.tags),
+        *(_c.day, _c.tenant, _c.key_id, _c.provider, _c.model),
+        *(_c.tier, _c.task, _c.usage_source, _c.tags),
         *(_c.price_id, _c.price_state, *_RATES.values()),
     ]
     apart = (
@@ -128,7 +135,7 @@ def lines(
 
 
 def _to_lines(row: Any) -> Iterator[CostLine]:
-    day, tenant, key_id, provider, model, tags, price_id, state, *rest = row
+    day, tenant, key_id, provider, model, tier, task, source, tags, price_id, state, *rest = row
     rates, counts = rest[: len(KINDS)], rest[len(KINDS) :]
     for kind, rate, tokens in zip(KINDS, rates, counts, strict=True):
         if tokens and rate is not None:
@@ -138,6 +145,9 @@ def _to_lines(row: Any) -> Iterator[CostLine]:
                 key_id=key_id,
                 provider=provider,
                 model=model,
+                tier=tier,
+                task=task,
+                usage_source=source,
                 tags=tuple(json.loads(tags)) if tags else (),
                 price_id=price_id,
                 price_state=state,

@@ -27,7 +27,9 @@ FOCUS_COLUMNS = (
     *("ServiceName", "ServiceProviderName", "ServiceSubcategory", "SkuId", "SkuMeter"),
     *("SkuPriceDetails", "SkuPriceId", "SubAccountId", "SubAccountName", "Tags"),
 )
-OWN_COLUMNS = ("x_KeyId", "x_PriceId", "x_PriceState", "x_TokenKind")
+OWN_COLUMNS = (
+    *("x_KeyId", "x_PriceId", "x_PriceState", "x_Task", "x_Tier", "x_TokenKind", "x_UsageSource"),
+)
 
 _METERS = {
     "input": "Input Tokens",
@@ -101,7 +103,10 @@ def _row(line: CostLine, account: str) -> dict[str, str]:
         "x_KeyId": line.key_id or "",
         "x_PriceId": line.price_id,
         "x_PriceState": line.price_state,
+        "x_Task": line.task or "",
+        "x_Tier": line.tier or "",
         "x_TokenKind": line.kind,
+        "x_UsageSource": line.usage_source,
     }
     return {name: values.get(name, "") for name in (*FOCUS_COLUMNS, *OWN_COLUMNS)}
 

@@ -222,11 +222,34 @@ def test_focus_is_exact(database: Database) -> None:
         "x_PriceId": "anthropic/claude@2026-09-01",
         "x_PriceState": "priced",
         "x_TokenKind": "input",
+        "x_UsageSource": "measured",
     }
     assert sum(Decimal(row["EffectiveCost"]) for row in rows) == Decimal("0.0001668")
     for row in rows:
         unit, quantity = Decimal(row["ListUnitPrice"]), Decimal(row["PricingQuantity"])
         assert Decimal(row["ListCost"]) == unit * quantity
+
+
+def test_focus_tells_routed_and_estimated_tokens_apart(database: Database) -> None:
+    cheap = {"tier": "cheap", "task": "write"}
+    UsageLedger(database).append(
+        [
+            priced(0, **cheap, usage_source="reported"),
+            priced(1, **cheap, usage_source="estimated"),
+            priced(2, tier="premium", task="write", usage_source="reported"),
+            priced(3, tier="premium", task="write", usage_source="reported"),
+        ]
+    )
+    found = {
+        (row["x_Tier"], row["x_Task"], row["x_UsageSource"]): row["ConsumedQuantity"]
+        for row in focus_rows(lines(database), "a")
+        if row["x_TokenKind"] == "input"
+    }
+    assert found == {
+        ("cheap", "write", "reported"): "2",
+        ("cheap", "write", "estimated"): "2",
+        ("premium", "write", "reported"): "4",
+    }
 
 
 def test_focus_bills_nobody_for_an_own_machine(database: Database) -> None:
