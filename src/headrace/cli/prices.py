@@ -225,14 +225,22 @@ def _open(config_file: ConfigOption) -> PriceBook:
 
 
 def _valid(book: PriceBook, day: date) -> Iterator[Price]:
-    """Prices that hold, without those that a table before them hides."""
+    """Prices that hold, without those that a table before them or a later date hides."""
     seen: set[tuple[str, str]] = set()
     for table in book.tables:
+        newest: dict[tuple[str, str], Price] = {}
         for price in table:
             key = (price.provider, price.model)
             if key not in seen and price.is_valid(day):
-                seen.add(key)
-                yield price
+                other = newest.get(key)
+                if other is None or _since(other) < _since(price):
+                    newest[key] = price
+        seen |= newest.keys()
+        yield from newest.values()
+
+
+def _since(price: Price) -> date:
+    return price.effective_from or date.min
 
 
 def _providers(book: PriceBook) -> Sequence[str]:

@@ -76,6 +76,27 @@ def test_an_own_model_shows_both_costs(home: Path) -> None:
     assert "at work 25.00% of the time" in shown
 
 
+def test_of_several_dates_the_one_that_is_charged_is_shown(home: Path) -> None:
+    """An entry without an end does not hide the one that followed it."""
+    file = home / "own.yaml"
+    file.write_text(
+        "prices:\n"
+        "  - {provider: x, model: m, input_per_1m: 1}\n"
+        "  - {provider: x, model: m, input_per_1m: 3, effective_from: 2026-06-01}\n"
+        "  - {provider: x, model: m, input_per_1m: 2, effective_from: 2026-03-01}\n"
+    )
+    config = home / "config.yaml"
+    config.write_text(f"economics:\n  price_files: [{file}]\n")
+    common = ("--config", str(config), "--json", "--day")
+    for day, usd in (("2026-02-28", 1), ("2026-03-01", 2), ("2026-11-22", 3)):
+        (listed,) = json.loads(prices("list", "--provider", "x", *common, day).stdout)
+        (shown,) = json.loads(prices("show", "m", *common, day).stdout)
+        assert listed == shown
+        assert listed["nano_usd_per_mtok"]["input"] == usd * 10**9
+    checked = prices("check", str(file), "--day", "2026-11-22").stdout
+    assert checked == "x/m: unpriced -> input 3.00\n"
+
+
 def test_check_shows_what_a_file_would_change(home: Path) -> None:
     file = home / "new.json"
     tree = {
