@@ -20,8 +20,9 @@ from headrace.core.errors import MissingTensor, ModelFileError, UnsupportedForma
 from headrace.executor.load import ModelTensors, check_shape, linear_shape, read_config, vector_size
 from headrace.models.model_config import ModelConfig
 from headrace.models.registry import ENCODERS, model_class
-from headrace.quant.format import FORMATS
+from headrace.quant.format import F8_E4M3, FORMATS
 from headrace.quant.quant_tensor import QuantTensor
+from headrace.quant.quantize import quantize
 from headrace.text.gguf_keys import tokenizer_keys
 from headrace.weights.gguf_writer import KeyValue
 from headrace.weights.names import sources, take_source
@@ -109,7 +110,9 @@ class FolderSource:
             check_shape(part.ours, taken, _shape_of(self._config, part.ours))
             outlines.append((part, taken))
         first = outlines[0][1].format
-        if any(outline.format != first for _, outline in outlines):
+        if all(outline.format is F8_E4M3 for _, outline in outlines):
+            first = FORMATS["bf16"]
+        elif any(outline.format != first for _, outline in outlines):
             raise UnsupportedFormat(
                 f"{self._reader.path}: {name} is made of {len(outlines)} tensors of several "
                 "formats, which one tensor of GGUF cannot hold."
@@ -164,7 +167,8 @@ def _in_file_order(name: str, place: TensorSource, tensor: QuantTensor) -> Quant
 
 
 def _as_stored(name: str, tensor: QuantTensor) -> QuantTensor:
-    """Float32 where llama.cpp wants it."""
+    """Float32 where llama.cpp wants it; floats of 8 bits, which GGUF lacks, as bf16."""
     if is_rounded(SourceTensor(name, tensor.format, tensor.shape)):
-        return tensor
+        is_float8 = tensor.format is F8_E4M3
+        return quantize(tensor.dequantize(), "bf16") if is_float8 else tensor
     return QuantTensor.from_array(tensor.dequantize())

@@ -16,7 +16,8 @@ from headrace.core.errors import UnsupportedFormat
 class QuantFormat:
     """A way to store weights: blocks of `block_size` weights in `block_bytes` bytes.
 
-    `ggml_type` is the type code in GGUF files. Floats are blocks of one weight.
+    `ggml_type` is the type code in GGUF files. Floats are blocks of one weight. A row may end with
+    a scale of its own, in `row_scale_bytes`.
     """
 
     name: str
@@ -24,6 +25,7 @@ class QuantFormat:
     block_size: int
     block_bytes: int
     is_quantized: bool
+    row_scale_bytes: int = 0
 
     @property
     def bits_per_weight(self) -> float:
@@ -36,7 +38,7 @@ class QuantFormat:
                 f"a row of {num_weights} weights is not a multiple of {self.name}'s "
                 f"block of {self.block_size}"
             )
-        return num_weights // self.block_size * self.block_bytes
+        return num_weights // self.block_size * self.block_bytes + self.row_scale_bytes
 
 
 FORMATS: dict[str, QuantFormat] = {
@@ -58,6 +60,9 @@ FORMATS: dict[str, QuantFormat] = {
         QuantFormat("iq4_nl", 20, 32, 18, True),
     )
 }
+
+F8_E4M3 = QuantFormat("f8_e4m3", -1, 1, 1, False, row_scale_bytes=4)
+"""Floats of 8 bits, see float8.py. Beside the table: GGUF has no such type."""
 
 # Types that GGUF knows and headrace does not read; named only so that the error can name them.
 _UNREAD_GGML_TYPES = {

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.quant import gguf_blocks
-from headrace.quant.format import FORMATS, QuantFormat
+from headrace.quant import float8, gguf_blocks
+from headrace.quant.format import F8_E4M3, FORMATS, QuantFormat
 from headrace.quant.gguf_blocks import BlockIntegers
 
 _FLOAT_DTYPES = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype("<u2")}
@@ -75,19 +75,14 @@ class QuantTensor:
 
         Shapes: `shape`.
         """
-        out = np.empty((self.num_rows, self.shape[-1]), dtype=np.float32)
-        gguf_blocks.dequantize(self.format, self.data, out)
-        return out.reshape(self.shape)
+        return self._dequantize(self.data).reshape(self.shape)
 
     def dequantize_rows(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Some rows as float32.
 
         Shapes: indices [n] -> [n, in].
         """
-        rows = np.ascontiguousarray(self.data[indices])
-        out = np.empty((rows.shape[0], self.shape[-1]), dtype=np.float32)
-        gguf_blocks.dequantize(self.format, rows, out)
-        return out
+        return self._dequantize(np.ascontiguousarray(self.data[indices]))
 
     def rows(self, start: int, stop: int) -> QuantTensor:
         """Rows [start, stop) of a matrix, as a view.
@@ -138,6 +133,14 @@ class QuantTensor:
         Raises: ValueError for a float format.
         """
         return gguf_blocks.integers(self)
+
+    def _dequantize(self, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        out = np.empty((rows.shape[0], self.shape[-1]), dtype=np.float32)
+        if self.format is F8_E4M3:
+            float8.dequantize(rows, out)
+        else:
+            gguf_blocks.dequantize(self.format, rows, out)
+        return out
 
     def _check_matrix(self) -> None:
         if len(self.shape) != 2:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.quant.format import FORMATS, QuantFormat
+from headrace.quant import float8
+from headrace.quant.format import F8_E4M3, FORMATS, QuantFormat
 from headrace.quant.gguf_blocks import IQ4_NL_LEVELS, BlockIntegers
 from headrace.quant.gguf_pack import pack
 from headrace.quant.quant_tensor import QuantTensor
@@ -30,7 +31,7 @@ def quantize(array: NDArray[np.floating[Any]], format_name: str) -> QuantTensor:
     Raises: ValueError for an unknown format, a width that blocks do not fill, or weights that are
     not finite or too large for float16, of which f16 and scales are.
     """
-    fmt = FORMATS.get(format_name)
+    fmt = F8_E4M3 if format_name == F8_E4M3.name else FORMATS.get(format_name)
     if fmt is None:
         raise ValueError(f"format {format_name!r}; allowed: {', '.join(FORMATS)}")
     shape = tuple(array.shape)
@@ -38,6 +39,8 @@ def quantize(array: NDArray[np.floating[Any]], format_name: str) -> QuantTensor:
     x = np.ascontiguousarray(array, dtype=np.float32).reshape(-1, shape[-1])
     if not np.isfinite(x).all():
         raise ValueError("weights to quantize must be finite")
+    if fmt is F8_E4M3:
+        return QuantTensor(fmt, shape, float8.join_rows(*float8.encode_rows(x)))
     raw = _round_blocks(fmt, x) if fmt.is_quantized else _narrow(fmt, x)
     return QuantTensor(fmt, shape, raw.reshape(math.prod(shape[:-1]), row_bytes))
 

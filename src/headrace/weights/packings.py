@@ -21,8 +21,9 @@ from headrace.quant.packed_words import GroupScales, unpack_awq_words, unpack_wo
 Read = Callable[[str], NDArray[Any]]
 """Reads a tensor of the folder by its whole name; floats come as float32."""
 
-METHODS = ("awq", "gptq", "compressed-tensors")
+METHODS = ("awq", "gptq", "compressed-tensors", "fp8")
 _CT_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized")
+_CT_FLOAT8_FORMATS = ("float-quantized", "naive-quantized")
 
 
 class Packing(Protocol):
@@ -180,6 +181,62 @@ def packing_of(folder: str, config: Mapping[str, Any]) -> Packing:
         f"{folder} is quantized with {method or 'an unnamed method'}. Of quantized safetensors "
         f"headrace reads {', '.join(METHODS)}. Use one of these, the unquantized model, or GGUF."
     )
+
+
+def is_float8(config: object) -> bool:
+    """Whether a `quantization_config` announces floats of 8 bits."""
+    if not isinstance(config, dict):
+        return False
+    if config.get("quant_method") == "compressed-tensors":
+        return any(_part(group, "weights").get("type") == "float" for group in _groups(config))
+    return config.get("quant_method") == "fp8"
+
+
+def float8_blocks(folder: str, config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns that share a scale; None where each row, or the matrix, has one.
+
+    Raises: UnsupportedFormat for another float than e4m3, and for a variant that is not read.
+    """
+    if config["quant_method"] == "fp8":
+        _expect(folder, config, "fmt", ("e4m3", "float8_e4m3fn", None))
+        _expect(folder, config, "activation_scheme", ("dynamic", "static", None))
+        return _block_size(folder, "weight_block_size", config.get("weight_block_size"))
+    _expect(folder, config, "format", _CT_FLOAT8_FORMATS)
+    for key in ("transform_config", "sparsity_config"):
+        _refuse_more(folder, key, config.get(key))
+    blocks = None
+    for group in _groups(config):
+        _expect_float8(folder, _part(group, "weights"))
+        activations = _part(group, "input_activations")
+        if activations:
+            _expect_float8(folder, activations)
+        if _part(group, "output_activations"):
+            raise UnsupportedFormat(f"{folder} rounds output activations, which headrace does not.")
+        key = "block_structure"
+        blocks = _block_size(folder, key, _part(group, "weights").get(key))
+    return blocks
+
+
+def _expect_float8(folder: str, part: Mapping[str, Any]) -> None:
+    _expect(folder, part, "type", ("float",))
+    _expect(folder, part, "num_bits", (8,))
+
+
+def _part(group: object, key: str) -> dict[str, Any]:
+    part = group.get(key) if isinstance(group, dict) else None
+    return part if isinstance(part, dict) else {}
+
+
+def _block_size(folder: str, key: str, value: object) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    sizes = value if isinstance(value, list) else []
+    if len(sizes) != 2 or not all(type(size) is int and 0 < size <= 1 << 16 for size in sizes):
+        raise UnsupportedFormat(
+            f"{folder}: quantization_config has {key} {value!r}; headrace reads two integers, "
+            "rows and columns that share a scale."
+        )
+    return sizes[0], sizes[1]
 
 
 def _groups(config: Mapping[str, Any]) -> list[Any]:

@@ -100,6 +100,15 @@ class SafetensorsReader:
         found: NDArray[Any] = self._data(stored).view(_INTEGER_TYPES[stored.dtype])
         return found.reshape(stored.shape)
 
+    def is_float8(self, name: str) -> bool:
+        """Whether a tensor holds floats of 8 bits, e4m3. Raises: MissingTensor."""
+        return self._find(name).dtype == "F8_E4M3"
+
+    def float8_codes(self, name: str) -> NDArray[np.uint8]:
+        """The codes of such a tensor: a read-only view of the shard. Raises: MissingTensor."""
+        stored = self._find(name)
+        return self._data(stored).reshape(stored.shape)
+
     def release(self) -> None:
         """Give mapped pages back to the system; reading a tensor later maps them again."""
         for mapped in self._maps.values():

@@ -12,9 +12,11 @@ from typing import Literal, Protocol
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.quant.quant_tensor import QuantTensor
+from headrace.weights.float8_folder import Float8Folder
 from headrace.weights.gguf import GgufReader
 from headrace.weights.gguf_part import GGUF_MAGIC
 from headrace.weights.packed_folder import PackedFolder, quantization_of
+from headrace.weights.packings import is_float8
 from headrace.weights.safetensors import SafetensorsReader
 
 
@@ -98,6 +100,8 @@ def _open_folder(path: Path) -> WeightReader:
     reader = SafetensorsReader(path)
     try:
         config = quantization_of(reader)
+        if is_float8(config):
+            return Float8Folder(reader, config)
         return reader if config is None else PackedFolder(reader, config)
     except BaseException:
         reader.close()

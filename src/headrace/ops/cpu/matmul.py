@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from headrace import _cpu
 from headrace.ops.protocol import GATE_UP_INTERLEAVE, Activation
+from headrace.quant.format import F8_E4M3, FORMATS
 from headrace.quant.quant_tensor import QuantTensor
+from headrace.quant.quantize import quantize
 
 Float32 = NDArray[np.float32]
 Act = Float32 | _cpu.QuantizedActivation
@@ -40,6 +42,7 @@ def pack_linear(
     depths = {part.shape[-1] for part in parts}
     if len(depths) != 1:
         raise ValueError(f"fused parts read inputs of different widths: {sorted(depths)}")
+    parts = [_as_bf16(part) if part.format is F8_E4M3 else part for part in parts]
     stored = parts if _can_pack(parts, interleave) else [_as_float32(part) for part in parts]
     raw = [_stored_part(part) for part in stored]
     bias = _fused_bias(parts, biases)
@@ -48,6 +51,9 @@ def pack_linear(
 
 def packed_bytes(tensor: QuantTensor) -> int:
     """About what a matrix takes in panels; a format without a kernel becomes float32."""
+    if tensor.format is F8_E4M3:
+        bf16_bytes = tensor.num_rows * FORMATS["bf16"].row_bytes(tensor.shape[-1])
+        return int(bf16_bytes * PACKING_OVERHEAD)
     if tensor.format.name not in _cpu.packable_formats():
         return math.prod(tensor.shape) * 4
     return int(tensor.nbytes * PACKING_OVERHEAD)
@@ -105,6 +111,11 @@ def _stored_part(part: QuantTensor) -> StoredPart:
     while isinstance(base, np.ndarray | memoryview):
         base = base.base if isinstance(base, np.ndarray) else base.obj
     return part.format.name, data, isinstance(base, mmap)
+
+
+def _as_bf16(part: QuantTensor) -> QuantTensor:
+    """Floats of 8 bits have no kernel here; the scale times 4 bits is rounded once, by 0.2 %."""
+    return quantize(part.dequantize(), "bf16")
 
 
 def _as_float32(part: QuantTensor) -> QuantTensor:
