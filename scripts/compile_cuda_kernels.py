@@ -27,11 +27,12 @@ from triton.runtime.jit import JITFunction
 
 from headrace.ops.cuda import sampling
 from headrace.ops.cuda.cuda_ops import CudaOps
-from headrace.ops.cuda.packing import pack_linear, pack_matrix
+from headrace.ops.cuda.float8 import FIRST_ARCHITECTURE
+from headrace.ops.cuda.packing import pack_matrix
 from headrace.ops.cuda.rope import RopeTable
 from headrace.ops.protocol import AttentionSpec
 from headrace.ops.step_inputs import SampleInputs, StepInputs, TokenLists
-from headrace.quant.format import FORMATS
+from headrace.quant.format import F8_E4M3, FORMATS
 from headrace.quant.quant_tensor import QuantTensor
 
 TABLE = Path(__file__).parents[1] / "docs" / "reference" / "cuda-kernels.md"
@@ -56,14 +57,17 @@ per thread, `shared` is bytes per program, `at once` programs that a multiproces
 
 LLAMA = AttentionSpec(32, 8, 128, 128**-0.5)
 SPECS = {
-    "d128": (LLAMA, ("bf16", "int8")),
+    "d128": (LLAMA, ("bf16", "int8", "fp8")),
     "d64-group7": (AttentionSpec(14, 2, 64, 0.125), ("bf16",)),
     "d96-group1": (AttentionSpec(32, 32, 96, 96**-0.5), ("bf16",)),
-    "d256-window": (AttentionSpec(4, 1, 256, 0.0625, window=512), ("bf16", "int8")),
+    "d256-window": (AttentionSpec(4, 1, 256, 0.0625, window=512), ("bf16", "int8", "fp8")),
     "d128-cap": (replace(LLAMA, soft_cap=50.0), ("bf16",)),
 }
 """Attention of a model, and the caches it is compiled for."""
-ROWS = {"bf16": (1, 4, 8), "q4_k": (1, 8), "q6_k": (1, 8), "q8_0": (1,), "q5_k": (1,), "q4_0": (1,)}
+ROWS = {
+    "bf16": (1, 4, 8), "q4_k": (1, 8, 16, 32, 64), "q6_k": (1, 8, 16, 64), "q8_0": (1, 16, 64),
+    "q5_k": (1, 16), "q4_0": (1, 64), "f8_e4m3": (1, 4, 8, 16, 64),
+}  # fmt: skip
 """Rows of the linears that are compiled, by format."""
 
 
@@ -117,7 +121,7 @@ class _Target:
 def compile_all(architecture: int) -> Compiler:
     """Launch every kernel in every variant that models reach."""
     compiler = Compiler(architecture)
-    ops = CudaOps("meta")
+    ops = CudaOps("meta", has_float8=architecture >= FIRST_ARCHITECTURE)
     ops._num_sms = 132
     with compiler.instead_of_launching():
         for name, (spec, kv_dtypes) in SPECS.items():
@@ -169,7 +173,7 @@ def compile_rows(compiler: Compiler, ops: CudaOps) -> None:
         ops.rms_norm(h, weight, 1e-5, add=h)
     for name in ("silu", "gelu_tanh"):
         compiler.variant = name
-        weight = pack_linear([blocks("bf16", 64, 256)] * 2, None, True, ops.dtype, ops.device)
+        weight = ops.pack_linear([blocks("bf16", 64, 256)] * 2, None, True)
         ops.gated_linear(floats(64, 256), weight, name)
 
 
@@ -177,16 +181,18 @@ def compile_linears(compiler: Compiler, ops: CudaOps) -> None:
     """Few rows over every layout of weights; tables; what wide products read."""
     for name, row_counts in ROWS.items():
         tensor = blocks(name, 64, 4096)
-        linear = pack_linear([tensor], None, False, ops.dtype, ops.device)
-        gated = pack_linear([tensor, tensor], None, True, ops.dtype, ops.device)
+        linear, gated = ops.pack_linear([tensor]), ops.pack_linear([tensor, tensor], None, True)
         for num_rows in row_counts:
             compiler.variant = f"{name} rows {num_rows}"
             ops.linear(floats(num_rows, 4096), linear)
             compiler.variant = f"{name} rows {num_rows} gated"
             ops.gated_linear(floats(num_rows, 4096), gated, "silu")
-        if name != "bf16":
+        if name == F8_E4M3.name:  # tiles of 16 do not fill it
+            compiler.variant = f"{name} rows 16 of 72 columns"
+            ops.linear(floats(16, 4096), ops.pack_linear([blocks(name, 72, 4096)]))
+        if FORMATS.get(name, F8_E4M3).is_quantized:
             compiler.variant = f"{name} matrix"
-            ops.linear(floats(64, 4096), linear)
+            ops.linear(floats(65, 4096), linear)
             compiler.variant = f"{name} table"
             ops.embed(np.zeros(4, np.int32), pack_matrix(tensor, ops.dtype, ops.device))
 
@@ -213,7 +219,7 @@ def floats(rows: int, columns: int, dtype: torch.dtype = torch.bfloat16) -> torc
 
 
 def blocks(name: str, rows: int, columns: int) -> QuantTensor:
-    fmt = FORMATS[name]
+    fmt = FORMATS.get(name, F8_E4M3)
     return QuantTensor(fmt, (rows, columns), np.zeros((rows, fmt.row_bytes(columns)), np.uint8))
 
 

@@ -97,7 +97,7 @@ def step(new: list[int], past: list[int]) -> StepInputs:
     return StepInputs(tokens, tokens, tokens, starts, lengths, table, starts[1:] - 1)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+@pytest.mark.parametrize("dtype", ["bf16", "int8", "fp8"])
 def test_steps_stay_on_the_device(folder: Path, dtype: Any, launches: list[str]) -> None:
     ops = CudaOps("meta", torch.bfloat16, InPlaceGraph)
     model = load_model(folder, ops)

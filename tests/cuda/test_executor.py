@@ -10,10 +10,16 @@ import torch
 
 from fakes.fake_graph import FakeGraph
 from headrace.core.request import SamplingParams
+from headrace.executor.memory import weights_bytes
+from headrace.models.registry import model_class
 from headrace.ops.cuda.cuda_ops import CudaOps
+from headrace.ops.cuda.packing import Float8Matrix
 from headrace.ops.protocol import Ops
 from headrace.ops.reference.reference_ops import ReferenceOps
 from headrace.ops.table import make_ops
+from headrace.quant.quantize import quantize
+from headrace.weights.rounded_reader import RoundedReader
+from headrace.weights.weight_reader import open_weights
 from oracle.driver import Driver, load_model
 from oracle.engine_driver import Answer, Asked, EngineDriver, Setting
 from oracle.tiny_models import build, case, save, token_ids
@@ -22,6 +28,8 @@ FLOAT_ERROR = 3e-5
 """Logits over their deviation: float32 sums in another order, three layers."""
 CPU_ERROR = 0.03
 """Log-probabilities against the C++ kernels, which keep keys and values in bfloat16."""
+FLOAT8_FLIPS = 0.02
+"""A key or value at the middle between two codes may go either way, by a sixteenth."""
 MODELS = ("qwen2", "qwen3", "gemma3-small", "phi3-longrope")
 """Biases and key shifts; norms of q and k; windows and post norms; a part of each head turned."""
 
@@ -45,6 +53,53 @@ def test_logits_are_those_of_the_reference(
     expected = logits(ReferenceOps(np.float32))
     error = np.abs(logits(CudaOps("cpu", torch.float32)) - expected).max() / expected.std()
     assert error < FLOAT_ERROR
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gemma3-small"])
+def test_float8_weights_and_cache(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Kernels that read float8 and round to it; products of both roundings are tested alone."""
+    folder = folder_of(name, tmp_path_factory)
+
+    def logits(ops: Ops) -> np.ndarray:
+        model = load_model(folder, ops, is_rounded=True)
+        driver = Driver(model, num_blocks=4, block_size=16, kv_cache_dtype="fp8")
+        return driver.run(token_ids(10), [6, 3, 1])
+
+    expected = logits(ReferenceOps(np.float32))
+    error = np.abs(logits(CudaOps("cpu", torch.float32)) - expected).max() / expected.std()
+    assert error < FLOAT8_FLIPS
+
+
+def test_the_plan_counts_float8(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder, ops = folder_of("llama", tmp_path_factory), CudaOps("cpu", torch.float16)
+    reader = open_weights(folder)
+    config = model_class(reader.architecture).config_from_huggingface(reader.metadata)
+    plain, rounded = (
+        sum(ops.packed_bytes(each.outline(name)) for name in each.names() if ".layers." in name)
+        for each in (reader, RoundedReader(reader))
+    )
+    assert 0.45 < rounded / plain < 0.6
+    planned = weights_bytes(config, RoundedReader(reader), ops, max_positions=0)
+    model = load_model(folder, ops, is_rounded=True)
+    linears = [getattr(layer, linear) for layer in model.weights.layers
+               for linear in ("qkv", "o", "gate_up", "down")]  # fmt: skip
+    matrices = [matrix for linear in linears for matrix in linear.matrices]
+    assert all(isinstance(matrix, Float8Matrix) for matrix in matrices)
+    assert sum(matrix.num_bytes for matrix in matrices) < rounded < planned
+
+
+def test_the_plan_counts_what_products_and_graphs_take() -> None:
+    """A matrix widened whole, with the one it is fused with; a pool for the largest bucket."""
+    ops = CudaOps("cpu", torch.float16)
+    matrices = [quantize(np.zeros((rows, 256), np.float32), "q4_k") for rows in (32, 96)]
+    floats = [quantize(np.zeros((512, 256), np.float32), "f16")]
+    bare = ops.extra_scratch_bytes(floats, 0, 1000)
+    assert ops.extra_scratch_bytes([*matrices, *floats], 0, 1000) == bare + 2 * 2 * 96 * 256
+    assert ops.extra_scratch_bytes(floats, 100, 1000) == bare + 128 * 1000
+    for has_products, extra in ((True, 0), (False, 2 * 2 * 64 * 256)):
+        ops = CudaOps("cpu", torch.float16, has_float8=has_products)
+        float8 = [quantize(np.zeros((64, 256), np.float32), "f8_e4m3")]
+        assert ops.extra_scratch_bytes(float8, 0, 1000) == bare + extra
 
 
 ASKED = (

@@ -8,17 +8,22 @@ import torch
 
 from headrace.ops.cuda.cuda_ops import CudaOps
 from headrace.ops.cuda.gemv import dequantize
+from headrace.ops.cuda.packed_matmul import num_splits
 from headrace.ops.cuda.packing import IntegerMatrix, pack_matrix
 from headrace.ops.protocol import Activation
 from headrace.ops.reference.reference_ops import ReferenceOps
 from headrace.quant.format import FORMATS
 from headrace.quant.quant_tensor import QuantTensor
-from kernels.errors import largest_error
+from headrace.quant.quantize import quantize
+from kernels.errors import largest_error, rms_error
 from kernels.matmul_cases import FLOAT_WEIGHT_ERROR, activations, gaussian_weight, random_blocks
 
 QUANTIZED = tuple(name for name, row in FORMATS.items() if row.is_quantized)
 HALF_ERROR = 2e-3
 """Activations and results in float16, 2^-11 each, sums in float32."""
+
+FLOAT8_ROUNDING = 0.05
+"""Three bits after the first: 0.03 rms of each activation."""
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +56,73 @@ def test_packing_is_lossless(ops: CudaOps, rng: np.random.Generator, name: str) 
         np.testing.assert_array_equal(found, tensor.dequantize())
 
 
-@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("name", [*QUANTIZED, "f8_e4m3"])
 def test_bytes_are_those_of_the_plan(ops: CudaOps, rng: np.random.Generator, name: str) -> None:
-    tensor = random_blocks(rng, name, (16, 512))
+    make = random_blocks if name in QUANTIZED else gaussian_weight
+    tensor = make(rng, name, (16, 512))
     planned = ops.packed_bytes(tensor)
     assert ops.pack_linear([tensor]).matrices[0].num_bytes == planned
     assert planned <= 2 * tensor.nbytes
 
 
-@pytest.mark.parametrize("name", [*QUANTIZED, "f32", "bf16"])
-@pytest.mark.parametrize("num_rows", [1, 3, 9])
+@pytest.mark.parametrize("name", [*QUANTIZED, "f32", "bf16", "f8_e4m3"])
+@pytest.mark.parametrize("num_rows", [1, 3, 9, 65])
 def test_linear(
     ops: CudaOps, exact: ReferenceOps, rng: np.random.Generator, name: str, num_rows: int
 ) -> None:
-    width = 96 if FORMATS[name].block_size <= 32 else 512
+    width = 512 if name in FORMATS and FORMATS[name].block_size > 32 else 96
     tensor = gaussian_weight(rng, name, (19, width))
     bias = QuantTensor.from_array(rng.standard_normal(19).astype(np.float32))
     x = activations(rng, num_rows, width)
     y = ops.linear(torch.from_numpy(x), ops.pack_linear([tensor], [bias])).numpy()
     assert largest_error(y, expected(exact, x, [tensor], [bias])) < FLOAT_WEIGHT_ERROR
+
+
+@pytest.mark.parametrize("name", ["q4_k", "q6_k", "q5_0", "f8_e4m3"])
+def test_depths_that_are_split_over_programs(
+    ops: CudaOps, exact: ReferenceOps, rng: np.random.Generator, name: str
+) -> None:
+    """Few columns and much depth: parts are added, the last of them not whole."""
+    tensor = gaussian_weight(rng, name, (70, 2304))
+    assert num_splits(2, 2304) == 4
+    bias = QuantTensor.from_array(rng.standard_normal(70).astype(np.float32))
+    x = activations(rng, 20, 2304)
+    y = ops.linear(torch.from_numpy(x), ops.pack_linear([tensor], [bias])).numpy()
+    assert largest_error(y, expected(exact, x, [tensor], [bias])) < FLOAT_WEIGHT_ERROR
+
+
+@pytest.mark.parametrize("num_rows", [9, 65])
+@pytest.mark.parametrize("kind", ["normal", "outliers"])
+def test_products_of_float8(
+    exact: ReferenceOps, rng: np.random.Generator, num_rows: int, kind: str
+) -> None:
+    """Activations are rounded row by row, as quant.float8 rounds them; the rest is exact."""
+    ops = CudaOps("cpu", torch.float32, has_float8=True)
+    tensor = gaussian_weight(rng, "f8_e4m3", (48, 96))
+    bias = QuantTensor.from_array(rng.standard_normal(48).astype(np.float32))
+    x = activations(rng, num_rows, 96, kind)
+    rounded = quantize(x, "f8_e4m3").dequantize()
+    y = ops.linear(torch.from_numpy(x), ops.pack_linear([tensor], [bias])).numpy()
+    wanted = expected(exact, rounded, [tensor], [bias])
+    assert largest_error(y, wanted) < FLOAT_WEIGHT_ERROR
+    assert rms_error(wanted, expected(exact, x, [tensor], [bias])) < FLOAT8_ROUNDING
+    # Logits stay wide, few rows and matrices that tiles of 16 do not fill are read as they are.
+    for rows, columns in ((4, 48), (9, 47)):
+        part = tensor.rows(0, columns)
+        y = ops.linear(torch.from_numpy(x[:rows]), ops.pack_linear([part])).numpy()
+        assert largest_error(y, expected(exact, x[:rows], [part])) < FLOAT_WEIGHT_ERROR
+
+
+@pytest.mark.parametrize("damage", [np.nan, np.inf])
+def test_damaged_rows_of_float8_products_show(rng: np.random.Generator, damage: float) -> None:
+    ops = CudaOps("cpu", torch.float32, has_float8=True)
+    weight = ops.pack_linear([gaussian_weight(rng, "f8_e4m3", (48, 96))])
+    x = activations(rng, 9, 96)
+    clean = ops.linear(torch.from_numpy(x), weight).numpy()
+    x[4, 7] = damage
+    y = ops.linear(torch.from_numpy(x), weight).numpy()
+    assert not np.isfinite(y[4]).any()
+    np.testing.assert_array_equal(np.delete(y, 4, axis=0), np.delete(clean, 4, axis=0))
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 9])
@@ -85,7 +138,9 @@ def test_fused_parts_of_mixed_formats(
     assert largest_error(y, expected(exact, x, parts, [bias, None, bias])) < FLOAT_WEIGHT_ERROR
 
 
-@pytest.mark.parametrize("formats", [("q4_k", "q4_k"), ("q8_0", "q4_0"), ("f32", "f32")], ids=str)
+@pytest.mark.parametrize(
+    "formats", [("q4_k", "q4_k"), ("q8_0", "q4_0"), ("f32", "f32"), ("f8_e4m3", "f8_e4m3")], ids=str
+)
 @pytest.mark.parametrize("name", ["silu", "gelu_tanh"])
 @pytest.mark.parametrize("num_rows", [2, 9])
 def test_gated_linear(

@@ -32,10 +32,12 @@ def test_all_checks_times_and_records(tmp_path: Path) -> None:
     deviations = [item["deviation"] for key, item in found.items()
                   if "deviation" in item and "beside cpu" not in key[1]]  # fmt: skip
     assert len(deviations) > 30 and max(deviations) < 1e-3
-    checked = {"linears", "around", "attention", "attention-int8", "choices", "tokens"}
+    caches = {"attention", "attention-int8", "attention-fp8"}
+    checked = {"linears", "around", "choices", "tokens"} | caches
     assert checked == {key[0] for key, item in found.items() if "deviation" in item}
     times = {key[1] for key, item in found.items() if "ms" in item}
     assert {"prefill 4", "decode batch 2 context 3 replay", "dry-run requests"} <= times
+    assert "decode float8, cache fp8, batch 2 context 3" in times
 
 
 def test_a_machine_without_a_gpu_gets_one_sentence(tmp_path: Path) -> None:

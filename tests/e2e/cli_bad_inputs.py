@@ -204,7 +204,7 @@ BAD_COMMANDS = (
     usage(
         "--config",
         "{files}/typo.yaml",
-        message="engine.num_thread is no setting; allowed: engine.device, engine.tensor_parallel_size, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.encoder_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_mixed_prompt_tokens, engine.max_mixed_background_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.eager, engine.policy, engine.speculative, engine.draft_model, engine.lookup_past_tokens, engine.draft_acceptance, engine.chat_template, engine.adapters, engine.adapter_memory_bytes, engine.canary, engine.stall_timeout_s, engine.max_restarts. Did you mean engine.num_threads?",
+        message="engine.num_thread is no setting; allowed: engine.device, engine.tensor_parallel_size, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.quantization, engine.encoder_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_mixed_prompt_tokens, engine.max_mixed_background_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.eager, engine.policy, engine.speculative, engine.draft_model, engine.lookup_past_tokens, engine.draft_acceptance, engine.chat_template, engine.adapters, engine.adapter_memory_bytes, engine.canary, engine.stall_timeout_s, engine.max_restarts. Did you mean engine.num_threads?",
     ),
     usage(
         environ={"HEADRACE_MEMORY": "1MiB"},

@@ -62,6 +62,12 @@ def ops(request: pytest.FixtureRequest) -> Ops:
 
 
 @pytest.fixture(scope="session")
+def float8_ops() -> Ops:
+    """The implementation of this process that has floats of 8 bits."""
+    return HostCudaOps() if IS_INTERPRETED else ReferenceOps(np.float32)
+
+
+@pytest.fixture(scope="session")
 def exact_ops() -> ReferenceOps:
     """The definition of correct: numpy in float64."""
     return ReferenceOps(np.float64)

@@ -24,6 +24,14 @@ from kernels.errors import largest_error, rms_error, values_of
 
 DTYPES: tuple[KVCacheDtype, ...] = ("bf16", "int8")
 
+FLOAT8_ERROR = 0.2
+"""Keys and values with three bits after the first: 2^-4 at the most each, 0.03 rms."""
+
+FLOAT8_CASES = tuple(
+    case for case in ATTENTION_CASES if sum(past + new for past, new in case.requests) < 250
+)
+"""The interpreter runs a program for each token and head that is written."""
+
 
 def run(ops: Ops, case: AttentionCase, inputs: AttentionInputs, dtype: KVCacheDtype) -> np.ndarray:
     """Fill a poisoned cache with the past, store the step's rows, attend."""
@@ -58,6 +66,19 @@ def test_attention(
         assert rms_error(actual, expected) < ATTENTION_BF16_RMS_ERROR
     else:
         assert largest_error(actual, expected) < ATTENTION_FLOAT_ERROR
+
+
+@pytest.mark.parametrize("case", FLOAT8_CASES, ids=str)
+def test_attention_over_floats_of_8_bits(
+    float8_ops: Ops, exact_ops: ReferenceOps, rng: np.random.Generator, case: AttentionCase
+) -> None:
+    """The rounding is the definition's; what rounding costs is seen beside the bf16 cache."""
+    inputs = attention_inputs(case, rng)
+    expected = run(exact_ops, case, inputs, "fp8")
+    assert largest_error(run(float8_ops, case, inputs, "fp8"), expected) < ATTENTION_FLOAT_ERROR
+    if expected.size:
+        exact = run(exact_ops, case, inputs, "bf16")
+        assert 1e-4 < rms_error(expected, exact) < FLOAT8_ERROR
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

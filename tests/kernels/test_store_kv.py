@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from headrace.core.errors import ConfigError
 from headrace.ops.protocol import KVCacheDtype, Ops
 from kernels.cases import AttentionCase, attention_inputs, spec
 from kernels.errors import largest_error, values_of
@@ -111,14 +112,63 @@ def test_int8_takes_about_half(cpu_ops: Ops) -> None:
         assert uneven == (plain + small) // 2
 
 
+def test_floats_of_8_bits_are_refused_where_no_kernel_reads_them(cpu_ops: Ops) -> None:
+    for call in (
+        lambda: cpu_ops.kv_bytes_per_block([SPEC], 32, "fp8"),
+        lambda: cpu_ops.allocate_kv([SPEC], 4, 32, "fp8"),
+    ):
+        with pytest.raises(ConfigError, match=r"kv_cache_dtype.*fp8.*int8 takes as little"):
+            call()
+
+
+def test_floats_of_8_bits_keep_uneven_keys(float8_ops: Ops, rng: np.random.Generator) -> None:
+    """As small as int8 without them, and right where one dim is hundreds of times the others."""
+    uneven = replace(SPEC, has_uneven_keys=True)
+    int8 = float8_ops.kv_bytes_per_block([SPEC], 32, "int8")
+    assert float8_ops.kv_bytes_per_block([uneven], 32, "fp8") == int8
+    inputs = attention_inputs(AttentionCase("uneven", SPEC, ((90, 1),)), rng)
+    for dim in (3, 70):  # of both KV heads: the queries do not see it
+        inputs.past_qkv[:, 4 * 64 + dim] = inputs.qkv[:, 4 * 64 + dim] = 300.0
+        inputs.qkv[:, dim % 64 : 4 * 64 : 64] = 0.0
+    found = {}
+    for dtype in ("bf16", "fp8", "int8"):
+        layer = float8_ops.allocate_kv([SPEC], inputs.num_blocks, inputs.block_size, dtype).layers
+        float8_ops.store_kv(inputs.past_qkv, layer[0], inputs.past_slots, SPEC)
+        float8_ops.store_kv(inputs.qkv, layer[0], inputs.step.slot_mapping, SPEC)
+        found[dtype] = attend_last(float8_ops, inputs, layer[0])
+    assert largest_error(found["fp8"], found["bf16"]) < 0.1
+    assert largest_error(found["int8"], found["bf16"]) > largest_error(found["fp8"], found["bf16"])
+
+
+@pytest.mark.parametrize("damage", [np.nan, np.inf])
+@pytest.mark.parametrize("is_value", [False, True])
+def test_float8_does_not_hide_damage(
+    float8_ops: Ops, rng: np.random.Generator, damage: float, is_value: bool
+) -> None:
+    check_damage(float8_ops, rng, damage, is_value, "fp8")
+
+
+@pytest.mark.parametrize("size", [1e-38, 1e-30, 1e30])
+def test_float8_of_tiny_and_huge_heads(
+    float8_ops: Ops, rng: np.random.Generator, size: float
+) -> None:
+    check_sizes(float8_ops, rng, size, "fp8")
+
+
 @pytest.mark.parametrize("damage", [np.nan, np.inf])
 @pytest.mark.parametrize("is_value", [False, True])
 def test_int8_does_not_hide_damage(
     ops: Ops, rng: np.random.Generator, damage: float, is_value: bool
 ) -> None:
+    check_damage(ops, rng, damage, is_value, "int8")
+
+
+def check_damage(
+    ops: Ops, rng: np.random.Generator, damage: float, is_value: bool, dtype: KVCacheDtype
+) -> None:
     """A key or value that is no number makes the rows that see it no numbers, as in bf16."""
     inputs = attention_inputs(AttentionCase("damage", SPEC, ((40, 1),)), rng)
-    layer = ops.allocate_kv([SPEC], inputs.num_blocks, inputs.block_size, "int8").layers[0]
+    layer = ops.allocate_kv([SPEC], inputs.num_blocks, inputs.block_size, dtype).layers[0]
     inputs.past_qkv[7, (4 + 2 * is_value) * 64 + 5] = damage
     ops.store_kv(inputs.past_qkv, layer, inputs.past_slots, SPEC)
     ops.store_kv(inputs.qkv, layer, inputs.step.slot_mapping, SPEC)
@@ -130,8 +180,13 @@ def test_int8_does_not_hide_damage(
 
 @pytest.mark.parametrize("size", [1e-38, 1e-30, 1e30])
 def test_int8_of_tiny_and_huge_heads(ops: Ops, rng: np.random.Generator, size: float) -> None:
+    check_sizes(ops, rng, size, "int8")
+
+
+def check_sizes(ops: Ops, rng: np.random.Generator, size: float, dtype: KVCacheDtype) -> None:
+    """Values far outside the range of 16 bits come back finite and of their size."""
     inputs = attention_inputs(AttentionCase("sizes", SPEC, ((40, 1),)), rng)
-    layer = ops.allocate_kv([SPEC], inputs.num_blocks, inputs.block_size, "int8").layers[0]
+    layer = ops.allocate_kv([SPEC], inputs.num_blocks, inputs.block_size, dtype).layers[0]
     inputs.past_qkv[:, 6 * 64 :] *= np.float32(size)
     inputs.qkv[:, 6 * 64 :] *= np.float32(size)
     ops.store_kv(inputs.past_qkv, layer, inputs.past_slots, SPEC)

@@ -20,7 +20,8 @@ from headrace.executor.uneven_keys import mark_uneven_keys
 from headrace.models.llama import Llama
 from headrace.models.registry import model_class
 from headrace.ops.protocol import KVCache, KVCacheDtype, Ops
-from headrace.ops.reference.store_kv import FloatHeads, Int8Heads
+from headrace.ops.reference.store_kv import Float8Heads, FloatHeads, Int8Heads
+from headrace.weights.rounded_reader import RoundedReader
 from headrace.weights.weight_reader import open_weights
 
 
@@ -38,9 +39,14 @@ def load_model(
     max_positions: int | None = None,
     head_rows: int | None = None,
     shard: Shard = WHOLE,
+    is_rounded: bool = False,
 ) -> Llama:
-    """Open, configure and pack a model file, or a rank's part of it, as the launcher does."""
-    reader = open_weights(path)
+    """Open, configure and pack a model file, or a rank's part of it, as the launcher does.
+
+    `is_rounded`: its layers to float8.
+    """
+    opened = open_weights(path)
+    reader = RoundedReader(opened) if is_rounded else opened
     try:
         model_type = model_class(reader.architecture)
         read = (
@@ -81,7 +87,7 @@ class Driver:
             for half in (getattr(layer, "k", None), getattr(layer, "v", None)):
                 if isinstance(half, FloatHeads):
                     half.data[...] = np.nan
-                elif isinstance(half, Int8Heads):
+                elif isinstance(half, Int8Heads | Float8Heads):
                     half.scales[...] = np.nan
         self._free = np.random.default_rng(seed).permutation(num_blocks).tolist()
         self._blocks: dict[str, list[int]] = {}

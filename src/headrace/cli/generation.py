@@ -92,7 +92,17 @@ KVCacheDtypeOption = Annotated[
         "--kv-cache-dtype",
         metavar="TYPE",
         help="How keys and values are stored: auto, bf16, or int8, which holds more tokens in the "
-        "same memory. Default: auto, which is bf16.",
+        "same memory; fp8 is for GPUs. Default: auto, which is bf16.",
+        show_default=False,
+    ),
+]
+QuantizationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--quantization",
+        metavar="TYPE",
+        help="How float weights are rounded as they are loaded: none, or fp8, for GPUs. "
+        "Default: none.",
         show_default=False,
     ),
 ]

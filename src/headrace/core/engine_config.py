@@ -22,7 +22,8 @@ from headrace.core.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda", "reference"]
 Isa = Literal["generic", "avx2", "avx512", "amx"]
-KVCacheDtype = Literal["auto", "bf16", "int8"]
+KVCacheDtype = Literal["auto", "bf16", "int8", "fp8"]
+Quantization = Literal["none", "fp8"]
 EncoderDtype = Literal["auto", "f32", "bf16", "q8_0"]
 CanaryMode = Literal["warn", "refuse", "off"]
 Speculative = Literal["off", "auto", "prompt-lookup", "draft-model", "both"]
@@ -49,7 +50,11 @@ class EngineConfig:
         num_threads: threads of the kernels; None is one per physical core this process may use.
         memory_bytes: weights, KV cache and scratch together; None is a share of what is free.
         kv_cache_dtype: how keys and values are stored: `bf16`, or `int8` with a scale per token and
-            KV head, which holds 1.7 to 1.9 times the tokens in the same memory; `auto` is bf16.
+            KV head, which holds 1.7 to 1.9 times the tokens in the same memory; `fp8`, floats of 8
+            bits (e4m3) with such a scale, as many tokens, not on device cpu; `auto` is bf16.
+        quantization: how weights are rounded when a folder of float weights is loaded: `none`, or
+            `fp8`, the matrices of layers to floats of 8 bits (e4m3) with a scale per row, not on
+            device cpu. Folders that are in float8 need no setting.
         encoder_dtype: in what the matrices of an encoder are kept and multiplied: `f32`; `bf16`,
             which is several times faster where the CPU has AMX and moves a vector's cosine by less
             than 1e-4; or `q8_0`, integers of 8 bits in groups of 32, which is faster than f32 and
@@ -105,6 +110,7 @@ class EngineConfig:
     num_threads: int | None = None
     memory_bytes: int | None = None
     kv_cache_dtype: KVCacheDtype = "auto"
+    quantization: Quantization = "none"
     encoder_dtype: EncoderDtype = "auto"
     block_size: int = 32
     max_model_len: int | None = None
@@ -135,6 +141,7 @@ class EngineConfig:
         if self.memory_bytes is not None:
             check_bytes("engine.memory_bytes", self.memory_bytes, MIN_MEMORY_BYTES, 2**50)
         check_choice("engine.kv_cache_dtype", self.kv_cache_dtype, get_args(KVCacheDtype))
+        check_choice("engine.quantization", self.quantization, get_args(Quantization))
         check_choice("engine.encoder_dtype", self.encoder_dtype, get_args(EncoderDtype))
         check_choice("engine.block_size", self.block_size, (32, 64, 128))
         check_integer("engine.max_model_len", self.max_model_len, 1, 2**24, is_optional=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from headrace.core.engine_config import CanaryMode, EngineConfig
-from headrace.core.errors import OutOfMemory
+from headrace.core.errors import ConfigError, OutOfMemory
 from headrace.core.units import format_bytes
 from headrace.engine.started_draft import StartedDraft, open_draft
 from headrace.executor.adapter_table import adapter_room
@@ -30,6 +30,8 @@ from headrace.models.registry import model_class
 from headrace.ops.protocol import KVCache, Ops
 from headrace.ops.rank_group import RankGroup
 from headrace.ops.table import make_ops, make_rank_ops
+from headrace.weights.packed_folder import PackedFolder
+from headrace.weights.rounded_reader import RoundedReader
 from headrace.weights.weight_reader import WeightReader, open_weights
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ def start_model(
     """
     report = progress or ignore_progress
     report("reading", 0.0)
-    reader = open_weights(path)
+    reader = open_rounded(path, engine)
     model = model_class(reader.architecture)
     config = read_config(model, reader)
     is_asked = engine.canary != "off"
@@ -191,6 +193,32 @@ def _open_ops(engine: EngineConfig, place: Place | None) -> tuple[Ops, RankGroup
     if place is not None:
         return make_rank_ops(engine.device, place.rank, engine.tensor_parallel_size)
     return make_ops(engine.device, isa=engine.isa, num_threads=engine.num_threads), None
+
+
+def open_rounded(path: Path, engine: EngineConfig) -> WeightReader:
+    """The model's file, its layers rounded as it is read where the settings say so.
+
+    Raises: ModelFileError, UnsupportedFormat; ConfigError where rounding would be none.
+    """
+    reader = open_weights(path)
+    if engine.quantization == "none":
+        return reader
+    allowed, problem = "none", ""
+    if engine.device == "cpu":
+        problem = "device cpu has no kernel for float8; `headrace quantize` makes smaller files."
+    elif reader.kind == "gguf":
+        problem = "it rounds folders of safetensors with float weights; this is a GGUF file."
+    elif isinstance(reader, PackedFolder):
+        problem = f"{path} is quantized already, and not in float8."
+    if problem:
+        reader.close()
+        raise ConfigError("engine.quantization", engine.quantization, allowed, problem)
+    return RoundedReader(reader)
+
+
+def kernels_name(ops: Ops, engine: EngineConfig) -> str:
+    """What receipts call the kernels: how weights are rounded at load is part of it."""
+    return ops.name if engine.quantization == "none" else f"{ops.name}-{engine.quantization}"
 
 
 def allocate_cache(config: ModelConfig, ops: Ops, capacity: Capacity) -> KVCache:

@@ -41,7 +41,7 @@ from headrace.engine.messages import (
     StartEngine,
     Submit,
 )
-from headrace.engine.started_model import StartedModel, start_model
+from headrace.engine.started_model import StartedModel, kernels_name, start_model
 
 _PR_SET_PDEATHSIG = 1
 # Loaded while C++ packs the weights.
@@ -117,7 +117,7 @@ def _load(link: FrameSocket, start: StartEngine) -> Worker | None:
             kv_cache_dtype=capacity.kv_cache_dtype,
             vocab_size=started.config.vocab_size,
             vector_size=started.config.hidden_size,
-            ops=started.ops.name,
+            ops=kernels_name(started.ops, start.engine),
         )
     )
     return worker

@@ -136,7 +136,7 @@ def plan_capacity(
     block_bytes += draft.block_bytes
     wanted_len = engine.max_model_len or config.max_model_len
     weights = weights_bytes(config, reader, ops, wanted_len, engine.tensor_parallel_size)
-    scratch = scratch_bytes(config, engine)
+    scratch = scratch_bytes(config, engine) + device_scratch_bytes(config, reader, ops, engine)
     fixed = weights + draft.fixed_bytes + scratch + PROGRAM_BYTES + adapter_bytes
     if budget is None:
         usual = max(wanted_len, engine.max_num_seqs * DEFAULT_CONTEXT_SHARE)
@@ -198,7 +198,7 @@ def _describe_draft(draft: DraftNeed) -> str:
 
 def kv_cache_dtype(engine: EngineConfig) -> KVCacheDtype:
     """How the engine stores keys and values; `auto` is bf16."""
-    return "int8" if engine.kv_cache_dtype == "int8" else "bf16"
+    return "bf16" if engine.kv_cache_dtype == "auto" else engine.kv_cache_dtype
 
 
 def weights_bytes(
@@ -230,13 +230,31 @@ def scratch_bytes(
     One copy is for log-probabilities, the other for rows that are chosen or scored apart. Prompts
     that are scored and guesses want more rows than there are requests.
     """
-    spec = config.attention[0]
     tokens = max(engine.max_num_batched_tokens, engine.max_num_seqs)
-    per_token = 4 * (
+    logits = 3 * min(logit_rows, tokens) * config.vocab_size * 4
+    return tokens * row_bytes(config) + logits
+
+
+def row_bytes(config: ModelConfig) -> int:
+    """Activations of one token in a step."""
+    spec = config.attention[0]
+    return 4 * (
         4 * config.hidden_size
         + 2 * spec.qkv_width
         + spec.num_heads * spec.head_size
         + 4 * config.intermediate_size
     )
-    logits = 3 * min(logit_rows, tokens) * config.vocab_size * 4
-    return tokens * per_token + logits
+
+
+def device_scratch_bytes(
+    config: ModelConfig, reader: WeightReader, ops: Ops, engine: EngineConfig
+) -> int:
+    """What the device's products and replays take more; a head is multiplied by few rows."""
+    outlines = (reader.outline(name) for name in reader.names())
+    matrices = [
+        tensor
+        for tensor in outlines
+        if len(tensor.shape) == 2 and tensor.shape[0] != config.vocab_size
+    ]
+    replayed_rows = 0 if engine.eager else engine.max_num_seqs
+    return ops.extra_scratch_bytes(matrices, replayed_rows, row_bytes(config))

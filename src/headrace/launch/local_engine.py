@@ -16,7 +16,7 @@ from headrace.engine.build import LoadedModel, WorkPerToken, finish_model
 from headrace.engine.engine import Engine, make_engine, scheduler_limits
 from headrace.engine.engine_thread import EngineThread
 from headrace.engine.input_processor import InputProcessor
-from headrace.engine.started_model import Progress, StartedModel
+from headrace.engine.started_model import Progress, StartedModel, kernels_name
 from headrace.engine.stats import EngineStats
 from headrace.executor.drafting_runner import DraftingRunner
 from headrace.hub.model_store import LocalModel
@@ -36,7 +36,7 @@ class LocalEngine(EngineBackend):
     ) -> None:
         capacity = loaded.capacity
         environment = {
-            "ops": loaded.ops.name,
+            "ops": kernels_name(loaded.ops, config),
             "num_threads": config.num_threads,
             "kv_cache_dtype": capacity.kv_cache_dtype,
         }

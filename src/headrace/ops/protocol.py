@@ -27,7 +27,7 @@ RopeTable = Any
 PackedAdapter = Any
 KVLayer = Any
 Activation = Literal["silu", "gelu_tanh"]
-KVCacheDtype = Literal["bf16", "int8"]
+KVCacheDtype = Literal["bf16", "int8", "fp8"]
 
 GATE_UP_INTERLEAVE = 16
 """Columns of gate and up alternate in units of 16: [16 gate, 16 up, 16 gate, ...]."""
@@ -186,6 +186,16 @@ class Ops(Protocol):
         """About what a matrix takes once packed, for the memory plan."""
         ...
 
+    def extra_scratch_bytes(
+        self, matrices: Sequence[QuantTensor], replayed_rows: int, row_bytes: int
+    ) -> int:
+        """What products and replays take beside a step's activations, for the memory plan.
+
+        `matrices` are outlines of the layers'; replayed steps have `replayed_rows` at the most,
+        with activations of `row_bytes` each.
+        """
+        ...
+
     def pack_vector(self, vector: QuantTensor) -> Array:
         """A norm weight or bias as float32."""
         ...
@@ -213,7 +223,9 @@ class Ops(Protocol):
         """Room for num_blocks blocks in each layer.
 
         int8 keeps integers of -127 .. 127 and a float32 scale per token and KV head; store_kv
-        rounds, attention reads the rounded values. The reference keeps its own floats for bf16.
+        rounds, attention reads the rounded values. fp8 keeps floats of 8 bits (e4m3) and such a
+        scale. The reference keeps its own floats for bf16.
+        Raises: ConfigError for fp8 where the device has none.
         """
         ...
 

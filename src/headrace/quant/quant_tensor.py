@@ -101,8 +101,11 @@ class QuantTensor:
         """
         if not 0 <= start <= stop <= self.shape[-1]:
             raise ValueError(f"columns {start}:{stop} of a tensor with {self.shape[-1]} columns")
-        begin, end = self.format.row_bytes(start), self.format.row_bytes(stop)
+        scale = self.format.row_scale_bytes
+        begin, end = (self.format.row_bytes(column) - scale for column in (start, stop))
         part = np.ascontiguousarray(self.data[:, begin:end])
+        if scale:
+            part = np.concatenate([part, self.data[:, -scale:]], axis=1)
         return replace(self, shape=(*self.shape[:-1], stop - start), data=part)
 
     def matrix(self, index: int) -> QuantTensor:

@@ -58,6 +58,7 @@ def test_a_matrix_has_a_scale_per_row() -> None:
     order = np.array([5, 0, 2])
     np.testing.assert_array_equal(tensor.take_rows(order).dequantize(), found[order])
     np.testing.assert_array_equal(tensor.rows(1, 4).dequantize(), found[1:4])
+    np.testing.assert_array_equal(tensor.columns(8, 24).dequantize(), found[:, 8:24])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -100,6 +100,11 @@ class CpuOps:
     def packed_bytes(self, tensor: QuantTensor) -> int:
         return matmul.packed_bytes(tensor)
 
+    def extra_scratch_bytes(
+        self, matrices: Sequence[QuantTensor], replayed_rows: int, row_bytes: int
+    ) -> int:
+        return 0
+
     def pack_vector(self, vector: QuantTensor) -> Float32:
         return vector.dequantize().reshape(-1)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from headrace import _cpu
+from headrace.core.errors import ConfigError
 from headrace.ops.protocol import AttentionSpec, KVCache, KVCacheDtype
 from headrace.ops.reference import embed as reference_embed
 from headrace.ops.reference.rope import RopeTable
@@ -69,7 +70,12 @@ KV_FORMATS = {"bf16": _cpu.KVFormat.BF16, "int8": _cpu.KVFormat.INT8}
 
 
 def _kv_formats(spec: AttentionSpec, dtype: KVCacheDtype) -> tuple[_cpu.KVFormat, _cpu.KVFormat]:
-    """Of a layer's keys and values."""
+    """Of a layer's keys and values. Raises: ConfigError for one that has no kernel."""
+    if dtype not in KV_FORMATS:
+        raise ConfigError(
+            "engine.kv_cache_dtype", dtype, "auto, bf16, int8 on device cpu",
+            "Keys and values as floats of 8 bits are for NVIDIA GPUs; int8 takes as little here.",
+        )  # fmt: skip
     return KV_FORMATS["bf16" if spec.has_uneven_keys else dtype], KV_FORMATS[dtype]
 
 

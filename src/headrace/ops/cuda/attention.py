@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from headrace.ops.cuda.device_step import DeviceStep
+from headrace.ops.cuda.float8 import widen
 from headrace.ops.cuda.store_kv import KVLayer
 from headrace.ops.protocol import AttentionSpec
 
@@ -40,7 +41,7 @@ def _attend(
     acc, top, total, q, start, end, k_data, v_data, k_scales, v_scales, blocks, kv_head,
     num_kv_heads, position, is_row, scale, soft_cap, window,
     D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
-    K_INT8: tl.constexpr, V_INT8: tl.constexpr, HAS_CAP: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    K_SCALED: tl.constexpr, V_SCALED: tl.constexpr, HAS_CAP: tl.constexpr, HAS_WINDOW: tl.constexpr,
     IS_EDGE: tl.constexpr,
 ):  # fmt: skip
     """Take BLOCK_N cached tokens into the running softmax; without IS_EDGE every row sees all."""
@@ -62,8 +63,8 @@ def _attend(
     else:
         k = tl.load(k_data + slot[None, :] * D + d[:, None])
         v = tl.load(v_data + slot[:, None] * D + d[None, :])
-    scores = tl.dot(q, k.to(q.dtype), input_precision="ieee") * scale  # [BLOCK_M, BLOCK_N]
-    if K_INT8:
+    scores = tl.dot(q, widen(k, q.dtype), input_precision="ieee") * scale  # [BLOCK_M, BLOCK_N]
+    if K_SCALED:
         scores *= tl.load(k_scales + slot, mask=is_cached, other=0.0)[None, :]
     if HAS_CAP:
         scores = soft_cap * (1.0 - 2.0 / (tl.exp(2.0 * scores / soft_cap) + 1.0))
@@ -80,9 +81,9 @@ def _attend(
     shrink = tl.exp2(top - base)
     total = total * shrink + tl.sum(weights, axis=1)
     acc = acc * shrink[:, None]
-    if V_INT8:
+    if V_SCALED:
         weights *= tl.load(v_scales + slot, mask=is_cached, other=0.0)[None, :]
-    acc += tl.dot(weights.to(q.dtype), v.to(q.dtype), input_precision="ieee")
+    acc += tl.dot(weights.to(q.dtype), widen(v, q.dtype), input_precision="ieee")
     return acc, new_top, total
 
 
@@ -95,7 +96,7 @@ def attention_kernel(
     GROUP: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_Q: tl.constexpr,
     IS_DECODE: tl.constexpr, NUM_SPLITS: tl.constexpr, MIN_SPLIT: tl.constexpr,
-    K_INT8: tl.constexpr, V_INT8: tl.constexpr, HAS_CAP: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    K_SCALED: tl.constexpr, V_SCALED: tl.constexpr, HAS_CAP: tl.constexpr, HAS_WINDOW: tl.constexpr,
 ):  # fmt: skip
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
@@ -153,13 +154,13 @@ def attention_kernel(
         acc, top, total = _attend(
             acc, top, total, q, start, whole_end, k_data, v_data, k_scales, v_scales, blocks,
             kv_head, num_kv_heads, position, is_row, scale, soft_cap, window,
-            D, D_PAD, BLOCK_SIZE, BLOCK_N, K_INT8, V_INT8, HAS_CAP, HAS_WINDOW, False,
+            D, D_PAD, BLOCK_SIZE, BLOCK_N, K_SCALED, V_SCALED, HAS_CAP, HAS_WINDOW, False,
         )  # fmt: skip
     for start in range(whole_end, high, BLOCK_N):
         acc, top, total = _attend(
             acc, top, total, q, start, high, k_data, v_data, k_scales, v_scales, blocks,
             kv_head, num_kv_heads, position, is_row, scale, soft_cap, window,
-            D, D_PAD, BLOCK_SIZE, BLOCK_N, K_INT8, V_INT8, HAS_CAP, HAS_WINDOW, True,
+            D, D_PAD, BLOCK_SIZE, BLOCK_N, K_SCALED, V_SCALED, HAS_CAP, HAS_WINDOW, True,
         )  # fmt: skip
     if NUM_SPLITS > 1:
         part = (request.to(tl.int64) * num_kv_heads * GROUP + head) * NUM_SPLITS + split
@@ -254,7 +255,7 @@ def _chunks(
     group = spec.num_heads // spec.num_kv_heads
     block_m = max(128 if spec.head_size <= 128 else 64, triton.next_power_of_2(group))
     block_q = block_m // group
-    # Tiles of 64 tokens spill there: large heads, and int8 that is widened in registers.
+    # Tiles of 64 tokens spill there: large heads, and 8 bits that are widened in registers.
     is_wide = spec.head_size > 128 or (layer.v.scales is not None and spec.head_size > 64)
     num_tiles = qkv.shape[0] // block_q + step.seq_lens.shape[0]
     _launch(
@@ -284,6 +285,6 @@ def _launch(
         spec.scale, spec.soft_cap or 0.0, spec.window or 0,
         GROUP=spec.num_heads // spec.num_kv_heads, D=spec.head_size,
         D_PAD=max(triton.next_power_of_2(spec.head_size), 16), BLOCK_SIZE=k.data.shape[2],
-        MIN_SPLIT=MIN_SPLIT_TOKENS, K_INT8=k.scales is not None, V_INT8=v.scales is not None,
+        MIN_SPLIT=MIN_SPLIT_TOKENS, K_SCALED=k.scales is not None, V_SCALED=v.scales is not None,
         HAS_CAP=spec.soft_cap is not None, HAS_WINDOW=spec.window is not None, **constants,
     )  # fmt: skip

@@ -7,6 +7,7 @@ With device `cpu` the kernels run in Triton's interpreter; with `meta` nothing r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,12 +16,29 @@ import torch
 from torch import Tensor
 
 from headrace.core.errors import InvalidLogits, UnsupportedFormat
-from headrace.ops.cuda import attention, embed, matmul, norm, packing, rope, sampling, store_kv
+from headrace.ops.cuda import (
+    attention,
+    embed,
+    float8,
+    matmul,
+    norm,
+    packing,
+    rope,
+    sampling,
+    store_kv,
+)
 from headrace.ops.cuda.device import open_device
 from headrace.ops.cuda.device_step import DeviceStep, to_device, upload
 from headrace.ops.cuda.interpreted import prepare_interpreter
 from headrace.ops.cuda.rope import RopeTable
-from headrace.ops.cuda.step_replay import MakeGraph, StepReplay, cuda_graphs
+from headrace.ops.cuda.step_replay import (
+    BUCKETS,
+    WORKSPACE_BYTES,
+    MakeGraph,
+    StepReplay,
+    bucket_size,
+    cuda_graphs,
+)
 from headrace.ops.cuda.store_kv import KVLayer
 from headrace.ops.protocol import (
     Activation,
@@ -40,6 +58,7 @@ from headrace.ops.rank_group import RankGroup
 from headrace.ops.reference.rope import rope_table
 from headrace.ops.reference.sampling import check_token_ids
 from headrace.ops.step_inputs import Float32, Int32, SampleInputs, StepInputs
+from headrace.quant.format import F8_E4M3
 from headrace.quant.quant_tensor import QuantTensor
 
 INTERPRETED_SMS = 4
@@ -58,16 +77,19 @@ class CudaOps:
         dtype: torch.dtype = torch.bfloat16,
         make_graph: MakeGraph | None = None,
         group: RankGroup | None = None,
+        has_float8: bool = False,
     ) -> None:
         """`make_graph` captures decode steps; None is CUDA graphs on a GPU, none elsewhere.
 
-        With a `group` these are the ops of one rank, on a device of its own.
+        With a `group` these are the ops of one rank, on a device of its own. `has_float8`: floats
+        of 8 bits are multiplied as such, for devices that are no GPU.
         Raises: ConfigError without a usable GPU.
         """
         self.device = torch.device(device)
         self.dtype = dtype
         self._make_graph = make_graph
         self._num_sms = INTERPRETED_SMS
+        self.has_float8_products = has_float8
         self.name = f"cuda-interpreted-{str(dtype).removeprefix('torch.')}"
         if self.device.type == "cpu":
             prepare_interpreter()
@@ -75,6 +97,7 @@ class CudaOps:
             found = open_device(self.device)
             self._num_sms, self.name = found.num_sms, f"cuda-sm{found.architecture}"
             self._make_graph = make_graph or cuda_graphs()
+            self.has_float8_products = found.architecture >= float8.FIRST_ARCHITECTURE
         self._group = group
         if group is not None:
             self.name += f"-tp{group.num_ranks}"
@@ -91,16 +114,34 @@ class CudaOps:
         biases: Sequence[QuantTensor | None] | None = None,
         interleave: bool = False,
     ) -> packing.Linear:
-        return packing.pack_linear(parts, biases, interleave, self.dtype, self.device)
+        settings = self.dtype, self.device, self.has_float8_products
+        return packing.pack_linear(parts, biases, interleave, *settings)
 
     def finish_packing(self) -> None:
         """Nothing is packed beside the caller."""
 
     def pack_table(self, table: QuantTensor) -> packing.Matrix:
+        if table.format is F8_E4M3:  # tables are read by rows, in floats
+            table = QuantTensor.from_array(table.dequantize())
         return packing.pack_matrix(table, self.dtype, self.device)
 
     def packed_bytes(self, tensor: QuantTensor) -> int:
         return packing.packed_bytes(tensor, self.dtype)
+
+    def extra_scratch_bytes(
+        self, matrices: Sequence[QuantTensor], replayed_rows: int, row_bytes: int
+    ) -> int:
+        """A matrix as floats, twice as large where two are fused; graphs have a pool of their own,
+        and the library a workspace for each of the two streams.
+        """
+        packed = [math.prod(each.shape) for each in matrices if self._is_widened(each)]
+        graphs = bucket_size(min(replayed_rows, BUCKETS[-1])) * row_bytes if replayed_rows else 0
+        return 2 * self.dtype.itemsize * max(packed, default=0) + graphs + 2 * WORKSPACE_BYTES
+
+    def _is_widened(self, tensor: QuantTensor) -> bool:
+        """Whether products of many rows read it as floats."""
+        is_float8 = tensor.format is F8_E4M3 and not self.has_float8_products
+        return is_float8 or tensor.format.is_quantized
 
     def pack_vector(self, vector: QuantTensor) -> Tensor:
         return torch.from_numpy(vector.dequantize().reshape(-1)).to(self.device)
@@ -122,7 +163,9 @@ class CudaOps:
         block_size: int,
         dtype: KVCacheDtype = "bf16",
     ) -> KVCache:
-        return store_kv.allocate_kv(specs, num_blocks, block_size, self.dtype, dtype, self.device)
+        is_known = self.has_float8_products and self.device.type != "cpu"
+        where = self.dtype, dtype, self.device, is_known
+        return store_kv.allocate_kv(specs, num_blocks, block_size, *where)
 
     def pack_adapter(self, linears: Sequence[AdaptedLinear]) -> PackedAdapter:
         """Not written. Raises: UnsupportedFormat."""

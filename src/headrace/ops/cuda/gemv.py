@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 
 from headrace.ops.cuda.activation import gate
-from headrace.ops.cuda.packing import FloatMatrix, IntegerMatrix
+from headrace.ops.cuda.float8 import widen
+from headrace.ops.cuda.packing import Float8Matrix, FloatMatrix, IntegerMatrix
 from headrace.ops.protocol import GATE_UP_INTERLEAVE, Activation
 
 MAX_ROWS = 8
@@ -32,10 +33,10 @@ def _finish(acc, bias, out, column, is_column, num_rows, out_width, ROWS: tl.con
 
 @triton.jit
 def _float_columns(
-    x, weight, column, is_column, num_rows, x_width, DEPTH: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    x, weight, scales, column, is_column, num_rows, x_width, DEPTH: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, HAS_SCALES: tl.constexpr,
 ):  # fmt: skip
-    """x @ weight[column].T. Shapes: -> [ROWS, BLOCK_N] float32."""
+    """x @ weight[column].T, times the columns' scales. Shapes: -> [ROWS, BLOCK_N] float32."""
     row = tl.arange(0, ROWS)[:, None]
     start = weight + column.to(tl.int64)[:, None] * DEPTH
     acc = tl.zeros([ROWS, BLOCK_N, BLOCK_K], tl.float32)
@@ -43,15 +44,19 @@ def _float_columns(
         k = first + tl.arange(0, BLOCK_K)[None, :]
         w = tl.load(start + k, mask=is_column[:, None] & (k < DEPTH), other=0.0)
         a = tl.load(x + row * x_width + k, mask=(row < num_rows) & (k < DEPTH), other=0.0)
-        acc += a.to(tl.float32)[:, None, :] * w.to(tl.float32)[None, :, :]
-    return tl.sum(acc, axis=2)
+        acc += a.to(tl.float32)[:, None, :] * widen(w, tl.float32)[None, :, :]
+    y = tl.sum(acc, axis=2)
+    if HAS_SCALES:
+        y *= tl.load(scales + column, mask=is_column, other=0.0)[None, :]
+    return y
 
 
 @triton.jit
 def float_gemv_kernel(
-    x, weight, bias, out, num_rows, num_columns, x_width, out_width,
+    x, weight, scales, bias, out, num_rows, num_columns, x_width, out_width,
     DEPTH: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    HAS_BIAS: tl.constexpr, IS_GATED: tl.constexpr, IS_SILU: tl.constexpr, UNIT: tl.constexpr,
+    HAS_SCALES: tl.constexpr, HAS_BIAS: tl.constexpr, IS_GATED: tl.constexpr,
+    IS_SILU: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     is_column = column < num_columns
@@ -59,14 +64,16 @@ def float_gemv_kernel(
     if IS_GATED:
         source = column // UNIT * (2 * UNIT) + column % UNIT
     y = _float_columns(
-        x, weight, source, is_column, num_rows, x_width, DEPTH, ROWS, BLOCK_N, BLOCK_K
-    )
+        x, weight, scales, source, is_column, num_rows, x_width, DEPTH, ROWS, BLOCK_N, BLOCK_K,
+        HAS_SCALES,
+    )  # fmt: skip
     if HAS_BIAS:
         y += tl.load(bias + source, mask=is_column, other=0.0)[None, :]
     if IS_GATED:
         up = _float_columns(
-            x, weight, source + UNIT, is_column, num_rows, x_width, DEPTH, ROWS, BLOCK_N, BLOCK_K
-        )
+            x, weight, scales, source + UNIT, is_column, num_rows, x_width, DEPTH, ROWS, BLOCK_N,
+            BLOCK_K, HAS_SCALES,
+        )  # fmt: skip
         if HAS_BIAS:
             up += tl.load(bias + source + UNIT, mask=is_column, other=0.0)[None, :]
         y = gate(y, up, IS_SILU)
@@ -214,7 +221,7 @@ def dequantize_kernel(
 
 def float_gemv(
     x: torch.Tensor,
-    matrix: FloatMatrix,
+    matrix: FloatMatrix | Float8Matrix,
     bias: torch.Tensor | None,
     out: torch.Tensor,
     activation: Activation | None = None,
@@ -224,10 +231,15 @@ def float_gemv(
     num_columns = out.shape[1]
     block_n, block_k = (8, 512) if rows == 1 else (8, 256) if rows <= 4 else (4, 256)
     block_n = INTERPRETED_COLUMNS or block_n
+    is_float8 = isinstance(matrix, Float8Matrix)
+    weight, scales = (
+        (matrix.codes, matrix.scales) if isinstance(matrix, Float8Matrix) else (matrix.data, x)
+    )
     float_gemv_kernel[(triton.cdiv(num_columns, block_n),)](
-        x, matrix.data, x if bias is None else bias, out, x.shape[0], num_columns,
-        x.stride(0), out.stride(0), DEPTH=matrix.shape[1], ROWS=rows, BLOCK_N=block_n,
-        BLOCK_K=block_k, HAS_BIAS=bias is not None, IS_GATED=activation is not None,
+        x, weight, scales, x if bias is None else bias, out, x.shape[0], num_columns,
+        x.stride(0), out.stride(0),
+        DEPTH=matrix.shape[1], ROWS=rows, BLOCK_N=block_n, BLOCK_K=block_k, HAS_SCALES=is_float8,
+        HAS_BIAS=bias is not None, IS_GATED=activation is not None,
         IS_SILU=activation == "silu", UNIT=GATE_UP_INTERLEAVE, num_warps=4,
     )  # fmt: skip
 
@@ -245,10 +257,10 @@ def integer_gemv(
     block_n, runs = (8, 16) if rows == 1 else (4, 16) if rows <= 4 else (4, 8)
     block_n = INTERPRETED_COLUMNS or block_n
     integer_gemv_kernel[(triton.cdiv(num_columns, block_n),)](
-        x, *_tensors(matrix), x if bias is None else bias, out, x.shape[0], num_columns,
+        x, *tensors(matrix), x if bias is None else bias, out, x.shape[0], num_columns,
         x.stride(0), out.stride(0), DEPTH=matrix.width, ROWS=rows, BLOCK_N=block_n, RUNS=runs,
         HAS_BIAS=bias is not None, IS_GATED=activation is not None, IS_SILU=activation == "silu",
-        UNIT=GATE_UP_INTERLEAVE, num_warps=4, **_constants(matrix),
+        UNIT=GATE_UP_INTERLEAVE, num_warps=4, **constants(matrix),
     )  # fmt: skip
 
 
@@ -262,20 +274,21 @@ def dequantize(
         return out
     padded = matrix.d.shape[1] * matrix.block_size
     dequantize_kernel[(triton.cdiv(num_rows, 4), triton.cdiv(padded, 512))](
-        *_tensors(matrix), matrix.low if rows is None else rows, out, scale, num_rows,
+        *tensors(matrix), matrix.low if rows is None else rows, out, scale, num_rows,
         matrix.width, WIDTH=matrix.width, BLOCK_N=4, RUNS=16, HAS_ROWS=rows is not None,
-        num_warps=4, enable_fp_fusion=False, **_constants(matrix),
+        num_warps=4, enable_fp_fusion=False, **constants(matrix),
     )  # fmt: skip
     return out
 
 
-def _tensors(matrix: IntegerMatrix) -> tuple[torch.Tensor, ...]:
+def tensors(matrix: IntegerMatrix) -> tuple[torch.Tensor, ...]:
     """The kernels' pointers; what is absent is not read."""
     parts = (matrix.low, matrix.high, matrix.d, matrix.sc, matrix.dm, matrix.mn)
     return tuple(matrix.low if part is None else part for part in parts)
 
 
-def _constants(matrix: IntegerMatrix) -> dict[str, int]:
+def constants(matrix: IntegerMatrix) -> dict[str, int]:
+    """How `load_integers` finds its way in them."""
     return {
         "PADDED": matrix.d.shape[1] * matrix.block_size,
         "BITS": matrix.bits,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from headrace.ops.cuda import packed_matmul
 from headrace.ops.cuda.device import DeviceFacts, open_device
+from headrace.ops.cuda.float8 import FIRST_ARCHITECTURE
 from headrace.ops.cuda.gemv import MAX_ROWS
 from headrace.ops.kernel_note import KernelNote
-from headrace.quant.format import FORMATS
+from headrace.quant.format import F8_E4M3, FORMATS
 
 
 def kernels(isa: str | None) -> tuple[KernelNote, ...]:
@@ -21,17 +23,24 @@ def notes(found: DeviceFacts) -> tuple[KernelNote, ...]:
     floats = tuple(name for name, row in FORMATS.items() if not row.is_quantized)
     integers = tuple(name for name, row in FORMATS.items() if row.is_quantized)
     few, many = f"up to {MAX_ROWS} rows", f"more than {MAX_ROWS} rows"
+    some, most = f"up to {packed_matmul.MAX_ROWS} rows", f"more than {packed_matmul.MAX_ROWS} rows"
+    has_float8 = found.architecture >= FIRST_ARCHITECTURE
+    wide8 = KernelNote("matmul", f"{place}: quantize_rows, then _scaled_mm", many, (F8_E4M3.name,))
+    if not has_float8:
+        wide8 = KernelNote("matmul", f"{place}: float8_matmul, then cuBLAS", many, (F8_E4M3.name,))
     gpu = f"{found.name}, driver {found.driver}"
     return (
         KernelNote("embed", f"{place}: dequantize", gpu, integers),
         KernelNote("embed", "torch index_select", gpu, floats),
         KernelNote("norm", f"{place}: rms_norm", "one program per row"),
-        KernelNote("matmul", f"{place}: float_gemv", few, floats),
+        KernelNote("matmul", f"{place}: float_gemv", few, (*floats, F8_E4M3.name)),
         KernelNote("matmul", f"{place}: integer_gemv", few, integers),
         KernelNote("matmul", "cuBLAS", many, floats),
-        KernelNote("matmul", f"{place}: dequantize, then cuBLAS", many, integers),
+        wide8,
+        KernelNote("matmul", f"{place}: integer_matmul", some, integers),
+        KernelNote("matmul", f"{place}: dequantize, then cuBLAS", most, integers),
         KernelNote("rope", f"{place}: rope", "norms of q and k inside"),
-        KernelNote("store_kv", f"{place}: store_kv", "bf16 or int8"),
+        KernelNote("store_kv", f"{place}: store_kv", "bf16, int8 or fp8"),
         KernelNote("attention", f"{place}: attention, combine", "split over the cache for decode"),
         KernelNote("attention_packed", "torch scaled_dot_product_attention", "encoders"),
         KernelNote("activation", f"{place}: float_gemv, integer_gemv", f"inside them, {few}"),

@@ -1,18 +1,24 @@
-"""Which kernel a linear takes: few rows read packed weights, many go through cuBLAS as floats."""
+"""Which kernel a linear takes, by its rows and the form of its weights.
+
+Up to gemv.MAX_ROWS rows read packed weights column by column, up to packed_matmul.MAX_ROWS through
+tensor cores; more go to the library as floats. Where the device multiplies floats of 8 bits, those
+weights take all products beyond the GEMV's that way, with activations rounded row by row.
+"""
 
 from __future__ import annotations
 
 import torch
 
-from headrace.ops.cuda import activation, gemv
-from headrace.ops.cuda.packing import FloatMatrix, IntegerMatrix, Linear, Matrix
+from headrace.ops.cuda import activation, float8, gemv, packed_matmul
+from headrace.ops.cuda.packing import Float8Matrix, FloatMatrix, IntegerMatrix, Linear, Matrix
 from headrace.ops.protocol import Activation
 
 
 def linear(x: torch.Tensor, weight: Linear, out_dtype: torch.dtype | None = None) -> torch.Tensor:
     """x @ weight.T + bias. Shapes: [T, in] -> [T, out]."""
     dtype = out_dtype or x.dtype
-    if x.shape[0] > gemv.MAX_ROWS and len(weight.matrices) == 1 and weight.bias is None:
+    is_alone = len(weight.matrices) == 1 and weight.bias is None
+    if is_alone and not has_own_kernel(x, weight.matrices[0], dtype):
         return wide_product(x, weight.matrices[0], dtype)
     out = torch.empty((x.shape[0], weight.num_columns), dtype=dtype, device=x.device)
     start = 0
@@ -24,21 +30,60 @@ def linear(x: torch.Tensor, weight: Linear, out_dtype: torch.dtype | None = None
     return out
 
 
+def has_own_kernel(x: torch.Tensor, matrix: Matrix, dtype: torch.dtype) -> bool:
+    """Whether a Triton kernel reads the weights as they are packed."""
+    num_rows = x.shape[0]
+    if num_rows <= gemv.MAX_ROWS:
+        return num_rows > 0
+    is_left_to_library = isinstance(matrix, FloatMatrix) or _is_float8_product(x, matrix, dtype)
+    return num_rows <= packed_matmul.MAX_ROWS and not is_left_to_library
+
+
+def _is_float8_product(x: torch.Tensor, matrix: Matrix, dtype: torch.dtype) -> bool:
+    """Whether x is rounded too. Logits, which are wider than x, deserve it as it is."""
+    is_float8 = isinstance(matrix, Float8Matrix) and matrix.has_products
+    return is_float8 and dtype == x.dtype and x.shape[0] > 0
+
+
 def _multiply(
     x: torch.Tensor, matrix: Matrix, bias: torch.Tensor | None, out: torch.Tensor
 ) -> None:
-    if not 0 < x.shape[0] <= gemv.MAX_ROWS:
+    if not has_own_kernel(x, matrix, out.dtype):
         product = wide_product(x, matrix, out.dtype)
         out.copy_(product if bias is None else product + bias)
-    elif isinstance(matrix, FloatMatrix):
-        gemv.float_gemv(x, matrix, bias, out)
+    elif isinstance(matrix, FloatMatrix) or x.shape[0] <= gemv.MAX_ROWS:
+        _few_rows(x, matrix, bias, out)
     else:
-        gemv.integer_gemv(x, matrix, bias, out)
+        packed_matmul.matmul(x, matrix, bias, out)
+
+
+def _few_rows(
+    x: torch.Tensor,
+    matrix: Matrix,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    name: Activation | None = None,
+) -> None:
+    if isinstance(matrix, IntegerMatrix):
+        gemv.integer_gemv(x, matrix, bias, out, name)
+    else:
+        gemv.float_gemv(x, matrix, bias, out, name)
 
 
 def wide_product(x: torch.Tensor, matrix: Matrix, dtype: torch.dtype) -> torch.Tensor:
-    """x @ matrix.T by the library; quantized weights become floats in scratch first."""
+    """x @ matrix.T by the library; packed weights become floats in scratch first."""
+    if isinstance(matrix, Float8Matrix):
+        if _is_float8_product(x, matrix, dtype):
+            rows = float8.quantize_rows(x)
+            return float8.product(rows, matrix.codes, matrix.scales).to(dtype)
+        # Codes are exact in the activations' dtype; the scales follow.
+        codes = matrix.codes.view(torch.float8_e4m3fn).to(x.dtype)
+        return (_floats(x, codes, torch.float32) * matrix.scales).to(dtype)
     weight = gemv.dequantize(matrix, x.dtype) if isinstance(matrix, IntegerMatrix) else matrix.data
+    return _floats(x, weight, dtype)
+
+
+def _floats(x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if dtype == x.dtype or x.device.type == "cpu":
         return torch.mm(x, weight.T).to(dtype)
     return torch.mm(x, weight.T, out_dtype=dtype)
@@ -53,8 +98,5 @@ def gated_linear(x: torch.Tensor, weight: Linear, name: Activation) -> torch.Ten
     if not 0 < x.shape[0] <= gemv.MAX_ROWS:
         return activation.gated(linear(x, weight), name)
     out = torch.empty((x.shape[0], matrix.shape[0] // 2), dtype=x.dtype, device=x.device)
-    if isinstance(matrix, FloatMatrix):
-        gemv.float_gemv(x, matrix, weight.bias, out, name)
-    else:
-        gemv.integer_gemv(x, matrix, weight.bias, out, name)
+    _few_rows(x, matrix, weight.bias, out, name)
     return out

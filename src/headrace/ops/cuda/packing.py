@@ -6,7 +6,7 @@ file, every integer and scale exact. Columns are padded with zero scales to whol
 A unit of 64 weights is 32 bytes of low nibbles: byte b holds weight b and, above it, weight b + 32.
 A plane beside it holds bits 4 and 5: for pair p = (half-unit, byte) of formats with 6 bits, two
 bits of either weight, two half-units to a byte; with 5 bits one bit each, four to a byte.
-8-bit integers lie in their order.
+8-bit integers lie in their order. Floats of 8 bits are kept as the file has them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from headrace.ops.protocol import GATE_UP_INTERLEAVE
 from headrace.quant import gguf_blocks
+from headrace.quant.float8 import split_rows
+from headrace.quant.format import F8_E4M3
 from headrace.quant.gguf_blocks import BlockIntegers
 from headrace.quant.quant_tensor import QuantTensor
 
@@ -78,7 +80,28 @@ class IntegerMatrix:
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
 
-Matrix = FloatMatrix | IntegerMatrix
+@dataclass(frozen=True, slots=True)
+class Float8Matrix:
+    """w = codes * scales.
+
+    Shapes: codes [out, in], float8 where the device reads it, else uint8; scales [out] float32.
+    `has_products`: rows of activations are rounded to float8 too, and multiplied as such.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    has_products: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.codes.shape[0], self.codes.shape[1]
+
+    @property
+    def num_bytes(self) -> int:
+        return self.codes.numel() + 4 * self.scales.numel()
+
+
+Matrix = FloatMatrix | IntegerMatrix | Float8Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +122,11 @@ def pack_linear(
     interleave: bool,
     dtype: torch.dtype,
     device: torch.device,
+    has_float8: bool = False,
 ) -> Linear:
     """Fuse parts along `out`; neighbours of one format become one matrix.
+
+    `has_float8`: the device multiplies floats of 8 bits.
 
     Raises: ValueError when parts do not fit together.
     """
@@ -116,7 +142,7 @@ def pack_linear(
         else:
             runs.append([part])
     order = _interleaved(parts[0].shape[0]) if interleave else None
-    matrices = [pack_matrix(_join(run, order), dtype, device) for run in runs]
+    matrices = [pack_matrix(_join(run, order), dtype, device, has_float8) for run in runs]
     return Linear(tuple(matrices), _fuse_biases(parts, biases, order, device))
 
 
@@ -150,8 +176,12 @@ def _fuse_biases(
     return torch.from_numpy(fused if order is None else fused[order]).to(device)
 
 
-def pack_matrix(tensor: QuantTensor, dtype: torch.dtype, device: torch.device) -> Matrix:
+def pack_matrix(
+    tensor: QuantTensor, dtype: torch.dtype, device: torch.device, has_float8: bool = False
+) -> Matrix:
     """A weight or an embedding table [out, in] on the device."""
+    if tensor.format is F8_E4M3:
+        return _pack_float8(tensor, device, has_float8)
     if not tensor.format.is_quantized:
         return FloatMatrix(torch.from_numpy(tensor.dequantize()).to(device, dtype))
     bits = BITS[tensor.format.name]
@@ -177,10 +207,27 @@ def pack_matrix(tensor: QuantTensor, dtype: torch.dtype, device: torch.device) -
     )  # fmt: skip
 
 
+def _pack_float8(tensor: QuantTensor, device: torch.device, has_float8: bool) -> Float8Matrix:
+    codes, scales = split_rows(tensor.data)
+    sent = torch.from_numpy(np.ascontiguousarray(codes)).to(device)
+    return float8_matrix(sent, torch.from_numpy(scales).to(device), has_float8)
+
+
+def float8_matrix(codes: torch.Tensor, scales: torch.Tensor, has_float8: bool) -> Float8Matrix:
+    """A matrix of codes on their device. Shapes: codes [out, in] uint8; scales [out] float32."""
+    # The library multiplies whole tiles of 16.
+    has_products = has_float8 and all(size % 16 == 0 for size in codes.shape)
+    if has_float8 and codes.device.type != "cpu":
+        codes = codes.view(torch.float8_e4m3fn)
+    return Float8Matrix(codes, scales, has_products)
+
+
 def packed_bytes(tensor: QuantTensor, dtype: torch.dtype) -> int:
     """What `pack_matrix` takes, up to padding."""
     num_weights = tensor.num_rows * tensor.shape[-1]
     fmt = tensor.format
+    if fmt is F8_E4M3:
+        return tensor.nbytes
     if not fmt.is_quantized:
         return num_weights * dtype.itemsize
     raw = gguf_blocks.unpack(fmt, tensor.data[:1])

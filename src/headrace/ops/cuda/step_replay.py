@@ -24,6 +24,9 @@ BUCKETS = (
 TABLE_STEP = 64
 """Block tables of a bucket are this many blocks wide, or a power of 2 times as many."""
 
+WORKSPACE_BYTES = 32 * 2**20
+"""What cuBLAS keeps for each stream that it was called on, for good."""
+
 Run = Callable[[], Sequence[torch.Tensor]]
 
 
@@ -43,10 +46,7 @@ MakeGraph = Callable[[], Graph]
 
 
 class CudaGraph:
-    """torch.cuda.CUDAGraph, all of an engine's in one memory pool and captured on one stream.
-
-    cuBLAS keeps a workspace of 32 MiB for each stream that it was called on, for good.
-    """
+    """torch.cuda.CUDAGraph, all of an engine's in one memory pool and captured on one stream."""
 
     def __init__(self, pool: Any, stream: Any) -> None:
         self._pool, self._stream = pool, stream

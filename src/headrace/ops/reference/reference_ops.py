@@ -94,6 +94,11 @@ class ReferenceOps:
     def packed_bytes(self, tensor: QuantTensor) -> int:
         return math.prod(tensor.shape) * self.dtype.itemsize
 
+    def extra_scratch_bytes(
+        self, matrices: Sequence[QuantTensor], replayed_rows: int, row_bytes: int
+    ) -> int:
+        return 0
+
     def pack_vector(self, vector: QuantTensor) -> Floats:
         return vector.dequantize().reshape(-1).astype(self.dtype)
 

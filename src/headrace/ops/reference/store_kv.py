@@ -1,4 +1,4 @@
-"""The KV cache of the reference: plain float arrays or int8, and the writing of keys and values."""
+"""The KV cache of the reference: floats, int8 or float8, and the writing of keys and values."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from headrace.ops.protocol import AttentionSpec, KVCache, KVCacheDtype
 from headrace.ops.reference.norm import Floats
 from headrace.ops.step_inputs import Float32, Int32
+from headrace.quant import float8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,32 @@ class Int8Heads:
         return exact
 
 
+@dataclass(frozen=True, slots=True)
+class Float8Heads:
+    """Keys or values as floats of 8 bits in units of a scale per token and head.
+
+    Shapes: data [N, K, B, D] uint8; scales [N, K, B] float32. `dtype` is what `read` gives.
+    """
+
+    data: NDArray[np.uint8]
+    scales: Float32
+    dtype: np.dtype[Any]
+
+    def write(self, blocks: Int32, offsets: Int32, rows: Floats) -> None:
+        """Round to the nearest, ties to even; damage is seen by its scale. Mutates: self."""
+        x = rows.astype(np.float32)
+        is_damaged = ~np.isfinite(np.abs(x).max(axis=-1, keepdims=True))
+        codes, scales = float8.encode_rows(np.where(is_damaged, np.float32(0), x))
+        self.data[blocks, :, offsets] = codes
+        self.scales[blocks, :, offsets] = np.where(is_damaged[..., 0], np.float32(np.nan), scales)
+
+    def read(self, blocks: Int32) -> Floats:
+        """Shapes: blocks [P] -> [P, K, B, D]."""
+        exact: Floats = float8.VALUES[self.data[blocks]].astype(self.dtype)
+        exact *= self.scales[blocks][..., None].astype(self.dtype)
+        return exact
+
+
 TINIEST = np.float32(2.0**-100)
 """Heads without a larger value become zero: 127 over it would not be finite."""
 
@@ -71,7 +98,7 @@ def quantize_heads(rows: Floats) -> tuple[NDArray[np.int8], Float32]:
     return rounded.astype(np.int8), scales.astype(np.float32)
 
 
-Heads = FloatHeads | Int8Heads
+Heads = FloatHeads | Int8Heads | Float8Heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +120,9 @@ def kv_bytes_per_block(
     """Bytes of one block over all layers."""
     total = 0
     for spec in specs:
-        for is_int8 in _is_int8(spec, kv_dtype):
-            head = spec.head_size + 4 if is_int8 else spec.head_size * np.dtype(dtype).itemsize
+        for half in _dtypes(spec, kv_dtype):
+            is_wide = half == "bf16"
+            head = spec.head_size * np.dtype(dtype).itemsize if is_wide else spec.head_size + 4
             total += spec.num_kv_heads * block_size * head
     return total
 
@@ -111,23 +139,25 @@ def allocate_kv(
     for spec in specs:
         shape = (num_blocks, spec.num_kv_heads, block_size, spec.head_size)
         layers.append(
-            KVLayer(*(_make_heads(shape, dtype, is_int8) for is_int8 in _is_int8(spec, kv_dtype)))
+            KVLayer(*(_make_heads(shape, dtype, half) for half in _dtypes(spec, kv_dtype)))
         )
     num_bytes = kv_bytes_per_block(specs, block_size, dtype, kv_dtype) * num_blocks
     return KVCache(tuple(layers), num_blocks, block_size, num_bytes)
 
 
-def _is_int8(spec: AttentionSpec, kv_dtype: KVCacheDtype) -> tuple[bool, bool]:
-    """Whether keys are, whether values are."""
-    return kv_dtype == "int8" and not spec.has_uneven_keys, kv_dtype == "int8"
+def _dtypes(spec: AttentionSpec, kv_dtype: KVCacheDtype) -> tuple[KVCacheDtype, KVCacheDtype]:
+    """Of keys and of values. Floats of 8 bits hold uneven keys: their error is relative."""
+    is_wide = kv_dtype == "int8" and spec.has_uneven_keys
+    return "bf16" if is_wide else kv_dtype, kv_dtype
 
 
-def _make_heads(shape: tuple[int, ...], dtype: DTypeLike, is_int8: bool) -> Heads:
-    if is_int8:
-        return Int8Heads(
-            np.zeros(shape, np.int8), np.zeros(shape[:-1], np.float32), np.dtype(dtype)
-        )
-    return FloatHeads(np.zeros(shape, dtype))
+def _make_heads(shape: tuple[int, ...], dtype: DTypeLike, half: KVCacheDtype) -> Heads:
+    if half == "bf16":
+        return FloatHeads(np.zeros(shape, dtype))
+    scales = np.zeros(shape[:-1], np.float32)
+    if half == "int8":
+        return Int8Heads(np.zeros(shape, np.int8), scales, np.dtype(dtype))
+    return Float8Heads(np.zeros(shape, np.uint8), scales, np.dtype(dtype))
 
 
 def store_kv(
