@@ -30,9 +30,10 @@ from sections import Supervisor, items  # noqa: E402
 
 GROUPS = (
     {"device": 40},
-    {"linears": 160, "around": 160, "attention": 160, "attention-int8": 160, "choices": 160,
-     "tokens": 160},
-    {"roofs": 30}, {"decode": 110}, {"prefill": 50}, {"requests": 110}, {"kernels": 80},
+    {"linears": 160, "around": 160, "attention": 160, "attention-int8": 160,
+     "attention-fp8": 160, "choices": 160, "tokens": 160},
+    {"roofs": 30}, {"decode": 110}, {"prefill": 50}, {"decode-float8": 70}, {"requests": 110},
+    {"kernels": 80},
 )  # fmt: skip
 """Sections in their order, with the seconds that each may take at the most; those of a group run at
 once, because most of a check is the compiling of kernels."""

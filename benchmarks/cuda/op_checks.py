@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from headrace.ops.cuda.cuda_ops import CudaOps
+from headrace.ops.cuda.gemv import MAX_ROWS
 from headrace.ops.protocol import AttentionSpec, KVCacheDtype, RopeParams
 from headrace.ops.reference.reference_ops import ReferenceOps
 from headrace.quant.quant_tensor import QuantTensor
@@ -54,7 +55,7 @@ def linears(
 ) -> Iterator[tuple[str, Check]]:
     """Products of few rows and many, and logits, in every layout of weights."""
     for name in formats(is_dry_run):
-        for rows in (1, 9) if is_dry_run else (1, 2, 5, 8, 9, 64):
+        for rows in (1, 9) if is_dry_run else (1, 2, 5, 8, 9, 64, 65):
             call = partial(linear, ops, exact, rng, name, rows, 96 if is_dry_run else 4096)
             yield f"linear {name} rows {rows}", call
         yield f"logits {name}", partial(logits, ops, exact, rng, name)
@@ -106,14 +107,15 @@ PARTS: dict[str, Callable[..., Iterator[tuple[str, Check]]]] = {
     "around": around_attention,
     "attention": partial(attentions, "bf16"),
     "attention-int8": partial(attentions, "int8"),
+    "attention-fp8": partial(attentions, "fp8"),
     "choices": choices,
 }
 
 
 def formats(is_dry_run: bool) -> tuple[str, ...]:
     if is_dry_run:
-        return ("bf16", "q4_k")
-    return ("bf16", "q4_k", "q6_k", "q8_0", "q4_0", "q5_k", "iq4_nl", "q2_k")
+        return ("bf16", "q4_k", "f8_e4m3")
+    return ("bf16", "q4_k", "q6_k", "q8_0", "q4_0", "q5_k", "iq4_nl", "q2_k", "f8_e4m3")
 
 
 def poison() -> None:
@@ -127,7 +129,8 @@ def linear(
 ) -> dict[str, Any]:
     tensor, x = weight(rng, name, columns, 1024), bf16(rng, rows, 1024)
     bias = QuantTensor.from_array(rng.standard_normal(columns).astype(np.float32))
-    wanted = exact.linear(x.astype(np.float64), exact.pack_linear([tensor], [bias]))
+    given = as_multiplied(ops, name, x)
+    wanted = exact.linear(given.astype(np.float64), exact.pack_linear([tensor], [bias]))
     return compare(ops, ops.linear(send(ops, x), ops.pack_linear([tensor], [bias])), wanted)
 
 
@@ -136,7 +139,8 @@ def gated_linear(
 ) -> dict[str, Any]:
     parts, x = [weight(rng, name, 96, 512) for _ in range(2)], bf16(rng, rows, 512)
     packed = exact.pack_linear(parts, interleave=True)
-    wanted = exact.gated_linear(x.astype(np.float64), packed, "silu")
+    given = as_multiplied(ops, name, x)
+    wanted = exact.gated_linear(given.astype(np.float64), packed, "silu")
     packed = ops.pack_linear(parts, interleave=True)
     return compare(ops, ops.gated_linear(send(ops, x), packed, "silu"), wanted)
 
@@ -281,6 +285,12 @@ def weight(rng: np.random.Generator, name: str, rows: int, width: int) -> QuantT
     """Of few distinct rows in random order: quantizing is slow."""
     few = quantize(rng.standard_normal((min(rows, 96), width)).astype(np.float32) / 8, name)
     return few.take_rows(rng.permutation(rows) % few.shape[0])
+
+
+def as_multiplied(ops: CudaOps, name: str, x: np.ndarray) -> np.ndarray:
+    """Rows beyond a GEMV's are rounded to float8 where the device multiplies it."""
+    is_rounded = name == "f8_e4m3" and ops.has_float8_products and len(x) > MAX_ROWS
+    return quantize(x, name).dequantize() if is_rounded else x
 
 
 def bf16(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:

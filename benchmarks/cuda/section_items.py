@@ -64,6 +64,8 @@ def section_items(name: str, arguments: argparse.Namespace, device: str) -> Iter
         yield from speeds.roofs(ops, timer, is_dry_run)
     elif name == "decode":
         yield from speeds.decode(ops, timer, shape, roof)
+    elif name == "decode-float8":
+        yield from speeds.decode_float8(ops, timer, shape, roof)
     elif name == "prefill":
         yield from speeds.prefill(ops, timer, shape, roof)
     elif name == "requests":

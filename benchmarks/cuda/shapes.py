@@ -12,8 +12,8 @@ from headrace.models.llama import Llama
 from headrace.models.model_config import ModelConfig
 from headrace.models.weight_spec import DecoderLayer, DecoderWeights
 from headrace.ops.cuda.cuda_ops import CudaOps
-from headrace.ops.cuda.packing import FloatMatrix, Linear
-from headrace.ops.protocol import AttentionSpec, KVCache, RopeParams
+from headrace.ops.cuda.packing import Float8Matrix, FloatMatrix, Linear, float8_matrix
+from headrace.ops.protocol import AttentionSpec, KVCache, KVCacheDtype, RopeParams
 from headrace.ops.step_inputs import StepInputs
 
 
@@ -46,15 +46,28 @@ SHAPES = {
 }  # fmt: skip
 
 
-def make_model(ops: CudaOps, shape: Shape) -> tuple[Llama, KVCache, int]:
-    """A model with random weights made on the device, room for what is timed, bytes of a step."""
+def make_model(
+    ops: CudaOps, shape: Shape, is_float8: bool = False, kv_dtype: KVCacheDtype = "bf16"
+) -> tuple[Llama, KVCache, int]:
+    """A model with random weights made on the device, room for what is timed, bytes of a step.
+
+    `is_float8`: the matrices of the layers; table and head stay as they are.
+    """
     width, inner, spec = shape.hidden_size, shape.intermediate_size, shape.spec
-    matrices: list[FloatMatrix] = []
+    matrices: list[FloatMatrix | Float8Matrix] = []
+
+    def floats(rows: int, columns: int) -> FloatMatrix:
+        data = torch.empty((rows, columns), dtype=ops.dtype, device=ops.device)
+        return FloatMatrix(data.normal_(0, 0.02))
 
     def linear(rows: int, columns: int) -> Linear:
-        data = torch.empty((rows, columns), dtype=ops.dtype, device=ops.device).normal_(0, 0.02)
-        matrices.append(FloatMatrix(data))
-        return Linear((matrices[-1],), None)
+        matrix: FloatMatrix | Float8Matrix = floats(rows, columns)
+        if is_float8:
+            codes = (matrix.data * 4000).clamp_(-448, 448).to(torch.float8_e4m3fn)
+            scales = torch.full((rows,), 1 / 4000, dtype=torch.float32, device=ops.device)
+            matrix = float8_matrix(codes.view(torch.uint8), scales, ops.has_float8_products)
+        matrices.append(matrix)
+        return Linear((matrix,), None)
 
     def ones() -> torch.Tensor:
         return torch.ones(width, dtype=torch.float32, device=ops.device)
@@ -76,13 +89,13 @@ def make_model(ops: CudaOps, shape: Shape) -> tuple[Llama, KVCache, int]:
         for _ in range(shape.num_layers)
     )
     num_bytes = sum(matrix.num_bytes for matrix in matrices)
-    table = linear(shape.vocab_size, width).matrices[0]
+    table = floats(shape.vocab_size, width)
     rope = ops.rope_table(config.ropes[0])
     weights = DecoderWeights(
         table, layers, (rope,) * shape.num_layers, ones(), Linear((table,), None)
     )
     tokens = max([batch * (context + 64) for batch, context in shape.decodes] + [longest])
-    cache = ops.allocate_kv(config.attention, tokens // 64 + 2, 64)
+    cache = ops.allocate_kv(config.attention, tokens // 64 + 2, 64, kv_dtype)
     return Llama(ops, config, weights), cache, num_bytes
 
 

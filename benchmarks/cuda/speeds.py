@@ -22,6 +22,7 @@ from headrace.models.llama import Hidden
 from headrace.ops.cuda.cuda_ops import CudaOps
 from headrace.ops.cuda.device_step import upload
 from headrace.ops.cuda.step_replay import StepReplay
+from headrace.ops.protocol import KVCacheDtype
 from headrace.ops.step_inputs import SampleInputs, StepInputs
 from headrace.quant.quantize import quantize
 
@@ -96,8 +97,15 @@ def roofs(ops: CudaOps, timer: Timer, is_dry_run: bool) -> Iterator[Item]:
 class Steps:
     """A model of a shape with random weights, its steps replayed and eager."""
 
-    def __init__(self, ops: CudaOps, shape: Shape) -> None:
-        self.model, self.cache, self.num_bytes = make_model(ops, shape)
+    def __init__(
+        self,
+        ops: CudaOps,
+        shape: Shape,
+        is_float8: bool = False,
+        kv_dtype: KVCacheDtype = "bf16",
+    ) -> None:
+        made = make_model(ops, shape, is_float8, kv_dtype)
+        self.model, self.cache, self.num_bytes = made
         self.ops, self.shape = ops, shape
         self.head_bytes = self.model.weights.head.matrices[0].num_bytes
         replay = ops.record(self._forward)
@@ -117,7 +125,7 @@ class Steps:
     def floor_ms(self, roof: Roof, batch: int, context: int, has_head: bool) -> float | None:
         each = self.cache.num_bytes / self.cache.num_blocks / self.cache.block_size
         weights = self.num_bytes + (self.head_bytes if has_head else 0)
-        # bf16: two bytes and two operations a weight
+        # bf16: two bytes and two operations a weight; float8 half the bytes at twice the rate
         return roof.floor_ms(weights + batch * context * each, batch * weights)
 
 
@@ -148,6 +156,26 @@ def decode(ops: CudaOps, timer: Timer, shape: Shape, roof: Roof) -> Iterator[Ite
     for kind, run in (("whole", steps.whole), ("replay", steps.replay), ("eager", steps.eager)):
         for batch, context in shape.decodes:
             yield item(kind, run, batch, context)
+
+
+def decode_float8(ops: CudaOps, timer: Timer, shape: Shape, roof: Roof) -> Iterator[Item]:
+    """Whole steps and a prompt with weights in float8; then the cache in float8 too."""
+
+    def call(steps: Steps, step: StepInputs, floor: float | None) -> dict[str, Any]:
+        took = timer.median_ms(lambda: steps.whole(step))
+        rate = len(step.token_ids) / took * 1e3
+        return {"ms": took, "floor_ms": floor, "note": f"{rate:.0f} tokens/s"}
+
+    for kv_dtype in ("bf16", "fp8"):
+        steps = Steps(ops, shape, True, kv_dtype)
+        for batch, context in shape.decodes:
+            step = decode_step([context] * batch, steps.cache.block_size)
+            floor = steps.floor_ms(roof, batch, context, True)
+            name = f"decode float8, cache {kv_dtype}, batch {batch} context {context}"
+            yield name, partial(call, steps, step, floor)
+        length = shape.prefills[-1]
+        step = prefill_step([length], steps.cache.block_size)
+        yield f"prefill float8, cache {kv_dtype}, {length}", partial(call, steps, step, None)
 
 
 def prefill(ops: CudaOps, timer: Timer, shape: Shape, roof: Roof) -> Iterator[Item]:
@@ -223,7 +251,7 @@ def kernels(
         floor = roof.floor_ms(4.0 * logits.numel())
         return {"ms": timer.median_ms(lambda: ops.sample(logits, inputs)), "floor_ms": floor}
 
-    for name in ("bf16",) if is_dry_run else ("bf16", "q8_0", "q4_k"):
+    for name in ("bf16",) if is_dry_run else ("bf16", "f8_e4m3", "q8_0", "q4_k"):
         for rows in shape.row_counts:
             yield f"linear {inner}x{width} {name} rows {rows}", partial(linear, name, rows)
     for batch, context in shape.decodes:
