@@ -181,14 +181,19 @@ def _special_keys(own: Tokenizer, facts: TokenizerFacts) -> dict[str, Key]:
     if ids.get("eos") is None and facts.end_ids:
         ids["eos"] = min(facts.end_ids)
         more = [token_id for token_id in more if token_id != ids["eos"]]
+    empty = own.encode("")
+    last = empty[-1] if len(empty) > own.adds_bos else None
+    eos = ids.get("eos")
+    if last is not None and eos is not None and eos != last:
+        # A text ends with another token than an answer (Qwen3-Embedding); GGUF has one for both.
+        more = [i for i in (eos, *more) if i != last and not _ends_by_name(own, i)]
+        ids["eos"] = last
     ids |= dict(zip(("eot", "eom"), more, strict=False))
     found: dict[str, Key] = {
         f"tokenizer.ggml.{key}_token_id": i for key, i in ids.items() if i is not None
     }
-    empty = own.encode("")
-    ends = ids.get("eos")
     found["tokenizer.ggml.add_bos_token"] = own.adds_bos
-    found["tokenizer.ggml.add_eos_token"] = ends is not None and empty[-1:] == [ends]
+    found["tokenizer.ggml.add_eos_token"] = last is not None and last == ids.get("eos")
     if facts.chat_template is not None:
         found["tokenizer.chat_template"] = facts.chat_template
     return found

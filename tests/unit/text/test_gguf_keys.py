@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 from fakes.small_vocabularies import CONTROLS, USER_DEFINED, byte_level, sentencepiece_bpe
 from fakes.texts import MIXED_TEXTS
@@ -84,6 +84,17 @@ def test_ids_without_a_token_are_filled_and_kinds_are_kept(tmp_path: Path) -> No
     assert types[-1] == UNUSED
     assert types[backend.token_to_id(CONTROLS[0])] == CONTROL
     assert types[backend.token_to_id(USER_DEFINED[0])] == PLAIN
+
+
+def test_a_text_may_end_with_another_token_than_an_answer(tmp_path: Path) -> None:
+    """As those of Qwen3-Embedding."""
+    backend = byte_level("qwen2")[1]
+    last = CONTROLS[2]
+    end = (last, backend.token_to_id(last))
+    backend.post_processor = processors.TemplateProcessing(f"$A {last}", special_tokens=[end])
+    folder = folder_of(backend, tmp_path)
+    again = check_equal(folder, tokenizer_keys(folder, VOCAB_SIZE))
+    assert again.encode("a")[-1] == end[1]
 
 
 def test_what_begins_and_ends_an_answer(tmp_path: Path) -> None:
