@@ -6,19 +6,27 @@ after every text, whose state is the vector; questions get an instruction, docum
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer, processors
 
+from fakes.served_app import run_server
 from fakes.small_vocabularies import byte_level
 from headrace.core.errors import MissingTensor
 from headrace.embedder import Embedder
+from headrace.launch.backends import open_engine
+from headrace.llm import config_for
 from headrace.weights.weight_reader import open_weights
 from oracle.tiny_encoders import save_sentence_parts
 from oracle.tiny_models import build, case
@@ -77,6 +85,46 @@ def test_vectors_are_those_of_transformers(tmp_path: Path, device: str) -> None:
         cosines = (found[prompt].astype(np.float64) * wanted).sum(1) / lengths
         assert (1 - cosines).max() < FAR[device]
         np.testing.assert_allclose(lengths, 1, atol=1e-6)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[httpx.Client]:
+    """The folder behind the routes."""
+    config = config_for(folder, None, {"num_threads": 1, "max_model_len": 256})
+    engine = open_engine(str(folder), config)
+    with run_server(engine) as server:  # type: ignore[arg-type]
+
+        def wait(work: Coroutine[Any, Any, None]) -> None:
+            asyncio.run_coroutine_threadsafe(work, server.loop).result(60)
+
+        wait(engine.start())
+        try:
+            with server.client() as client:
+                yield client
+        finally:
+            wait(engine.stop())
+
+
+def test_it_ranks_by_cosine_with_its_own_prompts(tmp_path: Path) -> None:
+    body = write(tmp_path)
+    query, *documents = TEXTS
+    wanted = expected(body, [INSTRUCTION + query, *documents])
+    scores = wanted[1:] @ wanted[0]
+    plain = expected(body, TEXTS)
+    with served(tmp_path) as client:
+        model = client.get("/v1/models").json()["data"][0]["id"]
+        ask = {"model": model, "query": query, "documents": documents}
+        results = client.post("/rerank", json=ask).json()["results"]
+        pairs = {"model": model, "text_1": query, "text_2": documents}
+        found = client.post("/score", json=pairs).json()["data"]
+        refused = client.post("/rerank", json=ask | {"truncate_prompt_tokens": 9})
+    got = [entry["relevance_score"] for entry in sorted(results, key=lambda e: e["index"])]
+    np.testing.assert_allclose(got, scores, atol=1e-3)
+    np.testing.assert_allclose([entry["score"] for entry in found], plain[1:] @ plain[0], atol=1e-3)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (
+        400,
+        "truncate_prompt_tokens",
+    )
 
 
 def test_names_are_those_of_a_model_with_a_head(tmp_path: Path) -> None:

@@ -168,8 +168,13 @@ def _prompted(
     return [(first + one, second + other) for one, other in pairs]
 
 
+def _is_for_vectors(model: ModelInfo) -> bool:
+    """Also a language model that has prompts for texts of which it makes vectors."""
+    return model.kind == "embed" or (model.kind == "generate" and bool(model.prompts))
+
+
 def _prompt(model: ModelInfo, names: Sequence[str]) -> str:
-    if model.kind != "embed":
+    if not _is_for_vectors(model):
         return ""
     name = next((name for name in names if name in model.prompts), model.default_prompt_name)
     return model.prompts.get(name or "", "")
@@ -186,7 +191,11 @@ async def _score(
 
     `names`: what the caller calls the texts of each pair.
     """
-    if model.kind == "embed":
+    if _is_for_vectors(model):
+        if model.kind == "generate" and fields.truncate_prompt_tokens is not None:
+            allowed = "nothing, with a language model: it would lose its prompt"
+            cut = fields.truncate_prompt_tokens
+            raise InvalidParameter("truncate_prompt_tokens", cut, allowed)
         # Each text once: a query beside many documents is one of them.
         texts: dict[str, str] = {}
         for pair, its_names in zip(pairs, names, strict=True):
