@@ -19,7 +19,7 @@ from oracle.gguf_export import export
 from oracle.isas import require_isa
 from oracle.tiny_models import build, case, save
 
-ISAS = ("generic", "avx2", "avx512", "amx")
+ISAS = ("generic", "avx2", "avx512", "avx512bf16", "amx")
 ARCHITECTURES = ("qwen2-wide", "gemma3-small")
 FORMATS = {
     "token_embd": "q8_0",

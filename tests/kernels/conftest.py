@@ -21,7 +21,7 @@ if importlib.util.find_spec("headrace._cpu"):
 else:
     _UNSUPPORTED = "the C++ extension is not built"
 
-ISAS = ("generic", "avx2", "avx512", "amx")
+ISAS = ("generic", "avx2", "avx512", "avx512bf16", "amx")
 
 
 class Once(Protocol):

@@ -61,7 +61,7 @@ def test_attention(
     expected = once(lambda: run(exact_ops, case, inputs, dtype))
     actual = run(ops, case, inputs, dtype)
     assert actual.shape == (len(inputs.qkv), case.spec.num_heads * case.spec.head_size)
-    if ops.name.endswith("amx"):
+    if ops.name.endswith(("amx", "bf16")):
         assert largest_error(actual, expected) < ATTENTION_BF16_ERROR
         assert rms_error(actual, expected) < ATTENTION_BF16_RMS_ERROR
     else:
@@ -96,7 +96,7 @@ def test_flat_and_sharp_softmax(
     expected = once(lambda: run(exact_ops, case, inputs, dtype))
     error = largest_error(run(ops, case, inputs, dtype), expected)
     # A sharp softmax turns the absolute error of its scores, up to 64 * 8 * 8, into a relative one.
-    limit = ATTENTION_BF16_ERROR if ops.name.endswith("amx") else ATTENTION_FLOAT_ERROR * 20
+    limit = ATTENTION_BF16_ERROR if ops.name.endswith(("amx", "bf16")) else ATTENTION_FLOAT_ERROR * 20
     assert error < limit
 
 

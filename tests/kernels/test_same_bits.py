@@ -136,7 +136,7 @@ CALLS = (
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
-@pytest.mark.parametrize("isa", ["generic", "avx512", "amx"])
+@pytest.mark.parametrize("isa", ["generic", "avx512", "avx512bf16", "amx"])
 def test_threads(call: Call, isa: str) -> None:
     one = call(make_cpu_ops(isa, 1), np.random.default_rng(5))
     for num_threads in (2, 3, 8):
@@ -145,9 +145,9 @@ def test_threads(call: Call, isa: str) -> None:
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
-@pytest.mark.parametrize("isa", ["avx2", "avx512", "amx"])
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512bf16", "amx"])
 def test_instruction_sets(call: Call, isa: str) -> None:
-    if call.__name__.startswith("call_attention") and isa == "amx":
-        pytest.skip("amx rounds queries and weights to bf16: equal within the tier only")
+    if call.__name__.startswith("call_attention") and isa in ("avx512bf16", "amx"):
+        pytest.skip(f"{isa} rounds queries and weights to bf16: equal within the tier only")
     defined = call(make_cpu_ops("generic", 1), np.random.default_rng(6))
     assert call(make_cpu_ops(isa, 2), np.random.default_rng(6)).tobytes() == defined.tobytes()

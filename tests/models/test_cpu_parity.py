@@ -42,7 +42,7 @@ def expected(tiny: TinyModel) -> np.ndarray:
     return transformers_logits.logits(build(tiny), token_ids())
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "amx"])
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512bf16", "amx"])
 def test_logits_are_close_to_those_of_transformers(
     tiny: TinyModel, folder: Path, expected: np.ndarray, isa: str
 ) -> None:

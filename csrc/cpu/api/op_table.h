@@ -36,5 +36,6 @@ extern "C" {
 extern const headrace::OpTable headrace_ops_generic;
 extern const headrace::OpTable headrace_ops_avx2;
 extern const headrace::OpTable headrace_ops_avx512;
+extern const headrace::OpTable headrace_ops_avx512bf16;
 extern const headrace::OpTable headrace_ops_amx;
 }

@@ -62,11 +62,12 @@ bool request_tile_permission() {
 #endif
 }
 
+std::string missing_bf16() { return has(cpuid(7, 1).eax, 5) ? "" : "the CPU lacks AVX512-BF16"; }
+
 std::string missing_amx(const CpuidLeaf& seven, uint64_t saved) {
   if (!has(seven.edx, 24) || !has(seven.edx, 25) || !has(seven.edx, 22))
     return "the CPU lacks AMX tile, int8 or bf16";
-  if (!has(cpuid(7, 1).eax, 5) || !has(seven.edx, 23) || !has(seven.ecx, 1))
-    return "the CPU lacks AVX512-BF16, FP16 or VBMI";
+  if (!has(seven.edx, 23) || !has(seven.ecx, 1)) return "the CPU lacks AVX512-FP16 or VBMI";
   if ((saved & 0x60000) != 0x60000) return "the operating system does not save AMX tiles";
   if (!request_tile_permission()) return "the operating system refused AMX tiles";
   return "";
@@ -82,10 +83,12 @@ std::vector<IsaStatus> find_isas() {
   found.push_back({"avx2", reason.empty(), reason, &headrace_ops_avx2});
   if (reason.empty()) reason = missing_avx512(seven, saved);
   found.push_back({"avx512", reason.empty(), reason, &headrace_ops_avx512});
+  if (reason.empty()) reason = missing_bf16();
+  found.push_back({"avx512bf16", reason.empty(), reason, &headrace_ops_avx512bf16});
   if (reason.empty()) reason = missing_amx(seven, saved);
   found.push_back({"amx", reason.empty(), reason, &headrace_ops_amx});
 #else
-  for (const char* name : {"avx2", "avx512", "amx"})
+  for (const char* name : {"avx2", "avx512", "avx512bf16", "amx"})
     found.push_back({name, false, "this build is not for x86-64", nullptr});
 #endif
   return found;

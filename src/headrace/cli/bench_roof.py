@@ -27,7 +27,7 @@ def roof(
     decode_tokens: Annotated[int, typer.Option(min=2, help="Answer of the single stream.")] = 64,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 32,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the kernels.")] = None,
-    isa: Annotated[str | None, typer.Option(help="generic, avx2, avx512 or amx.")] = None,
+    isa: Annotated[str | None, typer.Option(help="generic, avx2, avx512, avx512bf16 or amx.")] = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
     memory: Annotated[str | None, typer.Option(help="Limit, such as 2GiB.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -21,7 +21,7 @@ from headrace.core.config_checks import (
 from headrace.core.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda", "reference"]
-Isa = Literal["generic", "avx2", "avx512", "amx"]
+Isa = Literal["generic", "avx2", "avx512", "avx512bf16", "amx"]
 KVCacheDtype = Literal["auto", "bf16", "int8", "fp8"]
 Quantization = Literal["none", "fp8"]
 EncoderDtype = Literal["auto", "f32", "bf16", "q8_0"]

@@ -16,12 +16,14 @@ MATMUL_KERNELS = {
     "generic": ("matmul_generic", "plain C++; defines the bits"),
     "avx2": ("matmul_avx2", "int8 multiply-adds of AVX2"),
     "avx512": ("matmul_rows", "int8 dot products of AVX512-VNNI"),
+    "avx512bf16": ("matmul_rows", "int8 dot products of AVX512-VNNI"),
     "amx": ("matmul_amx", "int8 tiles of AMX; dot products of AVX512-VNNI for few rows"),
 }
 ATTENTION_KERNELS = {
     "generic": ("attention_float", "plain C++; defines the bits"),
     "avx2": ("attention_float", "float vectors of AVX2"),
     "avx512": ("attention_float", "float vectors of AVX-512"),
+    "avx512bf16": ("attention_pairs", "bf16 dot products of AVX512-BF16"),
     "amx": ("attention_tiles", "bf16 tiles of AMX"),
 }
 BF16_KERNELS = {"amx": "matmul_bf16"}
