@@ -29,7 +29,7 @@ def matrix(rows: int, columns: int, name: str = "f32") -> QuantTensor:
     return tensor if name == "f32" else quantize(tensor.dequantize(), name)
 
 
-@pytest.mark.parametrize("name", ["f32", "q8_0", "q4_0", "q4_k", "q6_k"])
+@pytest.mark.parametrize("name", ["f32", "q8_0", "q4_0", "q4_k", "q6_k", "f8_e4m3"])
 def test_parts_side_by_side_are_the_whole(name: str) -> None:
     whole = matrix(6, 1024, name)
     shards = [Shard(rank, 2) for rank in range(2)]
@@ -45,7 +45,7 @@ def test_a_bias_is_divided_as_the_rows_of_its_matrix() -> None:
     assert Shard().part(bias, "out") is bias
 
 
-@pytest.mark.parametrize("name", ["f32", "q8_0", "q4_k"])
+@pytest.mark.parametrize("name", ["f32", "q8_0", "q4_k", "f8_e4m3"])
 def test_a_vocabulary_that_does_not_divide_is_filled_up(name: str) -> None:
     """With rows of zeros, of which no logit is left."""
     head = matrix(5, 256, name)
