@@ -189,7 +189,11 @@ BAD_COMMANDS = (
         "1MiB",
         message="--memory is '1MiB'; allowed: bytes from 64.0 MiB to 1024.0 TiB, a number or with a unit.",
     ),
-    usage("--isa", "sse9", message="--isa is 'sse9'; allowed: one of generic, avx2, avx512, avx512bf16, amx."),
+    usage(
+        "--isa",
+        "sse9",
+        message="--isa is 'sse9'; allowed: one of generic, avx2, avx512, avx512bf16, amx.",
+    ),
     usage(
         "--kv-cache-dtype",
         "fp8",

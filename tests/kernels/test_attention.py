@@ -27,6 +27,9 @@ DTYPES: tuple[KVCacheDtype, ...] = ("bf16", "int8")
 FLOAT8_ERROR = 0.2
 """Keys and values with three bits after the first: 2^-4 at the most each, 0.03 rms."""
 
+ROUNDING_TIERS = ("amx", "bf16")
+"""They round queries and weights to bf16."""
+
 FLOAT8_CASES = tuple(
     case for case in ATTENTION_CASES if sum(past + new for past, new in case.requests) < 250
 )
@@ -61,7 +64,7 @@ def test_attention(
     expected = once(lambda: run(exact_ops, case, inputs, dtype))
     actual = run(ops, case, inputs, dtype)
     assert actual.shape == (len(inputs.qkv), case.spec.num_heads * case.spec.head_size)
-    if ops.name.endswith(("amx", "bf16")):
+    if ops.name.endswith(ROUNDING_TIERS):
         assert largest_error(actual, expected) < ATTENTION_BF16_ERROR
         assert rms_error(actual, expected) < ATTENTION_BF16_RMS_ERROR
     else:
@@ -96,7 +99,8 @@ def test_flat_and_sharp_softmax(
     expected = once(lambda: run(exact_ops, case, inputs, dtype))
     error = largest_error(run(ops, case, inputs, dtype), expected)
     # A sharp softmax turns the absolute error of its scores, up to 64 * 8 * 8, into a relative one.
-    limit = ATTENTION_BF16_ERROR if ops.name.endswith(("amx", "bf16")) else ATTENTION_FLOAT_ERROR * 20
+    is_rounding = ops.name.endswith(ROUNDING_TIERS)
+    limit = ATTENTION_BF16_ERROR if is_rounding else ATTENTION_FLOAT_ERROR * 20
     assert error < limit
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.bench.report import BenchReport, Round, Settings, run_bench, table_rows
-from headrace.cli.generation import KVCacheDtypeOption
+from headrace.cli.generation import IsaOption, KVCacheDtypeOption
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_MODEL
 from headrace.launch.backends import open_engine
@@ -27,7 +27,7 @@ def roof(
     decode_tokens: Annotated[int, typer.Option(min=2, help="Answer of the single stream.")] = 64,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 32,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the kernels.")] = None,
-    isa: Annotated[str | None, typer.Option(help="generic, avx2, avx512, avx512bf16 or amx.")] = None,
+    isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
     memory: Annotated[str | None, typer.Option(help="Limit, such as 2GiB.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

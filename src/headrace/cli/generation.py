@@ -82,7 +82,8 @@ IsaOption = Annotated[
     typer.Option(
         "--isa",
         metavar="NAME",
-        help="Highest instruction set: generic, avx2, avx512, avx512bf16, amx. Default: the CPU's best.",
+        help="Highest instruction set: generic, avx2, avx512, avx512bf16, amx. "
+        "Default: the CPU's best.",
         show_default=False,
     ),
 ]

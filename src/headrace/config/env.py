@@ -46,7 +46,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "HEADRACE_ISA",
         "engine.isa",
-        "Highest instruction set for kernels: generic, avx2, avx512, avx512bf16, amx. Default: the CPU's best.",
+        "Highest instruction set for kernels: generic, avx2, avx512, avx512bf16, amx. "
+        "Default: the CPU's best.",
     ),
     Variable(
         "HEADRACE_NUM_THREADS",
