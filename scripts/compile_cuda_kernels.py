@@ -211,6 +211,7 @@ def compile_choosing(compiler: Compiler) -> None:
     )  # fmt: skip
     sampling.adjust_logits(logits, inputs)
     sampling.sample(logits, inputs)
+    sampling.take_tokens(*torch.zeros((3, 2), dtype=torch.int32, device="meta"))
     sampling.logprobs(logits, torch.zeros(2, dtype=torch.int32, device="meta"), 5)
 
 

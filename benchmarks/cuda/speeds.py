@@ -108,19 +108,24 @@ class Steps:
         self.model, self.cache, self.num_bytes = made
         self.ops, self.shape = ops, shape
         self.head_bytes = self.model.weights.head.matrices[0].num_bytes
-        replay = ops.record(self._forward)
-        assert replay is not None
+        replay, choose = ops.record(self._forward), ops.record_choices(self._logits)
+        assert replay is not None and choose is not None
         self.replay, self.eager = replay, StepReplay(ops, self._forward, None)
+        self.choose = choose
 
     def _forward(self, given: Any, step: Any) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = self.model.over(given).forward(step, self.cache)
         return hidden.h, hidden.add
 
-    def whole(self, step: StepInputs) -> Any:
-        """Replay, logits of every row and a drawn token of each."""
-        hidden = Hidden(*self.replay(step))
+    def _logits(self, given: Any, step: Any) -> Iterator[torch.Tensor]:
+        hidden = Hidden(*self._forward(given, step))
         rows = np.arange(len(step.logit_rows), dtype=np.int32)
-        return self.ops.sample(self.model.logits(hidden, rows), drawn(len(rows)))
+        yield self.model.over(given).logits(hidden, rows)
+
+    def whole(self, step: StepInputs) -> Any:
+        """Up to a drawn token of each row, on the host."""
+        known = np.full(len(step.token_ids), -1, np.int32)
+        return self.choose(step, known, drawn(len(step.logit_rows)))()
 
     def floor_ms(self, roof: Roof, batch: int, context: int, has_head: bool) -> float | None:
         each = self.cache.num_bytes / self.cache.num_blocks / self.cache.block_size

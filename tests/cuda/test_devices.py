@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from triton.runtime.interpreter import GridExecutor
 
+from headrace.executor.model_runner import ModelRunner
 from headrace.ops.cuda import sampling
 from headrace.ops.cuda.cuda_ops import CudaOps
 from headrace.ops.step_inputs import StepInputs
@@ -117,6 +118,19 @@ def test_steps_stay_on_the_device(folder: Path, dtype: Any, launches: list[str])
     assert {"attention_kernel", "store_kv_kernel", "rope_kernel", "rms_norm_kernel"} <= set(
         launches
     )
+
+
+def test_steps_go_on_to_their_tokens_on_the_device(folder: Path, launches: list[str]) -> None:
+    """Without a wait, and with one copy to the device."""
+    ops = CudaOps("meta", torch.bfloat16, InPlaceGraph)
+    model = load_model(folder, ops)
+    runner = ModelRunner(model, ops.allocate_kv(model.config.attention, 64, 32, "bf16"), ops)
+    run = ops.record_choices(runner._recorded_logits)
+    assert run is not None
+    for new, past in (([9, 30], [0, 0]), ([1, 1], [9, 30]), ([1] * 70, [10] * 70)):
+        inputs = sample_inputs([SAMPLE_SETTINGS[0]] * len(new), np.zeros(len(new)), np.array(past))
+        run(step(new, past), np.full(sum(new), -1, np.int32), inputs)
+    assert {"take_tokens_kernel", "attention_kernel", "sample_kernel"} <= set(launches)
 
 
 def test_choices_are_made_on_the_device(launches: list[str]) -> None:

@@ -13,6 +13,22 @@ from typing import NamedTuple
 from headrace.core.output import FinishReason
 from headrace.core.request import Pooling, SamplingParams
 
+UNKNOWN_TOKEN = -1
+"""In the place of a token that the device chooses in the step before and the host has not seen."""
+
+_UNUSED = SamplingParams()
+_NOT_PLAIN = (
+    "allowed_token_ids",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "presence_penalty",
+    "prompt_logprobs",
+    "repetition_penalty",
+    "structured_outputs",
+)
+"""Parameters that a choice by logits, seed and place alone has no room for."""
+
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
@@ -39,6 +55,15 @@ class NewRequest:
     tenant: str = "default"
     cache_salt: str = ""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its tokens are functions of logits, seed and place, and nothing else is told."""
+        if self.pooling is not None or self.adapter or self.bad_words_ids:
+            return False
+        if self.sampling.min_tokens and self.stop_token_ids:
+            return False
+        return all(getattr(self.sampling, name) == getattr(_UNUSED, name) for name in _NOT_PLAIN)
+
 
 class ScheduledRequest(NamedTuple):
     """The tokens one request computes in a step: positions [num_computed_tokens, + len(token_ids)).
@@ -48,6 +73,8 @@ class ScheduledRequest(NamedTuple):
 
     The last `num_draft_tokens` of the tokens are guesses: the row before each one chooses the token
     that it guessed, and the first that is chosen differently ends what counts.
+
+    UNKNOWN_TOKEN is what the step before chooses for the request.
     """
 
     request_id: str

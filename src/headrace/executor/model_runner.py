@@ -7,7 +7,7 @@ the ops, the KV arrays. Knows nothing of queues, text or stop conditions.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from headrace.core.step import (
     TokenLogprobs,
 )
 from headrace.executor.adapter_table import AdapterTable
+from headrace.executor.device_choices import DeviceChoices, PendingOutput
 from headrace.executor.input_batch import flatten
 from headrace.executor.memory import MAX_LOGIT_ROWS
 from headrace.executor.pooling_sums import PoolingSums, is_finite
@@ -98,7 +99,8 @@ class ModelRunner:
 
     `submit` starts a step and `collect` returns its result; on CPU the work is done in `submit`.
     The forward pass is recorded once and replayed, where the device can; `is_eager` calls its ops
-    one by one, with the same bits.
+    one by one, with the same bits. Where the device chooses tokens, `submit` does not wait for a
+    step of plain requests.
     """
 
     def __init__(
@@ -116,10 +118,18 @@ class ModelRunner:
         """
         self.model, self.cache, self.ops = model, cache, ops
         self._replay = None if is_eager else ops.record(self._recorded)
+        self._choices: DeviceChoices | None = None
+        if not is_eager and guesses is None and (run := ops.record_choices(self._recorded_logits)):
+            self._choices = DeviceChoices(run)
         self._rules, self._adapters, self._guesses = rules, adapters, guesses
         self._rows: dict[str, SampleRow] = {}
         self._pooling = PoolingSums()
-        self._finished: deque[ModelRunnerOutput] = deque()
+        self._submitted: deque[PendingOutput] = deque()
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether steps of plain requests read what the one before has chosen."""
+        return self._choices is not None
 
     def submit(self, output: SchedulerOutput) -> None:
         """Execute a step. Requests named finished are forgotten first.
@@ -132,6 +142,10 @@ class ModelRunner:
         for new in output.new_requests:
             rule = self._open_rule(new)
             self._rows[new.request_id] = make_row(new, self.model.config.vocab_size, rule)
+        if self._choices is not None and self._choices.can_take(output.scheduled, self._rows):
+            step = flatten(output.scheduled, self.cache.block_size)
+            self._submitted.append(self._choices.submit(output, step, self._rows))
+            return
         found = {request.request_id: Gathered() for request in output.scheduled}
         if output.scheduled:
             step = self._flatten(output.scheduled)
@@ -143,11 +157,12 @@ class ModelRunner:
                 logits = self.model.logits(hidden, np.array(part, dtype=np.int32))
                 self._choose(logits, [wanted[row] for row in part], found)
         outputs = {request_id: gathered.to_output() for request_id, gathered in found.items()}
-        self._finished.append(ModelRunnerOutput(output.step_id, outputs))
+        result = ModelRunnerOutput(output.step_id, outputs)
+        self._submitted.append(lambda: result)
 
     def collect(self) -> ModelRunnerOutput:
         """The oldest submitted step's result."""
-        return self._finished.popleft()
+        return self._submitted.popleft()()
 
     def _flatten(self, scheduled: Sequence[ScheduledRequest]) -> StepInputs:
         step = flatten(scheduled, self.cache.block_size)
@@ -166,6 +181,17 @@ class ModelRunner:
     def _recorded(self, ops: Ops, step: StepInputs) -> Sequence[Array]:
         hidden = self.model.over(ops).forward(step, self.cache)
         return hidden.h, hidden.add
+
+    def _recorded_logits(self, ops: Ops, step: StepInputs) -> Iterator[Array]:
+        """The wanted rows' logits, as many at a time as the memory plan has room for: these are not
+        copied, but by a soft cap."""
+        model = self.model.over(ops)
+        hidden = model.forward(step, self.cache)
+        has_copies = self.model.config.logit_soft_cap is not None
+        num_at_once = MAX_LOGIT_ROWS if has_copies else 3 * MAX_LOGIT_ROWS
+        for start in range(0, len(hidden.h), num_at_once):
+            h, add = (part[start : start + num_at_once] for part in (hidden.h, hidden.add))
+            yield model.logits(Hidden(h, add), np.arange(len(h), dtype=np.int32))
 
     def _open_rule(self, new: NewRequest) -> LogitsRule | None:
         form = new.sampling.structured_outputs

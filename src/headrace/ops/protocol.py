@@ -12,7 +12,7 @@ B tokens of a block, P blocks in a row of the block table, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -394,6 +394,13 @@ class Ops(Protocol):
         """
         ...
 
+    def record_choices(self, forward: ForwardLogits) -> ChoosingStep | None:
+        """Steps up to their tokens, which stay on the device for the next one; see ChoosingStep.
+
+        `forward` may not look into the step. None where tokens are chosen beside the host.
+        """
+        ...
+
     def free_bytes(self) -> int | None:
         """What the device has free for weights and cache; None where it uses the machine's."""
         ...
@@ -424,3 +431,17 @@ class Ops(Protocol):
 
 Forward = Callable[[Ops, StepInputs], Sequence[Array]]
 """A forward pass over given ops: the arrays it ends with."""
+
+ForwardLogits = Callable[[Ops, StepInputs], Iterable[Array]]
+"""A forward pass up to the logits of the wanted rows, some rows after the others: [n, V] each."""
+
+PendingTokens = Callable[[], Int32]
+"""Waits for a step: the tokens it chose [S], -1 in rows where none can be."""
+
+ChoosingStep = Callable[[StepInputs, Int32, SampleInputs], PendingTokens]
+"""Starts a step, and does not wait for it or the ones before.
+
+A token of the step is the one chosen by the row that `sources` names, of the step started before;
+where that is -1, the step's own. SampleInputs have neither lists nor masks nor penalties.
+Shapes: sources [T].
+"""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ class SampleRow:
     new: NewRequest
     values: NDArray[np.void]
     has_penalty: bool
+    is_plain: bool
     token_mask: UInt32 | None
     rule: LogitsRule | None = None
     output_token_ids: list[int] = field(default_factory=list)
@@ -110,7 +112,7 @@ def make_row(new: NewRequest, vocab_size: int, rule: LogitsRule | None = None) -
     mask = None
     if params.allowed_token_ids is not None:
         mask = token_mask(params.allowed_token_ids, vocab_size)
-    row = SampleRow(new, values, has_penalty, mask, rule)
+    row = SampleRow(new, values, has_penalty, new.is_plain, mask, rule)
     row.output_token_ids.extend(new.output_token_ids)
     if has_penalty:
         row.prompt_counts.update(new.prompt_token_ids)
@@ -128,25 +130,28 @@ def token_mask(token_ids: Sequence[int], vocab_size: int) -> UInt32:
 
 def gather(rows: Sequence[SampleRow], positions: Sequence[int], vocab_size: int) -> SampleInputs:
     """The arrays of a step's S sampled rows; `positions` are where the new tokens will stand."""
-    table = np.array([row.values for row in rows], dtype=_ROW)
     penalized = any(row.has_penalty for row in rows)
     biases = [row.bias() for row in rows]
     return SampleInputs(
-        temperature=np.ascontiguousarray(table["temperature"]),
-        top_k=np.ascontiguousarray(table["top_k"]),
-        top_p=np.ascontiguousarray(table["top_p"]),
-        min_p=np.ascontiguousarray(table["min_p"]),
-        typical_p=np.ascontiguousarray(table["typical_p"]),
-        seeds=np.ascontiguousarray(table["seed"]),
-        positions=np.asarray(positions, dtype=np.int64),
-        repetition_penalty=np.ascontiguousarray(table["repetition_penalty"]),
-        presence_penalty=np.ascontiguousarray(table["presence_penalty"]),
-        frequency_penalty=np.ascontiguousarray(table["frequency_penalty"]),
+        **_columns(rows, positions),
         prompt_counts=token_lists([row.prompt_counts for row in rows]) if penalized else None,
         output_counts=token_lists([row.output_counts for row in rows]) if penalized else None,
         bias=token_lists(biases) if any(biases) else None,
         token_mask=masks(rows, vocab_size),
     )
+
+
+def gather_plain(rows: Sequence[SampleRow], positions: Sequence[int]) -> SampleInputs:
+    """As `gather`, of rows that are all plain."""
+    return SampleInputs(**_columns(rows, positions))
+
+
+def _columns(rows: Sequence[SampleRow], positions: Sequence[int]) -> dict[str, Any]:
+    table = np.array([row.values for row in rows], dtype=_ROW)
+    columns: dict[str, Any] = {name: np.ascontiguousarray(table[name]) for name in _ROW.names or ()}
+    columns["seeds"] = columns.pop("seed")
+    columns["positions"] = np.asarray(positions, dtype=np.int64)
+    return columns
 
 
 def token_lists(rows: Sequence[dict[int, float]] | Sequence[Counter[int]]) -> TokenLists:

@@ -21,8 +21,10 @@ from headrace.ops.protocol import (
     AdaptedLinear,
     Array,
     AttentionSpec,
+    ChoosingStep,
     Experts,
     Forward,
+    ForwardLogits,
     KVCache,
     KVCacheDtype,
     Logprobs,
@@ -243,6 +245,9 @@ class CpuOps:
             return replay(step)
 
         return run
+
+    def record_choices(self, forward: ForwardLogits) -> ChoosingStep | None:
+        return None
 
     def free_bytes(self) -> int | None:
         return None

@@ -31,6 +31,7 @@ from headrace.ops.cuda.device import open_device
 from headrace.ops.cuda.device_step import DeviceStep, to_device, upload
 from headrace.ops.cuda.interpreted import prepare_interpreter
 from headrace.ops.cuda.rope import RopeTable
+from headrace.ops.cuda.step_choice import StepChoice
 from headrace.ops.cuda.step_replay import (
     BUCKETS,
     WORKSPACE_BYTES,
@@ -44,8 +45,10 @@ from headrace.ops.protocol import (
     Activation,
     AdaptedLinear,
     AttentionSpec,
+    ChoosingStep,
     Experts,
     Forward,
+    ForwardLogits,
     KVCache,
     KVCacheDtype,
     Logprobs,
@@ -302,6 +305,9 @@ class CudaOps:
 
     def record(self, forward: Forward) -> Callable[[StepInputs], Sequence[Tensor]] | None:
         return StepReplay(self, forward, self._make_graph)
+
+    def record_choices(self, forward: ForwardLogits) -> ChoosingStep | None:
+        return StepChoice(self, forward, self._make_graph)
 
     def to_host(self, x: Tensor) -> Float32:
         """An Array as numpy. Waits for the device."""

@@ -6,6 +6,7 @@ choose kernels. Knows nothing of models or kernels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,13 @@ FIELDS = (
 ALIGNMENT = 4
 """Arrays begin at 16 bytes: Triton compiles a kernel anew for a pointer that it finds unaligned."""
 
+_DTYPES = {
+    "float32": torch.float32,
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "uint64": torch.int64,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceStep:
@@ -48,31 +56,52 @@ class DeviceStep:
     has_chunks: bool
 
 
-def pack_step(step: StepInputs) -> Int32:
-    """All arrays in the order of FIELDS, each from a multiple of ALIGNMENT on."""
+Arrays = Sequence[NDArray[Any]]
+
+
+def step_arrays(step: StepInputs) -> list[NDArray[Any]]:
+    """The arrays in the order of FIELDS."""
+    return [getattr(step, name) for name in FIELDS]
+
+
+def pack_arrays(arrays: Arrays) -> Int32:
+    """The bits of all arrays as one, each from a multiple of ALIGNMENT on."""
     parts = []
-    for name in FIELDS:
-        part = getattr(step, name).reshape(-1)
+    for array in arrays:
+        part = np.ascontiguousarray(array).reshape(-1).view(np.int32)
         parts += [part, np.zeros(_filling(part.size), np.int32)]
-    return np.concatenate(parts, dtype=np.int32)
+    return np.concatenate(parts)
+
+
+def view_arrays(flat: torch.Tensor, arrays: Arrays) -> Iterator[torch.Tensor]:
+    """What `pack_arrays` made one, as views of it on the device; uint64 as int64."""
+    start = 0
+    for array in arrays:
+        size = array.nbytes // flat.itemsize
+        part = flat[start : start + size].view(_DTYPES[array.dtype.name])
+        yield part.view(array.shape)
+        start += size + _filling(size)
 
 
 def _filling(size: int) -> int:
     return -size % ALIGNMENT
 
 
+def pack_step(step: StepInputs) -> Int32:
+    """All arrays of a step as one."""
+    return pack_arrays(step_arrays(step))
+
+
 def upload(step: StepInputs, device: torch.device) -> DeviceStep:
     """One copy for all arrays."""
-    flat = to_device(pack_step(step), device)
-    tensors = {}
-    start = 0
-    for name in FIELDS:
-        part = getattr(step, name)
-        tensors[name] = flat[start : start + part.size].view(part.shape)
-        start += part.size + _filling(part.size)
+    return view_step(step, to_device(pack_step(step), device))
+
+
+def view_step(step: StepInputs, flat: torch.Tensor) -> DeviceStep:
+    """A step whose arrays lie at the beginning of `flat`."""
     lengths = np.diff(step.query_start)
     return DeviceStep(
-        **tensors,
+        **dict(zip(FIELDS, view_arrays(flat, step_arrays(step)), strict=True)),
         flat=flat,
         has_decode=bool((lengths == 1).any()),
         has_chunks=bool((lengths > 1).any()),

@@ -8,6 +8,9 @@ matters. Knows nothing of requests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 import triton
@@ -280,22 +283,59 @@ def sample_kernel(
     tl.store(chosen + s, winner)
 
 
-def sample(logits: torch.Tensor, inputs: SampleInputs) -> torch.Tensor:
-    """Choose a token per row; -1 where none can be. Shapes: [S, V] -> [S] int32."""
-    num_rows, width = logits.shape
-    device = logits.device
-    chosen = torch.empty(num_rows, dtype=torch.int32, device=device)
-    if not num_rows:
-        return chosen
-    arrays = (
+def choice_arrays(inputs: SampleInputs) -> list[NDArray[Any]]:
+    """The parameters of a choice, as `choose` takes them."""
+    return [
         inputs.temperature, inputs.top_k, inputs.top_p, inputs.min_p, inputs.typical_p,
-        inputs.seeds.view(np.int64), inputs.positions,
-    )  # fmt: skip
-    sample_kernel[(num_rows,)](
-        logits, *(to_device(array, device) for array in arrays), chosen, width,
-        BLOCK=min(BLOCK, triton.next_power_of_2(width)), num_warps=8, enable_fp_fusion=False,
-    )  # fmt: skip
+        inputs.seeds, inputs.positions,
+    ]  # fmt: skip
+
+
+def choose(logits: torch.Tensor, parameters: Sequence[torch.Tensor], chosen: torch.Tensor) -> None:
+    """Choose a token per row; -1 where none can be.
+
+    Shapes: logits [S, V]; `choice_arrays` [S] each, on the device; chosen [S] int32.
+    Mutates: chosen.
+    """
+    num_rows, width = logits.shape
+    if num_rows:
+        sample_kernel[(num_rows,)](
+            logits, *parameters, chosen, width,
+            BLOCK=min(BLOCK, triton.next_power_of_2(width)), num_warps=8, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def sample(logits: torch.Tensor, inputs: SampleInputs) -> torch.Tensor:
+    """As `choose`, of parameters in host memory. Shapes: [S, V] -> [S] int32."""
+    device = logits.device
+    chosen = torch.empty(len(logits), dtype=torch.int32, device=device)
+    sent = [
+        to_device(array.view(np.int64) if array.dtype == np.uint64 else array, device)
+        for array in choice_arrays(inputs)
+    ]
+    choose(logits, sent, chosen)
     return chosen
+
+
+@triton.jit(do_not_specialize=["num_tokens"])
+def take_tokens_kernel(token_ids, sources, chosen, num_tokens, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    source = tl.load(sources + i, mask=i < num_tokens, other=-1)
+    token = tl.load(chosen + source, mask=source >= 0, other=0)
+    # A row without a choice ends its request; what follows is computed of any token and dropped.
+    tl.store(token_ids + i, tl.maximum(token, 0), mask=source >= 0)
+
+
+def take_tokens(token_ids: torch.Tensor, sources: torch.Tensor, chosen: torch.Tensor) -> None:
+    """Put chosen tokens where their rows are named, -1 leaving the others.
+
+    Shapes: token_ids, sources [T]; chosen at least as long as rows are named.
+    Mutates: token_ids.
+    """
+    num_tokens = len(token_ids)
+    take_tokens_kernel[(triton.cdiv(num_tokens, 256),)](
+        token_ids, sources, chosen, num_tokens, BLOCK=256
+    )
 
 
 @triton.jit(do_not_specialize=["num_top"])

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from headrace.ops.cuda.device_step import pack_step, to_device, upload
 from headrace.ops.protocol import Forward
@@ -75,12 +76,16 @@ def cuda_graphs() -> MakeGraph:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A captured step of `size` requests with one row each."""
+    """A captured step of so many requests with one row each; its arrays are `inputs`."""
 
-    size: int
     inputs: torch.Tensor
     graph: Graph
     outputs: Sequence[torch.Tensor]
+
+    def launch(self, inputs: Int32) -> None:
+        """Run it over other inputs."""
+        self.inputs.copy_(to_device(inputs, self.inputs.device), non_blocking=True)
+        self.graph.replay()
 
 
 class StepReplay:
@@ -99,18 +104,20 @@ class StepReplay:
         if key not in self._buckets:
             self._buckets[key] = self._capture(padded)
         bucket = self._buckets[key]
-        bucket.inputs.copy_(to_device(pack_step(padded), self._ops.device), non_blocking=True)
-        bucket.graph.replay()
+        bucket.launch(pack_step(padded))
         return [output[: len(step.seq_lens)] for output in bucket.outputs]
 
     def _capture(self, step: StepInputs) -> Bucket:
-        """Capture over rows that write no slot, so that warming up leaves the cache alone."""
-        idle = replace(step, slot_mapping=np.full_like(step.slot_mapping, -1))
-        sent = upload(idle, self._ops.device)
+        sent = upload(idle(step), self._ops.device)
         assert self._make_graph is not None  # noqa: S101 - the caller has one
         graph = self._make_graph()
         outputs = graph.capture(lambda: self._forward(self._ops, sent))  # type: ignore[arg-type]
-        return Bucket(len(step.seq_lens), sent.flat, graph, outputs)
+        return Bucket(sent.flat, graph, outputs)
+
+
+def idle(step: StepInputs) -> StepInputs:
+    """The step with rows that write no slot, so that warming up leaves the cache alone."""
+    return replace(step, slot_mapping=np.full_like(step.slot_mapping, -1))
 
 
 def is_decode(step: StepInputs) -> bool:
@@ -138,10 +145,9 @@ def table_width(num_blocks: int) -> int:
 
 def pad(step: StepInputs, size: int, width: int) -> StepInputs:
     """The step with rows up to `size` that read nothing and write no slot."""
-    extra = size - len(step.seq_lens)
 
     def longer(values: Int32, fill: int) -> Int32:
-        return np.concatenate([values, np.full(extra, fill, np.int32)])
+        return fill_up(values, size, fill)
 
     table = np.full((size, width), -1, np.int32)
     table[: len(step.block_table), : step.block_table.shape[1]] = step.block_table
@@ -154,3 +160,8 @@ def pad(step: StepInputs, size: int, width: int) -> StepInputs:
         block_table=table,
         logit_rows=np.arange(size, dtype=np.int32),
     )
+
+
+def fill_up(values: NDArray[Any], size: int, fill: float) -> NDArray[Any]:
+    """The values, and `fill` behind them."""
+    return np.concatenate([values, np.full(size - len(values), fill, values.dtype)])

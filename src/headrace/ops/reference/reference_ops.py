@@ -19,8 +19,10 @@ from headrace.ops.protocol import (
     AdaptedLinear,
     Array,
     AttentionSpec,
+    ChoosingStep,
     Experts,
     Forward,
+    ForwardLogits,
     KVCache,
     KVCacheDtype,
     Logprobs,
@@ -213,6 +215,9 @@ class ReferenceOps:
         return np.hstack(self._group.all_gather(x))[:, :num_columns].copy()
 
     def record(self, forward: Forward) -> Callable[[StepInputs], Sequence[Array]] | None:
+        return None
+
+    def record_choices(self, forward: ForwardLogits) -> ChoosingStep | None:
         return None
 
     def free_bytes(self) -> int | None:
