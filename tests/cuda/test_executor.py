@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +156,63 @@ def test_a_replayed_graph_gives_the_bits_of_eager(folder: Path, eager: dict[str,
     assert found == eager
     assert len(graphs) == 2
     assert [graph.num_replays for graph in graphs] == [1, 1]
+
+
+PLAIN = (
+    Asked("greedy", tuple(token_ids(7)), SamplingParams(temperature=0.0), max_tokens=6),
+    Asked(
+        "drawn",
+        tuple(token_ids(4, seed=8)),
+        SamplingParams(temperature=0.9, top_k=40, top_p=0.95, min_p=0.01),
+        max_tokens=5,
+    ),
+    Asked("late", tuple(token_ids(18, seed=9)), SamplingParams(temperature=0.7), max_tokens=3),
+)
+
+
+def plain_answers(
+    folder: Path, ops: Ops, asked: tuple[Asked, ...] = PLAIN, **setting: bool
+) -> dict[str, Answer]:
+    """Requests that the device chooses for; `late` comes while others run, in two chunks."""
+    limits = Setting(num_blocks=8, max_num_batched_tokens=12, **setting)
+    driver = EngineDriver(load_model(folder, ops), limits)
+    found = driver.generate(asked, {"drawn": 1, "late": 2})
+    assert driver.manager.usage == 0.0
+    return found
+
+
+@pytest.fixture(scope="module")
+def waited_for(folder: Path) -> dict[str, Answer]:
+    """Steps one by one, tokens chosen beside the device."""
+    return plain_answers(folder, CudaOps("cpu", torch.float32), is_eager=True)
+
+
+@pytest.mark.parametrize("has_graphs", [False, True], ids=["eager", "graph"])
+def test_answers_of_steps_planned_ahead_are_those_of_steps_one_by_one(
+    folder: Path, waited_for: dict[str, Answer], has_graphs: bool
+) -> None:
+    """Tokens are chosen within the step, and the next one reads them there."""
+    graphs: list[FakeGraph] = []
+
+    def make_graph() -> FakeGraph:
+        graphs.append(FakeGraph())
+        return graphs[-1]
+
+    found = plain_answers(folder, CudaOps("cpu", torch.float32, make_graph if has_graphs else None))
+    assert found == waited_for
+    assert [len(waited_for[each.name].token_ids) for each in PLAIN] == [6, 5, 3]
+    assert bool(graphs) == has_graphs
+    assert sum(graph.num_replays for graph in graphs) >= 3 * has_graphs
+
+
+def test_a_stop_token_that_is_seen_late_ends_the_same_answer(
+    folder: Path, waited_for: dict[str, Answer]
+) -> None:
+    said = waited_for["greedy"].token_ids
+    stopping = replace(PLAIN[0].sampling, stop_token_ids=[said[2]])
+    asked = (replace(PLAIN[0], sampling=stopping), *PLAIN[1:])
+    found = plain_answers(folder, CudaOps("cpu", torch.float32, FakeGraph), asked)
+    end = said.index(said[2]) + 1
+    assert found["greedy"].token_ids == said[:end]
+    assert found["drawn"] == waited_for["drawn"]
+    assert found["late"] == waited_for["late"]

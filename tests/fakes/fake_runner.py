@@ -48,6 +48,8 @@ class FakeRunner:
     The token number `complete_at` of an answer completes its form.
     """
 
+    runs_ahead = False
+
     def __init__(self, block_size: int, vocab_size: int = 1000, model: Model | None = None) -> None:
         self.block_size, self.vocab_size = block_size, vocab_size
         self._model = model or (lambda ids, new: next_token(ids, new.seed, vocab_size))

@@ -16,6 +16,8 @@ from headrace.executor.drafting_runner import Runner
 class GuessingRunner:
     """Adds drafts to a runner's results. `answers`: what requests will say, where known."""
 
+    runs_ahead = False
+
     def __init__(
         self,
         runner: Runner,

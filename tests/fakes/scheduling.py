@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fakes.fake_clock import FakeClock
+from fakes.fake_device import FakeDevice
 from fakes.fake_runner import FakeRunner
 from headrace.cache.kv_cache_manager import KVCacheManager
 from headrace.core.request import SamplingParams
 from headrace.core.step import StepReport, TokenLogprobs
+from headrace.engine.engine import Engine
 from headrace.executor.drafting_runner import Runner
 from headrace.sched.request_state import RequestSpec
 from headrace.sched.scheduler import Scheduler
@@ -49,7 +51,10 @@ class Answer:
 
 @dataclass
 class Bench:
-    """A scheduler and a FakeRunner, stepped by hand. Integrity is checked after every step."""
+    """A scheduler and a FakeRunner, stepped by hand. Integrity is checked after every step.
+
+    With `is_ahead` the runner is behind: a step is planned while the last one is on its way.
+    """
 
     num_blocks: int = 64
     block_size: int = 4
@@ -64,6 +69,7 @@ class Bench:
     has_prefix_cache: bool = True
     vocab_size: int = 1000
     drafts: Callable[[Runner], Runner] | None = None
+    is_ahead: bool = False
     answers: dict[str, Answer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -80,18 +86,30 @@ class Bench:
         )
         self.scheduler = Scheduler(limits, self.kv_cache, self.clock, self.policy)
         self.runner = FakeRunner(self.block_size, self.vocab_size)
-        self._driven: Runner = self.drafts(self.runner) if self.drafts else self.runner
+        guessing = self.drafts(self.runner) if self.drafts else self.runner
+        self.device = FakeDevice(self.runner, self.kv_cache.pool) if self.is_ahead else None
+        self.engine = Engine(self.scheduler, self.device or guessing)
 
     def add(self, *specs: RequestSpec) -> None:
         for spec in specs:
             self.scheduler.add(spec)
 
     def step(self) -> StepReport:
-        output = self.scheduler.schedule()
-        assert output.num_scheduled_tokens <= self.max_num_batched_tokens
-        self._driven.submit(output)
-        report = self.scheduler.update(output, self._driven.collect())
+        report = self.engine.step()
+        assert self.runner.steps[-1].num_scheduled_tokens <= self.max_num_batched_tokens
+        self._take(report)
+        return report
+
+    def land(self) -> None:
+        """Before an order: nothing is on its way."""
+        report = self.engine.land()
+        if report is not None:
+            self._take(report)
+
+    def _take(self, report: StepReport) -> None:
         self.scheduler.check_integrity()
+        if self.device is not None:
+            self.device.check_blocks()
         for progress in report.progress:
             answer = self.answers.setdefault(progress.request_id, Answer())
             assert answer.finish_reason is None, "reported after its end"
@@ -104,15 +122,14 @@ class Bench:
             answer.num_preemptions = progress.num_preemptions
             answer.num_draft_tokens = progress.num_draft_tokens
             answer.num_accepted_tokens = progress.num_accepted_tokens
-        return report
 
     def run(self, max_num_steps: int = 10_000) -> dict[str, Answer]:
         """Step until nothing is left, and see that nothing is left."""
         for _ in range(max_num_steps):
-            if not self.scheduler.has_work:
+            if not self.engine.has_work:
                 break
             self.step()
-        assert not self.scheduler.has_work, "no progress"
+        assert not self.engine.has_work, "no progress"
         assert self.kv_cache.usage == 0.0
         assert not self.runner.known
         return self.answers

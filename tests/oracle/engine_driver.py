@@ -12,6 +12,7 @@ from headrace.cache.kv_cache_manager import KVCacheManager
 from headrace.core.clock import SystemClock
 from headrace.core.request import Pooling, SamplingParams
 from headrace.core.step import StepReport, TokenLogprobs
+from headrace.engine.engine import Engine
 from headrace.executor.adapter_table import AdapterTable
 from headrace.executor.drafting_runner import Runner
 from headrace.executor.model_runner import ModelRunner
@@ -73,6 +74,7 @@ class Answer:
     num_cached_tokens: int = field(default=0, compare=False)
     num_preemptions: int = field(default=0, compare=False)
     is_finished: bool = field(default=False, compare=False)
+    finish_reason: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class EngineDriver:
             max_mixed_background_tokens=setting.max_mixed_background_tokens,
         )
         self.scheduler = Scheduler(limits, self.manager, SystemClock())
+        self.engine = Engine(self.scheduler, self._driven)
 
     def generate(
         self,
@@ -132,18 +135,13 @@ class EngineDriver:
         answers = {request.name: Answer() for request in asked}
         waiting = sorted(asked, key=lambda request: (arrivals or {}).get(request.name, 0))
         step = 0
-        while step != max_steps and (waiting or self.scheduler.has_work):
+        while step != max_steps and (waiting or self.engine.has_work):
             while waiting and (arrivals or {}).get(waiting[0].name, 0) <= step:
                 self.scheduler.add(waiting.pop(0).spec())
-            self._take(self._step(), answers)
+            self._take(self.engine.step(), answers)
             step += 1
         self.scheduler.check_integrity()
         return answers
-
-    def _step(self) -> StepReport:
-        output = self.scheduler.schedule()
-        self._driven.submit(output)
-        return self.scheduler.update(output, self._driven.collect())
 
     def _take(self, report: StepReport, answers: Mapping[str, Answer]) -> None:
         for progress in report.progress:
@@ -154,6 +152,7 @@ class EngineDriver:
             answer.error = progress.error
             answer.vector = progress.vector or answer.vector
             answer.is_finished = progress.finish_reason is not None
+            answer.finish_reason = progress.finish_reason
             answer.num_draft_tokens = progress.num_draft_tokens
             answer.num_accepted_tokens = progress.num_accepted_tokens
             answer.num_cached_tokens = progress.num_cached_tokens

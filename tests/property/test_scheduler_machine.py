@@ -1,5 +1,7 @@
 """Random arrivals, steps and aborts: after each, blocks are consistent and answers are right.
 
+Steps are computed one by one, or planned while the last one is on its way.
+
 The fake runner reads tokens back through the block tables, so sharing or giving away a block
 wrongly shows as a wrong answer, whatever the order of events.
 """
@@ -33,6 +35,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy=st.sampled_from(("fair", "fcfs", "priority")),
         has_prefix_cache=st.booleans(),
         max_draft_tokens=st.sampled_from((0, 0, 3, 9)),
+        is_ahead=st.booleans(),
     )
     def start(
         self,
@@ -44,6 +47,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy: str,
         has_prefix_cache: bool,
         max_draft_tokens: int,
+        is_ahead: bool,
     ) -> None:
         self.specs: dict[str, RequestSpec] = {}
         self.known: dict[str, tuple[int, ...]] = {}
@@ -56,7 +60,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_mixed_background_tokens=max_mixed_background_tokens,
             policy=policy,
             has_prefix_cache=has_prefix_cache,
-            drafts=lambda runner: GuessingRunner(runner, self.known, 1000, max_draft_tokens),
+            drafts=None
+            if is_ahead
+            else lambda runner: GuessingRunner(runner, self.known, 1000, max_draft_tokens),
+            is_ahead=is_ahead,
         )
         self.aborted: set[str] = set()
 
@@ -106,10 +113,12 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(what=st.sampled_from((None, None, "admissions", "everything")))
     def hold(self, what: Hold | None) -> None:
+        self.bench.land()
         self.bench.scheduler.hold(what)
 
     @rule(reset_running=st.booleans())
     def reset_prefixes(self, reset_running: bool) -> None:
+        self.bench.land()
         used = self.bench.kv_cache.usage
         assert self.bench.scheduler.reset_prefixes(reset_running) == (reset_running or not used)
 
@@ -126,6 +135,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "bench"):
             return
+        self.bench.land()
         self.bench.scheduler.hold(None)
         answers = self.bench.run()
         assert set(answers) == set(self.specs)

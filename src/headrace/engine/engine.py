@@ -1,4 +1,4 @@
-"""Engine: one step is schedule -> execute -> update.
+"""Engine: one step is schedule -> execute -> update; on a GPU the next one is scheduled before it.
 
 In: Submit, Abort and orders. Out: StepReport. Belongs to one thread. Knows nothing of text, threads
 or channels.
@@ -17,7 +17,7 @@ from headrace.core.adapters import AdapterFacts
 from headrace.core.clock import Clock
 from headrace.core.config import EngineConfig
 from headrace.core.errors import HeadraceError, ModelFileError, RequestError, UnsupportedFormat
-from headrace.core.step import StepReport
+from headrace.core.step import SchedulerOutput, StepReport
 from headrace.engine.error_record import to_record
 from headrace.engine.messages import (
     Abort,
@@ -67,6 +67,7 @@ class Engine:
         self._scheduler = scheduler
         self._runner = runner
         self._adapters = adapters
+        self._flying: SchedulerOutput | None = None
         self._leaving: dict[str, None] = {}
         # Pauses that wait for what still moves, oldest first.
         self._pausing: list[PauseEngine] = []
@@ -79,7 +80,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Tell whether a step would compute, report or forget anything."""
-        return self._scheduler.has_work
+        return self._flying is not None or self._scheduler.has_work
 
     def apply(self, message: Submit | Abort) -> None:
         """Take in a message. A request that is refused is told so in the next report."""
@@ -133,7 +134,10 @@ class Engine:
         return [AdapterUnloaded(sha256) for sha256 in left]
 
     def order(self, order: EngineOrder) -> list[OrderDone]:
-        """Follow an order, and say which ones are done or overtaken by it. See `settle_pauses`."""
+        """Follow an order, and say which ones are done or overtaken by it. See `settle_pauses`.
+
+        Nothing may be on its way: see `land`.
+        """
         if isinstance(order, ResetPrefixes):
             is_done = self._scheduler.reset_prefixes(order.resets_running)
             return [OrderDone(order.order_id, is_done)]
@@ -162,10 +166,27 @@ class Engine:
     def step(self) -> StepReport:
         """Compute some tokens of some requests.
 
+        Where the runner runs ahead, the next step is on its way when this one is over.
         Raises: whatever the runner raises; the engine cannot go on then.
         """
-        output = self._scheduler.schedule()
-        self._runner.submit(output)
+        output, self._flying = self._flying, None
+        if output is None:
+            output = self._scheduler.schedule()
+            self._runner.submit(output)
+        if self._runner.runs_ahead:
+            self._flying = self._scheduler.schedule_ahead(output)
+            if self._flying is not None:
+                self._runner.submit(self._flying)
+        return self._scheduler.update(output, self._runner.collect())
+
+    def land(self) -> StepReport | None:
+        """Wait for the step that is on its way, if one is, with none behind it.
+
+        Orders, and whatever changes the cache or the model, come between two steps.
+        """
+        if self._flying is None:
+            return None
+        output, self._flying = self._flying, None
         return self._scheduler.update(output, self._runner.collect())
 
 

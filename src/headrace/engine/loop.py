@@ -65,12 +65,20 @@ class EngineLoop:
                 answers = self._engine.inspect()
                 self._outbox.send(Inspection(message.inspect_id, answers), timeout_s=None)
             elif isinstance(message, PauseEngine | ResumeEngine | ResetPrefixes):
+                self._land()
                 for done in self._engine.order(message):
                     self._outbox.send(done, timeout_s=None)
             elif isinstance(message, LoadAdapter):
+                self._land()
                 self._outbox.send(self._engine.load_adapter(message), timeout_s=None)
             elif isinstance(message, UnloadAdapter):
                 self._engine.unload_adapter(message)
             else:
                 self._engine.apply(message)
         return True
+
+    def _land(self) -> None:
+        """Report the step that is on its way, if there is one."""
+        report = self._engine.land()
+        if report is not None:
+            self._outbox.send(report, timeout_s=None)

@@ -46,6 +46,11 @@ PRIORS = {
 class Runner(Protocol):
     """Executes steps in the order submitted."""
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether a step may be submitted before the one before it was collected."""
+        ...
+
     def submit(self, output: SchedulerOutput) -> None:
         """Start a step. One without requests only forgets those that finished."""
         ...
@@ -88,6 +93,11 @@ class DraftingRunner:
         self._requests: dict[str, DraftedRequest] = {}
         self._submitted: deque[tuple[SchedulerOutput, float]] = deque()
         self._spent = 0.0
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Not where every request may have guesses: they are made between two steps."""
+        return self._runner.runs_ahead and not self._is_for_all and self._guesser is None
 
     def hold_costs(self) -> None:
         """Learn no costs from here on: what is guessed then does not depend on the machine."""

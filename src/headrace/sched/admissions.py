@@ -61,18 +61,22 @@ class Admissions:
         by the next step. None when nothing runs: what fits alone must start."""
         return -(-self._kv_cache.pool.num_blocks // 100) if self._places.running else 0
 
-    def make_way(self) -> None:
-        """Stop background requests while an interactive one waits for their seats or blocks."""
+    @property
+    def must_make_way(self) -> bool:
+        """Whether an interactive request waits for the seat or the blocks of a background one."""
         request, running = self._places.waiting.first, self._places.running
         if request is None or request.spec.is_background or self.hold is not None:
-            return
+            return False
+        if not running or not running[-1].spec.is_background:
+            return False
         num_blocks = -(-request.num_tokens // self._kv_cache.block_size)
-        while running and running[-1].spec.is_background:
-            has_seat = len(running) < self._max_num_seqs
-            num_free = self._kv_cache.pool.num_free_blocks - self.num_spare_blocks
-            if has_seat and num_blocks <= num_free:
-                return
-            self._places.preempt(running[-1])
+        num_free = self._kv_cache.pool.num_free_blocks - self.num_spare_blocks
+        return len(running) >= self._max_num_seqs or num_blocks > num_free
+
+    def make_way(self) -> None:
+        """Stop background requests while an interactive one waits for their seats or blocks."""
+        while self.must_make_way:
+            self._places.preempt(self._places.running[-1])
 
     def skip(self, reason: WaitReason) -> None:
         """A step starts nobody."""

@@ -7,7 +7,7 @@ nothing of budgets and steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from headrace.cache.kv_cache_manager import KVCacheManager
@@ -42,11 +42,15 @@ class RequestPlaces:
         self.running: list[RequestState] = []
         self.num_interactive = 0
         """Of all, those that are not in the background."""
+        self.num_synchronous = 0
+        """Of all, those whose next step is not planned before their last one is over."""
         self.counters = StepCounters()
         self._kv_cache = kv_cache
         self._ranks = BackgroundLast(RANK_POLICIES[policy])
         self._requests: dict[str, RequestState] = {}
         self._forgotten_ids: list[str] = []
+        self._flying_ids: Set[str] = frozenset()
+        self._leaving: list[RequestState] = []
         self._num_arrivals = 0
 
     def __len__(self) -> int:
@@ -56,7 +60,8 @@ class RequestPlaces:
         return iter(self._requests.values())
 
     def __contains__(self, request_id: str) -> bool:
-        return request_id in self._requests
+        is_leaving = any(request.request_id == request_id for request in self._leaving)
+        return is_leaving or request_id in self._requests
 
     @property
     def has_forgotten(self) -> bool:
@@ -76,6 +81,7 @@ class RequestPlaces:
         self.waiting.restore(request)
         self._requests[spec.request_id] = request
         self.num_interactive += not spec.is_background
+        self.num_synchronous += request.is_synchronous
         self._num_arrivals += 1
 
     def admit(self, request: RequestState, num_cached_tokens: int, now_s: float) -> None:
@@ -98,16 +104,34 @@ class RequestPlaces:
         self.counters.num_preemptions += 1
 
     def end(self, request: RequestState) -> None:
-        """A request is over, wherever it was. Mutates: request."""
+        """A request is over, wherever it was. Mutates: request.
+
+        One that the step on its way computes keeps its blocks, and the executor its row, until that
+        is over too.
+        """
         if request.status is RequestStatus.RUNNING:
             remove_ranked(self.running, request)
         else:
             self.waiting.remove(request)
         request.status = RequestStatus.FINISHED
         self._ranks.ended(request)
-        self._kv_cache.free(request.block_table)
         del self._requests[request.request_id]
         self.num_interactive -= not request.spec.is_background
+        self.num_synchronous -= request.is_synchronous
+        if request.request_id in self._flying_ids:
+            self._leaving.append(request)
+        else:
+            self._let_go(request)
+
+    def fly(self, request_ids: Set[str]) -> None:
+        """A step is over; on its way from now on is one that computes these requests."""
+        leaving, self._leaving = self._leaving, []
+        self._flying_ids = request_ids
+        for request in leaving:
+            self._let_go(request)
+
+    def _let_go(self, request: RequestState) -> None:
+        self._kv_cache.free(request.block_table)
         if request.is_known_to_runner:
             self._forgotten_ids.append(request.request_id)
 
@@ -133,4 +157,5 @@ class RequestPlaces:
             raise RuntimeError(f"{len(self.running)} requests run.")
         if any(request.block_table.block_ids for request in self.waiting):
             raise RuntimeError("A waiting request holds blocks.")
+        held += self._leaving
         self._kv_cache.check_integrity([request.block_table for request in held])

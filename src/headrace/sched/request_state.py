@@ -68,6 +68,7 @@ class RequestState:
         "draft_token_ids",
         "ending_token_ids",
         "is_known_to_runner",
+        "is_synchronous",
         "max_num_tokens",
         "min_num_tokens",
         "num_accepted_tokens",
@@ -112,6 +113,8 @@ class RequestState:
         self.num_preemptions = 0
         self.num_prompt_logprobs = spec.num_prompt_logprobs
         self.is_known_to_runner = False
+        # What follows a token is not known before it: a mask, a guess, something told with it.
+        self.is_synchronous = bool(spec.predicted_token_ids) or not self.to_new_request().is_plain
 
     @property
     def request_id(self) -> str:

@@ -29,6 +29,7 @@ from headrace.sched.admissions import Admissions, Hold
 from headrace.sched.preemption import choose_victim
 from headrace.sched.request_places import RequestPlaces
 from headrace.sched.request_state import RequestSpec, RequestState, RequestStatus
+from headrace.sched.run_ahead import can_grow, expect, take_back
 from headrace.sched.step_records import (
     Plan,
     introduce,
@@ -62,7 +63,9 @@ class Scheduler:
         self._admissions = Admissions(limits.max_num_seqs, kv_cache, self._places)
         self._ended: list[RequestProgress] = []
         self._step_id = 0
+        # When the device began with the step that will be reported next.
         self._step_started_at_s = 0.0
+        self._planned_ahead: SchedulerOutput | None = None
 
     @property
     def has_work(self) -> bool:
@@ -135,16 +138,38 @@ class Scheduler:
         Background requests come last in each, and have few tokens while there are others.
         Mutates: blocks, queue and running; progress is made in `update`.
         """
-        self._step_id += 1
         self._step_started_at_s = self._clock.monotonic_s()
-        has_others = self._admissions.has_interactive
-        background = self.limits.max_mixed_background_tokens if has_others else None
-        budget = TokenBudget(self.limits.max_num_batched_tokens, background)
         plan: Plan = []
         if self._admissions.hold != "everything":
-            self._fill(plan, budget)
+            self._fill(plan, self._step_started_at_s)
         else:
             self._admissions.skip("pause")
+        return self._to_output(plan)
+
+    def schedule_ahead(self, output: SchedulerOutput) -> SchedulerOutput | None:
+        """Plan the step behind one that is computed, as if it ended no request.
+
+        To be submitted before `update` takes in `output`. A request that has ended by then is
+        computed once more for nothing and keeps its blocks until the planned step is over. None
+        where nothing is left to plan, or it needs to be known what `output` chooses: for requests
+        that are not plain, and where one has to be stopped.
+        Mutates: blocks, queue and running.
+        """
+        admissions, places = self._admissions, self._places
+        if places.num_synchronous or admissions.hold == "everything" or admissions.must_make_way:
+            return None
+        expect(places, output)
+        plan: Plan = []
+        if can_grow(places, self._kv_cache.pool.num_free_blocks, self._kv_cache.block_size):
+            self._fill(plan, self._clock.monotonic_s())
+        if not plan:
+            take_back(places, output)
+            return None
+        self._planned_ahead = self._to_output(plan)
+        return self._planned_ahead
+
+    def _to_output(self, plan: Plan) -> SchedulerOutput:
+        self._step_id += 1
         return SchedulerOutput(
             self._step_id,
             scheduled=tuple(to_scheduled(request, num_tokens) for request, num_tokens in plan),
@@ -152,8 +177,11 @@ class Scheduler:
             finished_request_ids=self._places.take_forgotten(),
         )
 
-    def _fill(self, plan: Plan, budget: TokenBudget) -> None:
-        """Spend the budget. Mutates: plan, budget."""
+    def _fill(self, plan: Plan, now_s: float) -> None:
+        """Spend a step's budget. Mutates: plan."""
+        has_others = self._admissions.has_interactive
+        background = self.limits.max_mixed_background_tokens if has_others else None
+        budget = TokenBudget(self.limits.max_num_batched_tokens, background)
         self._admissions.make_way()
         num_preempted = self._plan_decodes(plan, budget)
         self._plan_drafts(plan, budget)
@@ -163,7 +191,7 @@ class Scheduler:
         if num_preempted:
             self._admissions.skip("kv_blocks")
         else:
-            self._admissions.plan(plan, budget, self._step_started_at_s)
+            self._admissions.plan(plan, budget, now_s)
 
     def update(self, output: SchedulerOutput, result: ModelRunnerOutput) -> StepReport:
         """Take in what a step computed: progress, new tokens, ends.
@@ -172,6 +200,7 @@ class Scheduler:
         """
         if result.step_id != output.step_id:
             raise RuntimeError(f"Result of step {result.step_id} came for step {output.step_id}.")
+        self._take_over(output)
         progress, self._ended = self._ended, []
         for row in output.scheduled:
             request = self._places.find(row.request_id)
@@ -188,6 +217,16 @@ class Scheduler:
             if gained is not None:
                 progress.append(gained)
         return self._report(output, progress, result.speed_up)
+
+    def _take_over(self, output: SchedulerOutput) -> None:
+        """A step is over: on its way is the one that was planned behind it, or none."""
+        ahead = self._planned_ahead
+        if ahead is None or ahead.step_id == output.step_id:
+            self._planned_ahead = None
+            self._places.fly(frozenset())
+        else:
+            take_back(self._places, output)
+            self._places.fly(frozenset(row.request_id for row in ahead.scheduled))
 
     def inspect(self) -> tuple[AnswerActivity, ...]:
         """What runs and what waits, and why."""
@@ -312,6 +351,7 @@ class Scheduler:
             step_s=now_s - self._step_started_at_s,
             draft_speed_up=speed_up,
         )
+        self._step_started_at_s = now_s
         return StepReport(output.step_id, tuple(progress), stats, ended_at_s=now_s)
 
 

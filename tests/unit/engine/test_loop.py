@@ -8,13 +8,23 @@ from dataclasses import asdict
 
 import pytest
 
+from fakes.fake_runner import expected_output
 from fakes.scheduling import Bench, make_spec
 from headrace.core.errors import CapacityError
-from headrace.core.step import StepReport
+from headrace.core.step import RequestProgress, StepReport
 from headrace.engine.channel import ThreadChannel
 from headrace.engine.engine import Engine
 from headrace.engine.loop import EngineLoop
-from headrace.engine.messages import Abort, EngineEnded, EngineMessage, EngineReply, Stop, Submit
+from headrace.engine.messages import (
+    Abort,
+    EngineEnded,
+    EngineMessage,
+    EngineReply,
+    OrderDone,
+    ResetPrefixes,
+    Stop,
+    Submit,
+)
 
 
 def test_a_channel_keeps_order_and_is_bounded() -> None:
@@ -71,6 +81,36 @@ def test_the_loop_steps_until_told_to_stop() -> None:
     thread.join(60)
     assert not thread.is_alive()
     assert replies[-1] == EngineEnded(None)
+
+
+def test_an_order_comes_when_the_step_on_its_way_is_over() -> None:
+    """The loop waits for room in the outbox, so the order comes in the middle of the answer."""
+    bench = Bench(is_ahead=True)
+    inbox: ThreadChannel[EngineMessage] = ThreadChannel(100)
+    outbox: ThreadChannel[EngineReply] = ThreadChannel(2)
+    thread = threading.Thread(target=EngineLoop(bench.engine, inbox, outbox).run, daemon=True)
+    thread.start()
+    inbox.send(Submit(make_spec("a", (1, 2, 3), 40)))
+    progress: list[RequestProgress] = []
+    orders: list[OrderDone] = []
+    is_ordered = False
+    while not progress or progress[-1].finish_reason is None:
+        for reply in outbox.receive(60.0):
+            if isinstance(reply, StepReport):
+                progress += reply.progress
+            else:
+                assert isinstance(reply, OrderDone)
+                orders.append(reply)
+        if progress and not is_ordered:
+            inbox.send(ResetPrefixes(7, resets_running=True))
+            is_ordered = True
+    inbox.send(Stop())
+    thread.join(60)
+    assert not thread.is_alive()
+    assert orders == [OrderDone(7, is_done=True)]
+    assert progress[-1].num_preemptions == 1
+    token_ids = tuple(token for row in progress for token in row.new_token_ids)
+    assert token_ids == expected_output((1, 2, 3), 7, 40, 1000)
 
 
 def test_a_refused_request_is_reported() -> None:

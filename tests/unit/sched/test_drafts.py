@@ -15,6 +15,8 @@ from headrace.executor.drafting_runner import Runner
 class Told:
     """Drafts the true continuation, `num_right` tokens of it, and then `num_wrong` others."""
 
+    runs_ahead = False
+
     def __init__(self, runner: Runner, num_right: int, num_wrong: int = 0) -> None:
         self._runner, self._num_right, self._num_wrong = runner, num_right, num_wrong
         self._texts: dict[str, list[int]] = {}
