@@ -151,6 +151,9 @@ class Ranks:
 class RanksRunner:
     """A runner whose steps all ranks run."""
 
+    runs_ahead = False
+    """The others learn of tokens with the input of the next step."""
+
     def __init__(self, runner: Runner, ranks: Ranks) -> None:
         self._runner, self._ranks = runner, ranks
 

@@ -1,7 +1,8 @@
 """FollowingRunner: a ModelRunner of a rank other than 0. It computes its part of every step.
 
 In: what rank 0 was told to run. Out: its share of sums and logits, through the ops. Rank 0 alone
-chooses tokens; the others learn of them with the next step's input.
+says which tokens are chosen; the others learn of them with the next step's input, also where every
+device chooses for itself, of the same logits.
 """
 
 from __future__ import annotations
