@@ -183,14 +183,11 @@ class ModelRunner:
         return hidden.h, hidden.add
 
     def _recorded_logits(self, ops: Ops, step: StepInputs) -> Iterator[Array]:
-        """The wanted rows' logits, as many at a time as the memory plan has room for: these are not
-        copied, but by a soft cap."""
+        """The wanted rows' logits, as many at a time as the memory plan has room for."""
         model = self.model.over(ops)
         hidden = model.forward(step, self.cache)
-        has_copies = self.model.config.logit_soft_cap is not None
-        num_at_once = MAX_LOGIT_ROWS if has_copies else 3 * MAX_LOGIT_ROWS
-        for start in range(0, len(hidden.h), num_at_once):
-            h, add = (part[start : start + num_at_once] for part in (hidden.h, hidden.add))
+        for start in range(0, len(hidden.h), MAX_LOGIT_ROWS):
+            h, add = (part[start : start + MAX_LOGIT_ROWS] for part in (hidden.h, hidden.add))
             yield model.logits(Hidden(h, add), np.arange(len(h), dtype=np.int32))
 
     def _open_rule(self, new: NewRequest) -> LogitsRule | None:
