@@ -96,8 +96,7 @@ class AnswerSoFar:
         if usage is None:
             usage = self._estimate()
         elif usage.output_tokens < self._num_heard:
-            num_output = estimate_output_tokens(self._num_heard, self._num_bytes)
-            usage = replace(usage, output_tokens=num_output, is_estimated=True)
+            usage = replace(usage, output_tokens=self._num_output_tokens(), is_estimated=True)
         return RequestOutput(self._request.request_id, told, usage)
 
     def last(self, usage: Usage | None) -> RequestOutput:
@@ -113,8 +112,15 @@ class AnswerSoFar:
         )
 
     def _estimate(self) -> Usage:
-        num_output = estimate_output_tokens(self._num_heard, self._num_bytes)
+        num_output = self._num_output_tokens()
         return Usage(self._num_input_tokens, output_tokens=num_output, is_estimated=True)
+
+    def _num_output_tokens(self) -> int:
+        """By lengths, and no more than were asked for: a budget holds no more."""
+        sampling = self._request.sampling
+        limit = sampling.max_tokens or self._request.default_max_tokens
+        found = estimate_output_tokens(self._num_heard, self._num_bytes)
+        return found if limit is None else max(self._num_heard, min(found, limit * sampling.n))
 
     @cached_property
     def _num_input_tokens(self) -> int:

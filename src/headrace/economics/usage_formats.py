@@ -65,7 +65,9 @@ def _from_openai(reported: Mapping[str, Any], whole: str, answer: str) -> Usage 
     details = reported.get(f"{whole}_details")
     num_input, num_output = _count(reported, whole), _count(reported, answer)
     num_reasoning = _count(reported.get(f"{answer}_details"), "reasoning_tokens")
-    num_beyond = max(0, _count(reported, "total_tokens") - num_input - num_output)
+    num_beyond = 0
+    if whole in reported and answer in reported:
+        num_beyond = max(0, _count(reported, "total_tokens") - num_input - num_output)
     num_output += num_beyond
     # The second name is DeepSeek's.
     num_cached = _count(details, "cached_tokens") or _count(reported, "prompt_cache_hit_tokens")

@@ -159,12 +159,16 @@ def test_a_cut_stream_has_what_was_heard() -> None:
 
 def test_a_cut_stream_of_long_pieces_is_no_cheaper_than_its_text() -> None:
     """Some servers send many tokens at once; only their bytes say how many."""
-    reader = AnthropicWire().reader(ask())
     said = (START, *[piece(0, type="text_delta", text="words in one piece. " * 5)] * 3)
-    outputs = [reader.read(json.dumps(event).encode()) for event in said]
-    last = outputs[-1]
-    assert last is not None
-    assert last.usage == Usage(12, 5, 60, is_estimated=True)
+
+    def billed(max_tokens: int) -> Usage | None:
+        reader = AnthropicWire().reader(ask(sampling=SamplingParams(max_tokens=max_tokens)))
+        outputs = [reader.read(json.dumps(event).encode()) for event in said]
+        return None if outputs[-1] is None else outputs[-1].usage
+
+    assert billed(1000) == Usage(12, 5, 60, is_estimated=True)
+    # A budget holds what was asked for; an estimate is no reason to be above it.
+    assert billed(40) == Usage(12, 5, 40, is_estimated=True)
 
 
 @pytest.mark.parametrize(

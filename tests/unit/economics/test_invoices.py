@@ -256,6 +256,11 @@ def test_usage_that_is_missing_is_not_nothing(kind: UsageFormat, reported: Any) 
     assert read_usage(kind, reported) is None
 
 
+def test_a_total_beside_one_count_alone_says_nothing_of_reasoning() -> None:
+    assert read_usage("openai_chat", {"completion_tokens": 5, "total_tokens": 12}) == Usage(0, 0, 5)
+    assert read_usage("openai_chat", {"prompt_tokens": 8, "total_tokens": 9}) == Usage(8)
+
+
 def test_a_reported_zero_stays_zero(book: PriceBook) -> None:
     usage = read_usage("openai_chat", {"prompt_tokens": 0, "completion_tokens": 0})
     assert usage == Usage()
