@@ -117,14 +117,16 @@ def test_it_ranks_by_cosine_with_its_own_prompts(tmp_path: Path) -> None:
         results = client.post("/rerank", json=ask).json()["results"]
         pairs = {"model": model, "text_1": query, "text_2": documents}
         found = client.post("/score", json=pairs).json()["data"]
-        refused = client.post("/rerank", json=ask | {"truncate_prompt_tokens": 9})
+        refused = [client.post("/rerank", json=ask | {"truncate_prompt_tokens": 9})]
+        text = {"model": model, "input": query, "truncate_prompt_tokens": 2}
+        refused.append(client.post("/v1/embeddings", json=text | {"prompt_name": "query"}))
+        assert client.post("/v1/embeddings", json=text).json()["usage"]["prompt_tokens"] == 2
     got = [entry["relevance_score"] for entry in sorted(results, key=lambda e: e["index"])]
     np.testing.assert_allclose(got, scores, atol=1e-3)
     np.testing.assert_allclose([entry["score"] for entry in found], plain[1:] @ plain[0], atol=1e-3)
-    assert (refused.status_code, refused.json()["error"]["param"]) == (
-        400,
-        "truncate_prompt_tokens",
-    )
+    for reply in refused:
+        assert reply.status_code == 400
+        assert reply.json()["error"]["param"] == "truncate_prompt_tokens"
 
 
 def test_names_are_those_of_a_model_with_a_head(tmp_path: Path) -> None:

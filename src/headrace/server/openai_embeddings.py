@@ -27,6 +27,7 @@ from headrace.server.openai_embeddings_schema import (
     check_dimensions,
     check_truncation_side,
     prompt_of,
+    refuse_cut_prompt,
 )
 from headrace.server.openai_payloads import check_delta, encode
 from headrace.server.output_merge import open_batches
@@ -86,6 +87,8 @@ def _make_requests(fields: EmbeddingFields, model: ModelInfo) -> list[GenerateRe
         raise InvalidParameter("prompt_name", fields.prompt_name, "nothing beside token ids")
     answer_id = response_id("embd", None)
     prefix = prompt_of(fields, model)
+    if prefix:
+        refuse_cut_prompt(fields.truncate_prompt_tokens, model)
     return [
         GenerateRequest(
             request_id=engine_request_id(answer_id, index),

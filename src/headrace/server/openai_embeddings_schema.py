@@ -64,6 +64,13 @@ def prompt_of(fields: EmbeddingFields, model: ModelInfo) -> str:
     return model.prompts[name]
 
 
+def refuse_cut_prompt(num_tokens: int | None, model: ModelInfo) -> None:
+    """A language model's texts are cut at their beginning. Raises: InvalidParameter."""
+    if num_tokens is not None and model.kind == "generate":
+        allowed = "nothing beside a prompt of a language model, which would be cut away"
+        raise InvalidParameter("truncate_prompt_tokens", num_tokens, allowed)
+
+
 def check_dimensions(fields: EmbeddingFields, vector_size: int) -> None:
     """Raises: InvalidParameter for a vector that cannot be."""
     wanted = fields.dimensions

@@ -19,6 +19,7 @@ from headrace.core.scores import to_scores
 from headrace.server.generation_schema import refuse_unsupported, unknown_names, validate
 from headrace.server.openai_completions_schema import Prompt, parse_prompts
 from headrace.server.openai_embeddings import Vector, each_vector, input_names
+from headrace.server.openai_embeddings_schema import refuse_cut_prompt
 from headrace.server.openai_payloads import encode
 from headrace.server.pair_scores_schema import (
     MAX_PAIRS,
@@ -192,10 +193,7 @@ async def _score(
     `names`: what the caller calls the texts of each pair.
     """
     if _is_for_vectors(model):
-        if model.kind == "generate" and fields.truncate_prompt_tokens is not None:
-            allowed = "nothing, with a language model: it would lose its prompt"
-            cut = fields.truncate_prompt_tokens
-            raise InvalidParameter("truncate_prompt_tokens", cut, allowed)
+        refuse_cut_prompt(fields.truncate_prompt_tokens, model)
         # Each text once: a query beside many documents is one of them.
         texts: dict[str, str] = {}
         for pair, its_names in zip(pairs, names, strict=True):
