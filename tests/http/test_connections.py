@@ -19,6 +19,7 @@ import pytest
 
 from fakes.certificates import make_certificate
 from fakes.fake_backend import FakeBackend
+from fakes.fake_clock import FakeClock
 from fakes.served_app import RunningServer, run_server
 from fakes.usage import eventually
 from headrace.core.config import ServerConfig
@@ -170,7 +171,12 @@ def test_bodies_beyond_the_common_limit_are_told_to_come_back() -> None:
             await asyncio.sleep(0.01)
 
     backend.before_step = hold
-    with run_server(backend, config) as server, server.client() as client, connect(server) as slow:
+    # Time stands still: nobody is slow.
+    with (
+        run_server(backend, config, clock=FakeClock()) as server,
+        server.client() as client,
+        connect(server) as slow,
+    ):
         bodies = server.app.services.bodies
         long = BODY | {"user": "x" * 3750}
         with client.stream("POST", CHAT, json=long | {"stream": True}) as answered:
@@ -191,6 +197,38 @@ def test_bodies_beyond_the_common_limit_are_told_to_come_back() -> None:
         eventually(lambda: bodies.num_bytes == 0)
         assert client.post(CHAT, json=long).status_code == 200
         eventually(lambda: bodies.num_bytes == 0)
+
+
+def test_a_slow_body_makes_way_when_its_room_is_needed() -> None:
+    """Two bodies hold all of the room and send no more; time that passes makes them slow."""
+    config = ServerConfig(port=0, max_body_bytes=4096, max_total_body_bytes=8192)
+    clock, long = FakeClock(), BODY | {"user": "x" * 3750}
+    begun = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 3900\r\n\r\n"
+        b'{"model":"' + b"x" * 3800
+    )
+    with (
+        run_server(config=config, clock=clock) as server,
+        server.client() as client,
+        connect(server) as oldest,
+        connect(server) as other,
+    ):
+        bodies = server.app.services.bodies
+        for number, slow in enumerate((oldest, other), 1):
+            slow.sendall(begun)
+            eventually(lambda number=number: bodies.num_bytes > 3800 * number)
+        assert client.post(CHAT, json=long).status_code == 503
+        clock.advance(5.0)
+        assert client.post(CHAT, json=long).status_code == 200
+        reply = oldest.recv(4096)
+        assert reply.startswith(b"HTTP/1.1 503 ")
+        assert b"came slowly" in reply or b"came slowly" in oldest.recv(4096)
+        # One of them was enough: the other goes on, and may still end.
+        other.sendall(b" " * 90)
+        assert other.recv(4096).startswith(b"HTTP/1.1 400 ")
+        eventually(lambda: bodies.num_bytes == 0)
+        assert bodies.arriving == []
 
 
 def test_a_reader_that_takes_nothing_is_cut_off_and_its_request_stopped() -> None:

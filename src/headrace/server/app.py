@@ -93,7 +93,8 @@ class HeadraceApp:
         begin_s = self._http.begin()
         headers = scope[HEADERS] = read_headers(scope)
         request_id = header_request_id(headers.get("x-request-id"))
-        scope[ROOM] = share = BodyShare(self.services.bodies, self.services.config)
+        services = self.services
+        scope[ROOM] = share = BodyShare(services.bodies, services.config, services.clock)
         scope[REQUEST_ID], scope[TRACE] = request_id, self._trace(headers)
         dialect = dialect_of(scope["path"], headers)
         head = AnswerHead(scope, send, dialect, self.services, self._http)

@@ -19,7 +19,7 @@ from starlette.types import Receive
 
 from headrace.core.config import ServerConfig
 from headrace.core.errors import CapacityError, RequestError
-from headrace.server.body_room import BodyShare
+from headrace.server.body_room import RETRY_AFTER_S, BodyShare
 from headrace.server.error_responses import HttpRefusal
 
 # Without backing up: a text that never ends is looked through once.
@@ -72,9 +72,17 @@ async def read_json_object(
     check_content_type(headers.get("content-type"))
     _check_coding(headers.get("content-encoding"))
     try:
-        async with asyncio.timeout(config.body_timeout_s):
-            body = await _read(receive, config.max_body_bytes, share)
+        async with asyncio.timeout(config.body_timeout_s) as limit:
+            with share.arriving(limit):
+                body = await _read(receive, config.max_body_bytes, share)
     except TimeoutError:
+        if share.has_made_way:
+            raise CapacityError(
+                "The request body came slowly, and others needed its room (max_total_body_bytes). "
+                "Send the request again later.",
+                RETRY_AFTER_S,
+                is_full=False,
+            ) from None
         raise HttpRefusal(
             400,
             f"The request body did not arrive within {config.body_timeout_s:g} s. Send it again.",
