@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from op_checks import BF16_ERROR, relative, weight
-from shapes import Shape, decode_step, later_step, make_model
+from shapes import Shape, decode_step, drawn, later_step, make_model
 
 from headrace.core.errors import ConfigError
 from headrace.models.llama import Hidden, Llama
@@ -24,7 +24,7 @@ from headrace.models.weight_spec import DecoderLayer, DecoderWeights
 from headrace.ops.cuda.cuda_ops import CudaOps
 from headrace.ops.cuda.device_step import upload
 from headrace.ops.cuda.step_replay import bucket_size, pad, table_width
-from headrace.ops.protocol import AttentionSpec, Ops, RopeParams
+from headrace.ops.protocol import AttentionSpec, Ops, PendingTokens, RopeParams
 from headrace.ops.reference.reference_ops import ReferenceOps
 from headrace.ops.step_inputs import StepInputs
 from headrace.ops.table import make_ops
@@ -49,6 +49,9 @@ def checks(
             yield f"small model {name} beside {other}", call
     for batch in (1,) if is_dry_run else (1, 3, 8, 9, 40, 200):
         yield f"replay of batch {batch} beside eager", partial(beside_eager, ops, shape, batch)
+    for batch in (2,) if is_dry_run else (1, 40, 200):
+        call = partial(ahead_beside_waiting, ops, shape, batch)
+        yield f"steps ahead of batch {batch} beside waiting", call
 
 
 def beside_cpu(
@@ -154,6 +157,38 @@ def small_model(
         return ops.to_host(model.logits(hidden, rows)).astype(np.float64)
 
     return run
+
+
+def ahead_beside_waiting(ops: CudaOps, shape: Shape, batch: int) -> dict[str, Any]:
+    """Decode steps that read their tokens on the device, all started before one is waited for,
+    beside the same steps that are given theirs: how many tokens differ."""
+    model, cache, _ = make_model(ops, replace(shape, num_layers=min(shape.num_layers, 2)))
+    for layer in cache.layers:
+        for half in (layer.k, layer.v):
+            half.data.normal_()
+
+    def logits(given: Any, step: Any) -> Iterator[torch.Tensor]:
+        own = model.over(given)
+        hidden = own.forward(step, cache)
+        yield own.logits(hidden, np.arange(len(hidden.h), dtype=np.int32))
+
+    choose = ops.record_choices(logits)
+    assert choose is not None
+    rows, none = np.arange(batch, dtype=np.int32), np.full(batch, -1, np.int32)
+
+    def run(is_ahead: bool) -> np.ndarray:
+        pending: list[PendingTokens] = []
+        for index in range(2 if shape.num_layers == 1 else 8):
+            lengths = [3 + index + row % 7 for row in range(batch)]
+            step = later_step(lengths, [1] * batch, cache.block_size, 64)
+            if pending and not is_ahead:
+                step = replace(step, token_ids=pending[-1]())
+            sources = rows if pending and is_ahead else none
+            pending.append(choose(step, sources, drawn(batch)))
+        return np.concatenate([tokens() for tokens in pending])
+
+    different = int((run(is_ahead=False) != run(is_ahead=True)).sum())
+    return {"deviation": float(different), "bound": 0.5, "note": f"{different} tokens"}
 
 
 def beside_eager(ops: CudaOps, shape: Shape, batch: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from headrace.models.weight_spec import DecoderLayer, DecoderWeights
 from headrace.ops.cuda.cuda_ops import CudaOps
 from headrace.ops.cuda.packing import Float8Matrix, FloatMatrix, Linear, float8_matrix
 from headrace.ops.protocol import AttentionSpec, KVCache, KVCacheDtype, RopeParams
-from headrace.ops.step_inputs import StepInputs
+from headrace.ops.step_inputs import SampleInputs, StepInputs
 
 
 @dataclass(frozen=True)
@@ -138,3 +138,14 @@ def _step(
         block_table=table,
         logit_rows=starts[1:] - 1,
     )
+
+
+def drawn(num_rows: int, top_p: float = 1.0) -> SampleInputs:
+    """Rows that draw at temperature 1."""
+    ones, zeros = np.ones(num_rows, np.float32), np.zeros(num_rows, np.float32)
+    return SampleInputs(
+        temperature=ones, top_k=np.zeros(num_rows, np.int32), top_p=top_p * ones, min_p=zeros,
+        typical_p=ones, seeds=np.arange(num_rows, dtype=np.uint64),
+        positions=np.zeros(num_rows, np.int64), repetition_penalty=ones, presence_penalty=zeros,
+        frequency_penalty=zeros,
+    )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from engine_run import EngineRun
-from shapes import Shape, decode_step, make_model, prefill_step
+from shapes import Shape, decode_step, drawn, make_model, prefill_step
 from vs_vllm import make_requests
 
 from headrace.models.llama import Hidden
@@ -23,7 +23,7 @@ from headrace.ops.cuda.cuda_ops import CudaOps
 from headrace.ops.cuda.device_step import upload
 from headrace.ops.cuda.step_replay import StepReplay
 from headrace.ops.protocol import KVCacheDtype
-from headrace.ops.step_inputs import SampleInputs, StepInputs
+from headrace.ops.step_inputs import StepInputs
 from headrace.quant.quantize import quantize
 
 FLUSH_BYTES = 1 << 28
@@ -132,17 +132,6 @@ class Steps:
         weights = self.num_bytes + (self.head_bytes if has_head else 0)
         # bf16: two bytes and two operations a weight; float8 half the bytes at twice the rate
         return roof.floor_ms(weights + batch * context * each, batch * weights)
-
-
-def drawn(num_rows: int, top_p: float = 1.0) -> SampleInputs:
-    """Rows that draw at temperature 1."""
-    ones, zeros = np.ones(num_rows, np.float32), np.zeros(num_rows, np.float32)
-    return SampleInputs(
-        temperature=ones, top_k=np.zeros(num_rows, np.int32), top_p=top_p * ones, min_p=zeros,
-        typical_p=ones, seeds=np.arange(num_rows, dtype=np.uint64),
-        positions=np.zeros(num_rows, np.int64), repetition_penalty=ones, presence_penalty=zeros,
-        frequency_penalty=zeros,
-    )  # fmt: skip
 
 
 def decode(ops: CudaOps, timer: Timer, shape: Shape, roof: Roof) -> Iterator[Item]:
