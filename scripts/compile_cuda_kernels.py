@@ -25,9 +25,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from headrace.ops.cuda import sampling
+from headrace.ops.cuda import norm, sampling
 from headrace.ops.cuda.cuda_ops import CudaOps
-from headrace.ops.cuda.float8 import FIRST_ARCHITECTURE
+from headrace.ops.cuda.float8 import FIRST_ARCHITECTURE, Float8Rows
 from headrace.ops.cuda.packing import pack_matrix
 from headrace.ops.cuda.rope import RopeTable
 from headrace.ops.protocol import AttentionSpec
@@ -171,6 +171,8 @@ def compile_rows(compiler: Compiler, ops: CudaOps) -> None:
         ops.rms_norm(h, weight, 1e-5)
         compiler.variant = f"width {width} add"
         ops.rms_norm(h, weight, 1e-5, add=h)
+        compiler.variant = f"width {width} add rounded"
+        norm.rms_norm(h, weight, 1e-5, h, rounded=Float8Rows.like(h))
     for name in ("silu", "gelu_tanh"):
         compiler.variant = name
         weight = ops.pack_linear([blocks("bf16", 64, 256)] * 2, None, True)

@@ -133,6 +133,32 @@ def test_steps_go_on_to_their_tokens_on_the_device(folder: Path, launches: list[
     assert {"take_tokens_kernel", "attention_kernel", "sample_kernel"} <= set(launches)
 
 
+def test_steps_of_float8_stay_on_the_device(
+    tmp_path_factory: pytest.TempPathFactory, launches: list[str]
+) -> None:
+    """Products of float8 are asked for as the library takes them: layouts, scales, dtypes."""
+    folder = save(build(case("qwen2")), tmp_path_factory.mktemp("float8"))
+    ops = CudaOps("meta", torch.bfloat16, InPlaceGraph, has_float8=True)
+    model = load_model(folder, ops, is_rounded=True)
+    cache = ops.allocate_kv(model.config.attention, 64, 32, "fp8")
+    assert cache.layers[0].k.data.dtype == torch.float8_e4m3fn
+
+    def forward(given: Any, sent: Any) -> Sequence[torch.Tensor]:
+        hidden = model.over(given).forward(sent, cache)
+        return hidden.h, hidden.add
+
+    replay = ops.record(forward)
+    assert replay is not None
+    for new, past in (([9, 30], [0, 0]), ([1], [10]), ([1] * 11, [10] * 11)):
+        launches.clear()
+        hidden = replay(step(new, past))
+        assert {part.dtype for part in hidden} == {torch.bfloat16}
+        kernels = {"quantize_rows_kernel", "gate_kernel"}
+        assert kernels & set(launches) == (set() if sum(new) <= 8 else kernels)
+        # The last layer computes the rows that logits are wanted of.
+        assert ("float_gemv_kernel" in launches) == (len(new) <= 8)
+
+
 def test_choices_are_made_on_the_device(launches: list[str]) -> None:
     ops = CudaOps("meta", torch.bfloat16, InPlaceGraph)
     logits = torch.empty((3, 500), device="meta")

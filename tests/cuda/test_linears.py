@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from headrace.ops.cuda.cuda_ops import CudaOps
+from headrace.ops.cuda.float8 import RoundedAct, quantize_rows
 from headrace.ops.cuda.gemv import dequantize
 from headrace.ops.cuda.packed_matmul import num_splits
 from headrace.ops.cuda.packing import IntegerMatrix, pack_matrix
@@ -111,6 +112,31 @@ def test_products_of_float8(
         part = tensor.rows(0, columns)
         y = ops.linear(torch.from_numpy(x[:rows]), ops.pack_linear([part])).numpy()
         assert largest_error(y, expected(exact, x[:rows], [part])) < FLOAT_WEIGHT_ERROR
+
+
+@pytest.mark.parametrize("has_add", [False, True])
+def test_a_norm_rounds_as_the_product_would(rng: np.random.Generator, has_add: bool) -> None:
+    """Once a matrix of float8 is packed; rows of a GEMV, and other linears, read it as it is."""
+    ops = CudaOps("cpu", torch.float32, has_float8=True)
+    floats = ops.pack_linear([gaussian_weight(rng, "f32", (48, 96))])
+    h, add = (torch.from_numpy(activations(rng, 9, 96)) for _ in range(2))
+    norm = torch.from_numpy(activations(rng, 1, 96)[0])
+    given = add if has_add else None
+    plain = ops.rms_norm(h.clone(), norm, 1e-6, given)
+    assert isinstance(plain, torch.Tensor)
+    weight = ops.pack_linear([gaussian_weight(rng, "f8_e4m3", (48, 96))])
+    gated = ops.pack_linear([gaussian_weight(rng, "f8_e4m3", (32, 96))] * 2, interleave=True)
+    both = h.clone()
+    act = ops.rms_norm(both, norm, 1e-6, given)
+    assert isinstance(act, RoundedAct)
+    assert torch.equal(act.values, plain)
+    assert torch.equal(both, h + add if has_add else h)
+    rows = quantize_rows(plain)
+    assert torch.equal(act.rows.codes, rows.codes) and torch.equal(act.rows.scales, rows.scales)
+    for linear in (weight, floats):
+        assert torch.equal(ops.linear(act, linear), ops.linear(plain, linear))
+    assert torch.equal(ops.gated_linear(act, gated, "silu"), ops.gated_linear(plain, gated, "silu"))
+    assert isinstance(ops.rms_norm(h[:8].clone(), norm, 1e-6), torch.Tensor)
 
 
 @pytest.mark.parametrize("damage", [np.nan, np.inf])

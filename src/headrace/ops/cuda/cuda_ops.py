@@ -29,6 +29,8 @@ from headrace.ops.cuda import (
 )
 from headrace.ops.cuda.device import open_device
 from headrace.ops.cuda.device_step import DeviceStep, to_device, upload
+from headrace.ops.cuda.float8 import Float8Rows, RoundedAct
+from headrace.ops.cuda.gemv import MAX_ROWS
 from headrace.ops.cuda.interpreted import prepare_interpreter
 from headrace.ops.cuda.rope import RopeTable
 from headrace.ops.cuda.step_choice import StepChoice
@@ -93,6 +95,7 @@ class CudaOps:
         self._make_graph = make_graph
         self._num_sms = INTERPRETED_SMS
         self.has_float8_products = has_float8
+        self._has_float8_weights = False
         self.name = f"cuda-interpreted-{str(dtype).removeprefix('torch.')}"
         if self.device.type == "cpu":
             prepare_interpreter()
@@ -118,7 +121,9 @@ class CudaOps:
         interleave: bool = False,
     ) -> packing.Linear:
         settings = self.dtype, self.device, self.has_float8_products
-        return packing.pack_linear(parts, biases, interleave, *settings)
+        packed = packing.pack_linear(parts, biases, interleave, *settings)
+        self._has_float8_weights |= any(matmul.takes_rounded(each) for each in packed.matrices)
+        return packed
 
     def finish_packing(self) -> None:
         """Nothing is packed beside the caller."""
@@ -190,18 +195,23 @@ class CudaOps:
         ids = self._indices(token_ids, table.shape[0], "token id", "the embedding table")
         return embed.embed(ids, table, scale, self.dtype)
 
-    def rms_norm(self, h: Tensor, weight: Tensor, eps: float, add: Tensor | None = None) -> Tensor:
-        return norm.rms_norm(h, weight, eps, add)
+    def rms_norm(
+        self, h: Tensor, weight: Tensor, eps: float, add: Tensor | None = None
+    ) -> Tensor | RoundedAct:
+        if not self._has_float8_weights or h.shape[0] <= MAX_ROWS:
+            return norm.rms_norm(h, weight, eps, add)
+        rows = Float8Rows.like(h)
+        return RoundedAct(norm.rms_norm(h, weight, eps, add, rounded=rows), rows)
 
     def norm_array(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return norm.rms_norm(x, weight, eps)
 
-    def linear(self, x: Tensor, weight: packing.Linear) -> Tensor:
+    def linear(self, x: Tensor | RoundedAct, weight: packing.Linear) -> Tensor:
         return matmul.linear(x, weight)
 
     def gated_linear(
         self,
-        x: Tensor,
+        x: Tensor | RoundedAct,
         weight: packing.Linear,
         activation: Activation,
         reader: packing.Linear | None = None,

@@ -13,8 +13,6 @@ import torch
 import triton
 import triton.language as tl
 
-from headrace.ops.cuda.norm import norm_warps
-
 FIRST_ARCHITECTURE = 89
 """Ada and Hopper convert and multiply e4m3."""
 
@@ -25,6 +23,22 @@ class Float8Rows:
 
     codes: torch.Tensor
     scales: torch.Tensor
+
+    @classmethod
+    def like(cls, x: torch.Tensor) -> Float8Rows:
+        """Room for the rows of x."""
+        return cls(
+            torch.empty(x.shape, dtype=torch.uint8, device=x.device),
+            torch.empty((x.shape[0], 1), dtype=torch.float32, device=x.device),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedAct:
+    """A norm's rows as they are, for whoever needs them so, and as float8."""
+
+    values: torch.Tensor
+    rows: Float8Rows
 
 
 @triton.jit
@@ -70,11 +84,9 @@ def scale_of(top):
 
 
 @triton.jit
-def quantize_rows_kernel(x, codes, scales, x_width, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    is_inside = column < WIDTH
-    values = tl.load(x + row * x_width + column, mask=is_inside, other=0.0).to(tl.float32)
+def store_row(values, codes, scales, row, column, is_inside, WIDTH: tl.constexpr,
+              BLOCK: tl.constexpr):  # fmt: skip
+    """Write a row of float32 values, those outside it 0, as codes and a scale."""
     scale, factor = scale_of(tl.max(tl.abs(values), axis=0))
     tl.store(codes + row * WIDTH + column, to_float8(values * factor), mask=is_inside)
     # A row with a value that is no number keeps none: its scale is none either.
@@ -82,16 +94,29 @@ def quantize_rows_kernel(x, codes, scales, x_width, WIDTH: tl.constexpr, BLOCK: 
     tl.store(scales + row, tl.where(is_sound, scale, float("nan")))
 
 
+@triton.jit
+def quantize_rows_kernel(x, codes, scales, x_width, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    is_inside = column < WIDTH
+    values = tl.load(x + row * x_width + column, mask=is_inside, other=0.0).to(tl.float32)
+    store_row(values, codes, scales, row, column, is_inside, WIDTH, BLOCK)
+
+
 def quantize_rows(x: torch.Tensor) -> Float8Rows:
     """Activations rounded row by row. Shapes: [T, C], T at least 1."""
-    num_rows, width = x.shape
-    codes = torch.empty((num_rows, width), dtype=torch.uint8, device=x.device)
-    scales = torch.empty((num_rows, 1), dtype=torch.float32, device=x.device)
+    rows, width = Float8Rows.like(x), x.shape[1]
     block = triton.next_power_of_2(width)
-    quantize_rows_kernel[(num_rows,)](
-        x, codes, scales, x.stride(0), WIDTH=width, BLOCK=block, num_warps=norm_warps(block)
-    )
-    return Float8Rows(codes, scales)
+    quantize_rows_kernel[(x.shape[0],)](
+        x, rows.codes, rows.scales, x.stride(0), WIDTH=width, BLOCK=block,
+        num_warps=row_warps(block),
+    )  # fmt: skip
+    return rows
+
+
+def row_warps(block: int) -> int:
+    """Warps of a row: 16 values in a thread, in loads of 16 bytes."""
+    return min(max(block // 512, 1), 16)
 
 
 def product(rows: Float8Rows, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

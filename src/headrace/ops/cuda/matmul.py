@@ -10,22 +10,28 @@ from __future__ import annotations
 import torch
 
 from headrace.ops.cuda import activation, float8, gemv, packed_matmul
+from headrace.ops.cuda.float8 import Float8Rows, RoundedAct
 from headrace.ops.cuda.packing import Float8Matrix, FloatMatrix, IntegerMatrix, Linear, Matrix
 from headrace.ops.protocol import Activation
 
 
-def linear(x: torch.Tensor, weight: Linear, out_dtype: torch.dtype | None = None) -> torch.Tensor:
+def linear(
+    x: torch.Tensor | RoundedAct, weight: Linear, out_dtype: torch.dtype | None = None
+) -> torch.Tensor:
     """x @ weight.T + bias. Shapes: [T, in] -> [T, out]."""
+    rows = None
+    if isinstance(x, RoundedAct):
+        x, rows = x.values, x.rows
     dtype = out_dtype or x.dtype
     is_alone = len(weight.matrices) == 1 and weight.bias is None
     if is_alone and not has_own_kernel(x, weight.matrices[0], dtype):
-        return wide_product(x, weight.matrices[0], dtype)
+        return wide_product(x, weight.matrices[0], dtype, rows)
     out = torch.empty((x.shape[0], weight.num_columns), dtype=dtype, device=x.device)
     start = 0
     for matrix in weight.matrices:
         end = start + matrix.shape[0]
         bias = None if weight.bias is None else weight.bias[start:end]
-        _multiply(x, matrix, bias, out[:, start:end])
+        _multiply(x, matrix, bias, out[:, start:end], rows)
         start = end
     return out
 
@@ -41,15 +47,23 @@ def has_own_kernel(x: torch.Tensor, matrix: Matrix, dtype: torch.dtype) -> bool:
 
 def _is_float8_product(x: torch.Tensor, matrix: Matrix, dtype: torch.dtype) -> bool:
     """Whether x is rounded too. Logits, which are wider than x, deserve it as it is."""
-    is_float8 = isinstance(matrix, Float8Matrix) and matrix.has_products
-    return is_float8 and dtype == x.dtype and x.shape[0] > 0
+    return takes_rounded(matrix) and dtype == x.dtype and x.shape[0] > 0
+
+
+def takes_rounded(matrix: Matrix) -> bool:
+    """Whether wide products with this matrix are those of float8."""
+    return isinstance(matrix, Float8Matrix) and matrix.has_products
 
 
 def _multiply(
-    x: torch.Tensor, matrix: Matrix, bias: torch.Tensor | None, out: torch.Tensor
+    x: torch.Tensor,
+    matrix: Matrix,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    rows: Float8Rows | None,
 ) -> None:
     if not has_own_kernel(x, matrix, out.dtype):
-        product = wide_product(x, matrix, out.dtype)
+        product = wide_product(x, matrix, out.dtype, rows)
         out.copy_(product if bias is None else product + bias)
     elif isinstance(matrix, FloatMatrix) or x.shape[0] <= gemv.MAX_ROWS:
         _few_rows(x, matrix, bias, out)
@@ -70,11 +84,16 @@ def _few_rows(
         gemv.float_gemv(x, matrix, bias, out, name)
 
 
-def wide_product(x: torch.Tensor, matrix: Matrix, dtype: torch.dtype) -> torch.Tensor:
-    """x @ matrix.T by the library; packed weights become floats in scratch first."""
+def wide_product(
+    x: torch.Tensor, matrix: Matrix, dtype: torch.dtype, rows: Float8Rows | None = None
+) -> torch.Tensor:
+    """x @ matrix.T by the library; packed weights become floats in scratch first.
+
+    `rows`: x in float8, where its norm has rounded it.
+    """
     if isinstance(matrix, Float8Matrix):
         if _is_float8_product(x, matrix, dtype):
-            rows = float8.quantize_rows(x)
+            rows = rows or float8.quantize_rows(x)
             return float8.product(rows, matrix.codes, matrix.scales).to(dtype)
         # Codes are exact in the activations' dtype; the scales follow.
         codes = matrix.codes.view(torch.float8_e4m3fn).to(x.dtype)
@@ -89,13 +108,13 @@ def _floats(x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> torch.
     return torch.mm(x, weight.T, out_dtype=dtype)
 
 
-def gated_linear(x: torch.Tensor, weight: Linear, name: Activation) -> torch.Tensor:
+def gated_linear(x: torch.Tensor | RoundedAct, weight: Linear, name: Activation) -> torch.Tensor:
     """activation(gate) * up of an interleaved weight. Shapes: [T, in] -> [T, F].
 
     Raises: ValueError where the columns do not pair.
     """
     matrix = weight.matrices[0]
-    if not 0 < x.shape[0] <= gemv.MAX_ROWS:
+    if isinstance(x, RoundedAct) or not 0 < x.shape[0] <= gemv.MAX_ROWS:
         return activation.gated(linear(x, weight), name)
     out = torch.empty((x.shape[0], matrix.shape[0] // 2), dtype=x.dtype, device=x.device)
     _few_rows(x, matrix, weight.bias, out, name)
