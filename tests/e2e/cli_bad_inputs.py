@@ -277,6 +277,12 @@ BAD_COMMANDS = (
         message="{files} has no adapter_config.json, so it is no PEFT adapter.",
         code=1,
     ),
+    # a database that cannot be, before a model that cannot be loaded
+    BadCommand(
+        ("serve", "{files}/cut.gguf", "--port", "0", "--database", "sqlite:///{files}/nope/a.db"),
+        "store.database_url is 'sqlite:///{files}/nope/a.db'; allowed: a file in a folder that exists. {files}/nope does not exist: create it, or check --database and HEADRACE_DATABASE.",
+        code=2,
+    ),
     # templates that are none, before the model is loaded
     *(
         serve(

@@ -236,6 +236,7 @@ def serve(
         for path in parse_adapters(config.engine.adapters).values():
             check_adapter_files(path)
         _check_template(config, models)
+        _check_database(config)
         for model in models:
             find_model(config, model, may_pull=not no_pull)
         # The plans of several are made before the first of them is loaded.
@@ -283,6 +284,15 @@ def _check_template(config: Config, models: list[str]) -> None:
         reason = "Each of several models has its own."
         raise ConfigError("engine.chat_template", file, "a file beside one model alone", reason)
     importlib.import_module("headrace.engine.model_text").read_template(file)
+
+
+def _check_database(config: Config) -> None:
+    """Raises: ConfigError for a named file in a folder that is not there."""
+    url = config.store.database_url or ""
+    path = Path(url.removeprefix("sqlite:///").partition("?")[0])
+    # What the store imports would hold up the engine of a server that is all right.
+    if url.startswith("sqlite:///") and not path.parent.is_dir():
+        importlib.import_module("headrace.store.database").open_database(url, config.hub.home)
 
 
 def _say(config: Config, text: str) -> None:
