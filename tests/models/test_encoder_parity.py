@@ -133,7 +133,7 @@ def test_a_vector_does_not_depend_on_its_neighbours(
 
 
 @pytest.mark.parametrize("num_labels", [1, 3])
-@pytest.mark.parametrize("isa", ["generic", "amx"])
+@pytest.mark.parametrize("isa", ["generic", "avx512bf16", "amx"])
 def test_outputs_of_a_head_are_those_of_transformers(
     tmp_path: Path, isa: str, num_labels: int
 ) -> None:

@@ -6,8 +6,8 @@
 //   y    = fma(scale * dW, float(acc), y)                          groups ascending
 //   z    = fma(mW, scale * float(sum_k a[k]), z)                   formats with a minimum, its own
 //   chain out  = (y - z) + bias
-// Float weights are multiplied with float32 rows; bf16 weights on tier amx with rows rounded to
-// bf16, 32 k at a time into one float32 sum.
+// Float weights are multiplied with float32 rows; bf16 weights on the tiers avx512bf16 and amx with
+// rows rounded to bf16, pairs of k in ascending order into one float32 sum.
 #pragma once
 
 #include "api/activation.h"

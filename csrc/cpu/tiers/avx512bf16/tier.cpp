@@ -1,4 +1,4 @@
-// Tier avx512bf16: AVX-512 with VNNI, and BF16 for attention.
+// Tier avx512bf16: AVX-512 with VNNI, and BF16 for attention and weights that are bf16.
 #include <immintrin.h>
 #include <string.h>
 
@@ -30,10 +30,14 @@ constexpr int kBlockGroups = 64, kBlockPanels = 2;
 #include "kernels/store_kv.inl"
 #include "tiers/avx512/probe.inl"
 
+#include "tiers/avx512bf16/pair_products.inl"
+
 #include "tiers/avx512bf16/attention_pairs.inl"
+#include "tiers/avx512bf16/matmul_bf16.inl"
 
 constexpr MatmulKernels kMatmulKernels = {
-    quantize_rows_avx512, matmul_rows, matmul_float, nullptr, nullptr, rows_scratch_bytes, true};
+    quantize_rows_avx512, matmul_rows,        matmul_float, round_rows_pairs,
+    matmul_bf16,          rows_scratch_bytes, true};
 }  // namespace
 }  // namespace headrace::avx512bf16
 

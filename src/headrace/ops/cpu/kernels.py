@@ -26,7 +26,10 @@ ATTENTION_KERNELS = {
     "avx512bf16": ("attention_pairs", "bf16 dot products of AVX512-BF16"),
     "amx": ("attention_tiles", "bf16 tiles of AMX"),
 }
-BF16_KERNELS = {"amx": "matmul_bf16"}
+BF16_KERNELS = {
+    "avx512bf16": ("matmul_bf16", "bf16 dot products of AVX512-BF16"),
+    "amx": ("matmul_bf16", "bf16 tiles of AMX"),
+}
 """Tiers that multiply bf16 weights with rows rounded to bf16; the others with float32 rows."""
 _SAME_CODE = "one source, compiled for the tier"
 
@@ -67,7 +70,7 @@ def _matmul_notes(tier: str) -> list[KernelNote]:
     quantized, why = MATMUL_KERNELS[tier]
     packable = set(_cpu.packable_formats())
     integers = tuple(name for name, row in FORMATS.items() if row.is_quantized and name in packable)
-    bf16 = BF16_KERNELS.get(tier)
+    bf16, why_bf16 = BF16_KERNELS.get(tier, ("", ""))
     rounded = ("bf16",) if bf16 else ()
     floats = tuple(
         name for name in FORMATS if name in packable and name not in (*integers, *rounded)
@@ -76,7 +79,7 @@ def _matmul_notes(tier: str) -> list[KernelNote]:
     as_floats = f"C++ {tier}: matmul_float"
     notes = (
         KernelNote("matmul", f"C++ {tier}: {quantized}", why, integers),
-        KernelNote("matmul", f"C++ {tier}: {bf16}", "bf16 tiles of AMX", rounded),
+        KernelNote("matmul", f"C++ {tier}: {bf16}", why_bf16, rounded),
         KernelNote("matmul", as_floats, "weights that are floats", floats),
         KernelNote("matmul", as_floats, "no integer kernel; float32 once loaded", others),
     )
