@@ -47,27 +47,9 @@ def read_form(fields: GenerationFields) -> tuple[StructuredOutputs | None, list[
 
     Raises: RequestError.
     """
-    asked = {"type": "text"} if fields.response_format is None else fields.response_format
-    kind = _read_kind(asked, "response_format", "json_schema.schema")
-    if fields.structured_outputs is not None and kind != "text":
-        raise InvalidParameter(
-            "structured_outputs", fields.structured_outputs, f"nothing beside the {kind} asked for"
-        )
-    unknown = [f"response_format.{name}" for name in asked if name not in ("type", "json_schema")]
-    if kind == "json_object":
-        return StructuredOutputs(json_object=True), unknown
-    if kind == "json_schema":
-        value = asked.get("json_schema")
-        if not isinstance(value, dict):
-            raise InvalidParameter(
-                "response_format.json_schema", value, "an object with name and schema"
-            )
-        form, more = _read_json_schema(value, "response_format.json_schema.")
-        return form, unknown + more
-    if fields.structured_outputs is None:
-        return None, unknown
-    form, more = _read_extra(fields.structured_outputs)
-    return form, unknown + more
+    return _read(
+        fields.response_format, fields.structured_outputs, "response_format", "json_schema"
+    )
 
 
 def read_text_format(
@@ -78,36 +60,50 @@ def read_text_format(
 
     Raises: RequestError.
     """
-    asked = {"type": "text"} if asked is None else asked
-    kind = _read_kind(asked, _TEXT_FORMAT, "schema")
-    if structured_outputs is not None:
-        if kind != "text":
-            raise InvalidParameter(
-                "structured_outputs", structured_outputs, f"nothing beside the {kind} asked for"
-            )
-        form, unknown = _read_extra(structured_outputs)
-        return form, {}, unknown
-    names = {
-        "structured_outputs.json": f"{_TEXT_FORMAT}.schema",
-        "structured_outputs.json_object": _TEXT_FORMAT,
-        "structured_outputs": _TEXT_FORMAT,
-    }
-    if kind == "json_schema":
-        form, unknown = _read_json_schema(asked, f"{_TEXT_FORMAT}.")
-        return form, names, [name for name in unknown if name != f"{_TEXT_FORMAT}.type"]
-    unknown = [f"{_TEXT_FORMAT}.{name}" for name in asked if name != "type"]
-    return (StructuredOutputs(json_object=True) if kind == "json_object" else None), names, unknown
+    form, unknown = _read(asked, structured_outputs, _TEXT_FORMAT, None)
+    names = _wire_names(_TEXT_FORMAT, f"{_TEXT_FORMAT}.schema")
+    return form, {} if structured_outputs is not None else names, unknown
 
 
 def form_wire_names(fields: GenerationFields) -> dict[str, str]:
     """What the backend's words for a form are in the words of this body."""
-    if fields.structured_outputs is not None:
-        return {}
+    is_extra = fields.structured_outputs is not None
+    return {} if is_extra else _wire_names("response_format", _SCHEMA)
+
+
+def _wire_names(path: str, schema_at: str) -> dict[str, str]:
     return {
-        "structured_outputs.json": _SCHEMA,
-        "structured_outputs.json_object": "response_format",
-        "structured_outputs": "response_format",
+        "structured_outputs.json": schema_at,
+        "structured_outputs.json_object": path,
+        "structured_outputs": path,
     }
+
+
+def _read(
+    given: Mapping[str, Any] | None, extra: Mapping[str, Any] | None, path: str, nest: str | None
+) -> tuple[StructuredOutputs | None, list[str]]:
+    """The form at `path`, whose schema stands in its member `nest` or beside its type; or `extra`.
+
+    Raises: RequestError.
+    """
+    asked = {"type": "text"} if given is None else given
+    kind = _read_kind(asked, path, "schema" if nest is None else f"{nest}.schema")
+    if extra is not None and kind != "text":
+        raise InvalidParameter("structured_outputs", extra, f"nothing beside the {kind} asked for")
+    unknown = [f"{path}.{name}" for name in asked if name not in ("type", nest)]
+    if kind == "json_object":
+        return StructuredOutputs(json_object=True), unknown
+    if kind == "text":
+        form, more = (None, []) if extra is None else _read_extra(extra)
+        return form, unknown + more
+    if nest is None:
+        form, more = _read_json_schema(asked, f"{path}.")
+        return form, [name for name in more if name != f"{path}.type"]
+    value = asked.get(nest)
+    if not isinstance(value, dict):
+        raise InvalidParameter(f"{path}.{nest}", value, "an object with name and schema")
+    form, more = _read_json_schema(value, f"{path}.{nest}.")
+    return form, unknown + more
 
 
 def _read_kind(asked: Mapping[str, Any], path: str, schema_at: str) -> str:
