@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from fakes.random_model import write_random_model
 from fakes.served_app import RunningServer, run_server
 from headrace.config.machine import detect_machine
 from headrace.config.resolve import resolve_engine
+from headrace.config.routing import make_routing
 from headrace.core.config import EngineConfig, HubConfig, ServerConfig
 from headrace.core.stores import ApiKey, Scope
+from headrace.core.telemetry import NoMetrics
 from headrace.economics.accounts import Accounts
 from headrace.engine.started_model import start_model
 from headrace.hub.model_store import ModelStore
@@ -26,6 +28,8 @@ from headrace.launch.local_engine import LocalEngine, finish_engine
 from headrace.launch.model_builds import ModelBuilds, with_adapter
 from headrace.launch.model_pool import ModelPool
 from headrace.launch.pooled_model import PooledModel
+from headrace.launch.tiers import Surroundings, open_tiers
+from headrace.router.router import Router
 from headrace.store.key_ring import StoredKey, StoredKeys, hash_secret
 
 LAYERS = 2
@@ -36,7 +40,13 @@ ROOM_BYTES = 3 * 2**20
 class Served:
     """A server of one model with room for few adapters, and the folder that they lie in."""
 
-    def __init__(self, folder: Path, stack: ExitStack, **server: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stack: ExitStack,
+        wrap: Callable[[ModelPool], Any] = lambda pool: pool,
+        **server: Any,
+    ) -> None:
         self.folder = folder
         model = write_random_model(folder / "base", LAYERS)
         config = resolve_engine(
@@ -65,7 +75,7 @@ class Served:
         )
         self.server: RunningServer = stack.enter_context(
             run_server(
-                self.pool,  # type: ignore[arg-type]
+                wrap(self.pool),
                 ServerConfig(**{"allow_runtime_adapters": True} | server),
                 build_of=lambda name: with_adapter(builds, self.pool, name),
             )
@@ -120,6 +130,28 @@ def test_an_adapter_is_listed_answers_and_is_in_the_receipt(served: Served) -> N
     assert len(answer["receipt"]["model"]["adapter_sha256"]) == 64
     assert served.answer(base)["receipt"]["model"]["adapter"] is None
     assert served.token_ids("first") != served.token_ids(base)
+
+
+def test_behind_a_router_too(tmp_path: Path) -> None:
+    def routed(pool: ModelPool) -> Router:
+        settings = {"tiers": {"here": {"backends": [pool.models()[0].name]}},
+                    "routing": {"default": "here"}}  # fmt: skip
+        router, _ = open_tiers(
+            make_routing(settings), pool, NoMetrics(), {}, Surroundings(Accounts())
+        )
+        return router
+
+    with ExitStack() as stack:
+        served = Served(tmp_path, stack, routed)
+        path = str(write_random_adapter(tmp_path / "second", 2, LAYERS))
+        taken = served.post(LOAD, lora_name="auto", lora_path=path)
+        assert taken.status_code == 400
+        assert taken.json()["error"]["message"].startswith("lora_name is 'auto'; allowed: a name")
+        assert served.post(LOAD, lora_name="second", lora_path=path).status_code == 200
+        assert {"auto", "first", "second"} <= set(served.names())
+        assert served.token_ids("second") != served.token_ids("first")
+        assert served.post(UNLOAD, lora_name="second").json()["deleted"] is True
+        assert served.post(UNLOAD, lora_name="second").status_code == 404
 
 
 def test_one_is_loaded_answers_is_kept_and_is_unloaded(served: Served) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 
 from headrace.core.activity import Inspectable, ModelActivity
 from headrace.core.backend import (
+    AdapterControl,
     Backend,
     EngineControl,
     Health,
@@ -22,7 +23,7 @@ from headrace.core.backend import (
     PauseMode,
 )
 from headrace.core.clock import Clock
-from headrace.core.errors import ModelNotFound, UnsupportedParameter
+from headrace.core.errors import InvalidParameter, ModelNotFound, UnsupportedParameter
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.routing import Payable
@@ -191,6 +192,19 @@ class Router:
         """See core.backend.EngineControl."""
         return await self._engines(name).reset_prefix_cache(name, reset_running=reset_running)
 
+    async def load_adapter(
+        self, name: str, path: str, *, base: str | None = None, is_replacing: bool = False
+    ) -> ModelInfo:
+        """See core.backend.AdapterControl: over a model of this machine."""
+        if name in self._names:
+            raise InvalidParameter("lora_name", name, "a name that no destination has")
+        control = self._adapters(base or name)
+        return await control.load_adapter(name, path, base=base, is_replacing=is_replacing)
+
+    async def unload_adapter(self, name: str) -> None:
+        """See core.backend.AdapterControl."""
+        await self._adapters(name).unload_adapter(name)
+
     def close(self) -> None:
         """End what goes on beside calls."""
         if self._kept is not None and self._kept.shadows is not None:
@@ -244,6 +258,11 @@ class Router:
     def _engines(self, name: str | None) -> EngineControl:
         if not isinstance(self._local, EngineControl):
             raise ModelNotFound(name or "of this machine", tuple(sorted(self._names)))
+        return self._local
+
+    def _adapters(self, name: str) -> AdapterControl:
+        if not isinstance(self._local, AdapterControl):
+            raise ModelNotFound(name, tuple(sorted(self._names)))
         return self._local
 
     def _control(self, name: str) -> ModelControl:
