@@ -58,9 +58,13 @@ def costs(
         str, typer.Option("--format", metavar="FORM", help="table, json, csv or focus.")
     ] = "table",
     account: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="With --format focus: the account that is billed."),
-    ] = "headrace",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --format focus: the account that is billed. Default: headrace.",
+            show_default=False,
+        ),
+    ] = None,
     database: DatabaseOption = None,
     config_file: ConfigOption = None,
 ) -> None:
@@ -74,12 +78,18 @@ def costs(
     """
     if form not in FORMATS:
         raise ConfigError("--format", form, f"one of {', '.join(FORMATS)}")
+    if form == "focus" and by is not None:
+        raise ConfigError(
+            "--by", ", ".join(by), "nothing with --format focus, which has every line"
+        )
+    if form != "focus" and account is not None:
+        raise ConfigError("--account", account, "nothing without --format focus")
     groups = read_groups(by or ["tenant"], COST_DIMENSIONS)
     since_ms, until_ms = read_period(since, until)
     with open_ledger(database, config_file, "There are no costs") as opened:
         UsageLedger(opened)
         if form == "focus":
-            bill = list(focus_rows(lines(opened, since_ms, until_ms), account))
+            bill = list(focus_rows(lines(opened, since_ms, until_ms), account or "headrace"))
         totals = add_up(opened, groups, since_ms, until_ms)
     rows = make_rows(groups, totals)
     if form == "focus":

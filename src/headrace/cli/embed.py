@@ -42,8 +42,13 @@ def embed(
         ),
     ] = "lines",
     field: Annotated[
-        str, typer.Option(metavar="NAME", help="With jsonl: the field that holds the text.")
-    ] = "text",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With jsonl: the field that holds the text. Default: text.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Default: stdout."),
@@ -101,6 +106,8 @@ def embed(
     unless --truncate says what to do.
     """
     checked_format: InputFormat = _choose("--input-format", input_format, ("lines", "jsonl"))
+    if field is not None and checked_format != "jsonl":
+        raise ConfigError("--field", field, "nothing without --input-format jsonl")
     format_out: OutputFormat = _choose("--format", output_format, ("jsonl", "json", "npy"))
     if format_out == "npy" and output is None and sys.stdout.isatty():
         raise ConfigError("--format", "npy", "jsonl or json on a terminal", "Give --output FILE.")
@@ -118,7 +125,7 @@ def embed(
         flags["server.log_level"] = "error"
     config = load_config(config_file, flags)
     find_model(config, model, may_pull=not no_pull)
-    inputs = read_inputs(texts, file, sys.stdin, checked_format, field)
+    inputs = read_inputs(texts, file, sys.stdin, checked_format, field or "text")
     # Numpy and kernels, once it is known that there is something to do.
     embedder_class: Any = importlib.import_module("headrace.embedder").Embedder
     run: Any = importlib.import_module("headrace.cli.embed_run")

@@ -185,8 +185,8 @@ def _to_total(num_groups: int, row: Any) -> CostTotal:
         estimated=estimated,
         input_tokens=num_input,
         output_tokens=num_output,
-        cost_nano_usd=None if cost is None else int(cost),
-        marginal_nano_usd=None if marginal is None else int(marginal),
+        cost_nano_usd=_known(cost, unpriced),
+        marginal_nano_usd=_known(marginal, unpriced),
     )
 
 
@@ -215,9 +215,19 @@ def _add(one: CostTotal, other: CostTotal) -> CostTotal:
         estimated=one.estimated + other.estimated,
         input_tokens=one.input_tokens + other.input_tokens,
         output_tokens=one.output_tokens + other.output_tokens,
-        cost_nano_usd=_add_costs(one.cost_nano_usd, other.cost_nano_usd),
-        marginal_nano_usd=_add_costs(one.marginal_nano_usd, other.marginal_nano_usd),
+        cost_nano_usd=_known(
+            _add_costs(one.cost_nano_usd, other.cost_nano_usd), one.unpriced + other.unpriced
+        ),
+        marginal_nano_usd=_known(
+            _add_costs(one.marginal_nano_usd, other.marginal_nano_usd),
+            one.unpriced + other.unpriced,
+        ),
     )
+
+
+def _known(cost: Any, unpriced: int) -> int | None:
+    """Refused calls owe nothing, which says nothing of the calls beside them."""
+    return None if cost is None or (unpriced and not cost) else int(cost)
 
 
 def _add_costs(one: int | None, other: int | None) -> int | None:

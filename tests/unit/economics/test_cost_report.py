@@ -149,6 +149,16 @@ def test_a_span(database: Database) -> None:
     assert {line.tokens for line in lines(database, NOON_MS, NOON_MS + 1)} == {2, 8, 4, 1}
 
 
+@pytest.mark.parametrize("by", ["model", "tag"])
+def test_refused_calls_do_not_make_an_unknown_cost_zero(database: Database, by: str) -> None:
+    nothing = {"cost_nano_usd": 0, "marginal_nano_usd": 0, "price_state": "none"}
+    unknown = {"cost_nano_usd": None, "marginal_nano_usd": None, "price_state": "unpriced"}
+    UsageLedger(database).append([priced(0, **nothing), priced(1, **unknown)])
+    (total,) = add_up(database, [by])
+    assert (total.requests, total.unpriced) == (2, 1)
+    assert total.cost_nano_usd is None and total.marginal_nano_usd is None
+
+
 def test_an_older_table_gets_its_columns_and_keeps_its_rows(database: Database) -> None:
     with database.writing() as connection:
         connection.exec_driver_sql(OLD_TABLE)
