@@ -101,7 +101,13 @@ def _read_peft(path: Path, base: AdaptedBase) -> AdapterFile:
     table = _modules(base, base.architecture, "safetensors")
     parts: dict[str, LoraPart] = {}
     for module, pair in pairs.items():
-        scale = config.scale(f"model.{module}", _rank(weights, module, pair))
+        rank = _rank(weights, module, pair)
+        if config.rank is not None and rank != config.rank:
+            raise ModelFileError(
+                f"{weights}: the matrices of {module} have rank {rank}; adapter_config.json has "
+                f"r = {config.rank} and no rank_pattern."
+            )
+        scale = config.scale(f"model.{module}", rank)
         parts |= _cut(weights, module, pair, table, base, scale)
     digest = sha256()
     for file in (path / CONFIG_NAME, weights):

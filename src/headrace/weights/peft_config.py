@@ -37,12 +37,16 @@ _PLAIN_KEY = re.compile(r"\^?[\w.-]+")
 
 @dataclass(frozen=True, slots=True)
 class PeftConfig:
-    """The numbers that scale products. `alphas` are those of certain modules, by their ends."""
+    """The numbers that scale products. `alphas` are those of certain modules, by their ends.
+
+    `rank` is that of every module; None where it differs or is not said.
+    """
 
     alpha: float
     alphas: Mapping[str, float]
     has_root_scale: bool
     base_name: str
+    rank: int | None = None
 
     def scale(self, module: str, rank: int) -> float:
         """What multiplies b a x of a module, `model.layers.0.mlp.up_proj` for example.
@@ -89,7 +93,17 @@ def read_peft_config(path: Path, config: Mapping[str, Any]) -> PeftConfig:
         alphas=_patterns(path, config.get("alpha_pattern") or {}),
         has_root_scale=bool(config.get("use_rslora")),
         base_name=str(config.get("base_model_name_or_path") or ""),
+        rank=None if config.get("rank_pattern") or "r" not in config else _rank(path, config),
     )
+
+
+def _rank(path: Path, config: Mapping[str, Any]) -> int:
+    value = _number(path, config, "r")
+    if value < 1 or value != int(value):
+        raise ModelFileError(
+            f"{path}: adapter_config.json has r = {_shown(config['r'])}; allowed: a whole number."
+        )
+    return int(value)
 
 
 def _number(path: Path, config: Mapping[str, Any], key: str) -> float:

@@ -46,6 +46,11 @@ def test_products_are_scaled_and_named_as_ours(tmp_path: Path) -> None:
     assert np.array_equal(part.b, tensors[f"{UP}.lora_B.weight"] * np.float32(1.5))
 
 
+def test_a_pattern_of_ranks_is_what_the_matrices_say(tmp_path: Path) -> None:
+    changes = {"r": 8, "rank_pattern": {"up_proj": 4}}
+    assert read_adapter(write_adapter(tmp_path, pair(), **changes), BASE).rank == 4
+
+
 def test_the_digest_is_that_of_weights_and_config(tmp_path: Path) -> None:
     one = read_adapter(write_adapter(tmp_path / "a", pair()), BASE)
     same = read_adapter(write_adapter(tmp_path / "b", pair()), BASE)
@@ -63,6 +68,8 @@ def test_the_digest_is_that_of_weights_and_config(tmp_path: Path) -> None:
         ({"modules_to_save": ["lm_head"]}, r"modules_to_save = \['lm_head'\]"),
         ({"init_lora_weights": "pissa_niter_4"}, "also changes the base"),
         ({"lora_alpha": None}, "lora_alpha = None; allowed: a number"),
+        ({"r": 8}, r"layers\.1\.mlp\.up_proj have rank 4; .* has r = 8 and no rank_pattern"),
+        ({"r": 1.5}, r"r = 1\.5; allowed: a whole number"),
         ({"alpha_pattern": {"(a+)+": 3}}, "no regular expressions"),
         ({"trainable_token_indices": [1]}, "changes rows of the embedding"),
     ],
