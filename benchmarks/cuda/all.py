@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests"), str(Path(__file__).resolve().parent)]
 
-from sections import Supervisor, items  # noqa: E402
+from sections import Supervisor, items, missing_packages  # noqa: E402
 
 GROUPS = (
     {"device": 40},
@@ -112,6 +112,8 @@ def main() -> int:
     if arguments.section is not None:
         run_section(arguments.section, arguments)
         return 0
+    if problem := missing_packages():
+        parser.error(problem)
     out = arguments.out or Path(tempfile.mkdtemp())
     out.mkdir(parents=True, exist_ok=True)
     arguments.record = out / "cuda-all.jsonl"

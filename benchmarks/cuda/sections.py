@@ -8,6 +8,7 @@ is measured.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -77,6 +78,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return lines
+
+
+def missing_packages() -> str:
+    """What these scripts cannot do without, in a sentence; empty where it is all there."""
+    missing = [name for name in ("torch", "triton") if importlib.util.find_spec(name) is None]
+    if not missing:
+        return ""
+    return (
+        f"This Python has no {' and no '.join(missing)}. In a checkout: .venv/bin/pip install -e "
+        "'.[cuda]'; for a dry run without a GPU the CPU's torch and triton do."
+    )
 
 
 def items(path: Path) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(Path(__file__).resolve().parent)]
 
-from sections import Recorder, Supervisor, items  # noqa: E402
+from sections import Recorder, Supervisor, items, missing_packages  # noqa: E402
 
 BUDGET = 560
 """Seconds of all turns."""
@@ -196,6 +196,8 @@ def main() -> int:
         run = run_headrace if arguments.turn == "headrace" else run_vllm
         run(arguments, Recorder(arguments.record, arguments.section, arguments.seconds))
         return 0
+    if problem := missing_packages():
+        parser.error(problem)
     return take_turns(arguments)
 
 

@@ -197,7 +197,8 @@ BAD_COMMANDS = (
     usage(
         "--kv-cache-dtype",
         "fp8",
-        message="--kv-cache-dtype is 'fp8'; allowed: one of auto, bf16, int8.",
+        message="engine.kv_cache_dtype is 'fp8'; allowed: auto, bf16, int8 on device cpu. Keys and "
+        "values as floats of 8 bits are for NVIDIA GPUs; int8 takes as little here.",
     ),
     usage("--threads", "0", message="--threads is 0; allowed: a whole number from 1 to 1024."),
     usage(

@@ -69,7 +69,8 @@ def test_with_a_warning_they_are_named_and_left_out(
     answer = post(lenient, path, body)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-headrace-warnings"] == names
-    assert lenient.backend.requests[-1].chat_template_kwargs == {} or "count" in path
+    if "count" not in path:
+        assert lenient.backend.requests[-1].chat_template_kwargs == {}
 
 
 def test_a_response_shows_what_holds(lenient: RunningServer) -> None:

@@ -86,7 +86,7 @@ def explain(
     wanted = ("" if quick else FULL_FORMATS) if formats is None else formats
     names = [name.strip().lower() for name in wanted.split(",") if name.strip()]
     for name in names:
-        check_target(name)
+        check_target(name, "--formats")
     path = ensure_model(ModelStore(config.hub), model).path
     with _made(path, names) as made:
         planned = plan_explain(model, config, made, quick)

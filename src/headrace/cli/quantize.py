@@ -156,7 +156,7 @@ def quantize(
         raise InvalidParameter("--to", to, "a format, or --bits instead; one of the two")
     if to is not None:
         to = to.lower()
-        check_target(to)
+        check_target(to, "--to")
     head = _check_head(head, to)
     config = load_config(config_file).hub
     path = ensure_model(ModelStore(config), model).path

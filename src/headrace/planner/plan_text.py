@@ -317,6 +317,17 @@ def _at_a_time(profile: Profile) -> str:
     return f", {' or '.join(map(str, counts))} at a time" if counts else ""
 
 
+def _why_unpriced(tier: Tier, profile: Profile) -> str:
+    if tier.usd_per_hour is None:
+        return "no price"
+    if not _measured(profile, [tier]):
+        return "not measured, so no price"
+    return (
+        "no price: what was measured gives no speed of output, as answers of one token do not; "
+        "profile a task with longer answers on it too"
+    )
+
+
 def _tier_text(tier: Tier, plan: WorkloadPlan, profile: Profile) -> str:
     found, parts = plan.prices[tier.name], []
     if tier.stands_in is not None:
@@ -331,7 +342,7 @@ def _tier_text(tier: Tier, plan: WorkloadPlan, profile: Profile) -> str:
     else:
         parts.append(f"{tier.model} at {tier.url}")
     if found is None:
-        parts.append("no price" if tier.usd_per_hour is None else "not measured, so no price")
+        parts.append(_why_unpriced(tier, profile))
         return f"{tier.name}: {'; '.join(parts)}."
     machine, rates = found.price.machine, found.price.standard.rates
     if machine is not None:

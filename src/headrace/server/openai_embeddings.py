@@ -67,7 +67,8 @@ async def create_embeddings(services: Services, call: Call) -> JsonReply:
     refuse_unsupported(call.body, EMBEDDINGS_REFUSED, EMBEDDINGS_NEUTRAL)
     fields = validate(EmbeddingFields, call.body)
     model = services.find_model(fields.model)
-    check_dimensions(fields, model.vector_size)
+    if model.vector_size:  # what gives no vectors says so itself
+        check_dimensions(fields, model.vector_size)
     check_truncation_side(fields, model)
     requests = _make_requests(fields, model)
     data: list[EmbeddingBody] = []

@@ -84,7 +84,7 @@ def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path: Path, name: 
 
 def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     refused = quantize(tmp_path / "a.gguf", "--to", "int3", "-o", tmp_path / "b.gguf")
-    assert "to is 'int3'; allowed: q4_0, q4_1, q5_0" in str(refused.exception)
+    assert "--to is 'int3'; allowed: q4_0, q4_1, q5_0" in str(refused.exception)
 
 
 def test_a_budget_takes_the_place_of_a_format(tmp_path: Path) -> None:
