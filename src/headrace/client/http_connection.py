@@ -71,8 +71,21 @@ class HttpConnection:
 
     @property
     def is_open(self) -> bool:
-        """Whether the other side has not hung up."""
-        return not self._reader.at_eof() and not self._writer.is_closing()
+        """Whether another request may be sent: the other side has neither hung up nor said more.
+
+        What it says unasked (a 408 before it hangs up) is no answer to the next request.
+        """
+        if self._writer.is_closing():
+            return False
+        # One step of reading: it ends with what has come, or would wait. Nobody else reads now.
+        reading = self._reader.read(1)
+        try:
+            reading.send(None)
+        except (StopIteration, OSError):
+            return False
+        finally:
+            reading.close()
+        return True
 
     async def ask(
         self, target: str, headers: Mapping[str, str], body: bytes, timeout_s: float

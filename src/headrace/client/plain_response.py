@@ -17,6 +17,8 @@ _HEAD = re.compile(
 )
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;[\t -~]*+)?[ \t]*+\r\n")
 _LENGTH = re.compile(r"[0-9]{1,15}")
+# The end of a head, also of one that is not plain: h11 takes lines without a return.
+_HEAD_END = re.compile(rb"\n\r?\n")
 _MAX_LINE_BYTES = 4096
 # They have no body, whatever their head says.
 _WITHOUT_BODY = frozenset({204, 205, 304})
@@ -54,7 +56,7 @@ class PlainResponse:
         """Status and headers by names in lower case; None: more has to come. Raises: NotPlain."""
         found = _HEAD.match(self.received)
         if found is None:
-            if len(self.received) > max_bytes or b"\r\n\r\n" in self.received:
+            if len(self.received) > max_bytes or _HEAD_END.search(self.received):
                 raise NotPlain
             return None
         status = int(found[1])

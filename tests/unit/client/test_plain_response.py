@@ -89,6 +89,7 @@ def test_every_byte_alone_gives_the_same() -> None:
         b"HTTP/1.1 200 OK\r\nupgrade: h2c\r\ncontent-length: 1\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nfolded: a\r\n b\r\ncontent-length: 1\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nname : a\r\ncontent-length: 1\r\n\r\n",
+        b"HTTP/1.1 200 OK\ncontent-length: 1\n\n",
         b"nonsense\r\n\r\n",
         b"x" * (MAX_HEAD + 1),
     ],

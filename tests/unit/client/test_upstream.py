@@ -378,6 +378,26 @@ async def test_connections_are_used_again() -> None:
         upstream.close()
 
 
+async def test_what_a_server_says_unasked_is_no_answer() -> None:
+    """Some say 408 before they close a connection that stood still."""
+    is_idle = asyncio.Event()
+
+    async def impatient(exchange: Exchange) -> None:
+        await well(exchange)
+        await is_idle.wait()
+        await exchange.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+
+    async with scripted(impatient, well) as server, upstream_of(server) as upstream:
+        await collect(upstream)
+        kept = upstream._pool._idle[0][0]
+        assert kept.is_open
+        is_idle.set()
+        async with asyncio.timeout(60):
+            while kept.is_open:
+                await asyncio.sleep(0.001)
+        assert words(await collect(upstream)) == "word word word "
+
+
 async def test_a_text_goes_to_completions() -> None:
     async with (
         scripted(
