@@ -110,7 +110,10 @@ class HeadraceApp:
             if not head.status:
                 reply = describe_error(error, request_id)
                 body = dialect.error_body(reply, request_id)
-                await send_json(JsonReply(body, reply.status, reply.headers), head.send)
+                # The rest of a body that made way is not waited for.
+                close = {"Connection": "close"} if share.has_made_way else {}
+                answer = JsonReply(body, reply.status, {**reply.headers, **close})
+                await send_json(answer, head.send)
         finally:
             share.give_back()
             row = _close(scope, head.status or None)

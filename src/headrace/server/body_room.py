@@ -53,12 +53,8 @@ class BodyShare:
 
     def take(self, num_bytes: int) -> None:
         """Hold so many bytes more. Raises: CapacityError."""
-        now_s = self._clock.monotonic_s()
-        for other in list(self._room.arriving):
-            if self._room.num_bytes + num_bytes <= self._max_bytes:
-                break
-            if other is not self and now_s - other._begin_s >= SLOW_S:
-                other._make_way()
+        if (num_missing := self._room.num_bytes + num_bytes - self._max_bytes) > 0:
+            self._make_room(num_missing)
         if self._room.num_bytes + num_bytes > self._max_bytes:
             raise CapacityError(
                 "The requests that are received and answered now have bodies of "
@@ -70,9 +66,20 @@ class BodyShare:
         self._room.num_bytes += num_bytes
         self._num_bytes += num_bytes
 
+    def _make_room(self, num_missing: int) -> None:
+        """Have the oldest slow bodies make way, unless all of them together are not enough."""
+        since_s = self._clock.monotonic_s() - SLOW_S
+        slow = [each for each in self._room.arriving if each._begin_s <= since_s and each != self]
+        if sum(other._num_bytes for other in slow) >= num_missing:
+            for other in slow:
+                if other._num_bytes and num_missing > 0:
+                    num_missing -= other._num_bytes
+                    other._make_way()
+
     def _make_way(self) -> None:
         self.give_back()
-        if self._limit is not None and not self.has_made_way:
+        # One whose time is over ends by itself.
+        if self._limit is not None and not self._limit.expired():
             self.has_made_way = True
             self._limit.reschedule(asyncio.get_running_loop().time())
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from starlette.requests import ClientDisconnect
 
+from fakes.fake_clock import FakeClock
 from headrace.core.config import ServerConfig
 from headrace.core.errors import CapacityError, RequestError
 from headrace.server.body_room import BodyRoom, BodyShare
@@ -69,6 +71,53 @@ async def test_bodies_of_all_requests_have_a_limit_together() -> None:
     first.give_back()
     second.give_back()
     assert room.num_bytes == 0
+
+
+async def test_no_body_makes_way_in_vain() -> None:
+    """What is answered keeps its room, and the slow body's alone is not enough."""
+    room, clock = BodyRoom(), FakeClock()
+    config = ServerConfig(max_body_bytes=1024, max_total_body_bytes=1200)
+    answered, empty, slow, new = (BodyShare(room, config, clock) for _ in range(4))
+    answered.take(1000)
+    async with asyncio.timeout(60) as limit:
+        with empty.arriving(limit), slow.arriving(limit):
+            slow.take(100)
+            clock.advance(5.0)
+            with pytest.raises(CapacityError):
+                new.take(201)
+            assert not slow.has_made_way
+            assert room.num_bytes == 1100
+            new.take(100)
+            assert not slow.has_made_way
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(60) as its_limit:
+                    slow._limit = its_limit
+                    new.take(100)
+                    assert slow.has_made_way
+                    assert not empty.has_made_way
+                    await asyncio.Event().wait()
+
+
+async def test_a_body_whose_time_is_over_makes_way_too() -> None:
+    """Between the end of its time and its task's next turn."""
+    room, clock, taken = BodyRoom(), FakeClock(), asyncio.Event()
+    config = ServerConfig(max_body_bytes=1024, max_total_body_bytes=1200)
+    slow, new = BodyShare(room, config, clock), BodyShare(room, config, clock)
+
+    def take() -> None:
+        new.take(1000)
+        taken.set()
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0) as limit:
+            with slow.arriving(limit):
+                slow.take(600)
+                clock.advance(5.0)
+                asyncio.get_running_loop().call_soon(take)
+                await asyncio.Event().wait()
+    assert taken.is_set()
+    assert not slow.has_made_way
+    assert room.num_bytes == 1000
 
 
 async def test_a_client_that_leaves() -> None:
