@@ -24,8 +24,8 @@ async def most_it_costs(
     """Raises: RequestError for a prompt that cannot be read."""
     if price is None:
         return None
-    num_input, is_counted = await _most_input(backend, request)
-    least_input = num_input if is_counted else 0
+    num_input, is_exact = await _most_input(backend, request)
+    least_input = num_input if is_exact else 0
     num_output = 0 if request.pooling is not None else _most_output(request, least_input, info)
     # Which tier and which kind the tokens will be is not known yet.
     rates = [
@@ -43,9 +43,10 @@ async def most_it_costs(
 
 
 async def _most_input(backend: Backend, request: GenerateRequest) -> tuple[int, bool]:
-    """The most tokens the prompt has, and whether they were counted."""
+    """The most tokens the prompt has, and whether it has no fewer."""
     if isinstance(request.prompt, tuple):
-        return len(request.prompt), True
+        # What is cut off leaves its place to the answer.
+        return len(request.prompt), request.truncate_prompt_tokens is None
     try:
         return len(await backend.text(request.model).encode(request)), True
     except (ModelNotFound, UnsupportedParameter):

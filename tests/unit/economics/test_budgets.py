@@ -194,6 +194,23 @@ async def test_the_most_that_a_request_costs() -> None:
     assert await most({"pooling": "mean"}, priced(input=2_000_000)) == 9
 
 
+@pytest.mark.parametrize("kept", [-1, 1])
+async def test_tokens_that_are_cut_off_take_nothing_from_the_length_of_the_answer(
+    kept: int,
+) -> None:
+    backend = FakeBackend()
+    (info,) = backend.models()
+    sampling, long = SamplingParams(max_tokens=7, n=2), (1,) * info.max_model_len
+    asked = request(prompt=long, truncate_prompt_tokens=kept, sampling=sampling)
+    price = Price(
+        provider="local",
+        model="tiny",
+        match=Match("equals", "tiny"),
+        standard=Schedule(Rates(input=0, output=5_000_000)),
+    )
+    assert await most_it_costs(backend, asked, price, info) == 2 * 7 * 5
+
+
 async def test_bytes_of_a_prompt_take_nothing_from_the_length_of_its_answer() -> None:
     """Where nobody here counts tokens, the prompt may have few of them."""
 
