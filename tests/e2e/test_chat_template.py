@@ -16,7 +16,8 @@ OTHER = "{% for m in messages %}[{{ m.role }}|{{ m.content }}]{% endfor %}{{ sty
 @pytest.mark.parametrize("is_setting", [False, True])
 def test_a_template_takes_the_place_of_the_models(tmp_path: Path, is_setting: bool) -> None:
     model = write_random_model(tmp_path / "model", num_layers=2, chat_template=OWN)
-    (tmp_path / "other.jinja").write_text(OTHER)
+    # Some editors begin a file with a mark, which is no text of it.
+    (tmp_path / "other.jinja").write_text(OTHER, encoding="utf-8-sig")
     options = ["--chat-template", f"{tmp_path}/other.jinja"]
     if is_setting:
         settings = tmp_path / "settings.yaml"

@@ -57,7 +57,7 @@ def read_template(file: str) -> str:
     )
     path = Path(file).expanduser()
     try:
-        source = path.read_text(encoding="utf-8")
+        source = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "It is not UTF-8 text"
         raise ConfigError(field, file, allowed, f"{reason}.") from None
