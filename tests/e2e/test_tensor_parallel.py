@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from served_model import ServedModel, engine_of, serve, wait_for_another_engine
 
 from fakes.random_model import write_random_model
 from headrace import LLM, SamplingParams
-from headrace.core.errors import BackendError, ConfigError, QualityDrift
+from headrace.core.engine_config import EngineConfig
+from headrace.core.errors import BackendError, ConfigError, EngineDied, OutOfMemory, QualityDrift
 from headrace.core.structured_outputs import StructuredOutputs
+from headrace.engine.started_model import start_model
 from headrace.executor.canary import LOGPROBS_KEY, TOKENS_KEY
 from headrace.llm import Generation
 
@@ -84,6 +88,43 @@ def test_a_rank_that_is_killed_ends_the_engine_with_a_sentence(tiny: Path) -> No
         sentence = rf"rank 1 of 2 \(process {rank.pid}\) was killed by SIGKILL"
         with pytest.raises(BackendError, match=sentence):
             answers(llm)
+
+
+def test_a_step_that_went_through_without_a_rank_is_not_believed(tiny: Path) -> None:
+    """On a GPU a sum can come to an end without one, with any numbers."""
+    engine = EngineConfig(device="reference", tensor_parallel_size=2, max_model_len=64)
+    with closing(start_model(tiny, engine, 1 << 40)) as started:
+        started.finish_packing()
+        assert started.ranks is not None
+        ended: list[str] = []
+        started.ranks.watch(ended.append)
+        with started.ranks.explaining():
+            (rank,) = other_ranks(psutil.Process())
+        with pytest.raises(EngineDied, match="was killed by SIGKILL"), started.ranks.explaining():
+            rank.kill()
+            eventually(lambda: ended, "the end of the rank was seen")
+
+
+def test_the_same_again_has_room_for_as_much(tmp_path: Path) -> None:
+    """A restart is given what rank 0 took; a rank with more of the feed-forward has to fit too."""
+    uneven = write_random_model(tmp_path / "model", 1, inner=16 * 63)
+    engine = EngineConfig(device="reference", tensor_parallel_size=2, max_model_len=64)
+    with closing(start_model(uneven, engine, 1 << 40)) as started:
+        first = started.capacity
+    again = replace(engine, memory_bytes=first.total_bytes)
+    with closing(start_model(uneven, again, 1 << 40)) as started:
+        assert started.capacity.num_blocks == first.num_blocks
+        assert started.capacity.total_bytes == first.total_bytes
+
+
+def test_a_start_that_is_refused_is_one_error(
+    tiny: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The other rank may not have read yet what it is to load when it is told to stop."""
+    with pytest.raises(OutOfMemory):
+        open_llm(tiny, 2, memory_bytes=64 * 2**20)
+    assert other_ranks(psutil.Process()) == []
+    assert capfd.readouterr().err == ""
 
 
 def test_a_model_that_cannot_be_divided_starts_no_process(tiny: Path) -> None:

@@ -42,13 +42,14 @@ def write_random_model(
     num_layers: int = NUM_LAYERS,
     chat_template: str | None = None,
     control_tokens: Sequence[str] = (),
+    inner: int = INNER,
 ) -> Path:
     """Write config, weights and tokenizer. The same weights each time.
 
     `control_tokens` follow <bos> and <eos>.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = CONFIG | {"num_hidden_layers": num_layers}
+    config = CONFIG | {"num_hidden_layers": num_layers, "intermediate_size": inner}
     (folder / "config.json").write_text(json.dumps(config))
     tokenizer = byte_tokenizer(control_tokens)._source.views_for(("a",)).special_aware
     (folder / "tokenizer.json").write_text(tokenizer.to_str())
@@ -75,9 +76,9 @@ def write_random_model(
             f"{name}.self_attn.k_proj.weight": matrix(key_width, WIDTH),
             f"{name}.self_attn.v_proj.weight": matrix(key_width, WIDTH),
             f"{name}.self_attn.o_proj.weight": matrix(WIDTH, WIDTH),
-            f"{name}.mlp.gate_proj.weight": matrix(INNER, WIDTH),
-            f"{name}.mlp.up_proj.weight": matrix(INNER, WIDTH),
-            f"{name}.mlp.down_proj.weight": matrix(WIDTH, INNER),
+            f"{name}.mlp.gate_proj.weight": matrix(inner, WIDTH),
+            f"{name}.mlp.up_proj.weight": matrix(inner, WIDTH),
+            f"{name}.mlp.down_proj.weight": matrix(WIDTH, inner),
             f"{name}.input_layernorm.weight": np.ones(WIDTH, dtype=np.float16),
             f"{name}.post_attention_layernorm.weight": np.ones(WIDTH, dtype=np.float16),
         }

@@ -48,7 +48,9 @@ def main(file_descriptor: int, parent_id: int) -> None:
     threading.Thread(target=_end_with_leader, args=(file_descriptor,), daemon=True).start()
     link = FrameSocket(socket.socket(fileno=file_descriptor))
     try:
-        (start,) = link.receive(None)
+        start, *end = link.receive(None)
+        if end:  # rank 0 was refused in the meantime
+            os._exit(0)
         send_log(link, start.log_level)
         runner = _load(link, start)
         if runner is not None:

@@ -81,13 +81,12 @@ class Ranks:
     def watch(self, on_end: Callable[[str], None] | None = None) -> None:
         """Have `on_end` called, from another thread, with a sentence when a rank is gone.
 
-        Without one the log is told, and the next step fails.
+        Without one the log is told, and this step or the next one fails.
         """
         for rank in self._processes:
             name = f"headrace-rank-{rank}"
-            threading.Thread(
-                target=self._watch, args=(rank, on_end or _tell), name=name, daemon=True
-            ).start()
+            told = on_end or self._give_up
+            threading.Thread(target=self._watch, args=(rank, told), name=name, daemon=True).start()
 
     def submit(self, output: SchedulerOutput) -> None:
         """Give all ranks a step. Raises: OSError when one is gone."""
@@ -96,9 +95,14 @@ class Ranks:
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """Errors that come of the end of a rank become an EngineDied that says so."""
+        """Errors that come of the end of a rank become an EngineDied that says so.
+
+        A step that went through without a rank is an error too: its numbers are any.
+        """
         try:
+            self._check()
             yield
+            self._check()
         except Exception as error:
             self._has_failed.wait(EXPLAIN_S)
             if self._failure is None:
@@ -112,6 +116,16 @@ class Ranks:
             process.send(Stop())
         for process in self._processes.values():
             process.close(STOP_S)
+        if self._group is not None:
+            self._group.close()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise ConnectionError(self._failure)
+
+    def _give_up(self, sentence: str) -> None:
+        """A GPU would wait for ever for the sums of a rank that is gone."""
+        logger.critical("The engine cannot go on: %s.", sentence)
         if self._group is not None:
             self._group.close()
 
@@ -167,10 +181,6 @@ class RanksRunner:
         """See Runner. Raises: EngineDied when a rank is gone."""
         with self._ranks.explaining():
             return self._runner.collect()
-
-
-def _tell(sentence: str) -> None:
-    logger.critical("The engine cannot go on: %s.", sentence)
 
 
 def _said(reply: EngineEnded | EngineNotStarted) -> str:

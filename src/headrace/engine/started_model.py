@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -141,7 +141,9 @@ def start_model(
         wanted_len = engine.max_model_len or config.max_model_len
         need = draft.need(ops, engine, wanted_len) if draft else NO_DRAFT
         adapter_bytes = adapter_room(engine, model, config, reader.architecture, ops)
-        capacity = plan_capacity(own_config, reader, ops, engine, free, need, adapter_bytes)
+        # Of the last rank's part, the largest: who starts all again keeps rank 0's numbers for all.
+        largest = divide(config, replace(shard, rank=shard.num_ranks - 1))
+        capacity = plan_capacity(largest, reader, ops, engine, free, need, adapter_bytes)
         if place is not None and group is not None:
             capacity = capacity.with_blocks(place.agree(capacity.num_blocks, group))
         weights = load_weights(
