@@ -15,6 +15,7 @@ from headrace.executor.memory import weights_bytes
 from headrace.models.registry import model_class
 from headrace.ops.cuda.cuda_ops import CudaOps
 from headrace.ops.cuda.packing import Float8Matrix
+from headrace.ops.cuda.step_replay import bucket_size
 from headrace.ops.protocol import Ops
 from headrace.ops.reference.reference_ops import ReferenceOps
 from headrace.ops.table import make_ops
@@ -94,13 +95,35 @@ def test_the_plan_counts_what_products_and_graphs_take() -> None:
     ops = CudaOps("cpu", torch.float16)
     matrices = [quantize(np.zeros((rows, 256), np.float32), "q4_k") for rows in (32, 96)]
     floats = [quantize(np.zeros((512, 256), np.float32), "f16")]
-    bare = ops.extra_scratch_bytes(floats, 0, 1000)
-    assert ops.extra_scratch_bytes([*matrices, *floats], 0, 1000) == bare + 2 * 2 * 96 * 256
-    assert ops.extra_scratch_bytes(floats, 100, 1000) == bare + 128 * 1000
+    bare, widened = ops.extra_scratch_bytes(floats, 0, 1000, 7), 2 * 2 * 96 * 256
+    assert ops.extra_scratch_bytes([*matrices, *floats], 0, 1000, 7) == bare + widened
+    assert ops.extra_scratch_bytes(floats, 100, 1000, 7) == bare + 128 * 1000 + 7
+    # Up to 64 rows are multiplied as they are packed; more are widened in the graphs' pool too.
+    for rows, times in ((64, 1), (65, 2)):
+        more = times * widened + bucket_size(rows) * 1000 + 7
+        assert ops.extra_scratch_bytes(matrices, rows, 1000, 7) == bare + more
     for has_products, extra in ((True, 0), (False, 2 * 2 * 64 * 256)):
         ops = CudaOps("cpu", torch.float16, has_float8=has_products)
         float8 = [quantize(np.zeros((64, 256), np.float32), "f8_e4m3")]
-        assert ops.extra_scratch_bytes(float8, 0, 1000) == bare + extra
+        assert ops.extra_scratch_bytes(float8, 0, 1000, 7) == bare + extra
+
+
+def test_a_tied_head_is_the_embedding_as_the_plan_says(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """A matrix of a third of a small model's size would be there twice, and planned once."""
+    folder, ops = folder_of("qwen2-tied", tmp_path_factory), CudaOps("cpu", torch.float16)
+    reader = open_weights(folder)
+    config = model_class(reader.architecture).config_from_huggingface(reader.metadata)
+    assert config.is_head_tied
+    weights = load_model(folder, ops).weights
+    (head,) = weights.head.matrices
+    assert head is weights.embed
+    linears = [getattr(layer, linear) for layer in weights.layers
+               for linear in ("qkv", "o", "gate_up", "down")]  # fmt: skip
+    layers = sum(matrix.num_bytes for linear in linears for matrix in linear.matrices)
+    planned = weights_bytes(config, reader, ops, max_positions=0)
+    assert 0.95 * planned < layers + head.num_bytes <= planned
 
 
 ASKED = (

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from headrace.ops.cuda.cuda_ops import CudaOps
-from headrace.ops.cuda.float8 import RoundedAct, quantize_rows
+from headrace.ops.cuda.float8 import RoundedAct, has_products, quantize_rows
 from headrace.ops.cuda.gemv import dequantize
 from headrace.ops.cuda.packed_matmul import num_splits
 from headrace.ops.cuda.packing import IntegerMatrix, pack_matrix
@@ -149,6 +149,23 @@ def test_damaged_rows_of_float8_products_show(rng: np.random.Generator, damage: 
     y = ops.linear(torch.from_numpy(x), weight).numpy()
     assert not np.isfinite(y[4]).any()
     np.testing.assert_array_equal(np.delete(y, 4, axis=0), np.delete(clean, 4, axis=0))
+
+
+def test_a_library_without_products_of_rows_is_found_out_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a product, not by the GPU's number: what cuBLAS refuses hangs on its version too."""
+    assert has_products(torch.device("meta"))
+
+    def refuse(*args: object, **kwargs: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED\nwhen calling")
+
+    monkeypatch.setattr(torch, "_scaled_mm", refuse)
+    caplog.set_level("INFO")
+    assert not has_products(torch.device("meta"))
+    assert [each.message.rpartition(": ")[2] for each in caplog.records] == [
+        "CUBLAS_STATUS_NOT_SUPPORTED"
+    ]
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 9])

@@ -231,8 +231,12 @@ def scratch_bytes(
     that are scored and guesses want more rows than there are requests.
     """
     tokens = max(engine.max_num_batched_tokens, engine.max_num_seqs)
-    logits = 3 * min(logit_rows, tokens) * config.vocab_size * 4
-    return tokens * row_bytes(config) + logits
+    return tokens * row_bytes(config) + logits_bytes(config, min(logit_rows, tokens))
+
+
+def logits_bytes(config: ModelConfig, num_rows: int) -> int:
+    """Logits and two copies."""
+    return 3 * num_rows * config.vocab_size * 4
 
 
 def row_bytes(config: ModelConfig) -> int:
@@ -257,4 +261,5 @@ def device_scratch_bytes(
         if len(tensor.shape) == 2 and tensor.shape[0] != config.vocab_size
     ]
     replayed_rows = 0 if engine.eager else engine.max_num_seqs
-    return ops.extra_scratch_bytes(matrices, replayed_rows, row_bytes(config))
+    logits = logits_bytes(config, min(replayed_rows, MAX_LOGIT_ROWS))
+    return ops.extra_scratch_bytes(matrices, replayed_rows, row_bytes(config), logits)

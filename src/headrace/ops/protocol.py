@@ -187,12 +187,16 @@ class Ops(Protocol):
         ...
 
     def extra_scratch_bytes(
-        self, matrices: Sequence[QuantTensor], replayed_rows: int, row_bytes: int
+        self,
+        matrices: Sequence[QuantTensor],
+        replayed_rows: int,
+        row_bytes: int,
+        logits_bytes: int,
     ) -> int:
         """What products and replays take beside a step's activations, for the memory plan.
 
         `matrices` are outlines of the layers'; replayed steps have `replayed_rows` at the most,
-        with activations of `row_bytes` each.
+        with activations of `row_bytes` each, and logits of `logits_bytes` at a time.
         """
         ...
 

@@ -103,7 +103,11 @@ class CpuOps:
         return matmul.packed_bytes(tensor)
 
     def extra_scratch_bytes(
-        self, matrices: Sequence[QuantTensor], replayed_rows: int, row_bytes: int
+        self,
+        matrices: Sequence[QuantTensor],
+        replayed_rows: int,
+        row_bytes: int,
+        logits_bytes: int,
     ) -> int:
         return 0
 

@@ -22,6 +22,7 @@ from headrace.ops.cuda import (
     float8,
     matmul,
     norm,
+    packed_matmul,
     packing,
     rope,
     sampling,
@@ -96,6 +97,8 @@ class CudaOps:
         self._num_sms = INTERPRETED_SMS
         self.has_float8_products = has_float8
         self._has_float8_weights = False
+        # Packed last, in case the head comes next and is the same.
+        self._table: tuple[QuantTensor, packing.Matrix] | None = None
         self.name = f"cuda-interpreted-{str(dtype).removeprefix('torch.')}"
         if self.device.type == "cpu":
             prepare_interpreter()
@@ -103,7 +106,8 @@ class CudaOps:
             found = open_device(self.device)
             self._num_sms, self.name = found.num_sms, f"cuda-sm{found.architecture}"
             self._make_graph = make_graph or cuda_graphs()
-            self.has_float8_products = found.architecture >= float8.FIRST_ARCHITECTURE
+            is_new = found.architecture >= float8.FIRST_ARCHITECTURE
+            self.has_float8_products = is_new and float8.has_products(self.device)
         self._group = group
         if group is not None:
             self.name += f"-tp{group.num_ranks}"
@@ -120,6 +124,9 @@ class CudaOps:
         biases: Sequence[QuantTensor | None] | None = None,
         interleave: bool = False,
     ) -> packing.Linear:
+        table, self._table = self._table, None
+        if table is not None and biases is None and [*parts] == [table[0]]:
+            return packing.Linear((table[1],), None)  # a tied head: the memory plan has one
         settings = self.dtype, self.device, self.has_float8_products
         packed = packing.pack_linear(parts, biases, interleave, *settings)
         self._has_float8_weights |= any(matmul.takes_rounded(each) for each in packed.matrices)
@@ -131,20 +138,28 @@ class CudaOps:
     def pack_table(self, table: QuantTensor) -> packing.Matrix:
         if table.format is F8_E4M3:  # tables are read by rows, in floats
             table = QuantTensor.from_array(table.dequantize())
-        return packing.pack_matrix(table, self.dtype, self.device)
+        self._table = table, packing.pack_matrix(table, self.dtype, self.device)
+        return self._table[1]
 
     def packed_bytes(self, tensor: QuantTensor) -> int:
         return packing.packed_bytes(tensor, self.dtype)
 
     def extra_scratch_bytes(
-        self, matrices: Sequence[QuantTensor], replayed_rows: int, row_bytes: int
+        self,
+        matrices: Sequence[QuantTensor],
+        replayed_rows: int,
+        row_bytes: int,
+        logits_bytes: int,
     ) -> int:
         """A matrix as floats, twice as large where two are fused; graphs have a pool of their own,
-        and the library a workspace for each of the two streams.
+        for all of it, and the library a workspace for each of the two streams.
         """
         packed = [math.prod(each.shape) for each in matrices if self._is_widened(each)]
-        graphs = bucket_size(min(replayed_rows, BUCKETS[-1])) * row_bytes if replayed_rows else 0
-        return 2 * self.dtype.itemsize * max(packed, default=0) + graphs + 2 * WORKSPACE_BYTES
+        widened = 2 * self.dtype.itemsize * max(packed, default=0)
+        rows = bucket_size(min(replayed_rows, BUCKETS[-1])) if replayed_rows else 0
+        graphs = rows * row_bytes + (logits_bytes if rows else 0)
+        graphs += widened if rows > packed_matmul.MAX_ROWS else 0
+        return widened + graphs + 2 * WORKSPACE_BYTES
 
     def _is_widened(self, tensor: QuantTensor) -> bool:
         """Whether products of many rows read it as floats."""

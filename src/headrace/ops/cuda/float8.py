@@ -7,6 +7,7 @@ exact.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ import triton.language as tl
 
 FIRST_ARCHITECTURE = 89
 """Ada and Hopper convert and multiply e4m3."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,22 @@ def quantize_rows(x: torch.Tensor) -> Float8Rows:
 def row_warps(block: int) -> int:
     """Warps of a row: 16 values in a thread, in loads of 16 bytes."""
     return min(max(block // 512, 1), 16)
+
+
+def has_products(device: torch.device) -> bool:
+    """Whether the library multiplies with a scale for each row: for some GPUs it cannot.
+
+    Source: github.com/pytorch/pytorch/issues/192707, of compute capability 12.0.
+    """
+    x = torch.zeros((64, 256), dtype=torch.bfloat16, device=device)
+    rows = Float8Rows(x.byte(), x[:, :1].float().contiguous())
+    try:
+        product(rows, rows.codes, rows.scales[:, 0])
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        logger.info("floats of 8 bits are widened, for want of products with them: %s", reason)
+        return False
+    return True
 
 
 def product(rows: Float8Rows, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import torch
 
 from headrace.ops.cuda import packed_matmul
 from headrace.ops.cuda.device import DeviceFacts, open_device
-from headrace.ops.cuda.float8 import FIRST_ARCHITECTURE
+from headrace.ops.cuda.float8 import FIRST_ARCHITECTURE, has_products
 from headrace.ops.cuda.gemv import MAX_ROWS
 from headrace.ops.kernel_note import KernelNote
 from headrace.quant.format import F8_E4M3, FORMATS
@@ -14,17 +14,18 @@ from headrace.quant.format import F8_E4M3, FORMATS
 
 def kernels(isa: str | None) -> tuple[KernelNote, ...]:
     """A note per family. Raises: ConfigError without a usable GPU."""
-    return notes(open_device(torch.device("cuda")))
+    device = torch.device("cuda")
+    found = open_device(device)
+    return notes(found, found.architecture >= FIRST_ARCHITECTURE and has_products(device))
 
 
-def notes(found: DeviceFacts) -> tuple[KernelNote, ...]:
+def notes(found: DeviceFacts, has_float8: bool) -> tuple[KernelNote, ...]:
     """What runs on this GPU."""
     place = f"Triton sm_{found.architecture}"
     floats = tuple(name for name, row in FORMATS.items() if not row.is_quantized)
     integers = tuple(name for name, row in FORMATS.items() if row.is_quantized)
     few, many = f"up to {MAX_ROWS} rows", f"more than {MAX_ROWS} rows"
     some, most = f"up to {packed_matmul.MAX_ROWS} rows", f"more than {packed_matmul.MAX_ROWS} rows"
-    has_float8 = found.architecture >= FIRST_ARCHITECTURE
     wide8 = KernelNote("matmul", f"{place}: quantize_rows, then _scaled_mm", many, (F8_E4M3.name,))
     if not has_float8:
         wide8 = KernelNote("matmul", f"{place}: float8_matmul, then cuBLAS", many, (F8_E4M3.name,))

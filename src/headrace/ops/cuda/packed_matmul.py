@@ -38,7 +38,8 @@ def _finish(acc, bias, out, column, is_column, num_rows, num_columns, out_width,
     tl.store(where, acc.to(out.dtype.element_ty), mask=is_out)
 
 
-@triton.jit
+# Steps of mixed sizes come all the time: a multiple of 16 rows must not be a kernel of its own.
+@triton.jit(do_not_specialize=["num_rows"])
 def integer_matmul_kernel(
     x, low, high, d, sc, dm, mn, bias, out, num_rows, num_columns, x_width, out_width,
     DEPTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -76,7 +77,7 @@ def integer_matmul_kernel(
             SPLITS)  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def float8_matmul_kernel(
     x, codes, scales, bias, out, num_rows, num_columns, x_width, out_width,
     DEPTH: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -138,8 +139,3 @@ def num_splits(num_blocks: int, depth: int) -> int:
     while 2 * splits * num_blocks <= WANTED_PROGRAMS and 2 * splits * 512 <= depth:
         splits *= 2
     return min(splits, MAX_SPLITS)
-
-
-def scratch_bytes(num_columns: int) -> int:
-    """At most, for the parts of a split product."""
-    return MAX_SPLITS * MAX_ROWS * num_columns * 4

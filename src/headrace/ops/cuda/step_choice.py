@@ -82,6 +82,7 @@ class StepChoice:
             parameters = [part[start:end] for part in sent.parameters]
             sampling.choose(logits, parameters, self._chosen[start:end])
             start = end
+            del logits  # before the next ones are made
         return ()
 
     def _replay(self, step: StepInputs, sources: Int32, parameters: list[NDArray[Any]]) -> None:

@@ -97,7 +97,11 @@ class ReferenceOps:
         return math.prod(tensor.shape) * self.dtype.itemsize
 
     def extra_scratch_bytes(
-        self, matrices: Sequence[QuantTensor], replayed_rows: int, row_bytes: int
+        self,
+        matrices: Sequence[QuantTensor],
+        replayed_rows: int,
+        row_bytes: int,
+        logits_bytes: int,
     ) -> int:
         return 0
 
