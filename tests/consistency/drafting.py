@@ -27,14 +27,20 @@ def drafted(
     is_for_all: bool = False,
     sharpness: float = 1.0,
     is_rejecting: bool = False,
+    pass_ratio: float = PASS_RATIO,
 ) -> Setting:
-    """The setting with a draft model."""
-    wrap = wrapper(draft, setting.kv_cache_dtype, is_for_all, sharpness, is_rejecting)
+    """The setting with a draft model. `pass_ratio`: what a pass is said to cost."""
+    wrap = wrapper(draft, setting.kv_cache_dtype, is_for_all, sharpness, is_rejecting, pass_ratio)
     return replace(setting, drafts=wrap, num_lookahead_tokens=LOOKAHEAD_TOKENS)
 
 
 def wrapper(
-    draft: Llama, dtype: KVCacheDtype, is_for_all: bool, sharpness: float, is_rejecting: bool
+    draft: Llama,
+    dtype: KVCacheDtype,
+    is_for_all: bool,
+    sharpness: float,
+    is_rejecting: bool,
+    pass_ratio: float,
 ) -> Callable[[ModelRunner], DraftingRunner]:
     """What puts a draft model around a runner."""
 
@@ -48,7 +54,7 @@ def wrapper(
         )
         if is_rejecting:
             runner = ModelRunner(runner.model, runner.cache, runner.ops, guesses=model)
-        return DraftingRunner(runner, FakeClock(), is_for_all, Drafter(model, PASS_RATIO))
+        return DraftingRunner(runner, FakeClock(), is_for_all, Drafter(model, pass_ratio))
 
     return wrap
 

@@ -6,7 +6,7 @@ noise. One that is like the target is right often, one that is not is right by c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import cycle, islice
 
@@ -17,8 +17,10 @@ from consistency.mixed_requests import SAMPLING, requests
 from fakes.byte_tokenizer import byte_tokenizer
 from headrace.core.request import SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
+from headrace.executor.draft_model import DraftModel, Guess
 from headrace.models.llama import Llama
 from headrace.sampling.logits_rule import LogitsRules
+from headrace.spec import draft_length
 from oracle.driver import load_model
 from oracle.engine_driver import Answer, Asked, EngineDriver, Setting
 from oracle.isas import supported_isas
@@ -99,6 +101,33 @@ def test_a_draft_that_knows_nothing(best: Llama, other: Llama) -> None:
     assert answers == each_alone(best, asked, Setting())
     num_draft_tokens, num_accepted_tokens = num_drafted(answers)
     assert num_draft_tokens > num_accepted_tokens
+
+
+def test_one_request_cannot_lose_what_others_have_saved(
+    best: Llama, other: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With any credit, a request whose guesses are wrong pays for passes of two steps and what its
+    own tokens add."""
+    for limit in ("FIRST_CREDIT", "MAX_CREDIT"):
+        monkeypatch.setattr(draft_length, limit, 1000.0)
+    passes: list[str] = []
+    run = DraftModel.run
+
+    def counted(self: DraftModel, wanted: Mapping[str, int]) -> dict[str, Guess]:
+        passes.extend(wanted)
+        return run(self, wanted)
+
+    monkeypatch.setattr(DraftModel, "run", counted)
+    ratio, num_tokens, num_requests = 0.35, 90, 4
+    setting = drafted(Setting(max_num_seqs=1), other, pass_ratio=ratio)
+    greedy = SamplingParams(temperature=0.0)
+    asked = [
+        Asked(f"{n}", tuple(token_ids(8, n)), greedy, max_tokens=num_tokens)
+        for n in range(num_requests)
+    ]
+    EngineDriver(best, setting).generate(asked)
+    lost = draft_length.MAX_REQUEST_LOSS + draft_length.LOSS_SHARE * num_tokens
+    assert 0 < len(passes) <= num_requests * (lost / ratio + 2)  # the last one, and catching up
 
 
 @pytest.mark.parametrize("kv_cache_dtype", ["bf16", "int8"])

@@ -62,7 +62,7 @@ async def test_a_request_that_waits_for_requests_of_another_model() -> None:
         waiting = asyncio.create_task(exchange(app, "POST", "/v1/completions", BODY, headers))
         async with asyncio.timeout(60):
             while [row["waits_for"] for row in (await look(app, "?model=b"))["data"]] != ["room"]:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # until it waits, a minute at the most
         (row,) = (await look(app, "?model=b"))["data"]
         assert row["state"] == "loading"
         assert row["why"] == "waits until requests of a end (the memory does not hold all models)"

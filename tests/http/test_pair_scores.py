@@ -163,7 +163,7 @@ def test_an_embedding_model_ranks_by_cosine(tmp_path: Path) -> None:
         got = {entry["index"]: entry["relevance_score"] for entry in results}
         np.testing.assert_allclose([got[i] for i in range(4)], np.stack(others) @ query, atol=1e-6)
         scores = post(server, "/score", text_1=QUERY, text_2=DOCUMENTS).json()["data"]
-        same = np.stack(others) @ plain
+        same = np.stack(others) @ plain  # one sum in float32, theirs and ours
         np.testing.assert_allclose([entry["score"] for entry in scores], same, atol=1e-6)
         assert post(server, "/classify", input="a").status_code == 400
 
@@ -185,6 +185,7 @@ def test_a_ranking_puts_prompts_of_their_own_before_query_and_documents(
         results = post(server, "/rerank", query=QUERY, documents=DOCUMENTS).json()["results"]
         scores = post(server, "/score", text_1=QUERY, text_2=DOCUMENTS).json()["data"]
     got = {entry["index"]: entry["relevance_score"] for entry in results}
+    # One sum in float32 on either side.
     np.testing.assert_allclose([got[i] for i in range(4)], documents @ query, atol=1e-6)
     same = np.stack(others) @ plain
     np.testing.assert_allclose([entry["score"] for entry in scores], same, atol=1e-6)

@@ -79,13 +79,16 @@ def test_vectors_are_those_of_transformers(tmp_path: Path, device: str) -> None:
             INSTRUCTION: embedder.embed(TEXTS, prompt_name="query"),
             "document": embedder.embed(TEXTS, prompt_name="document"),
         }
-    np.testing.assert_allclose(found["document"], found[""], atol=1e-6)
+    if device == "reference":  # numpy's sums depend on its batch
+        np.testing.assert_allclose(found["document"], found[""], atol=1e-6)
+    else:
+        assert np.array_equal(found["document"], found[""])
     for prompt in ("", INSTRUCTION):
         wanted = expected(body, [prompt + text for text in TEXTS])
         lengths = np.linalg.norm(found[prompt].astype(np.float64), axis=1)
         cosines = (found[prompt].astype(np.float64) * wanted).sum(1) / lengths
         assert (1 - cosines).max() < FAR[device]
-        np.testing.assert_allclose(lengths, 1, atol=1e-6)
+        np.testing.assert_allclose(lengths, 1, atol=1e-6)  # numbers of float32
 
 
 @contextmanager

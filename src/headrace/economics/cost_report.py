@@ -99,13 +99,15 @@ def add_up(
         _count(_c.usage_source == "estimated"),
         _sum(_c.input_tokens) + _sum(_c.estimated_input_tokens),
         _sum(_c.output_tokens),
-        func.sum(_c.cost_nano_usd),
-        func.sum(_c.marginal_nano_usd),
+        _sum_known(_c.cost_nano_usd),
+        _sum_known(_c.marginal_nano_usd),
     )
     query = _between(query, since_ms, until_ms).group_by(*groups).order_by(*in_order(groups))
     with database.reading() as connection:
         totals = [_to_total(len(groups), row) for row in connection.execute(query)]
-    return _by_tag(totals, by.index("tag")) if "tag" in by else totals
+    if "tag" in by:
+        totals = _by_tag(totals, by.index("tag"))
+    return [_with_nothing_owed(total) for total in totals]
 
 
 def lines(
@@ -165,6 +167,18 @@ def _between(query: Select[Any], since_ms: int | None, until_ms: int | None) -> 
     return query
 
 
+def _sum_known(column: Any) -> ColumnElement[Any]:
+    """None where nothing was priced: refused calls owe nothing, and say nothing of those beside."""
+    return func.sum(case((_c.price_state != "none", column)))
+
+
+def _with_nothing_owed(total: CostTotal) -> CostTotal:
+    """Where nothing was computed, 0 is owed."""
+    if total.cost_nano_usd is not None or total.unpriced:
+        return total
+    return replace(total, cost_nano_usd=0, marginal_nano_usd=0)
+
+
 def _sum(column: Any) -> ColumnElement[Any]:
     return func.coalesce(func.sum(column), 0)
 
@@ -185,8 +199,8 @@ def _to_total(num_groups: int, row: Any) -> CostTotal:
         estimated=estimated,
         input_tokens=num_input,
         output_tokens=num_output,
-        cost_nano_usd=_known(cost, unpriced),
-        marginal_nano_usd=_known(marginal, unpriced),
+        cost_nano_usd=None if cost is None else int(cost),
+        marginal_nano_usd=None if marginal is None else int(marginal),
     )
 
 
@@ -215,19 +229,9 @@ def _add(one: CostTotal, other: CostTotal) -> CostTotal:
         estimated=one.estimated + other.estimated,
         input_tokens=one.input_tokens + other.input_tokens,
         output_tokens=one.output_tokens + other.output_tokens,
-        cost_nano_usd=_known(
-            _add_costs(one.cost_nano_usd, other.cost_nano_usd), one.unpriced + other.unpriced
-        ),
-        marginal_nano_usd=_known(
-            _add_costs(one.marginal_nano_usd, other.marginal_nano_usd),
-            one.unpriced + other.unpriced,
-        ),
+        cost_nano_usd=_add_costs(one.cost_nano_usd, other.cost_nano_usd),
+        marginal_nano_usd=_add_costs(one.marginal_nano_usd, other.marginal_nano_usd),
     )
-
-
-def _known(cost: Any, unpriced: int) -> int | None:
-    """Refused calls owe nothing, which says nothing of the calls beside them."""
-    return None if cost is None or (unpriced and not cost) else int(cost)
 
 
 def _add_costs(one: int | None, other: int | None) -> int | None:

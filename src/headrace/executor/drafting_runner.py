@@ -212,8 +212,6 @@ class DraftingRunner:
             offers += self._guess(len(going_on), offers, requests)
         lengths = self._choose(len(going_on), offers)
         drafts = {}
-        for request in requests:
-            request.guessed = request.probabilities = ()
         for offer, length in zip(offers, lengths, strict=True):
             token_ids = _before_end(offer.request, offer.token_ids[:length])
             offer.request.kind = offer.kind

@@ -121,9 +121,10 @@ class ModelGuesser:
         Mutates: self, request.
         """
         spent, request.spent = request.spent, 0.0
+        guessed, request.guessed = request.guessed, ()
         saved = len(token_ids) - 1 - lost - spent
-        if request.guessed:
-            num_right = _num_equal(request.guessed, token_ids)
+        if guessed:
+            num_right = _num_equal(guessed, token_ids)
             known = request.probabilities[: len(token_ids)]
             self._chances.observe(request.chances, known, num_right)
         else:

@@ -157,6 +157,11 @@ def test_refused_calls_do_not_make_an_unknown_cost_zero(database: Database, by: 
     (total,) = add_up(database, [by])
     assert (total.requests, total.unpriced) == (2, 1)
     assert total.cost_nano_usd is None and total.marginal_nano_usd is None
+    free = {"cost_nano_usd": 0, "marginal_nano_usd": 0, "model": "free"}
+    UsageLedger(database).append([priced(2, **free), priced(3, **unknown | {"model": "free"})])
+    UsageLedger(database).append([priced(4, **nothing, model="refused")])
+    found = {total.group: total for total in add_up(database, ["model"])}
+    assert found[("free",)].cost_nano_usd == found[("refused",)].cost_nano_usd == 0
 
 
 def test_an_older_table_gets_its_columns_and_keeps_its_rows(database: Database) -> None:

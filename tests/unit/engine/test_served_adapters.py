@@ -258,8 +258,9 @@ async def begun(engine: Engine, name: str, path: str) -> tuple[asyncio.Task[Mode
     """A load that the engine has not answered, and its id."""
     loading = asyncio.create_task(engine.adapters.load(name, path))
     num_sent = len(engine.sent)
-    while len(engine.sent) == num_sent:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        while len(engine.sent) == num_sent:
+            await asyncio.sleep(0)  # the task runs up to its order
     asked = engine.sent[-1]
     assert isinstance(asked, LoadAdapter)
     return loading, asked.load_id
