@@ -168,8 +168,11 @@ def _between(query: Select[Any], since_ms: int | None, until_ms: int | None) -> 
 
 
 def _sum_known(column: Any) -> ColumnElement[Any]:
-    """None where nothing was priced: refused calls owe nothing, and say nothing of those beside."""
-    return func.sum(case((_c.price_state != "none", column)))
+    """None where nothing was priced: refused calls owe nothing, and say nothing of those beside.
+
+    A row without a state, as an older program wrote them, counts with what it has.
+    """
+    return func.sum(case((_c.price_state.is_distinct_from("none"), column)))
 
 
 def _with_nothing_owed(total: CostTotal) -> CostTotal:
