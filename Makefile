@@ -11,7 +11,7 @@ IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 REPEATABLE := --randomly-seed=20261123
 SOURCES := $(shell find csrc CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help run setup build check fix test test-all test-isa test-cuda-cpu test-cuda-cases soak models example-media bench bench-peers serve size clean
+.PHONY: help run setup build check fix test test-all test-isa test-amx test-cuda-cpu test-cuda-cases soak models example-media bench bench-peers serve size clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ test-all: $(VENV)/.stamp-dev models  ## the same and the slow ones, in another o
 
 test-isa: $(VENV)/.stamp-dev  ## kernel cases on each instruction set here; says which could not run
 	$(BIN)/python scripts/test_isa.py
+
+test-amx: $(VENV)/.stamp-dev  ## the AMX kernels without AMX: their tiles in memory
+	$(BIN)/python scripts/test_amx.py -q
 
 # Triton's interpreter and its compiler want a process each; whatever torch brings stays as it is.
 CUDA_CASES := not draws and not neighbour and not independent and not 32003 and not bad_logits

@@ -10,6 +10,10 @@ struct alignas(64) TileConfig {
   uint8_t rows[16];
 };
 
+#if HEADRACE_EMULATE_TILES
+#include "tiers/amx/emulated_tiles.h"
+#endif
+
 // The only door to _tile_loadconfig. GCC 12 does not know that the intrinsic reads the whole struct
 // and may drop the stores that fill it; the tile instructions then die with SIGILL.
 HR_INLINE void load_tile_config(const TileConfig* config) {
