@@ -124,8 +124,8 @@ def embed(
     if quiet:
         flags["server.log_level"] = "error"
     config = load_config(config_file, flags)
-    find_model(config, model, may_pull=not no_pull)
     inputs = read_inputs(texts, file, sys.stdin, checked_format, field or "text")
+    find_model(config, model, may_pull=not no_pull)
     # Numpy and kernels, once it is known that there is something to do.
     embedder_class: Any = importlib.import_module("headrace.embedder").Embedder
     run: Any = importlib.import_module("headrace.cli.embed_run")

@@ -36,10 +36,11 @@ def read_inputs(
 ) -> Iterator[InputLine]:
     """Every text, in order.
 
-    Raises: ConfigError where there is nothing to read; while reading, for a line that is wrong.
+    Raises: ConfigError where there is nothing to read, or an empty text; of a file and of stdin
+    while reading, for a line that is wrong or empty.
     """
     if texts:
-        return (InputLine(text, f"text {index + 1}") for index, text in enumerate(texts))
+        return iter([_filled(InputLine(text, f"text {n}")) for n, text in enumerate(texts, 1)])
     if file is not None:
         try:
             source: IO[bytes] = file.open("rb")
@@ -66,9 +67,17 @@ def _read_lines(
             except UnicodeDecodeError as error:
                 raise not_utf8(error, f"{place}:") from None
             if input_format == "lines":
-                yield InputLine(line, place)
+                yield _filled(InputLine(line, place))
             elif line.strip():
-                yield _from_json(line, place, field)
+                yield _filled(_from_json(line, place, field))
+
+
+def _filled(line: InputLine) -> InputLine:
+    """The line, if it has a text, as the server wants it. Raises: ConfigError."""
+    if not line.text:
+        hint = "Leave it out; vectors come in the order of the texts that are left."
+        raise ConfigError(line.place, line.text, "a text that is not empty", hint)
+    return line
 
 
 def _from_json(line: str, place: str, field: str) -> InputLine:

@@ -60,7 +60,7 @@ def test_a_pipe_of_json_to_lines(folder: Path) -> None:
 
 def test_a_file_to_an_array(folder: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "in.txt", tmp_path / "out.npy"
-    source.write_text("the cat\nrain\n\n")
+    source.write_text("the cat\nrain\nsnow\n")
     arguments = ["--file", str(source), "--format", "npy", "-o", str(target), "--dimensions", "5"]
     done = embed(folder, *arguments, "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -110,7 +110,7 @@ def lines(given: bytes, input_format: str = "lines", field: str = "text") -> lis
 
 
 def test_lines_are_kept_as_they_are() -> None:
-    assert [line.text for line in lines(b"a\r\n\n  b ")] == ["a", "", "  b "]
+    assert [line.text for line in lines(b"a\r\n \n  b ")] == ["a", " ", "  b "]
 
 
 def test_a_field_and_an_id() -> None:
@@ -122,6 +122,21 @@ def test_a_field_and_an_id() -> None:
 def test_a_wrong_line_is_named(given: bytes) -> None:
     with pytest.raises(ConfigError, match="stdin, line 2"):
         lines(b'"fine"\n' + given, "jsonl")
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"), [(b"a\n\nb\n", "lines"), (b'"a"\n{"text": ""}\n', "jsonl")]
+)
+def test_an_empty_line_is_named(given: bytes, kind: str) -> None:
+    with pytest.raises(ConfigError, match="stdin, line 2 is ''; allowed: a text that is not empty"):
+        lines(given, kind)
+
+
+def test_an_empty_argument_is_named_before_a_model_is_loaded(folder: Path) -> None:
+    """As the server does."""
+    done = embed(folder / "none", "cat", "")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "text 2 is ''; allowed: a text that is not empty. Leave it out" in done.stderr
 
 
 def test_bytes_that_are_no_text() -> None:
