@@ -18,6 +18,7 @@ from headrace.bench.lengths import Lengths, parse_lengths
 from headrace.bench.load_report import LoadSettings, Mode
 from headrace.bench.slo import parse_slo
 from headrace.bench.workload import FilePrompt
+from headrace.cli.output_file import check_output_file
 from headrace.core.errors import ConfigError
 
 _UNITS_OF_TIME = "more than 0, such as 90s or 5min"
@@ -125,8 +126,7 @@ def check_output(output: Output) -> None:
     Raises: ConfigError.
     """
     for flag, path in (("--save-json", output.save_json), ("--save-html", output.save_html)):
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise ConfigError(flag, str(path), "a file in a folder that exists")
+        check_output_file(flag, path)
 
 
 def check_engine_only(server: ServerFlags) -> None:

@@ -18,6 +18,7 @@ from headrace.cli.generation import (
     ThreadsOption,
     find_model,
 )
+from headrace.cli.output_file import check_output_file
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_ENCODER
 from headrace.core.errors import ConfigError
@@ -115,6 +116,7 @@ def embed(
         raise ConfigError("--file", str(file), "nothing beside TEXT")
     if file is not None and output is not None and _is_same(file, output):
         raise ConfigError("--output", str(output), "another file than --file")
+    check_output_file("--output", output)
     flags = {
         "engine.memory_bytes": memory,
         "engine.num_threads": threads,

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.cli.days import PriceDayOption
+from headrace.cli.output_file import check_output_file
 from headrace.cli.plan_files import (
     PricesOption,
     ProfileOption,
@@ -82,6 +83,7 @@ def plan(
     samples, and the smallest set of moves that reaches the target; or that none does. Asks no
     model: run `headrace profile WORKLOAD` before. Other prices need no other profile.
     """
+    check_output_file("--write-tiers", write_tiers)
     found = open_profile(workload_file, target, profile_file)
     plans = make_plans(found, scenario, day, price_book(load_config(config_file), prices))
     if as_json:

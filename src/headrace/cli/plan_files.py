@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.days import read_price_day
+from headrace.cli.output_file import check_output_file
 from headrace.core.config import Config
 from headrace.core.errors import ConfigError
 from headrace.economics.price_files import open_price_book
@@ -58,7 +59,10 @@ def open_journal(workload: Path, profile: Path | None, *, is_new: bool = False) 
     if profile is not None and not is_new and not profile.exists():
         allowed = "a file that `headrace profile` wrote"
         raise ConfigError("--profile", str(profile), allowed, "There is none.")
-    return Journal(profile or workload.with_suffix(".profile.jsonl"))
+    path = profile or workload.with_suffix(".profile.jsonl")
+    if is_new:
+        check_output_file("--profile", path)
+    return Journal(path)
 
 
 def open_profile(workload_file: Path, target: str | None, profile_file: Path | None) -> Profile:

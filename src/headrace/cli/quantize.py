@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from headrace.cli.output_file import check_output_file
 from headrace.cli.progress import LINE_EVERY_PERCENT, ensure_model
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.config.machine import detect_machine
@@ -158,6 +159,8 @@ def quantize(
         to = to.lower()
         check_target(to, "--to")
     head = _check_head(head, to)
+    # Before a model is fetched too.
+    _check_output(output, Path(model), is_overwriting)
     config = load_config(config_file).hub
     path = ensure_model(ModelStore(config), model).path
     _check_output(output, path, is_overwriting)
@@ -227,8 +230,7 @@ def _check_output(output: Path, source: Path, is_overwriting: bool) -> None:
         raise InvalidParameter("--output", str(output), "the path of a .gguf file")
     if output.exists() and not is_overwriting:
         raise InvalidParameter("--output", str(output), "a file that is not there", "Or --force.")
-    if not output.parent.is_dir():
-        raise InvalidParameter("--output", str(output), "a path in an existing folder")
+    check_output_file("--output", output)
 
 
 def open_source(reader: WeightReader) -> GgufSource | FolderSource:

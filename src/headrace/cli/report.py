@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.days import PriceDayOption
+from headrace.cli.output_file import check_output_file
 from headrace.cli.plan import print_plans
 from headrace.cli.plan_files import (
     PricesOption,
@@ -47,10 +48,11 @@ def report(
 ) -> None:
     """Write what `headrace plan` finds as one HTML file that needs nothing else, and print it."""
     found = open_profile(workload_file, target, profile_file)
+    page = output or workload_file.with_suffix(".report.html")
+    check_output_file("--output", page)
     plans = make_plans(found, scenario, day, price_book(load_config(config_file), prices))
     if not quiet:
         print_plans(plans, found)
-    page = output or workload_file.with_suffix(".report.html")
     # YAML can name half of a surrogate pair, which is no UTF-8.
     text = render_report(plans, found).encode("utf-8", "backslashreplace")
     page.write_bytes(text)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from headrace.cli.output_file import check_output_file
 from headrace.cli.plain_values import PlainCommand, PlainGroup
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.cli.tables import open_console
@@ -77,6 +78,7 @@ def fit(
     for name, value in (("--premium-share", premium_share), ("--min-agreement", min_agreement)):
         if not 0 <= value <= 1:
             raise ConfigError(name, value, "a number from 0 to 1")
+    check_output_file("--out", Path(out))
     rows = read_rows(read_records(_paths(files, config_file)), min_agreement, cheap)
     model = fit_route_model(rows, premium_share)
     try:

@@ -79,7 +79,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["b.bin", "missing/b.gguf"])
 def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path: Path, name: str) -> None:
     refused = quantize(model(tmp_path / "a.gguf", "f32"), "--to", "q4_0", "-o", tmp_path / name)
-    assert isinstance(refused.exception, InvalidParameter)
+    assert "--output is" in str(refused.exception)
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:

@@ -81,7 +81,10 @@ def test_what_will_not_do_is_said_with_what_would(
         ((), f"{tmp_path}/home/shadow'; allowed: a folder or file of records. `routing.shadow`"),
         ((tmp_path / "none.jsonl",), "allowed: a file of JSON lines. No such file or directory."),
         ((few,), "FILE is '8 records, of which 4 need the premium tier and 4 do not'; allowed: at"),
-        ((good, "--out", tmp_path / "no" / "m.json"), "can be written. No such file or directory."),
+        (
+            (good, "--out", tmp_path / "no" / "m.json"),
+            f"exists. There is no folder {tmp_path}/no; make it first.",
+        ),
         ((good, "--out", tmp_path), "--out is"),
         ((good, "--cheap", "small"), "--cheap is 'small'"),
         ((good, "--min-agreement", "1.5"), "--min-agreement is 1.5; allowed: a number from 0 to 1"),
