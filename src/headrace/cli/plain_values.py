@@ -1,8 +1,9 @@
 """Typed words of the command line: read here, and not by the validation library that typer loads.
 
-In: parameters of a typer command. Out: the same, with values of the plain types read in a few
-lines; typer would import pydantic for them, which costs every start 0.15 s. Other types are left
-to it. Where a typer has no such seam, nothing is changed but the time.
+In: parameters of a typer command. Out: the same, with values of the plain types and choices read
+in a few lines; typer would import pydantic for them, which costs every start 0.15 s, and tell its
+errors in that library's words. Other types are left to it. Where a typer has no such seam, nothing
+is changed but that.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from typer.core import TyperCommand, TyperGroup
 
 from headrace.core.errors import ConfigError
 
 # What reads a type, and how its values are called.
-_READERS: dict[Any, tuple[Callable[[Any], Any], str]] = {
+_Reader = tuple[Callable[[Any], Any], str]
+_READERS: dict[Any, _Reader] = {
     int: (int, "a whole number"),
     float: (float, "a number"),
     str: (str, "a text"),
@@ -36,11 +39,28 @@ class _PlainValues:
         for parameter in parameters:
             described: Any = getattr(parameter, "type_descriptor", None)
             annotation = getattr(described, "annotation", None)
-            item = str if annotation == list[str] else annotation
-            if item in _READERS:
-                plain = PlainValue(item, item is not annotation, described.parameter_info.min)
+            is_list = get_origin(annotation) is list
+            reader = _find_reader(get_args(annotation)[0] if is_list else annotation)
+            if reader is not None:
+                plain = PlainValue(*reader, is_list, described.parameter_info.min)
                 parameter.get_runtime_param = lambda plain=plain: plain
         return parameters
+
+
+def _find_reader(kind: Any) -> _Reader | None:
+    """What reads a plain type, an enumeration or a Literal of texts; None for other types."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        choices = {member.value: member for member in kind}
+    elif get_origin(kind) is Literal:
+        choices = {text: text for text in get_args(kind)}
+    else:
+        return _READERS.get(kind)
+
+    def choose(value: Any) -> Any:
+        # A default is a member already; what was typed may be equal to one.
+        return next((member for text, member in choices.items() if value in (text, member)), None)
+
+    return choose, ", ".join(choices)
 
 
 class PlainCommand(_PlainValues, TyperCommand):
@@ -70,9 +90,10 @@ class PlainGroup(_PlainValues, TyperGroup):
 
 @dataclass(frozen=True, slots=True)
 class PlainValue:
-    """Reads one parameter. `least` bounds it from below."""
+    """Reads one parameter. `allowed` are its values in words; `least` bounds it from below."""
 
-    kind: Any
+    read: Callable[[Any], Any]
+    allowed: str
     is_list: bool
     least: float | None
 
@@ -83,11 +104,11 @@ class PlainValue:
         return [self._read(v, param) for v in value] if self.is_list else self._read(value, param)
 
     def _read(self, value: Any, param: Any) -> Any:
-        read, allowed = _READERS[self.kind]
+        allowed = self.allowed
         if self.least is not None:
             allowed = f"{allowed}, {self.least} or more"
         try:
-            found = read(value)
+            found = self.read(value)
         except ValueError:
             found = None
         if found is None or (self.least is not None and found < self.least):

@@ -34,25 +34,25 @@ class TurnFields(Strict):
 
 
 class TextBlock(Strict):
-    type: str
+    type: str = Field(description="the kind of the block")
     text: str = Field(description="a string")
 
 
 class ThinkingBlock(Strict):
-    type: str
+    type: str = Field(description="the kind of the block")
     thinking: str = Field(description="a string")
     signature: str | None = allowed("a string")
 
 
 class ToolUseBlock(Strict):
-    type: str
+    type: str = Field(description="the kind of the block")
     id: str = Field(description="the id of the call")
     name: str = Field(description="the name of the tool that was called")
     input: dict[str, Any] = Field(description="an object")
 
 
 class ToolResultBlock(Strict):
-    type: str
+    type: str = Field(description="the kind of the block")
     tool_use_id: str = Field(description="the id of a tool_use block in an earlier message")
     content: str | list[Any] | None = allowed("a string or a list of text blocks")
     is_error: bool | None = allowed("true or false")

@@ -84,6 +84,7 @@ def bench(*arguments: str) -> int:
         (("serve", "--url", "localhost"), "--url is 'localhost'; allowed: an http or https address such as http://127.0.0.1:8000/v1."),
         (("serve", "--body", "[1]"), "--body is '[1]'; allowed: a JSON object."),
         (("serve", "--body", '{"n": 2}'), "--body is '{\"n\": 2}'; allowed: fields other than these. n cannot change: one stream with usage is what is measured."),
+        (("serve", "--api", "BAD"), "--api is 'BAD'; allowed: chat, completions."),
         (("serve", "--api-key-env", "NO_SUCH_KEY"), "--api-key-env is 'NO_SUCH_KEY'; allowed: a variable that holds a key. Set the variable before the command runs."),
         (("serve", "--save-html", "/none/x.html"), "--save-html is '/none/x.html'; allowed: a file in a folder that exists. There is no folder /none; make it first."),
         (("latency", "--api", "completions"), "--api is 'completions'; allowed: nothing without --url. Add --url, or leave it out."),

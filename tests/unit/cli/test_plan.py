@@ -120,6 +120,7 @@ async def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:
     [
         (("plan", "--scenario", "other"), "--scenario"),
         (("plan", "--target", "much"), "--target"),
+        (("plan", "--choice", "BAD"), "--choice is 'BAD'; allowed: cheapest, smallest."),
         (("plan", "--day", "tomorrow"), "--day"),
         (("profile", "--tiers", "large,huge"), "--tiers"),
         (("advise", "--api", "nobody/nothing"), "--api"),
