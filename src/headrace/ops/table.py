@@ -6,6 +6,7 @@ the C++ extension and the start costs what is used.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ RANKED: dict[str, str] = {
 _CUDA = "headrace.ops.cuda"
 _PROBE = "headrace.ops.cpu.roof:probe_roof"
 _GPU = "headrace.ops.cuda.device:describe"
+_WHY_NO_GPU = "headrace.ops.cuda.device:why_unusable"
 _ISAS = "headrace.ops.cpu.isa:all_isas"
 _CHOOSE_ISA = "headrace.ops.cpu.isa:choose_isa"
 _KERNELS: dict[str, str] = {
@@ -113,16 +115,22 @@ def _load(path: str) -> Callable[..., Any]:
         return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
     except ImportError as error:
         if module.startswith(_CUDA):
-            raise ConfigError(
-                "engine.device",
-                "cuda",
-                "cpu, reference",
-                f"torch or Triton cannot be loaded ({error}); "
-                f"`{install_command('cuda')}` brings both.",
-            ) from error
+            hint = _why_no_gpu(error)
+            raise ConfigError("engine.device", "cuda", "cpu, reference", hint) from error
         raise ConfigError(
             "device",
             "cpu",
             "reference",
             f"The C++ extension cannot be loaded ({error}); build it with `make build`.",
         ) from error
+
+
+def _why_no_gpu(error: ImportError) -> str:
+    """One reason, whichever module was asked for: no driver goes before no Triton."""
+    module, name = _WHY_NO_GPU.split(":")
+    reason: str | None = None
+    # Without torch itself that one cannot be loaded either.
+    with contextlib.suppress(ImportError):
+        reason = getattr(importlib.import_module(module), name)()
+    both = f"torch or Triton cannot be loaded ({error}); `{install_command('cuda')}` brings both."
+    return reason or both

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+import headrace.ops.cuda
 from headrace.core.errors import ConfigError
-from headrace.ops.table import describe_gpu, make_ops
+from headrace.ops.table import describe_gpu, describe_kernels, make_ops, make_rank_ops
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -20,6 +22,27 @@ def test_ops_name_what_is_missing_and_what_to_do() -> None:
         assert caught.value.field == "engine.device"
         assert "cpu" in caught.value.allowed
         assert caught.value.hint
+
+
+@pytest.mark.parametrize("missing", [(), ("triton",), ("torch", "triton")])
+def test_whoever_asks_is_told_the_same(
+    missing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`headrace env` asks for the GPU first, an engine for the kernels."""
+    package = "headrace.ops.cuda."
+    for name in [name for name in sys.modules if name.startswith(package)]:
+        # Set to what it is, so that it is that again afterwards.
+        monkeypatch.setattr(headrace.ops.cuda, name.removeprefix(package), sys.modules[name])
+        monkeypatch.delitem(sys.modules, name)
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    reasons = []
+    for ask in (make_ops, describe_gpu, describe_kernels, lambda _: make_rank_ops("cuda", 0, 2)):
+        with pytest.raises(ConfigError) as caught:
+            ask("cuda")
+        reasons.append(caught.value.message)
+    assert len(set(reasons)) == 1, reasons
+    assert ("cannot be loaded" in reasons[0]) == ("torch" in missing)
 
 
 def test_every_rank_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
