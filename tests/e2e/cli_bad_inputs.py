@@ -278,6 +278,14 @@ BAD_COMMANDS = (
         message="{files} has no adapter_config.json, so it is no PEFT adapter.",
         code=1,
     ),
+    *(
+        BadCommand(
+            (*words, "--model", "qwen2.5:1.5b", "--lora", "a={files}/nope"),
+            "{files}/nope does not exist. Give a PEFT folder (adapter_config.json and "
+            "adapter_model.safetensors) or a GGUF file of a LoRA adapter.",
+        )
+        for words in (("run", "hi"), ("chat",))
+    ),
     # a database that cannot be, before a model that cannot be loaded
     BadCommand(
         ("serve", "{files}/cut.gguf", "--port", "0", "--database", "sqlite:///{files}/nope/a.db"),

@@ -51,6 +51,7 @@ from headrace.core.message import Message
 from headrace.core.request import SamplingParams
 from headrace.hub.catalogue import load_catalogue
 from headrace.launch.backends import open_engine
+from headrace.weights.adapter_files import check_adapters
 
 HELP = '''\
 /help           this list
@@ -155,6 +156,7 @@ def chat(
     if entry is not None and entry.is_base:
         # Known before anything is downloaded.
         raise _cannot_chat(model)
+    check_adapters(config.engine)
     find_model(config, model, may_pull=not no_pull)
     engine = open_engine(model, config, is_brief=True)
     if engine.chat_template is None:

@@ -34,6 +34,7 @@ from headrace.core.stored_requests import StoredRequest
 from headrace.launch.backends import open_engine
 from headrace.launch.reproduction import Comparison, local_sender, repeat
 from headrace.store.requests import RequestStore
+from headrace.weights.adapter_files import check_adapters
 
 EXIT_DIFFERENT = 3
 _TIMEOUT_S = 3600.0
@@ -136,6 +137,7 @@ async def _repeat_here(
 ) -> Comparison:
     if stored.is_redacted:
         return await repeat(stored, _unreachable)
+    check_adapters(config.engine)
     find_model(config, model, may_pull=may_pull)
     engine = open_engine(model, config)
     with local_sender(engine, model, config, stored) as (send, name):

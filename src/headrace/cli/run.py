@@ -36,6 +36,7 @@ from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_MODEL
 from headrace.core.request import SamplingParams
 from headrace.launch.backends import open_engine
+from headrace.weights.adapter_files import check_adapters
 
 
 def run(
@@ -110,6 +111,7 @@ def run(
     if quiet:
         flags["server.log_level"] = "error"
     config = load_config(config_file, flags)
+    check_adapters(config.engine)
     find_model(config, model, may_pull=not no_pull)
     engine = open_engine(model, config, is_brief=True)
     # Loaded while C++ packs the weights.

@@ -27,14 +27,13 @@ from headrace.cli.generation import (
 )
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_MODEL, Config
-from headrace.core.engine_config import parse_adapters
 from headrace.core.errors import ConfigError, ModelNotFound
 from headrace.core.process_name import SERVER, name_process
 from headrace.hub.model_store import ModelStore
 from headrace.launch.engine_start import start_engine
 from headrace.server.listener import listen
 from headrace.server.tls import load_certificate
-from headrace.weights.adapter_files import check_adapter_files
+from headrace.weights.adapter_files import check_adapters
 
 logger = logging.getLogger(__name__)
 
@@ -233,8 +232,7 @@ def serve(
     # The address is taken before anything slow, so that a port in use is known at once.
     listener = listen(config.server.host, config.server.port)
     with listener:
-        for path in parse_adapters(config.engine.adapters).values():
-            check_adapter_files(path)
+        check_adapters(config.engine)
         _check_template(config, models)
         _check_database(config)
         for model in models:

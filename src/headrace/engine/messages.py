@@ -145,7 +145,8 @@ class StartEngine:
     """The first message to an engine process. `engine` is resolved; `free_bytes` bound the plan.
 
     `cache_dir` keeps built tokenizers. `log_level` is a number of `logging`. `draft_path` is the
-    file or folder of the draft model.
+    file or folder of the draft model. Where it `is_first`, the adapters of the settings have to be
+    there; later ones do without those that are gone.
     """
 
     path: str
@@ -154,6 +155,7 @@ class StartEngine:
     cache_dir: str
     log_level: int
     draft_path: str | None = None
+    is_first: bool = True
 
 
 @dataclass(frozen=True, slots=True)

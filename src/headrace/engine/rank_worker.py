@@ -80,7 +80,9 @@ def _load(link: FrameSocket, start: StartRank) -> FollowingRunner | None:
     """This rank's part of the model. Errors are for rank 0 to raise."""
     try:
         place = FollowingPlace(link, start.rank)
-        started = start_model(Path(start.path), start.engine, start.free_bytes, place=place)
+        started = start_model(
+            Path(start.path), start.engine, start.free_bytes, place=place, is_first=False
+        )
         link.send(RankReady())
         started.finish_packing()
     except Exception as error:

@@ -112,9 +112,11 @@ def start_model(
     progress: Progress | None = None,
     draft_path: Path | None = None,
     place: Place | None = None,
+    is_first: bool = True,
 ) -> StartedModel:
     """Read, plan, begin to pack. `draft_path`: of engine.draft_model, where that is wanted.
 
+    `is_first`: adapters of the settings that cannot be read are an error, before weights are.
     Of a divided model this is rank 0, which starts the others, unless it is given its `place`.
     Raises: ModelFileError, UnsupportedFormat, MissingTensor, OutOfMemory, ConfigError, EngineDied.
     """
@@ -140,7 +142,7 @@ def start_model(
         draft = draft_path and open_draft(draft_path, reader, config.vocab_size, engine)
         wanted_len = engine.max_model_len or config.max_model_len
         need = draft.need(ops, engine, wanted_len) if draft else NO_DRAFT
-        adapter_bytes = adapter_room(engine, model, config, reader.architecture, ops)
+        adapter_bytes = adapter_room(engine, model, config, reader.architecture, ops, is_first)
         # Of the last rank's part, the largest: who starts all again keeps rank 0's numbers for all.
         largest = divide(config, replace(shard, rank=shard.num_ranks - 1))
         capacity = plan_capacity(largest, reader, ops, engine, free, need, adapter_bytes)

@@ -75,7 +75,7 @@ class StartedProcess:
         """The order for the next one: the plan must be the same, whatever memory is free then."""
         engine = replace(self.order.engine, memory_bytes=self.ready.total_bytes)
         free_bytes = engine.tensor_parallel_size * self.ready.total_bytes
-        return replace(self.order, engine=engine, free_bytes=free_bytes)
+        return replace(self.order, engine=engine, free_bytes=free_bytes, is_first=False)
 
 
 class Supervisor:

@@ -95,8 +95,13 @@ def _load(link: FrameSocket, start: StartEngine) -> Worker | None:
     """Load the model and say so. Errors are for the parent to raise."""
     try:
         draft_path = Path(start.draft_path) if start.draft_path else None
-        path = Path(start.path)
-        started = start_model(path, start.engine, start.free_bytes, draft_path=draft_path)
+        started = start_model(
+            Path(start.path),
+            start.engine,
+            start.free_bytes,
+            draft_path=draft_path,
+            is_first=start.is_first,
+        )
         worker = Worker(link, start, started)
         started.finish_packing()
         if started.ranks is not None:

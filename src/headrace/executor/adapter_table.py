@@ -8,7 +8,6 @@ requests that wait, or text.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,11 +198,16 @@ def adapter_bytes(file: AdapterFile, model: type[Llama], config: ModelConfig) ->
 
 
 def adapter_room(
-    engine: EngineConfig, model: type[Llama], config: ModelConfig, architecture: str, ops: Ops
+    engine: EngineConfig,
+    model: type[Llama],
+    config: ModelConfig,
+    architecture: str,
+    ops: Ops,
+    is_first: bool,
 ) -> int:
     """Bytes for adapters: what those of the settings take, and room for others.
 
-    Raises: UnsupportedFormat where adapters do not run.
+    Raises: UnsupportedFormat where adapters do not run; what is wrong with one, if it `is_first`.
     """
     paths = list(parse_adapters(engine.adapters).values())
     if paths and not ops.has_adapters:
@@ -214,10 +218,13 @@ def adapter_room(
     base = adapted_base(model, config, architecture)
     files = {}
     for path in paths:
-        # Whoever loads it says what is wrong; one that was unloaded since may be gone.
-        with suppress(HeadraceError):
+        try:
             file = read_adapter(path, base)
             files[file.sha256] = file
+        except HeadraceError:
+            # Later one that was unloaded may be gone; whoever loads others says what is wrong.
+            if is_first:
+                raise
     wanted = sum(adapter_bytes(file, model, config) for file in files.values())
     return wanted + (engine.adapter_memory_bytes or 0)
 

@@ -16,6 +16,7 @@ from headrace.core.errors import ModelNotFound
 from headrace.engine.started_model import Progress, start_model
 from headrace.hub.model_store import LocalModel, ModelStore
 from headrace.launch.draft_choice import find_draft
+from headrace.weights.adapter_files import check_adapters
 
 if TYPE_CHECKING:
     from headrace.launch.engine_backend import MakeSink
@@ -38,6 +39,7 @@ def open_engine(
     sooner for a few short prompts; longer ones then wait once for the rest of the tokenizer.
     Raises: ModelNotFound, ModelSourceError, ModelFileError, OutOfMemory, ConfigError.
     """
+    check_adapters(config.engine)
     store = ModelStore(config.hub)
     local = find_model(store, model, may_pull)
     draft_path = find_draft(store, config.engine, may_pull)

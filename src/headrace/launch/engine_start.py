@@ -57,9 +57,10 @@ class StartingEncoder:
 Starting = StartingEngine | StartingEncoder
 
 
-def start_engine(config: Config, model: str) -> Starting:
+def start_engine(config: Config, model: str, *, is_first: bool = True) -> Starting:
     """Have a process load a model that is on this machine; an encoder loads when it is opened.
 
+    `is_first`: adapters of the settings have to be there.
     Raises: ModelNotFound, ConfigError.
     """
     begin_s = time.monotonic()
@@ -83,5 +84,6 @@ def start_engine(config: Config, model: str) -> Starting:
         cache_dir=str(cache_dir),
         log_level=logging.getLogger().getEffectiveLevel(),
         draft_path=None if draft_path is None else str(draft_path),
+        is_first=is_first,
     )
     return StartingEngine(EngineProcess(order), order, local, cache_dir, begin_s)

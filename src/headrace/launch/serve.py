@@ -182,7 +182,7 @@ def _one_model(
     engine = open_engine(starting)
 
     def load() -> EngineBackend:
-        return open_engine(start_engine(config, name))
+        return open_engine(start_engine(config, name, is_first=False))
 
     model = PooledModel(engine.model_info, engine.total_bytes, load)
     budget_bytes = max(budget_bytes, engine.total_bytes)

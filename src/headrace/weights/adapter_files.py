@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from headrace.core.engine_config import EngineConfig, parse_adapters
 from headrace.core.errors import ModelFileError, UnsupportedFormat
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+
+
+def check_adapters(engine: EngineConfig) -> None:
+    """See that every adapter of the settings is there.
+
+    Raises: ConfigError for what names none; as check_adapter_files.
+    """
+    for path in parse_adapters(engine.adapters).values():
+        check_adapter_files(path)
 
 
 def check_adapter_files(path: Path) -> None:
