@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from headrace.cli.budget_owners import describe_unknown
 from headrace.cli.keys import DatabaseOption, database_of
 from headrace.cli.plain_values import PlainCommand, PlainGroup
 from headrace.cli.settings import ConfigOption, load_config
@@ -62,7 +63,8 @@ def set_(
     """Set a budget, in place of the one of the same owner and period.
 
     Without an owner it is for everybody together. Servers on the same database keep it within
-    seconds. What was spent before in the period counts.
+    seconds. What was spent before in the period counts. A model or tenant that nothing here knows
+    is warned of; it may come later.
     """
     owners: dict[BudgetScope, str | None] = {
         "tenant": tenant,
@@ -96,6 +98,11 @@ def set_(
         store.set(budget)
         was = "" if before is None else f" (before: {_show_thresholds(before)})"
         typer.echo(f"budget {budget.id}: {_show_thresholds(budget)}{was}")
+        # Not refused: a key or a model may come later.
+        config = load_config(config_file, {"store.database_url": database})
+        odd = describe_unknown(scope, budget.name, opened, config)
+        if odd is not None:
+            typer.echo(f"warning: {odd}", err=True)
 
 
 def list_(

@@ -112,3 +112,40 @@ def test_looking_makes_no_database(home: Path) -> None:
     assert listed() == []
     assert isinstance(run("budgets", "remove", "all:day").exception, ConfigError)
     assert not (home / "headrace.db").exists()
+
+
+def test_an_owner_that_nobody_knows_is_warned_of_and_set(home: Path) -> None:
+    """It may come later: a key of the tenant, a call of the model."""
+    assert run("keys", "create", "ci", "--tenant", "acme").exit_code == 0
+    database = open_database(home)
+    UsageLedger(database).append([make_row(tenant="globex", model="gpt-5")])
+    database.close()
+    (home / "settings.yaml").write_text(
+        "engine: {adapters: [sql=/a]}\n"
+        "upstreams: {far: {url: 'http://h/v1'}}\n"
+        "tiers: {one: {backends: [{upstream: far, model: far-model}]}}\n"
+    )
+    config = ("--config", str(home / "settings.yaml"))
+    known = (
+        ("--tenant", "acme"),
+        ("--tenant", "globex"),
+        ("--model", "gpt-5"),
+        ("--model", "qwen2.5-coder:0.5b"),
+        ("--model", "sql", *config),
+        ("--model", "far-model", *config),
+        ("--tag", "anything"),
+        (),
+    )
+    for words in known:
+        done = run("budgets", "set", *words, "--stop", "1")
+        assert (done.exit_code, done.stderr) == (0, ""), (words, done.stderr, done.exception)
+    for words, said in (
+        (("--tenant", "acmee"), "no key and no call in the ledger has this tenant; it counts"),
+        (("--model", "gpt-55"), "no model here, in the settings or in the ledger has this name"),
+    ):
+        done = run("budgets", "set", *words, "--stop", "1")
+        assert done.exit_code == 0
+        assert done.stderr.startswith(f"warning: {words[0]} is {words[1]!r}: {said}")
+        assert f"Did you mean {words[1][:-1]}?" in done.stderr
+    ids = {row["id"] for row in listed()}
+    assert {"tenant:acmee:month", "model:gpt-55:month"} <= ids
