@@ -314,6 +314,8 @@ async def test_tasks_by_name_header_and_metadata(near: RunningServer) -> None:
     assert unknown.status_code == 400
     assert unknown.json()["error"]["param"] == "task"
     assert [row.task for row in rows[:3]] == ["write"] * 3
+    # What was refused because nobody declared it counts under no task.
+    assert [(row.task, row.http_status) for row in rows if row.error] == [(None, 400)]
     assert [(row.tier, row.route_reason) for row in rows[:4]] == [
         *[("premium", "task")] * 3,
         ("cheap", "default"),

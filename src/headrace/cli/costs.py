@@ -31,6 +31,7 @@ from headrace.economics.prices import format_usd
 FORMATS = ("table", "json", "csv", "focus")
 _HEADS = {
     "requests": "REQUESTS",
+    "errors": "ERRORS",
     "parts": "PARTS",
     "unpriced": "UNPRICED",
     "stale": "STALE PRICE",
@@ -72,7 +73,8 @@ def costs(
 
     COST is in full; MARGINAL leaves out the idle time of own machines. UNPRICED calls are in no
     sum, and where all are, the cost is empty (in JSON null), not 0. PARTS are what other backends
-    did for a call, or beside it as shadows; they are in every column but REQUESTS. A call with
+    did for a call, or beside it as shadows; they are in every column but REQUESTS. ERRORS are calls
+    that were refused, failed or left. A call with
     several tags counts for each. `focus` is CSV of FOCUS 1.4, a line per kind of token, model,
     price, tier, task, tenant, key, tags and day.
     """

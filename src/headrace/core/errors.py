@@ -3,7 +3,8 @@
 HeadraceError
 |-- ConfigError            field, value, allowed, hint
 |-- RequestError           the caller can mend it: 4xx
-|   |-- InvalidParameter, UnsupportedParameter, InvalidGrammar (param), ModelNotFound
+|   |-- InvalidParameter (UndeclaredTask), UnsupportedParameter, InvalidGrammar (param)
+|   |-- ModelNotFound
 |   |-- ContextTooLong     num_tokens, max_model_len
 |   |-- NotAuthenticated, NotPermitted
 |   |-- RateLimited        retry_after_s
@@ -102,6 +103,10 @@ class InvalidParameter(RequestError):
         if len(shown) > _MAX_SHOWN:
             shown = shown[: _MAX_SHOWN - 3] + "..."
         return f"{param} is {shown}; allowed: {self.allowed}. {self.hint}".rstrip()
+
+
+class UndeclaredTask(InvalidParameter):
+    """A call says that it is about a task that routing does not have; nothing counts under it."""
 
 
 class UnsupportedParameter(RequestError):

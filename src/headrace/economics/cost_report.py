@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import ColumnElement, Select, case, func, select
 
 from headrace.economics.prices import KINDS
-from headrace.economics.usage_table import NUM_CALLS, NUM_PARTS, USAGE_ROWS, in_order
+from headrace.economics.usage_table import NUM_CALLS, NUM_ERRORS, NUM_PARTS, USAGE_ROWS, in_order
 from headrace.store.database import Database
 
 CostDimension = Literal["tenant", "key", "user", "model", "tag", "tier", "task", "day"]
@@ -38,14 +38,16 @@ _RATES = {kind: _c[f"{kind}_rate"] for kind in KINDS}
 class CostTotal:
     """Sums over the rows of one group. Units: tokens, nano-dollars.
 
-    `requests` are calls; `parts` are what other backends were paid for one, which a group by tier
-    or model can have without a call of its own. Everything else counts both. `estimated` are rows
-    whose prompt was charged by its length. `unpriced` are in no cost: those without a price, and
-    those of the time before costs were kept. A cost is None, never 0, where all of a group is.
+    `requests` are calls, of which `errors` were refused, failed or left; `parts` are what other
+    backends were paid for one, which a group by tier or model can have without a call of its own.
+    Everything else counts both. `estimated` are rows whose prompt was charged by its length.
+    `unpriced` are in no cost: those without a price, and those of the time before costs were kept.
+    A cost is None, never 0, where all of a group is.
     """
 
     group: tuple[str | None, ...]
     requests: int
+    errors: int
     parts: int
     unpriced: int
     stale: int
@@ -93,6 +95,7 @@ def add_up(
     query = select(
         *groups,
         NUM_CALLS,
+        NUM_ERRORS,
         NUM_PARTS,
         _count(_c.cost_nano_usd.is_(None)),
         _count(_c.price_state == "stale"),
@@ -192,10 +195,11 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[Any]:
 
 def _to_total(num_groups: int, row: Any) -> CostTotal:
     group, (*counts, cost, marginal) = tuple(row[:num_groups]), row[num_groups:]
-    requests, parts, unpriced, stale, estimated, num_input, num_output = map(int, counts)
+    requests, errors, parts, unpriced, stale, estimated, num_input, num_output = map(int, counts)
     return CostTotal(
         group=group,
         requests=requests,
+        errors=errors,
         parts=parts,
         unpriced=unpriced,
         stale=stale,
@@ -226,6 +230,7 @@ def _add(one: CostTotal, other: CostTotal) -> CostTotal:
     return CostTotal(
         group=one.group,
         requests=one.requests + other.requests,
+        errors=one.errors + other.errors,
         parts=one.parts + other.parts,
         unpriced=one.unpriced + other.unpriced,
         stale=one.stale + other.stale,

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import case, func, select
+from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from headrace.core.budgets import Budget
 from headrace.economics.machine_price import ServedCall
 from headrace.economics.usage_row import UsageRow
 from headrace.economics.usage_table import (
-    IS_PART,
     NUM_CALLS,
+    NUM_ERRORS,
     NUM_PARTS,
     STEPS,
     USAGE_ROWS,
@@ -145,10 +145,8 @@ class UsageLedger:
         Raises: StoreError.
         """
         groups = [_GROUPS[name] for name in by]
-        has_failed = USAGE_ROWS.c.error.is_not(None) & ~IS_PART
-        errors = func.sum(case((has_failed, 1), else_=0))
         sums = [func.coalesce(func.sum(USAGE_ROWS.c[name]), 0) for name in _SUMS]
-        query = select(*groups, NUM_CALLS, NUM_PARTS, func.coalesce(errors, 0), *sums)
+        query = select(*groups, NUM_CALLS, NUM_PARTS, NUM_ERRORS, *sums)
         if since_ms is not None:
             query = query.where(USAGE_ROWS.c.accepted_at_ms >= since_ms)
         if until_ms is not None:

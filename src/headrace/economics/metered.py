@@ -15,7 +15,7 @@ from headrace.core.backend import Backend, Health, ModelInfo, ModelText
 from headrace.core.cache_control import CacheControl
 from headrace.core.clock import Clock
 from headrace.core.end_user import NOBODY, EndUser, digest_of
-from headrace.core.errors import InvalidParameter
+from headrace.core.errors import InvalidParameter, UndeclaredTask
 from headrace.core.output import RequestOutput
 from headrace.core.passing_stream import PassingStream
 from headrace.core.receipt import CostReceipt
@@ -125,6 +125,14 @@ class Metered:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """See core.backend.Backend."""
+        try:
+            return await self._generate(request)
+        except UndeclaredTask:
+            # Reports by task have the declared ones, not what callers make up.
+            self.task = None
+            raise
+
+    async def _generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         self._progress.model = request.model
         facts = self._progress.facts
         request = replace(

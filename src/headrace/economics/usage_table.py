@@ -86,6 +86,9 @@ STEPS = (USAGE_ROWS.create, _ADD, _ADD, _ADD)
 # What else was paid for a call, and comparisons, for which nobody called.
 IS_PART = USAGE_ROWS.c.is_part.is_not(None) | (USAGE_ROWS.c.operation == SHADOW)
 NUM_CALLS = func.coalesce(func.sum(case((IS_PART, 0), else_=1)), 0)
+NUM_ERRORS = func.coalesce(
+    func.sum(case((USAGE_ROWS.c.error.is_not(None) & ~IS_PART, 1), else_=0)), 0
+)
 NUM_PARTS = func.coalesce(func.sum(case((IS_PART, 1), else_=0)), 0)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from headrace.core.errors import InvalidParameter
+from headrace.core.errors import UndeclaredTask
 from headrace.core.request import GenerateRequest
 from headrace.core.routing_config import CascadeConfig, RoutingConfig, RuleConfig
 from headrace.router.features import RequestFacts, read_facts
@@ -70,7 +70,7 @@ class Policy:
         return self._default
 
     def decide(self, request: GenerateRequest) -> Decision:
-        """Raises: InvalidParameter for a task that nobody defines."""
+        """Raises: UndeclaredTask."""
         name = request.model
         if name.startswith(f"{AUTO}:"):
             return self._go(request, self._destination_of(name), "tier", request.task)
@@ -78,7 +78,7 @@ class Policy:
         if task is not None:
             if task not in self._config.tasks:
                 known = ", ".join(self._config.tasks) or "none: routing.tasks is empty"
-                raise InvalidParameter("task", task, known)
+                raise UndeclaredTask("task", task, known)
             return self._go(request, self._config.tasks[task], "task", task)
         if self._config.rules:
             facts = read_facts(request)

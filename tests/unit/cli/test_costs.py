@@ -76,6 +76,20 @@ def test_parts_are_shown_where_there_are_some(home: Path) -> None:
     assert "2 calls or parts of calls have no price" in shown.stderr
 
 
+def test_refused_calls_have_a_column_where_there_are_some(home: Path) -> None:
+    database = open_database(home)
+    refused = {"error": "invalid_value", "http_status": 400, "price_state": "none"}
+    failed_part = make_row(3, task="write", is_part=1, error="stalled")
+    rows = [make_row(0, task="write"), make_row(1, **refused), make_row(2, **refused), failed_part]
+    UsageLedger(database).append(rows)
+    database.close()
+    shown = [line.split() for line in costs("--by", "task").stdout.splitlines()]
+    assert shown[0][:4] == ["TASK", "REQUESTS", "ERRORS", "PARTS"]
+    assert [row[:4] for row in shown[1:]] == [["-", "2", "2", "0"], ["write", "1", "0", "1"]]
+    tagged = json.loads(costs("--by", "tag", "--format", "json").stdout)
+    assert [(row["requests"], row["errors"]) for row in tagged] == [(3, 2)]
+
+
 def test_keys_are_named_as_their_list_names_them(home: Path) -> None:
     database = open_database(home)
     UsageLedger(database).append([make_row(0, key_id="1f2e")])
