@@ -188,6 +188,25 @@ def test_from_file_to_results(tmp_path: Path) -> None:
     assert 1 < gate.most_at_once <= 4
 
 
+def test_lines_that_are_answered_have_a_limit_on_their_bytes(tmp_path: Path) -> None:
+    """As bodies of requests have: answers at a time say nothing of how large lines are."""
+    gate = Gate()
+    config = ServerConfig(
+        port=0, max_batch_requests=4, max_body_bytes=4096, max_total_body_bytes=8192
+    )
+    large = {f"k{number}": "x" * 500 for number in range(6)}
+    with serving(tmp_path, gate.backend, config) as served, served.openai() as client:
+        lines = [chat_line(str(number), metadata=large, max_tokens=20) for number in range(12)]
+        assert 8192 // len(json.dumps(lines[0])) == 2
+        batch = wait_for(client, begin(client, lines).id)
+        room = served.server.app.batch_worker.room
+        assert (batch.request_counts.completed, room.num_taken) == (12, 0)  # type: ignore[union-attr]
+        assert gate.most_at_once <= 2
+        small = [chat_line(str(number), max_tokens=20) for number in range(12)]
+        wait_for(client, begin(client, small).id)
+    assert gate.most_at_once > 2
+
+
 def test_completions_with_several_prompts(tmp_path: Path) -> None:
     url = "/v1/completions"
     bodies = [{"model": "tiny", "prompt": ["a", "b"] * 3, "n": 2}, {"model": "tiny", "prompt": "c"}]

@@ -39,7 +39,7 @@ class ServerConfig:
         default_max_tokens: answer length if a request names none; None is what the context leaves.
         max_body_bytes: larger request bodies are refused.
         max_total_body_bytes: bodies of all requests that are received or answered at a time; None
-            is 16 times max_body_bytes.
+            is 16 times max_body_bytes. As much again is for lines of batches.
         max_json_depth: lists and objects that a request body may nest.
         max_json_objects: lists and objects that a request body may have in all; names in objects
             are eight times as many.

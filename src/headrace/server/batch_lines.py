@@ -43,6 +43,7 @@ class BatchLine:
     number: int
     custom_id: str
     body: dict[str, Any]
+    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,11 @@ def read_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes]]:
 def parse_line(number: int, data: bytes, endpoint: str, limits: LineLimits) -> BatchLine:
     """Raises: LineRefusal."""
     if len(data) > limits.max_bytes:
-        shown = format_bytes(limits.max_bytes)
-        raise LineRefusal("line_too_long", f"This line has more than {shown} (max_body_bytes).")
+        text = (
+            f"This line has more than {format_bytes(limits.max_bytes)}, this server's limit on "
+            "bodies (max_body_bytes). Make several lines of it, or raise the limit."
+        )
+        raise LineRefusal("line_too_long", text)
     try:
         fields = decode_json_object(data, limits.json, "This line")
     except RequestError as error:
@@ -126,7 +130,7 @@ def parse_line(number: int, data: bytes, endpoint: str, limits: LineLimits) -> B
     if not 1 <= len(custom_id) <= MAX_CUSTOM_ID_LENGTH:
         text = f"custom_id has {len(custom_id)} characters; allowed: 1 to {MAX_CUSTOM_ID_LENGTH}."
         raise LineRefusal("invalid_value", text, "custom_id")
-    return BatchLine(number, custom_id, fields["body"])
+    return BatchLine(number, custom_id, fields["body"], len(data))
 
 
 def check_input(file: BinaryIO, endpoint: str, limits: LineLimits) -> InputFacts:

@@ -12,7 +12,6 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, aclosing, closing
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import BinaryIO, Literal, TypeVar
 
@@ -47,10 +46,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """What batches share. `tenant` lets one batch of a tenant answer at a time, the oldest first;
-    `reading` one be checked at a time."""
+    """What batches share: answers at a time, and bytes of the lines that are answered. `tenant`
+    lets one batch of a tenant answer at a time, the oldest first; `reading` one be checked at a
+    time."""
 
     slots: Slots
+    room: Slots
     tenant: asyncio.Lock
     reading: asyncio.Lock
 
@@ -158,7 +159,6 @@ class BatchRun:
 
     async def _ask_lines(self, file: BinaryIO, writer: JournalWriter) -> None:
         call = BatchCall(self._services, self._route, self.record)
-        slots = self._turns.slots
 
         async def answer(line: BatchLine) -> None:
             outcome = await call.answer(line)
@@ -169,12 +169,28 @@ class BatchRun:
         async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
             lines = await stack.enter_async_context(aclosing(self._lines(file)))
             async for line in lines:
-                num_taken = await slots.take(weigh(line.body))
+                give_back = await self._take_turn(line)
                 task = group.create_task(answer(line))
                 # A task that is cancelled before it has begun runs no `finally`.
-                task.add_done_callback(partial(_give_back, slots, num_taken))
+                task.add_done_callback(give_back)
                 # Several slots may be free: the next one is another batch's, if one waits.
                 await asyncio.sleep(0)
+
+    async def _take_turn(self, line: BatchLine) -> Callable[[object], None]:
+        """Wait until a line may be answered; returns what ends its turn."""
+        slots, room = self._turns.slots, self._turns.room
+        num_bytes = await room.take(line.num_bytes)
+        try:
+            num_taken = await slots.take(weigh(line.body))
+        except BaseException:
+            room.give(num_bytes)
+            raise
+
+        def give_back(_: object) -> None:
+            slots.give(num_taken)
+            room.give(num_bytes)
+
+        return give_back
 
     async def _lines(self, file: BinaryIO) -> AsyncGenerator[BatchLine, None]:
         """Lines that are not finished."""
@@ -242,7 +258,3 @@ class BatchRun:
                     _log.error("%s waits: %s", self.record.id, error)
                 is_first = False
                 await asyncio.sleep(_RETRY_S)
-
-
-def _give_back(slots: Slots, num_taken: int, _: asyncio.Task[None]) -> None:
-    slots.give(num_taken)

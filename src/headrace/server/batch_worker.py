@@ -35,6 +35,7 @@ class BatchWorker:
     def __init__(self, services: Services, routes: Mapping[str, Route]) -> None:
         self._services, self._routes = services, routes
         self.slots = Slots(services.config.max_batch_requests)
+        self.room = Slots(services.config.most_body_bytes)
         self._reading = asyncio.Lock()
         self._tenants: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._runs: dict[str, tuple[BatchRun, asyncio.Task[None]]] = {}
@@ -133,7 +134,7 @@ class BatchWorker:
         return False
 
     def _begin(self, storage: Storage, record: BatchRecord) -> None:
-        turns = Turns(self.slots, self._tenants[record.tenant], self._reading)
+        turns = Turns(self.slots, self.room, self._tenants[record.tenant], self._reading)
         route = self._routes.get(record.endpoint, _ask_nothing)
         run = BatchRun(self._services, storage, route, record, turns)
         task = asyncio.create_task(run.run())

@@ -1,4 +1,4 @@
-"""Slots: how many answers of batches may be in progress, given out in the order of asking.
+"""Slots: how much of batches may be in progress, answers or bytes, given out in order of asking.
 
 In: how many each line needs. Out: permission. Batches that ask in turns get turns, whatever the
 length of each. Belongs to one event loop.

@@ -66,7 +66,12 @@ def test_line_ends_empty_lines_and_a_mark_at_the_beginning(end: bytes) -> None:
         (changed(url="/v1/x"), "url_mismatch", "url", f"allowed: {CHAT}"),
         (changed(body="gone"), "missing_required_parameter", "body", "give an object"),
         (changed(body=[]), "invalid_value", "body", "wrong type"),
-        (chat_line("a", "x" * 1000), "line_too_long", None, "more than 1000 B"),
+        (
+            chat_line("a", "x" * 1000),
+            "line_too_long",
+            None,
+            "more than 1000 B, this server's limit on bodies (max_body_bytes). Make several",
+        ),
         (chat_line("first"), "duplicate_custom_id", "custom_id", "'first' stands in an earlier"),
     ],
     ids=lambda value: value if isinstance(value, str) and " " not in value else "",
