@@ -8,6 +8,7 @@ does. Where a rule may drop text, or join any amount of it into one token, nothi
 from __future__ import annotations
 
 import json
+import unicodedata
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
@@ -19,10 +20,15 @@ _KEEPING_NORMALIZERS = ("NFC", "Prepend", "Replace")
 _KEEPING_SPLITS = ("ByteLevel", "Digits", "Metaspace", "Split")
 # Composition makes at most 3.5 bytes one: U+1FBE with two accents U+0390. ASCII stays as it is.
 _NFC_FACTOR = 4
+_ASCII = bytes(range(128))
+# So few that putting accents in order, which takes the square of their number, stays quick.
+_SLICE_CHARS = 256
+# Of a character and its accents on both sides of an end: four at most become one.
+_SLICE_LOSS_BYTES = 32
 
 
 class TokenBound:
-    """One vocabulary's longest tokens: in all, and in ASCII letters and digits."""
+    """One vocabulary's longest tokens: in all, in ASCII letters and digits, in all but ASCII."""
 
     def __init__(self, backend: Backend, spelling: Spelling) -> None:
         """Reads the whole vocabulary: a few tenths of a second."""
@@ -32,7 +38,7 @@ class TokenBound:
         vocabulary = backend.get_vocab()
         self._is_known = _keeps_all(backend, vocabulary, spelling, normalizers)
         added = {token.content for token in backend.get_added_tokens_decoder().values()}
-        self._longest = self._most_alphanumeric = 1
+        self._longest = self._most_alphanumeric = self._most_high = 1
         for token in vocabulary:
             data = spelling.to_bytes(token)
             size = len(data) if self._counts_bytes else len(data.decode("utf-8", "replace"))
@@ -40,6 +46,8 @@ class TokenBound:
                 size = max(size, len(token.encode()))
             self._longest = max(self._longest, size)
             self._most_alphanumeric = max(self._most_alphanumeric, _num_alphanumeric(data))
+            high = max(_num_high(data), _num_high(token.encode()) if token in added else 0)
+            self._most_high = max(self._most_high, high)
 
     def fewest_tokens(self, text: str) -> int:
         """A number of tokens that the text has at least, special ones left out; 0 is unknown."""
@@ -48,8 +56,29 @@ class TokenBound:
         if text.isascii():
             most = -(-_num_alphanumeric(text.encode()) // self._most_alphanumeric)
             return max(most, -(-len(text) // self._longest))
-        size = len(text.encode("utf-8", "replace")) if self._counts_bytes else len(text)
-        return size // (_NFC_FACTOR if self._composes else 1) // self._longest
+        if not self._counts_bytes:
+            return len(text) // (_NFC_FACTOR if self._composes else 1) // self._longest
+        data = text.encode("utf-8", "replace")
+        whole = len(data) // (_NFC_FACTOR if self._composes else 1) // self._longest
+        # The longest tokens are spaces and dashes; bytes of letters say more.
+        high = _num_high_composed(text) if self._composes else _num_high(data)
+        return max(whole, high // self._most_high)
+
+
+def _num_high(data: bytes) -> int:
+    """Bytes of all characters but ASCII."""
+    return len(data.translate(None, _ASCII))
+
+
+def _num_high_composed(text: str) -> int:
+    """The least that they are once accents are composed, which is done slice by slice.
+
+    The tokenizers' tables of compositions have none that Python's lack.
+    """
+    starts = range(0, len(text), _SLICE_CHARS)
+    slices = (unicodedata.normalize("NFC", text[i : i + _SLICE_CHARS]) for i in starts)
+    found = sum(_num_high(each.encode("utf-8", "replace")) for each in slices)
+    return max(0, found - _SLICE_LOSS_BYTES * (len(starts) - 1))
 
 
 def _num_alphanumeric(data: bytes) -> int:

@@ -49,6 +49,10 @@ PIECES = st.sampled_from(
 @pytest.mark.parametrize("kind", KINDS)
 @given(parts=st.lists(st.tuples(PIECES | st.text(max_size=8), st.integers(1, 40)), max_size=8))
 @example([("\u1fbe\u0308\u0301", 40)] * 8)
+@example([("\u1fbe", 40), ("\u0308\u0301\u0345", 40)] * 8)
+@example([("\u1100\u1161\u11a8", 40)] * 8)
+@example([("\u226e", 40), ("<\u0338", 40)] * 8)
+@example([("\u1fef\u037e\u212a", 40)] * 8)
 @example([("▁", 40)] * 8)
 @example([(" ", 40), ("dog", 40)])
 def test_no_text_has_fewer(kind: str, parts: list[tuple[str, int]]) -> None:
@@ -64,6 +68,45 @@ def test_a_long_text_has_many(kind: str) -> None:
     assert bound_of(kind).fewest_tokens("a1" * 10_000) >= 20_000 // longest
     assert bound_of(kind).fewest_tokens(" " * 20_000) >= 20_000 // longest
     assert bound_of(kind).fewest_tokens("é" * 20_000) >= 20_000 // longest // _NFC_FACTOR
+
+
+@pytest.mark.parametrize("text", ["é", "世界", "e\u0301", "\u1112\u1161\u11ab", "é and 世界 "])
+def test_letters_are_bound_by_the_longest_token_of_letters(text: str) -> None:
+    """The longest token of all may be a line of dashes."""
+    backend = byte_backend([" " * 128, "世界", "éé"])
+    bound = TokenBound(backend, Spelling.BYTE_ALPHABET)
+    long = text * 2000
+    num_tokens = len(backend.encode(long).ids)
+    assert num_tokens // 8 <= bound.fewest_tokens(long) <= num_tokens
+
+
+def test_the_tokenizers_compose_nothing_that_python_does_not() -> None:
+    composed, decomposed = normalizers.NFC(), normalizers.NFD()
+    characters = [chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0xE000]
+    for start in range(0, len(characters), 4096):
+        # Newlines compose with nothing.
+        text = decomposed.normalize_str("\n".join(characters[start : start + 4096]))
+        ours, theirs = unicodedata.normalize("NFC", text), composed.normalize_str(text)
+        assert len(ours.encode()) <= len(theirs.encode())
+
+
+def byte_backend(tokens: list[str]) -> Backend:
+    """All bytes, and these texts as tokens of their own; accents are composed."""
+    alphabet = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    vocab = {piece: i for i, piece in enumerate(BYTE_PIECES[:256])}
+    merges: list[tuple[str, str]] = []
+    for token in tokens:
+        ((spelled, _),) = alphabet.pre_tokenize_str(token)
+        for end in range(2, len(spelled) + 1):
+            pair = spelled[: end - 1], spelled[end - 1]
+            if spelled[:end] not in vocab:
+                vocab[spelled[:end]] = len(vocab)
+                merges.append(pair)
+    backend = Backend(models.BPE(vocab, merges))
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = alphabet
+    backend.decoder = decoders.ByteLevel()
+    return backend
 
 
 def test_composition_joins_no_more_bytes_than_is_reckoned() -> None:
