@@ -10,7 +10,7 @@ static void probe_read(const ReadProbeArgs* args, const Work* work) {
     for (int64_t s = 0; s < streams; s++)
       for (int i = 0; i < 8; i++) {
         const uint8_t* p = data + s * part + at + i * 64;
-        __builtin_prefetch(p + 4096);
+        __builtin_prefetch(p + kStreamAhead, 0, kStreamLocality);
         sums[i % 4] = add(sums[i % 4], load_i32((const int32_t*)p));
       }
   int32_t total = reduce_add(add(add(sums[0], sums[1]), add(sums[2], sums[3])));

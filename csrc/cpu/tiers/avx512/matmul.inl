@@ -6,13 +6,11 @@ constexpr int kVnniRows = 8;
 // A core keeps more lines of memory under way when it reads several places in turn: one stream of
 // prefetches reached 22 GB/s with two threads, four 31 (docs/log/2026-11.md).
 constexpr int kStreams = 4;
-// Far enough to cover DRAM latency, and across the 4 KB page where the hardware prefetcher stops.
-constexpr int kPrefetchBytes = 4096;
 
 template <int num_bytes>
 HR_INLINE void prefetch(const uint8_t* p) {
   for (int i = 0; i < num_bytes; i += 64)
-    _mm_prefetch((const char*)p + kPrefetchBytes + i, _MM_HINT_T0);
+    __builtin_prefetch(p + kStreamAhead + i, 0, kStreamLocality);
 }
 
 HR_INLINE __m512i load_line(const uint8_t* p) { return _mm512_loadu_si512(p); }

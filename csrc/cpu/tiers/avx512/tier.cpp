@@ -8,6 +8,9 @@ namespace headrace::avx512 {
 namespace {
 #include "simd.h"
 
+// Streams of memory are asked for this many bytes ahead, into this cache (3: L1, 2: L2).
+constexpr int kStreamAhead = 4096, kStreamLocality = 3;
+
 #include "kernels/activation.inl"
 #include "kernels/matmul.inl"
 #include "kernels/probe.inl"
