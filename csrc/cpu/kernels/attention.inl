@@ -162,7 +162,8 @@ static void attend_split(const AttentionArgs* args, const AttentionPlace& place,
       widen_keys(place, widened->keys, end, scratch.key_scales);
       widened->keys = end;
     }
-    score_rows(place, split_begin, t, end, first_row, num_rows, scratch);
+    score_rows(place, split_begin, t, end, first_row, num_rows, scratch, *ahead,
+               (t - range.begin) / kValueTokens);
   }
   const bool is_capped = args->soft_cap != 0.0f;
   const ScoreScale scale = {args->scale, args->soft_cap, is_capped ? 1.0f : args->scale * kLog2E,
@@ -172,7 +173,9 @@ static void attend_split(const AttentionArgs* args, const AttentionPlace& place,
     widen_values(place, widened->values, range.stored_end, scratch.value_scales);
     widened->values = range.stored_end;
   }
-  const int turns = turns_per_row(*ahead, num_rows);
+  if (kFetchesBesideProducts)
+    fetch_places(*ahead, (range.stored_end - range.begin) / kValueTokens * 2);
+  const int turns = kFetchesBesideProducts ? 0 : turns_per_row(*ahead, num_rows);
   for (int r = 0; r < num_rows; r++) {
     const int first = clamp(visible[r].first - split_begin, range.begin, range.end);
     const int last = clamp(visible[r].last - split_begin, range.begin, range.end);
@@ -185,7 +188,7 @@ static void attend_split(const AttentionArgs* args, const AttentionPlace& place,
       zero_weights(weights, range.begin, range.end);
     }
   }
-  mix_values(place, split_begin, range.begin, range.stored_end, num_rows, scratch);
+  mix_values(place, split_begin, range.begin, range.stored_end, num_rows, scratch, *ahead);
 }
 
 // Keeps the parts of a block of rows for `merge_attention`.

@@ -79,7 +79,8 @@ HR_INLINE int rows_of_chunk(int num_rows, int row) {
 }
 
 static void score_rows(const AttentionPlace& place, int split_begin, int begin, int end,
-                       int first_row, int num_rows, const AttentionScratch& scratch) {
+                       int first_row, int num_rows, const AttentionScratch& scratch,
+                       const ReadNext&, int) {
   const int size = place.padded_size;
   for (int t = begin; t < end; t += 2 * kKeyTokens) {
     const uint16_t* keys[2] = {keys_of_tile(place, split_begin + t),
@@ -128,7 +129,7 @@ HR_INLINE void mix_chunks(int num_rows, const AttentionPlace& place, int first_g
 }
 
 static void mix_values(const AttentionPlace& place, int split_begin, int begin, int end,
-                       int num_rows, const AttentionScratch& scratch) {
+                       int num_rows, const AttentionScratch& scratch, const ReadNext&) {
   const int first_group = (split_begin + begin) / kValueTokens,
             num_groups = (end - begin) / kValueTokens;
   for (int d = 0; d < place.padded_size; d += 32)
@@ -138,4 +139,5 @@ static void mix_values(const AttentionPlace& place, int split_begin, int begin, 
                              scratch.part + d + r * place.padded_size);
 }
 
+constexpr bool kFetchesBesideProducts = false;
 #include "kernels/attention.inl"

@@ -138,6 +138,20 @@ HR_INLINE void fetch_ahead(ReadNext* next, int num_turns) {
   }
 }
 
+// The other way, where products leave room for it (kFetchesBesideProducts): the products of a group
+// of 32 tokens ask for the lines of the group in its place.
+HR_INLINE const uint8_t* place_ahead(const ReadNext& next, int group, int half) {
+  const int place = 2 * group + half;
+  return place < next.count ? next.places[place] : nullptr;
+}
+
+// Places from `first` on, which no products stand beside.
+HR_INLINE void fetch_places(const ReadNext& next, int first) {
+  for (int place = first; place < next.count; place++)
+    for (int i = 0; i < next.num_lines[place % 2]; i++)
+      __builtin_prefetch(next.places[place] + i * 64, 0, 2);
+}
+
 // A row's softmax so far: the largest score, in units of log 2, and the sum of weights over it.
 struct RowSum {
   float maximum;

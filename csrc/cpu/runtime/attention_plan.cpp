@@ -6,8 +6,8 @@ namespace headrace {
 namespace {
 
 constexpr int32_t kBlockRows = 16;
-// Keys times blocks of rows; waking a worker costs about as much as 512 of them.
-constexpr int64_t kSerialCost = 1024;
+// Keys times blocks of rows. A worker that waits inside a step begins within the time of some 100.
+constexpr int64_t kSerialCost = 256;
 constexpr int64_t kItemsPerThread = 2;  // with fewer, a worker may wait for another's long item
 
 // Items of whole rows. Returns their cost.

@@ -119,7 +119,8 @@ HR_INLINE void multiply_rows(const RowTiles& rows, int num_rows, const Columns& 
 }
 
 static void score_rows(const AttentionPlace& place, int split_begin, int begin, int end,
-                       int first_row, int num_rows, const AttentionScratch& scratch) {
+                       int first_row, int num_rows, const AttentionScratch& scratch,
+                       const ReadNext&, int) {
   const int size = place.padded_size;
   const uint16_t* queries = scratch.queries + (int64_t)first_row * size;
   const RowTiles rows = {queries, kTileElements, 16 * size, 64};
@@ -135,7 +136,7 @@ static void score_rows(const AttentionPlace& place, int split_begin, int begin, 
 }
 
 static void mix_values(const AttentionPlace& place, int split_begin, int begin, int end,
-                       int num_rows, const AttentionScratch& scratch) {
+                       int num_rows, const AttentionScratch& scratch, const ReadNext&) {
   const int num_groups = (end - begin) / kValueTokens;
   const RowTiles rows = {scratch.weights + begin, kValueTokens, 16 * kWeightStride,
                          kWeightStride * 2};
@@ -148,4 +149,5 @@ static void mix_values(const AttentionPlace& place, int split_begin, int begin, 
                 place.padded_size);
 }
 
+constexpr bool kFetchesBesideProducts = false;
 #include "kernels/attention.inl"

@@ -20,48 +20,74 @@ HR_INLINE void load_query(const float* query, int size, int row, const Attention
   }
 }
 
+// Lines of a place that is read soon, asked for with each pair of products.
+struct Beside {
+  const uint8_t* place;  // null: nothing
+  int lines;             // with a pair
+
+  inline __attribute__((always_inline)) void fetch(int pair) const {
+    if (!place) return;
+    const uint8_t* at = place + pair * lines * 64;
+    __builtin_prefetch(at, 0, 2);
+    if (lines > 1) __builtin_prefetch(at + 64, 0, 2);
+  }
+};
+
+// A place has as many lines of bf16 as a head has dims, half as many of int8; the products of a
+// group take a pair of steps for two dims.
+HR_INLINE Beside beside(const ReadNext& next, int group, int half, int size) {
+  return {place_ahead(next, group, half), next.num_lines[half] * 2 / size};
+}
+
 // Scores of R rows against 32 keys.
 template <int R>
 static void score_pairs(const uint16_t* queries, const uint16_t* const* keys, int size,
-                        float* scores) {
+                        float* scores, const Beside& next) {
   PairSums<R> sums;
   clear<R>(sums);
-  for (int d = 0; d < size; d += 2)
+  for (int d = 0; d < size; d += 2) {
+    next.fetch(d / 2);
     add_products<R>(sums, queries + d, size, keys[0] + d * 16, keys[1] + d * 16);
+  }
   store_sums<R>(sums, scores, kScoreStride);
 }
 
 // 32 dims of R rows.
 template <int R>
 static void mix_pairs(const uint16_t* weights, const uint16_t* const* values, int num_groups, int d,
-                      int size, float* out) {
+                      int size, float* out, const ReadNext& next) {
   PairSums<R> sums;
   clear<R>(sums);
   for (int g = 0; g < num_groups; g++, weights += kValueTokens) {
+    const Beside place = beside(next, g, 1, size);
     const uint16_t* lines = values[g] + d * kValueTokens;
-    for (int i = 0; i < kValueTokens; i += 2)
+    for (int i = 0; i < kValueTokens; i += 2) {
+      place.fetch((d + i) / 2);
       add_products<R>(sums, weights + i, kWeightStride, lines + i * 16,
                       lines + (kValueTokens + i) * 16);
+    }
   }
   store_sums<R>(sums, out, size);
 }
 
 static void score_rows(const AttentionPlace& place, int split_begin, int begin, int end,
-                       int first_row, int num_rows, const AttentionScratch& scratch) {
+                       int first_row, int num_rows, const AttentionScratch& scratch,
+                       const ReadNext& next, int group) {
   const int size = place.padded_size;
-  for (int t = begin; t < end; t += 2 * kKeyTokens) {
+  for (int t = begin; t < end; t += 2 * kKeyTokens, group++) {
     const uint16_t* keys[2] = {keys_of_tile(place, split_begin + t),
                                keys_of_tile(place, split_begin + t + kKeyTokens)};
     for (int r = 0; r < num_rows; r += kChunkRows)
       with_rows<kChunkRows>(num_rows - r, [&](auto rows) {
         score_pairs<rows.count>(scratch.queries + (int64_t)(first_row + r) * size, keys, size,
-                                scratch.scores + r * kScoreStride + t);
+                                scratch.scores + r * kScoreStride + t,
+                                beside(next, group, 0, size));
       });
   }
 }
 
 static void mix_values(const AttentionPlace& place, int split_begin, int begin, int end,
-                       int num_rows, const AttentionScratch& scratch) {
+                       int num_rows, const AttentionScratch& scratch, const ReadNext& next) {
   const int num_groups = (end - begin) / kValueTokens, size = place.padded_size;
   const uint16_t* values[kSplitTokens / kValueTokens];
   for (int g = 0; g < num_groups; g++)
@@ -70,8 +96,9 @@ static void mix_values(const AttentionPlace& place, int split_begin, int begin, 
     for (int r = 0; r < num_rows; r += kChunkRows)
       with_rows<kChunkRows>(num_rows - r, [&](auto rows) {
         mix_pairs<rows.count>(scratch.weights + begin + r * kWeightStride, values, num_groups, d,
-                              size, scratch.part + d + r * size);
+                              size, scratch.part + d + r * size, next);
       });
 }
 
+constexpr bool kFetchesBesideProducts = true;
 #include "kernels/attention.inl"
