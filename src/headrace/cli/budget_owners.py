@@ -6,6 +6,8 @@ callers write, and keys are looked up by their names, so neither is asked for he
 
 from __future__ import annotations
 
+from typing import Literal
+
 from headrace.core.budgets import BudgetScope
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
@@ -32,11 +34,19 @@ def describe_unknown(
         where = "no model here, in the settings or in the ledger has this name"
     else:
         return None
-    known |= {str(total.group[0]) for total in UsageLedger(database).report([scope])}
+    known |= _used(scope, database)
     if name in known:
         return None
     hint = did_you_mean(name, known)
     return f"--{scope} is {name!r}: {where}; it counts nothing until one does. {hint}".rstrip()
+
+
+def _used(scope: Literal["tenant", "model"], database: Database) -> set[str]:
+    """Owners of calls. A call that was refused has the model that it asked for, `auto` too."""
+    totals = UsageLedger(database).report([scope])
+    if scope == "model":
+        totals = [t for t in totals if t.requests + t.parts > t.errors or t.input_tokens]
+    return {name for total in totals if (name := total.group[0]) is not None}
 
 
 def _model_names(config: Config) -> set[str]:

@@ -149,3 +149,16 @@ def test_an_owner_that_nobody_knows_is_warned_of_and_set(home: Path) -> None:
         assert f"Did you mean {words[1][:-1]}?" in done.stderr
     ids = {row["id"] for row in listed()}
     assert {"tenant:acmee:month", "model:gpt-55:month"} <= ids
+
+
+def test_a_call_that_was_refused_makes_no_model_known(home: Path) -> None:
+    """Its row has what was asked for: `auto`, under which nothing is ever counted."""
+    database = open_database(home)
+    refused = {"error": "invalid_value", "http_status": 400, "usage_source": "none"}
+    rows = [make_row(0, model="auto", **refused), make_row(1, model=None, **refused)]
+    UsageLedger(database).append([*rows, make_row(2, model="gpt-5")])
+    database.close()
+    for name, is_known in (("auto", False), ("None", False), ("gpt-5", True)):
+        done = run("budgets", "set", "--model", name, "--stop", "1")
+        assert done.exit_code == 0
+        assert (done.stderr == "") == is_known, done.stderr
