@@ -15,7 +15,8 @@ def check_output_file(flag: str, path: Path | None) -> None:
     """
     if path is None:
         return
-    folder = path.absolute().parent
+    # Of a link, where it leads.
+    folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.absolute().parent
     if path.is_dir():
         raise ConfigError(flag, str(path), "a file", "This is a folder; add the name of a file.")
     if not folder.is_dir():

@@ -51,3 +51,8 @@ def test_what_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError, match=r"allowed: a file\. This is a folder"):
         check_output_file("-o", tmp_path)
     assert list(tmp_path.iterdir()) == []
+    for name, target in (("good", tmp_path / "new.txt"), ("bad", tmp_path / "gone" / "new.txt")):
+        Path(name).symlink_to(target)
+    check_output_file("-o", Path("good"))
+    with pytest.raises(ConfigError, match=f"There is no folder {tmp_path / 'gone'}; make it first"):
+        check_output_file("-o", Path("bad"))
