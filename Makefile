@@ -53,7 +53,7 @@ test-isa: $(VENV)/.stamp-dev  ## kernel cases on each instruction set here; says
 	$(BIN)/python scripts/test_isa.py
 
 test-amx: $(VENV)/.stamp-dev  ## the AMX kernels without AMX: their tiles in memory
-	$(BIN)/python scripts/test_amx.py -q
+	$(BIN)/python scripts/test_amx.py -q $(REPEATABLE)
 
 # Triton's interpreter and its compiler want a process each; whatever torch brings stays as it is.
 CUDA_CASES := not draws and not neighbour and not independent and not 32003 and not bad_logits
