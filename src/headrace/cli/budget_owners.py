@@ -12,6 +12,7 @@ from headrace.core.budgets import BudgetScope
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
 from headrace.core.engine_config import parse_adapters
+from headrace.core.errors import ConfigError
 from headrace.core.near_names import did_you_mean
 from headrace.economics.ledger import UsageLedger
 from headrace.hub.model_store import ModelStore
@@ -30,7 +31,11 @@ def describe_unknown(
         known = {key.tenant for key in KeyStore(database, SystemClock()).list()}
         where = "no key and no call in the ledger has this tenant"
     elif scope == "model":
-        known = _model_names(config)
+        try:
+            known = _model_names(config)
+        except (ConfigError, OSError):
+            # Where models are cannot be looked at; the budget is set all the same.
+            return None
         where = "no model here, in the settings or in the ledger has this name"
     else:
         return None

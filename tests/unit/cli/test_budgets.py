@@ -162,3 +162,14 @@ def test_a_call_that_was_refused_makes_no_model_known(home: Path) -> None:
         done = run("budgets", "set", "--model", name, "--stop", "1")
         assert done.exit_code == 0
         assert (done.stderr == "") == is_known, done.stderr
+
+
+def test_a_budget_is_set_where_no_models_can_be(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a database elsewhere: who is warned of a name has asked for no model."""
+    (home / "file").touch()
+    monkeypatch.setenv("HEADRACE_HOME", str(home / "file"))
+    monkeypatch.setenv("HEADRACE_DATABASE", f"sqlite:///{home}/budgets.db")
+    done = run("budgets", "set", "--model", "gpt-5", "--stop", "1")
+    assert (done.exit_code, [row["id"] for row in listed()]) == (0, ["model:gpt-5:month"])
