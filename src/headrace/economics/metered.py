@@ -128,7 +128,8 @@ class Metered:
         try:
             return await self._generate(request)
         except UndeclaredTask:
-            # Reports by task have the declared ones, not what callers make up.
+            # Reports by task have what routing has. What was refused before it was asked keeps the
+            # name that its caller gave.
             self.task = None
             raise
 

@@ -272,7 +272,7 @@ class InputProcessor:
 
     def _refuse_far_too_long(self, request: GenerateRequest, param: str, text: str) -> None:
         """Raises: ContextTooLong for a text that cannot fit, whatever its tokens are."""
-        fewest = self._tokenizer.fewest_tokens(text)
+        fewest = self._tokenizer.fewest_tokens(text, self._max_model_len)
         if fewest >= self._max_model_len:
             raise self._too_long(request, fewest, param, is_at_least=True)
 

@@ -49,8 +49,11 @@ class TokenBound:
             high = max(_num_high(data), _num_high(token.encode()) if token in added else 0)
             self._most_high = max(self._most_high, high)
 
-    def fewest_tokens(self, text: str) -> int:
-        """A number of tokens that the text has at least, special ones left out; 0 is unknown."""
+    def fewest_tokens(self, text: str, enough: int | None = None) -> int:
+        """A number of tokens that the text has at least, special ones left out; 0 is unknown.
+
+        Looks no further than to `enough`, which spares the most where accents are out of order.
+        """
         if not self._is_known:
             return 0
         if text.isascii():
@@ -61,8 +64,12 @@ class TokenBound:
         data = text.encode("utf-8", "replace")
         whole = len(data) // (_NFC_FACTOR if self._composes else 1) // self._longest
         # The longest tokens are spaces and dashes; bytes of letters say more.
-        high = _num_high_composed(text) if self._composes else _num_high(data)
-        return max(whole, high // self._most_high)
+        if not self._composes:
+            return max(whole, _num_high(data) // self._most_high)
+        if enough is not None and whole >= enough:
+            return whole
+        num_bytes = None if enough is None else enough * self._most_high
+        return max(whole, _num_high_composed(text, num_bytes) // self._most_high)
 
 
 def _num_high(data: bytes) -> int:
@@ -70,15 +77,19 @@ def _num_high(data: bytes) -> int:
     return len(data.translate(None, _ASCII))
 
 
-def _num_high_composed(text: str) -> int:
-    """The least that they are once accents are composed, which is done slice by slice.
+def _num_high_composed(text: str, most: int | None) -> int:
+    """The least that they are once accents are composed, slice by slice until there are `most`.
 
     The tokenizers' tables of compositions have none that Python's lack.
     """
-    starts = range(0, len(text), _SLICE_CHARS)
-    slices = (unicodedata.normalize("NFC", text[i : i + _SLICE_CHARS]) for i in starts)
-    found = sum(_num_high(each.encode("utf-8", "replace")) for each in slices)
-    return max(0, found - _SLICE_LOSS_BYTES * (len(starts) - 1))
+    found = _SLICE_LOSS_BYTES  # the first slice has no end before it
+    for start in range(0, len(text), _SLICE_CHARS):
+        found -= _SLICE_LOSS_BYTES
+        if most is not None and found >= most:
+            break
+        composed = unicodedata.normalize("NFC", text[start : start + _SLICE_CHARS])
+        found += _num_high(composed.encode("utf-8", "replace"))
+    return max(0, found)
 
 
 def _num_alphanumeric(data: bytes) -> int:

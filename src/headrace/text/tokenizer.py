@@ -121,8 +121,10 @@ class Tokenizer:
         backend = views.special_aware if parse_special else views.plain
         return _encode(backend, text, add_special_tokens)
 
-    def fewest_tokens(self, text: str) -> int:
+    def fewest_tokens(self, text: str, enough: int | None = None) -> int:
         """A number of tokens that a long text has at least, found without making them.
+
+        Looks no further than to `enough`.
 
         The first call takes longer: it reads the vocabulary, the whole of it.
         Raises: RequestError for text that is not Unicode.
@@ -131,7 +133,7 @@ class Tokenizer:
             return 0
         if self._bound is None:
             self._bound = TokenBound(self._views_for((text,)).special_aware, self._spelling)
-        return self._bound.fewest_tokens(text)
+        return self._bound.fewest_tokens(text, enough)
 
     @property
     def input_encoder(self) -> InputEncoder:

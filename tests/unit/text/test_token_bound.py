@@ -80,6 +80,14 @@ def test_letters_are_bound_by_the_longest_token_of_letters(text: str) -> None:
     assert num_tokens // 8 <= bound.fewest_tokens(long) <= num_tokens
 
 
+@pytest.mark.parametrize("text", ["e\u0301", "\u0301\u0316", "é and 世界 "])
+def test_no_more_is_read_than_is_enough(text: str) -> None:
+    backend = byte_backend([" " * 128, "世界", "éé"])
+    bound, long = TokenBound(backend, Spelling.BYTE_ALPHABET), text * 20_000
+    assert 100 <= bound.fewest_tokens(long, 100) < bound.fewest_tokens(long) // 2
+    assert bound.fewest_tokens(long, 10**9) == bound.fewest_tokens(long)
+
+
 def test_the_tokenizers_compose_nothing_that_python_does_not() -> None:
     composed, decomposed = normalizers.NFC(), normalizers.NFD()
     characters = [chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0xE000]
