@@ -47,7 +47,9 @@ def set_(
     ] = "month",
     stop: Annotated[
         str | None,
-        typer.Option(metavar="USD", help="Refuse what could lead above it. Default: never."),
+        typer.Option(
+            metavar="USD", help="Refuse what could lead above it, and models without a price."
+        ),
     ] = None,
     warn: Annotated[
         str | None,
@@ -64,7 +66,8 @@ def set_(
 
     Without an owner it is for everybody together. Servers on the same database keep it within
     seconds. What was spent before in the period counts. A model or tenant that nothing here knows
-    is warned of; it may come later.
+    is warned of; it may come later. Under a --stop calls of models without a price are refused,
+    since nothing could keep it (economics.price_files).
     """
     owners: dict[BudgetScope, str | None] = {
         "tenant": tenant,
@@ -77,6 +80,9 @@ def set_(
         (first, _), (second, other), *_ = given
         hint = "A budget has one owner; set one for each."
         raise ConfigError(f"--{second}", other, f"nothing beside --{first}", hint)
+    for scope, owner in given:
+        if not (owner or "").strip():
+            raise ConfigError(f"--{scope}", owner, "a name that is not empty")
     stop_nano_usd, warn_nano_usd = _read_usd("--stop", stop), _read_usd("--warn", warn)
     with _open(database, config_file, may_create=True) as opened:
         if opened is None:

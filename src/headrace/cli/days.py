@@ -34,6 +34,8 @@ def read_period(since: str | None, until: str | None) -> tuple[int | None, int |
     until_ms = None
     if until is not None:
         until_ms = _to_ms(_read_day("--until", until, today) + timedelta(days=1))
+    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
+        raise ConfigError("--until", until, f"the day of --since, {since}, or one after it")
     return since_ms, until_ms
 
 

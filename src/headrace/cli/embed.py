@@ -109,6 +109,9 @@ def embed(
     checked_format: InputFormat = _choose("--input-format", input_format, ("lines", "jsonl"))
     if field is not None and checked_format != "jsonl":
         raise ConfigError("--field", field, "nothing without --input-format jsonl")
+    if texts and checked_format != "lines":
+        hint = "Arguments are texts as they are; give JSON by --file or stdin."
+        raise ConfigError("--input-format", input_format, "lines beside TEXT", hint)
     format_out: OutputFormat = _choose("--format", output_format, ("jsonl", "json", "npy"))
     if format_out == "npy" and output is None and sys.stdout.isatty():
         raise ConfigError("--format", "npy", "jsonl or json on a terminal", "Give --output FILE.")

@@ -96,6 +96,8 @@ def test_a_key_is_found_by_its_name() -> None:
         ("--stop", "1", "--warn", "2"),
         ("--stop", "1", "--period", "year"),
         ("--tenant", "a", "--tag", "b", "--stop", "1"),
+        ("--tenant", "", "--stop", "1"),
+        ("--tag", " ", "--stop", "1"),
         (),
     ],
 )

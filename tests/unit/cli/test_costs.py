@@ -140,6 +140,8 @@ def test_focus() -> None:
 def test_days() -> None:
     assert costs("--until", "2026-11-21", "--format", "json").stdout == "[]\n"
     assert len(json.loads(costs("--since", "2026-11-22", "--format", "json").stdout)) == 2
+    backwards = costs("--since", "2026-11-22", "--until", "2026-11-21").exception
+    assert isinstance(backwards, ConfigError) and backwards.field == "--until"
 
 
 def test_wrong_words_and_no_ledger() -> None:

@@ -98,7 +98,9 @@ def test_what_would_be_overwritten_is_kept(folder: Path, tmp_path: Path) -> None
     assert both.read_text() == "the cat\n"
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--truncate", "0"), ("--dtype", "q7")])
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--truncate", "0"), ("--dtype", "q7"), ("--input-format", "jsonl")]
+)
 def test_a_wrong_flag_is_named_as_it_was_typed(folder: Path, flag: str, value: str) -> None:
     done = embed(folder, flag, value, "cat")
     assert done.returncode != 0 and f"error: {flag} is " in done.stderr
