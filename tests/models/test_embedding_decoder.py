@@ -28,7 +28,6 @@ from headrace.embedder import Embedder
 from headrace.launch.backends import open_engine
 from headrace.llm import config_for
 from headrace.weights.weight_reader import open_weights
-from kernels.cases import ATTENTION_BF16_ERROR
 from oracle.tiny_encoders import save_sentence_parts
 from oracle.tiny_models import build, case
 
@@ -94,7 +93,9 @@ def test_vectors_are_those_of_transformers(tmp_path: Path, device: str) -> None:
 @contextmanager
 def served(folder: Path) -> Iterator[httpx.Client]:
     """The folder behind the routes."""
-    config = config_for(folder, None, {"num_threads": 1, "max_model_len": 256})
+    # Faster tiers round attention to bf16.
+    options = {"num_threads": 1, "max_model_len": 256, "isa": "generic"}
+    config = config_for(folder, None, options)
     engine = open_engine(str(folder), config)
     with run_server(engine) as server:  # type: ignore[arg-type]
 
@@ -126,12 +127,11 @@ def test_it_ranks_by_cosine_with_its_own_prompts(tmp_path: Path) -> None:
         refused.append(client.post("/v1/embeddings", json=text | {"prompt_name": "query"}))
         assert client.post("/v1/embeddings", json=text).json()["usage"]["prompt_tokens"] == 2
     got = [entry["relevance_score"] for entry in sorted(results, key=lambda e: e["index"])]
-    # Of the machine's best tier, whose attention may round to bf16.
-    np.testing.assert_allclose(got, scores, atol=ATTENTION_BF16_ERROR)
+    np.testing.assert_allclose(got, scores, atol=1e-3)
     pair_scores = plain[1:] @ plain[0]
-    assert np.abs(scores - pair_scores).max() > 4 * ATTENTION_BF16_ERROR  # a prompt shows
+    assert np.abs(scores - pair_scores).max() > 16e-3  # a prompt shows
     found_scores = [entry["score"] for entry in found]
-    np.testing.assert_allclose(found_scores, pair_scores, atol=ATTENTION_BF16_ERROR)
+    np.testing.assert_allclose(found_scores, pair_scores, atol=1e-3)
     for reply in refused:
         assert reply.status_code == 400
         assert reply.json()["error"]["param"] == "truncate_prompt_tokens"

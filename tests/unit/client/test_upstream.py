@@ -393,7 +393,7 @@ async def test_what_a_server_says_unasked_is_no_answer() -> None:
         assert kept.is_open
         is_idle.set()
         async with asyncio.timeout(60):
-            while kept.is_open:
+            while kept.is_open:  # until the 408 has come
                 await asyncio.sleep(0.001)
         assert words(await collect(upstream)) == "word word word "
 
