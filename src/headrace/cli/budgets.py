@@ -14,6 +14,7 @@ import typer
 from rich.table import Table
 
 from headrace.cli.budget_owners import describe_unknown
+from headrace.cli.budget_prices import describe_unpriced
 from headrace.cli.keys import DatabaseOption, database_of
 from headrace.cli.plain_values import PlainCommand, PlainGroup
 from headrace.cli.settings import ConfigOption, load_config
@@ -67,7 +68,7 @@ def set_(
     Without an owner it is for everybody together. Servers on the same database keep it within
     seconds. What was spent before in the period counts. A model or tenant that nothing here knows
     is warned of; it may come later. Under a --stop calls of models without a price are refused,
-    since nothing could keep it (economics.price_files).
+    since nothing could keep it (economics.price_files); where that is all of them, it is said.
     """
     owners: dict[BudgetScope, str | None] = {
         "tenant": tenant,
@@ -106,9 +107,12 @@ def set_(
         typer.echo(f"budget {budget.id}: {_show_thresholds(budget)}{was}")
         # Not refused: a key or a model may come later.
         config = load_config(config_file, {"store.database_url": database})
-        odd = describe_unknown(scope, budget.name, opened, config)
-        if odd is not None:
-            typer.echo(f"warning: {odd}", err=True)
+        odd = [describe_unknown(scope, budget.name, opened, config)]
+        if stop_nano_usd is not None and (scope != "model" or odd == [None]):
+            odd.append(describe_unpriced(scope, budget.name, config))
+        for text in odd:
+            if text is not None:
+                typer.echo(f"warning: {text}", err=True)
 
 
 def list_(

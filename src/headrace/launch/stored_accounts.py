@@ -73,15 +73,7 @@ class StoredAccounts:
 
     def open_prices(self) -> PriceBook:
         """The prices of the settings. Raises: ConfigError."""
-        economics = self._config.economics
-        files = [Path(file).expanduser() for file in economics.price_files]
-        book = open_price_book(files, economics.stale_after_days)
-        routing = self._config.routing
-        if routing is None:
-            return book
-        # Connections and policies, which a server of its own models does without.
-        tier_prices = importlib.import_module("headrace.launch.tiers").tier_prices
-        return PriceBook([tier_prices(routing), *book.tables], economics.stale_after_days)
+        return read_prices(self._config)
 
     def open_requests(self, sink: MetricSink) -> RequestWriter:
         """Start keeping calls. Raises: StoreError."""
@@ -103,3 +95,15 @@ class StoredAccounts:
 
 def _today() -> date:
     return datetime.fromtimestamp(SystemClock().unix_s(), UTC).date()
+
+
+def read_prices(config: Config) -> PriceBook:
+    """Prices of tiers, of files, then what is built in. Raises: ConfigError."""
+    economics = config.economics
+    files = [Path(file).expanduser() for file in economics.price_files]
+    book = open_price_book(files, economics.stale_after_days)
+    if config.routing is None:
+        return book
+    # Connections and policies, which a server of its own models does without.
+    tier_prices = importlib.import_module("headrace.launch.tiers").tier_prices
+    return PriceBook([tier_prices(config.routing), *book.tables], economics.stale_after_days)

@@ -116,18 +116,32 @@ def test_looking_makes_no_database(home: Path) -> None:
     assert not (home / "headrace.db").exists()
 
 
-def test_an_owner_that_nobody_knows_is_warned_of_and_set(home: Path) -> None:
+def price_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A price of the model that is served where nothing else is said."""
+    (home / "prices.yaml").write_text(
+        "prices: [{provider: local, model: 'qwen2.5-coder:0.5b', input_per_1m: 0.01, "
+        "output_per_1m: 0.02}]\n"
+    )
+    (home / "priced.yaml").write_text(f"economics: {{price_files: ['{home}/prices.yaml']}}\n")
+    monkeypatch.setenv("HEADRACE_CONFIG", str(home / "priced.yaml"))
+
+
+def test_an_owner_that_nobody_knows_is_warned_of_and_set(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may come later: a key of the tenant, a call of the model."""
     assert run("keys", "create", "ci", "--tenant", "acme").exit_code == 0
     database = open_database(home)
     UsageLedger(database).append([make_row(tenant="globex", model="gpt-5")])
     database.close()
+    price = "price: {input_per_1m: 1, output_per_1m: 2}"
     (home / "settings.yaml").write_text(
         "engine: {adapters: [sql=/a]}\n"
         "upstreams: {far: {url: 'http://h/v1'}}\n"
-        "tiers: {one: {backends: [{upstream: far, model: far-model}]}}\n"
+        f"tiers: {{one: {{backends: [{{upstream: far, model: far-model, {price}}}]}}}}\n"
     )
     config = ("--config", str(home / "settings.yaml"))
+    price_model(home, monkeypatch)
     known = (
         ("--tenant", "acme"),
         ("--tenant", "globex"),
@@ -175,3 +189,46 @@ def test_a_budget_is_set_where_no_models_can_be(
     monkeypatch.setenv("HEADRACE_DATABASE", f"sqlite:///{home}/budgets.db")
     done = run("budgets", "set", "--model", "gpt-5", "--stop", "1")
     assert (done.exit_code, [row["id"] for row in listed()]) == (0, ["model:gpt-5:month"])
+
+
+def test_a_stop_that_would_refuse_every_call_is_warned_of(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing could keep it for a model without a price: its calls would all be 429."""
+    said = "warning: qwen2.5-coder:0.5b: no price, so the stop refuses every call of it (429)."
+    for words in ((), ("--tag", "nightly"), ("--model", "qwen2.5-coder:0.5b")):
+        done = run("budgets", "set", *words, "--stop", "1")
+        assert done.exit_code == 0
+        assert done.stderr.startswith(said), (words, done.stderr)
+        assert "economics.price_files" in done.stderr
+    assert len(listed()) == 3
+    # A budget that only warns refuses nothing.
+    assert run("budgets", "set", "--warn", "1").stderr == ""
+    price_model(home, monkeypatch)
+    for words in ((), ("--tag", "nightly"), ("--model", "qwen2.5-coder:0.5b")):
+        assert run("budgets", "set", *words, "--stop", "1").stderr == "", words
+
+
+def test_backends_of_tiers_without_a_price_are_warned_of(home: Path) -> None:
+    """Those alone: one is in the tiers with its price, one is built in under its provider."""
+    (home / "tiers.yaml").write_text(
+        "upstreams:\n"
+        "  far: {url: 'http://h/v1'}\n"
+        "  api: {url: 'http://h/v1', provider: openai}\n"
+        "tiers:\n"
+        "  one: {backends: [small, {upstream: far, model: big}]}\n"
+        "  two:\n"
+        "    backends:\n"
+        "      - {upstream: api, model: gpt-5}\n"
+        "      - {upstream: far, model: paid, price: {input_per_1m: 1, output_per_1m: 2}}\n"
+    )
+    done = run("budgets", "set", "--stop", "1", "--config", str(home / "tiers.yaml"))
+    assert done.exit_code == 0
+    assert done.stderr.startswith("warning: small, big: no price, so the stop refuses every call")
+
+
+def test_prices_that_cannot_be_read_do_not_fail_the_budget(home: Path) -> None:
+    (home / "c.yaml").write_text("economics: {price_files: [/not/there.yaml]}\n")
+    done = run("budgets", "set", "--stop", "1", "--config", str(home / "c.yaml"))
+    assert (done.exit_code, len(listed())) == (0, 1)
+    assert done.stderr.startswith("warning: price file is '/not/there.yaml'; allowed: a readable")
