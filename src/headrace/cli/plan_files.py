@@ -5,6 +5,7 @@ In: flags. Out: a Workload, a Profile, a PriceBook, plans.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -66,9 +67,17 @@ def open_journal(workload: Path, profile: Path | None, *, is_new: bool = False) 
 
 
 def open_profile(workload_file: Path, target: str | None, profile_file: Path | None) -> Profile:
-    """What was measured of a workload, with another target if one is given. Raises: ConfigError."""
+    """What was measured of a workload, with another target if one is given.
+
+    Who has measured nothing is told how. Raises: ConfigError.
+    """
     workload = read_target(read_workload(workload_file), target)
-    return Profile(workload, open_journal(workload_file, profile_file))
+    journal = open_journal(workload_file, profile_file)
+    if journal.is_empty:
+        command = shlex.join(["headrace", "profile", str(workload_file)])
+        note = f"note: nothing is measured yet; `{command}` asks the tiers and measures them"
+        typer.echo(note, err=True)
+    return Profile(workload, journal)
 
 
 def make_plans(

@@ -64,6 +64,11 @@ class Journal:
         self._torn_at: int | None = None
         self._read()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was asked yet."""
+        return not self._answers
+
     def find(self, call: Call, tier: Tier, sample: Sample) -> Answer | None:
         """The answer to exactly this request."""
         return self._answers.get((tier.name, request_key(call, tier, sample)))

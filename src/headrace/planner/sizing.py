@@ -73,7 +73,7 @@ def draw_calls(
         measured = profile.find(task.call, tier)
         if measured is None:
             allowed = "a tier that was asked every task"
-            hint = f"{task.name} was not; run `headrace profile` first."
+            hint = f"{task.name} was not; run `headrace profile WORKLOAD` first."
             raise ConfigError("--tier", tier.name, allowed, hint)
         rate_per_s = demand.peak * task.volume_per_day / DAY_S
         moments = draw_arrivals(task.arrivals, rate_per_s, demand.span_s, demand.seed + number)
@@ -101,7 +101,8 @@ def sizes(
     times = profile.journal.step_times(tier)
     if times is None:
         allowed = "a tier of this engine whose steps were timed"
-        raise ConfigError("--tier", tier.name, allowed, "Run `headrace profile --steps` first.")
+        hint = "Run `headrace profile WORKLOAD --steps` first."
+        raise ConfigError("--tier", tier.name, allowed, hint)
     calls, names = draw_calls(profile, tier, demand)
     if not calls:
         raise ConfigError("--minutes", demand.span_s / 60, "a time in which calls come")

@@ -71,6 +71,19 @@ async def test_from_a_workload_to_a_page(tmp_path: Path, monkeypatch: pytest.Mon
     assert shown.exit_code == 0, shown.output
     assert "summarize is below its floor" in shown.stdout
     assert page.read_text().count("<svg") == 4
+    assert "nothing is measured" not in made.stderr + shown.stderr
+
+
+async def test_before_a_profile_the_command_that_measures_is_named(tmp_path: Path) -> None:
+    file = write_workload(tmp_path, workload_tree())
+    page = tmp_path / "page.html"
+    said = f"note: nothing is measured yet; `headrace profile {file}` asks the tiers and measures"
+    planned = await invoke("plan", str(file), "--json", "--day", "2026-11-22")
+    reported = await invoke("report", str(file), "-o", str(page), "--day", "2026-11-22")
+    for done in (planned, reported):
+        assert done.exit_code == 0, done.output
+        assert done.stderr.startswith(said)
+    assert len(json.loads(planned.stdout)) == 1
 
 
 async def test_a_task_without_any_answer_is_said_with_its_reason(tmp_path: Path) -> None:

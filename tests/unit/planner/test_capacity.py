@@ -189,7 +189,7 @@ def test_a_workload_is_sized_from_what_was_measured(tmp_path: Path) -> None:
             journal.add(answer_to(call, tier, sample, "sport"))
     profile = Profile(workload, journal)
     rules = [ScalingRule(1, 1), ScalingRule(2, 2)]
-    with pytest.raises(ConfigError, match="profile --steps"):
+    with pytest.raises(ConfigError, match="profile WORKLOAD --steps"):
         list(sizes(profile, tier, Demand(), rules, None))
     journal.add_step_times(tier, StepTimes((1, 2), (0.5, 0.6), 0.01, 0.4))
     profile = Profile(workload, Journal(tmp_path / "p.jsonl"))
