@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from headrace.bench.roofline import NEAR, Factor, Load, Point, Sweep, factors, middle
+from headrace.bench.roofline import NEAR, Factor, Load, Point, Sweep, factors, middle, spread
 from headrace.bench.time_limit import TimeLimit
 from headrace.core.backend import Backend
 from headrace.core.machine import Roof
@@ -33,6 +33,8 @@ CASE_S = 0.8
 # Of so many runs in a row the fastest counts: what is slower met something else on the machine.
 # Where time is short one has to do.
 REPEATED = 2
+# Runs of a case that differ by more met something else that computes here.
+BUSY = 1.5
 SHORT_WORDS, LONG_WORDS = 20, 400
 # What a context has to hold beside a prompt's words, and what a word takes at most.
 ROOM_TOKENS, WORD_TOKENS = 128, 2
@@ -131,7 +133,7 @@ async def explain(
                     found.setdefault(point.name, []).append(point)
                     roof = roof if variant.has_own_roof else point.roof
             spent_s = limit.now_s() - begin_s if variant is not variants[0] else 0.0
-    points = {name: middle(each) for name, each in found.items()}
+    points = {name: replace(middle(each), spread=spread(each)) for name, each in found.items()}
     own = [name for case in variants[0].cases for name in (case.name, case.prompt_name)]
     return Explanation(
         tuple(points.values()),
@@ -173,17 +175,20 @@ async def _run(
             continue
         begin_s = limit.now_s()
         runs = [await _answers(opened.backend, case, num_tokens)]
-        while len(runs) < REPEATED and limit.is_ahead_by(limit.now_s() - begin_s):
+        while len(runs) < REPEATED and limit.may_repeat(limit.now_s() - begin_s):
             runs.append(await _answers(opened.backend, case, num_tokens))
         limit.count(len(runs))
         fastest = _fastest(runs)
         if fastest is None:
             limit.apart.append(case.name)
             continue
-        yield _step_point(opened, case, fastest, roof)
+        slowest_s, fastest_s = max(map(_shared, runs)), shared_step_s(fastest)
+        point = _step_point(opened, case, fastest, roof)
+        yield replace(point, spread=slowest_s / fastest_s)
         if case.has_prompt:
-            firsts = (answers[0] for answers in runs)
-            yield _prompt_point(opened, case, min(firsts, key=lambda each: each.ttft_s), roof)
+            firsts = sorted((answers[0] for answers in runs), key=lambda each: each.ttft_s)
+            point = _prompt_point(opened, case, firsts[0], roof)
+            yield replace(point, spread=firsts[-1].ttft_s / firsts[0].ttft_s)
 
 
 async def _answers(backend: Backend, case: Case, num_tokens: int) -> list[TimedAnswer]:
@@ -197,11 +202,15 @@ async def _answers(backend: Backend, case: Case, num_tokens: int) -> list[TimedA
 
 def _fastest(runs: Sequence[list[TimedAnswer]]) -> list[TimedAnswer] | None:
     """None: in no run all answers shared a step."""
-    found: list[tuple[float, list[TimedAnswer]]] = []
-    for run in runs:
-        with suppress(NotTogether):
-            found.append((shared_step_s(run), run))
-    return min(found, key=lambda pair: pair[0])[1] if found else None
+    together = [run for run in runs if _shared(run) > 0]
+    return min(together, key=_shared) if together else None
+
+
+def _shared(run: Sequence[TimedAnswer]) -> float:
+    """A shared step; 0 where the answers never ran together. Units: seconds."""
+    with suppress(NotTogether):
+        return shared_step_s(run)
+    return 0.0
 
 
 def _step_point(opened: Opened, case: Case, answers: Sequence[TimedAnswer], roof: Roof) -> Point:
@@ -247,6 +256,7 @@ def conclusions(found: Explanation) -> Iterator[str]:
                 f"({first.best_tokens_per_s:.1f} and {first.worst_tokens_per_s:.1f})."
             )
     yield from _drift(found)
+    yield from _busy(found)
     for point in found.points:
         if point.name in found.explained:
             yield _why(point)
@@ -266,6 +276,17 @@ def _drift(found: Explanation) -> Iterator[str]:
         f"reading and {int8[0]:.2f} and {int8[-1]:.2f} TOP/s of int8: a difference of less than "
         f"{most:.1f} times may be its own."
     )
+
+
+def _busy(found: Explanation) -> Iterator[str]:
+    """Runs of one case that cannot both be right."""
+    worst = max(found.points, key=lambda point: point.spread, default=None)
+    if worst is not None and worst.spread > BUSY:
+        yield (
+            f"The machine was busy: the same case took up to {worst.spread:.1f} times as long in "
+            f"one run as in another ({worst.name}), so a difference of less than that may be the "
+            "machine's own. Run it again when nothing else runs here."
+        )
 
 
 def _why(point: Point) -> str:

@@ -35,7 +35,7 @@ class Load:
 class Point:
     """A step that was measured, or of guesses a token: a step then gives several.
 
-    Beside the roof stand steps alone.
+    Beside the roof stand steps alone. `spread` is the slowest run of the case over the fastest.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Point:
     tokens_per_s: float
     roof: Roof
     work: WorkPerToken
+    spread: float = 1.0
 
     @property
     def memory_s(self) -> float:
@@ -80,6 +81,7 @@ class Point:
             "arithmetic_s": self.arithmetic_s,
             "bound": self.bound,
             "share_of_roof": self.share,
+            "spread": self.spread,
             "roof": asdict(self.roof),
         }
 
@@ -119,6 +121,11 @@ def middle(points: Sequence[Point]) -> Point:
     shares = sorted(points, key=lambda point: point.share)
     wanted = median(point.share for point in points)
     return min(shares, key=lambda point: abs(point.share - wanted))
+
+
+def spread(points: Sequence[Point]) -> float:
+    """The slowest run of a step over the fastest, in all rounds."""
+    return max(each.step_s * each.spread for each in points) / min(each.step_s for each in points)
 
 
 def factors(sweeps: Sequence[Sweep], points: Mapping[str, Point]) -> list[Factor]:

@@ -38,6 +38,12 @@ class TimeLimit:
         share = min(1.0, (self.num_done + 1) / self.num_cases)
         return self.now_s() - self._begin_s + more_s <= self.limit_s * share
 
+    def may_repeat(self, more_s: float) -> bool:
+        """Whether the case in progress is run again. The first is wherever it fits in: everything
+        is compared with it, and nothing else has warmed the machine before it.
+        """
+        return self.is_ahead_by(more_s) or (self.num_done == 0 and self.has_time_for(more_s))
+
     def count(self, num_runs: int) -> None:
         """A case was run so often."""
         self.num_done += 1

@@ -6,7 +6,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +17,7 @@ from fakes.fake_clock import FakeClock
 from fakes.one_seat import OneSeat
 from headrace.bench.explain import Case, Explanation, Opened, Variant, conclusions, explain
 from headrace.bench.explain_plan import plan_explain
-from headrace.bench.roofline import Load, Point, Sweep, factors, middle
+from headrace.bench.roofline import Load, Point, Sweep, factors, middle, spread
 from headrace.bench.time_limit import TimeLimit
 from headrace.core.backend import ModelInfo
 from headrace.core.config import Config, EngineConfig
@@ -55,6 +57,43 @@ def test_the_middle_round_is_that_of_the_shares() -> None:
     rounds = [point("x", 1, step_s) for step_s in (0.05, 0.04, 0.09)]
     assert middle(rounds).step_s == 0.05
     assert middle(rounds[:2]) in rounds[:2]
+
+
+def test_runs_of_a_case_that_differ_are_said_to_be_the_machine() -> None:
+    rounds = [replace(point("x", 1, 0.04), spread=1.5), point("x", 1, 0.05)]
+    assert spread(rounds) == pytest.approx(1.5)
+    assert spread([*rounds, point("x", 1, 0.08)]) == pytest.approx(2.0)
+    calm = replace(point("calm", 1, 0.04), spread=1.4)
+    assert not any("busy" in text for text in conclusions(Explanation((calm,), ())))
+    wild = replace(point("wild", 1, 0.05), spread=2.34)
+    said = [text for text in conclusions(Explanation((calm, wild), ())) if "busy" in text]
+    assert len(said) == 1
+    assert "took up to 2.3 times as long in one run as in another (wild)" in said[0]
+
+
+async def test_a_slow_first_run_does_not_count_and_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where something else computes while the first case runs."""
+    clock = FakeClock()
+    timer = SimpleNamespace(perf_counter=clock.monotonic_s)
+    monkeypatch.setattr("headrace.planner.step_times.time", timer)
+
+    async def take_time(request: GenerateRequest, step: int) -> None:
+        clock.advance(0.3 if len(backend.requests) == 2 else 0.1)
+
+    info = ModelInfo("tiny", 10_000, 0, "tiny")
+    backend = FakeBackend(pieces=("word ",) * 64, info=info, before_step=take_time)
+
+    @asynccontextmanager
+    async def open_() -> AsyncIterator[Opened]:
+        yield Opened(backend, WORK, 100.0, lambda: ROOF)
+
+    limit = TimeLimit(1000.0, 1000, clock.monotonic_s)
+    cases = (Case(name="first"), Case(name="second"))
+    found = await explain([Variant("own", open_, cases)], (), 1, limit=limit)
+    first, second = found.points
+    assert (first.step_s, first.spread) == (pytest.approx(0.1), pytest.approx(3.0))
+    assert (second.step_s, second.spread) == (pytest.approx(0.1), 1.0)
+    assert any("busy" in text and "(first)" in text for text in conclusions(found))
 
 
 def test_factors_come_by_effect_and_need_two_points() -> None:
@@ -119,10 +158,11 @@ async def test_every_case_of_every_round_is_run_once_and_engines_are_closed() ->
 @pytest.mark.parametrize(
     ("limit_s", "num_asked", "num_probes", "said"),
     [
-        # A warm-up of each of three engines, and four cases twice.
+        # A warm-up of each of three engines, and four cases twice. The first case is run twice
+        # wherever it fits in: all others are compared with it.
         (16.0, 11, 3, []),
         (8.0, 8, 3, ["in 8 s here: 3 of 4 cases ran once in place of twice"]),
-        (5.0, 5, 1, ["3 of 3 cases ran once", "earlier engine: 1 of", "left out: 1 thread. --rou"]),
+        (5.0, 6, 1, ["2 of 3 cases ran once", "earlier engine: 1 of", "left out: 1 thread. --rou"]),
         (1.5, 2, 1, ["1 of 1 cases ran once", "left out: second, kept otherwise, 1 thread."]),
     ],
 )
