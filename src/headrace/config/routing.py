@@ -35,6 +35,13 @@ from headrace.core.units import parse_bytes
 from headrace.core.upstreams import UpstreamConfig
 
 Record = TypeVar("Record")
+# Keys of a file that are maps or lists of their own, and read before the record is made.
+_READ_APART = frozenset(
+    {
+        *("backends", "hedge", "price", "self_check", "semantic"),
+        *("tasks", "rules", "cascades", "learned", "cache", "shadow"),
+    }
+)
 
 
 def read_routing(path: Path) -> RoutingConfig:
@@ -137,7 +144,9 @@ def _make(kind: type[Record], value: object, where: str, **made: Any) -> Record:
     values: dict[str, object] = {}
     for key, plain in given.items():
         if key not in known:
-            raise unknown_setting(f"{where}.{key}", [f"{where}.{name}" for name in known])
+            every = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
+            shown_keys = [name for name in every if name in known or name in _READ_APART]
+            raise unknown_setting(f"{where}.{key}", [f"{where}.{name}" for name in shown_keys])
         shown = f"{where}.{key}"
         if key.endswith("_bytes") and isinstance(plain, str):
             values[key] = parse_bytes(plain, shown)

@@ -25,6 +25,7 @@ HeadraceError
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 
@@ -36,12 +37,20 @@ class HeadraceError(Exception):
         return str(self.args[0]) if self.args else type(self).__name__
 
 
+_DECIMAL = re.compile(r"Decimal\('([^']*)'\)")
+
+
+def as_written(value: object) -> str:
+    """A value of a settings file for people: of exact numbers the digits alone."""
+    return _DECIMAL.sub(r"\1", repr(value))
+
+
 class ConfigError(HeadraceError):
     """A setting is wrong: names the field, the value given, what is allowed and what to do."""
 
     def __init__(self, field: str, value: object, allowed: str, hint: str = "") -> None:
         self.field, self.value, self.allowed, self.hint = field, value, allowed, hint
-        text = f"{field} is {value!r}; allowed: {allowed}."
+        text = f"{field} is {as_written(value)}; allowed: {allowed}."
         super().__init__(f"{text} {hint}".rstrip())
 
 

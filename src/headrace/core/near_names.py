@@ -13,6 +13,8 @@ from difflib import SequenceMatcher
 LEAST_LIKENESS = 0.6
 # Beside the nearest one only those that are nearly as near.
 NEXT_TO_NEAREST = 0.1
+# Of names that differ in numbers alone, as sizes of a model do.
+_OTHER_NUMBERS = 0.7
 
 
 def near_names(name: str, known: Iterable[str], most: int = 3) -> tuple[str, ...]:
@@ -33,7 +35,10 @@ def _likeness(name: str, word: str) -> float:
     ours, theirs = _words(name), _words(word)
     while len(ours) > 1 and len(theirs) > 1 and ours[0] == theirs[0]:
         del ours[0], theirs[0]
-    return SequenceMatcher(None, "".join(ours), "".join(theirs)).ratio()
+    rests = ["".join(ours), "".join(theirs)]
+    our_form, their_form = (re.sub(r"\d+(\.\d+)*", "#", rest) for rest in rests)
+    least = _OTHER_NUMBERS if our_form == their_form else 0.0
+    return max(least, SequenceMatcher(None, rests[0], rests[1]).ratio())
 
 
 def _words(name: str) -> list[str]:

@@ -110,9 +110,12 @@ class RuleConfig:
 
     def __post_init__(self) -> None:
         check_name(self.name, "routing.rules")
-        limits = (self.min_input_tokens, self.max_input_tokens)
-        if any(limit is not None and limit < 0 for limit in limits):
-            raise ConfigError(f"routing.rules.{self.name}", limits, "numbers of tokens, 0 or more")
+        for key in ("min_input_tokens", "max_input_tokens"):
+            limit = getattr(self, key)
+            if limit is not None and limit < 0:
+                where = f"routing.rules.{self.name}.{key}"
+                allowed = "a number of tokens, 0 or more, or left out for no limit"
+                raise ConfigError(where, limit, allowed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

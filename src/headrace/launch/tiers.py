@@ -18,7 +18,7 @@ from headrace.config.env import read_secret
 from headrace.core.backend import Backend
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
-from headrace.core.errors import ConfigError
+from headrace.core.errors import ConfigError, as_written
 from headrace.core.routing_config import RoutingConfig, TierBackendConfig, TierConfig
 from headrace.core.telemetry import MetricSink
 from headrace.core.upstreams import UpstreamConfig
@@ -113,7 +113,8 @@ def tier_prices(config: RoutingConfig) -> list[Price]:
             where = f"tiers.{tier.name}, {backend.name}"
             other = given.setdefault((provider, backend.model), backend.price)
             if dict(other) != dict(backend.price):
-                allowed = f"the price that {provider}/{backend.model} has in another tier: {other}"
+                known = as_written(other)
+                allowed = f"the price that {provider}/{backend.model} has in another tier: {known}"
                 hint = "Give the upstream a provider of its own where its price is another."
                 raise ConfigError(f"{where}.price", dict(backend.price), allowed, hint)
             entry = {"provider": provider, "model": backend.model, **backend.price}

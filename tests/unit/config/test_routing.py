@@ -10,6 +10,7 @@ import pytest
 from headrace.config.env import read_secret
 from headrace.config.resolve import resolve_config
 from headrace.core.errors import ConfigError
+from headrace.launch.tiers import tier_prices
 
 GOOD = """
 server:
@@ -59,6 +60,46 @@ def test_what_a_file_says(tmp_path: Path) -> None:
     assert (cheap.fallback, premium.order) == ("premium", "least-busy")
     assert routing.local_models == ("small",)  # type: ignore[attr-defined]
     assert routing.rules[0].languages == ("de",)  # type: ignore[attr-defined]
+
+
+def test_what_is_allowed_has_every_key(tmp_path: Path) -> None:
+    """A price is a backend's: who gives it to a tier has to see where backends are."""
+    for old, new, also in (
+        ("  cheap:\n", "  cheap:\n    price: {}\n", "tiers.cheap.backends, tiers.cheap.order"),
+        ("routing:\n", "routing:\n  task: {}\n", "routing.tasks, routing.rules"),
+        (
+            "{model: small}",
+            "{model: small, cost: 1}",
+            "].upstream, tiers.premium.backends[2].price",
+        ),
+    ):
+        assert old in GOOD
+        with pytest.raises(ConfigError) as refused:
+            read(tmp_path, GOOD.replace(old, new))
+        assert also in refused.value.allowed
+        assert "routing.tiers" not in refused.value.allowed
+
+
+def test_numbers_are_shown_as_they_were_written(tmp_path: Path) -> None:
+    wrong = GOOD.replace("input_per_1m: 0.1, output_per_1m: 3}", "input_per_1m: [0.1]}")
+    routing = read(tmp_path, wrong)
+    with pytest.raises(ConfigError, match=r"is \[0.1\]; allowed: a number of dollars"):
+        tier_prices(routing)  # type: ignore[arg-type]
+    twice = GOOD.replace("backends: [small]", "backends: [{model: big, upstream: far, price: "
+                         "{input_per_1m: 0.25}}]")  # fmt: skip
+    with pytest.raises(ConfigError) as refused:
+        tier_prices(read(tmp_path, twice))  # type: ignore[arg-type]
+    assert "is {'input_per_1m': 0.1, 'output_per_1m': 3}" in refused.value.message
+    assert "in another tier: {'input_per_1m': 0.25}" in refused.value.message
+
+
+def test_a_limit_of_a_rule_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read(tmp_path, GOOD.replace("min_input_tokens: 100", "max_input_tokens: -1"))
+    assert refused.value.message == (
+        "routing.rules.long.max_input_tokens is -1; allowed: a number of tokens, 0 or more, or "
+        "left out for no limit."
+    )
 
 
 def test_a_file_without_tiers_routes_nothing(tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ def test_only_what_is_near_is_named(given: str, near: tuple[str, ...]) -> None:
     assert near_names(given, SETTINGS) == near
 
 
+def test_another_size_of_the_same_model_is_near() -> None:
+    known = ("qwen2.5-coder:0.5b", "qwen2.5-coder:1.5b", "gemma3:270m", "model_a")
+    assert near_names("qwen2.5-coder:0.6b", known) == known[:2]
+    assert near_names("gemma3:1m", known) == ("gemma3:270m",)
+    assert near_names("model_b", known) == ()
+
+
 def test_names_that_are_as_near_are_all_named_up_to_a_number() -> None:
     assert near_names("model_a", ("model_b", "model_c", "colour")) == ()
     assert near_names("summaryx", ("summary1", "summary2", "summary3"), most=2) == (
