@@ -100,6 +100,7 @@ class Embedder:
         Raises: RequestError, BackendError.
         """
         batch: list[Any] = as_inputs(inputs)
+        _check_filled(batch)
         prompt = self._prompt(prompt_name)
         if prompt_name is not None and not all(isinstance(each, str) for each in batch):
             raise InvalidParameter("prompt_name", prompt_name, "nothing beside token ids")
@@ -132,6 +133,7 @@ class Embedder:
             raise RequestError(f"{self.name} has no head that classifies.", "model")
         is_one = isinstance(inputs, str | tuple)
         batch: list[Any] = [inputs] if is_one else list(inputs)
+        _check_filled(batch)
         names = [f"inputs[{index}]" for index in range(len(batch))]
         outputs = _numbers(
             encoder.runner.outputs(
@@ -186,6 +188,13 @@ class Embedder:
         if self._llm is None:
             raise BackendError("This is an encoder.")
         return self._llm
+
+
+def _check_filled(batch: Sequence[Any]) -> None:
+    """The server's rule. Raises: InvalidParameter for a text without a character."""
+    for index, each in enumerate(batch):
+        if isinstance(each, str) and not each:
+            raise InvalidParameter(f"inputs[{index}]", each, "a text that is not empty")
 
 
 def _numbers(rows: Vectors) -> Vectors:

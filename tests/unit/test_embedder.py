@@ -60,6 +60,20 @@ def test_what_is_no_text_is_named(tmp_path: Path, wrong: Any) -> None:
         embedder.classify(["cat", wrong])
 
 
+def test_an_empty_text_is_refused_as_at_the_server(embedder: Embedder, tmp_path: Path) -> None:
+    said = "is ''; allowed: a text that is not empty"
+    with pytest.raises(InvalidParameter, match=rf"inputs\[1\] {said}"):
+        embedder.embed(["cat", ""])
+    with pytest.raises(InvalidParameter, match=rf"inputs\[0\] {said}"):
+        embedder.embed("", prompt_name="query")
+    folder = classifier_folder(tmp_path)
+    with (
+        Embedder(folder, num_threads=1, encoder_dtype="f32") as classifier,
+        pytest.raises(InvalidParameter, match=rf"inputs\[0\] {said}"),
+    ):
+        classifier.classify([""])
+
+
 def test_vectors_have_the_size_of_the_model(embedder: Embedder) -> None:
     assert embedder.embed(["a", "b"], dimensions=5, is_normalized=True).dtype == np.float32
     with pytest.raises(InvalidParameter, match="dimensions"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -130,6 +131,8 @@ def embed(
         flags["server.log_level"] = "error"
     config = load_config(config_file, flags)
     inputs = read_inputs(texts, file, sys.stdin, checked_format, field or "text")
+    # What is wrong with the first one is told before a model is fetched and loaded.
+    inputs = itertools.chain([next(inputs)], inputs)
     find_model(config, model, may_pull=not no_pull)
     # Numpy and kernels, once it is known that there is something to do.
     embedder_class: Any = importlib.import_module("headrace.embedder").Embedder

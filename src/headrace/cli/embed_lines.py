@@ -37,7 +37,7 @@ def read_inputs(
     """Every text, in order.
 
     Raises: ConfigError where there is nothing to read, or an empty text; of a file and of stdin
-    while reading, for a line that is wrong or empty.
+    while reading, for a line that is wrong or empty, and where there is none.
     """
     if texts:
         return iter([_filled(InputLine(text, f"text {n}")) for n, text in enumerate(texts, 1)])
@@ -58,6 +58,7 @@ def read_inputs(
 def _read_lines(
     source: IO[bytes], name: str, input_format: InputFormat, field: str
 ) -> Iterator[InputLine]:
+    has_text = False
     with source:
         for number, raw in enumerate(source, 1):
             place = f"{name}, line {number}"
@@ -65,11 +66,16 @@ def _read_lines(
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 line = line.removesuffix("\n").removesuffix("\r")
             except UnicodeDecodeError as error:
-                raise not_utf8(error, f"{place}:") from None
+                raise not_utf8(error, f"{place}:", source=name) from None
             if input_format == "lines":
                 yield _filled(InputLine(line, place))
             elif line.strip():
                 yield _filled(_from_json(line, place, field))
+            else:
+                continue
+            has_text = True
+    if not has_text:
+        raise ConfigError(name, "", "a text on each line, at least one", "There is none in it.")
 
 
 def _filled(line: InputLine) -> InputLine:

@@ -47,12 +47,12 @@ def read_prompt(
     return text
 
 
-def not_utf8(error: UnicodeDecodeError, where: str = "") -> ConfigError:
-    """The error for bytes on stdin that are no text. `where` says which byte."""
+def not_utf8(error: UnicodeDecodeError, where: str = "", source: str = "stdin") -> ConfigError:
+    """The error for bytes of `source` that are no text. `where` says which byte."""
     byte = error.object[error.start]
     place = where or f"Byte {error.start}, counted from 0,"
     return ConfigError(
-        "stdin",
+        source,
         error.object[max(0, error.start - 8) : error.start + 8],
         "text in UTF-8",
         f"{place} is 0x{byte:02x}. Convert it first, as `iconv -f latin1 -t utf-8` does.",

@@ -146,6 +146,31 @@ def test_bytes_that_are_no_text() -> None:
         lines(b"\xff\n")
 
 
+def test_bytes_of_a_file_that_are_no_text_are_the_files(tmp_path: Path) -> None:
+    file = tmp_path / "latin1.txt"
+    file.write_bytes(b"fine\nna\xefve\n")
+    with pytest.raises(ConfigError) as refused:
+        list(read_inputs(None, file, None, "lines", "text"))
+    assert refused.value.message.startswith(f"{file} is b'na\\xefve\\n'; allowed: text in UTF-8.")
+    assert f"{file}, line 2: is 0xef" in refused.value.message
+    assert "stdin" not in refused.value.message
+
+
+@pytest.mark.parametrize(("raw", "kind"), [(b"", "lines"), (b"", "jsonl"), (b"\n \n", "jsonl")])
+def test_no_text_at_all_is_an_error(raw: bytes, kind: Any) -> None:
+    with pytest.raises(ConfigError, match="stdin is ''; allowed: a text on each line, at least"):
+        lines(raw, kind)
+
+
+def test_an_empty_file_is_told_before_a_model_is_loaded(folder: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    done = embed(folder / "none", "--file", str(empty), "--output", str(tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{empty} is ''; allowed: a text on each line" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--file"):
         read_inputs(None, tmp_path / "none", None, "lines", "text")
