@@ -83,6 +83,18 @@ def test_a_port_in_use(qwen05_path: Path) -> None:
     )
 
 
+def test_a_port_in_use_and_an_unknown_model_are_told_at_once(tmp_path: Path) -> None:
+    """Else the second is told when the first is mended."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ask = ("serve", "qwen2.5-coder:0.6b", "--port", str(port))
+        result = headrace(*ask, HEADRACE_HOME=str(tmp_path))
+    assert (result.code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: server.port is {port}; allowed: a free port. ")
+    assert "The model 'qwen2.5-coder:0.6b' does not exist here." in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_too_little_memory_names_the_number_that_does(qwen05_path: Path) -> None:
     ask = ("run", "What is 2 + 2? Answer with the number only.", "--model", qwen05_path)
     refused = headrace(*ask, "--memory", "300MiB")

@@ -185,13 +185,25 @@ def find_model(config: Config, model: str, *, may_pull: bool) -> None:
 
     Raises: ModelNotFound, ModelSourceError, DiskFull, ModelFileError.
     """
+    for name in missing_models(config, model, may_pull=may_pull):
+        # Progress bars cost start-up time that a model on this machine does not need.
+        progress = importlib.import_module("headrace.cli.progress")
+        progress.pull_model(ModelStore(config.hub), name)
+
+
+def missing_models(config: Config, model: str, *, may_pull: bool) -> list[str]:
+    """Of the model and its draft model those to be fetched.
+
+    Raises: ModelNotFound where that is not allowed or nobody has it, ModelFileError.
+    """
     store = ModelStore(config.hub)
     draft = config.engine.wanted_draft_model
+    missing = []
     for name in (model,) if draft is None else (model, draft):
         try:
             store.resolve(name)
         except ModelNotFound:
             if not may_pull or store.catalogue.find(name) is None:
                 raise
-            # Progress bars cost start-up time that a model on this machine does not need.
-            importlib.import_module("headrace.cli.progress").pull_model(store, name)
+            missing.append(name)
+    return missing

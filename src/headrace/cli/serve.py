@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -24,10 +25,11 @@ from headrace.cli.generation import (
     SpeculativeOption,
     ThreadsOption,
     find_model,
+    missing_models,
 )
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_MODEL, Config
-from headrace.core.errors import ConfigError, ModelNotFound
+from headrace.core.errors import ConfigError, HeadraceError, ModelNotFound
 from headrace.core.process_name import SERVER, name_process
 from headrace.hub.model_store import ModelStore
 from headrace.launch.engine_start import start_engine
@@ -230,7 +232,7 @@ def serve(
     models = _models_of(config, models or [])
     certificate = load_certificate(config.server)
     # The address is taken before anything slow, so that a port in use is known at once.
-    listener = listen(config.server.host, config.server.port)
+    listener = _listen(config, models, may_pull=not no_pull)
     with listener:
         check_adapters(config.engine)
         _check_template(config, models)
@@ -252,6 +254,24 @@ def serve(
         address = serving.address_of(listener, has_tls=certificate is not None)
         ready = f"ready at {address}/v1 (Ctrl-C stops)"
         asyncio.run(serving.serve_app(app, listener, lambda: _say(config, ready), certificate))
+
+
+def _listen(config: Config, models: list[str], *, may_pull: bool) -> socket.socket:
+    """Take the address; where that fails, models that are not there are told with it.
+
+    Raises: ConfigError.
+    """
+    try:
+        return listen(config.server.host, config.server.port)
+    except ConfigError as error:
+        found = [error.hint]
+        for model in models:
+            try:
+                missing_models(config, model, may_pull=may_pull)
+            except HeadraceError as other:
+                found.append(other.message)
+        hint = " ".join(filter(None, found))
+        raise ConfigError(error.field, error.value, error.allowed, hint) from None
 
 
 def _models_of(config: Config, given: list[str]) -> list[str]:
