@@ -300,7 +300,10 @@ async def test_tasks_by_name_header_and_metadata(near: RunningServer) -> None:
                 "/v1/chat/completions", json=chat(), headers={"x-headrace-task": "other"}
             )
             message = await client.post("/v1/messages", json=chat(model="auto/write", max_tokens=9))
-        await settled(rows, 7)
+            early = await client.post(
+                "/v1/chat/completions", json=chat(n="two"), headers={"x-headrace-task": "made-up"}
+            )
+        await settled(rows, 8)
     names = [entry["id"] for entry in listed]
     assert names == ["auto", "auto/write", "auto:cheap", "auto:premium", "tiny"]
     for reply in (by_name, by_header, by_metadata, message):
@@ -314,8 +317,9 @@ async def test_tasks_by_name_header_and_metadata(near: RunningServer) -> None:
     assert unknown.status_code == 400
     assert unknown.json()["error"]["param"] == "task"
     assert [row.task for row in rows[:3]] == ["write"] * 3
-    # What was refused because nobody declared it counts under no task.
-    assert [(row.task, row.http_status) for row in rows if row.error] == [(None, 400)]
+    assert early.status_code == 400 and early.json()["error"]["param"] == "n"
+    # What was refused because nobody declared it, or before it was routed, counts under no task.
+    assert [(row.task, row.http_status) for row in rows if row.error] == [(None, 400)] * 2
     assert [(row.tier, row.route_reason) for row in rows[:4]] == [
         *[("premium", "task")] * 3,
         ("cheap", "default"),

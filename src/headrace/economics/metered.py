@@ -54,8 +54,10 @@ class Metered:
         self.is_detached = False
         # None until the body was read.
         self.is_stream: bool | None = None
-        # What the caller says that it is about; routing goes by it.
+        # What the caller says that it is about; routing goes by it. What nobody was asked about
+        # counts under no task: a caller may make up any.
         self.task: str | None = None
+        self._is_task_known = False
         # What it wants of kept answers.
         self.cache_control: CacheControl | None = None
         # For whom the caller asks.
@@ -128,8 +130,7 @@ class Metered:
         try:
             return await self._generate(request)
         except UndeclaredTask:
-            # Reports by task have what routing has. What was refused before it was asked keeps the
-            # name that its caller gave.
+            # Reports by task have what routing has.
             self.task = None
             raise
 
@@ -181,7 +182,8 @@ class Metered:
         self._leave()
         error = "client_disconnected" if has_client_left else error_name(progress.error)
         now_s, who = self._clock.monotonic_s(), self.end_user
-        outcome = CallOutcome(now_s, http_status, error, self.task, who)
+        task = self.task if self._is_task_known else None
+        outcome = CallOutcome(now_s, http_status, error, task, who)
         row, *others = make_rows(progress, self._costs, outcome)
         if self._accounts.budgets is not None:
             # What is held goes last: nobody may take it for free while parts are not yet spent.
@@ -215,6 +217,7 @@ class Metered:
         """Have the backend take a request, within the key's limits. Raises: see generate."""
         num_estimated = estimate_input_tokens(request)
         attempt = Attempt(request, num_estimated, self._reserve(request, num_estimated))
+        self._is_task_known = True
         try:
             stream = await self._backend.generate(request)
         except BaseException:
@@ -260,6 +263,7 @@ class Metered:
         """Models that the request may cost something at, and what they are asked."""
         if isinstance(self._backend, Routes):
             found = self._backend.payable(request)
+            self._is_task_known = True
             return [(each.info.name, each.info, each.request) for each in found]
         infos = (info for info in self.models() if info.name == request.model)
         return [(request.model, next(infos, None), request)]
