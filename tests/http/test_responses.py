@@ -272,6 +272,16 @@ def test_the_token_limit_makes_it_incomplete(server: RunningServer) -> None:
     assert without_ids(events[-1]["response"]) == without_ids(body)
 
 
+def test_an_empty_input_is_an_empty_message_as_in_a_chat(server: RunningServer) -> None:
+    """A string stands for a message of the user, which may be empty; no message at all may not."""
+    ask = {"model": "tiny", "messages": [{"role": "user", "content": ""}]}
+    with server.client() as client:
+        assert client.post("/v1/chat/completions", json=ask).status_code == 200
+    assert post(server, input="").status_code == 200
+    assert post(server, input=[{"role": "user", "content": ""}]).status_code == 200
+    assert post(server, input=[]).status_code == 400
+
+
 def test_an_empty_answer_is_an_empty_message(tmp_path: Path) -> None:
     with run_with_store(tmp_path, FakeBackend(pieces=("",))) as server:
         body = post(server).json()

@@ -58,7 +58,7 @@ HELP = '''\
 /reset          forget the conversation, keep the system message
 /system TEXT    set the system message and begin anew; without TEXT, remove it
 /save FILE      write the conversation as JSON
-/exit           leave (Ctrl-D does the same)
+/exit, /quit    leave (Ctrl-D does the same)
 Several lines: end a line with \\, or put them between """ and """.
 Ctrl-C stops an answer; what has come of it stays in the conversation.
 '''

@@ -127,8 +127,9 @@ def check(
     book, on = _open(config_file), read_price_day(day)
     table = read_price_file(file.expanduser())
     new = PriceBook([table.prices], book.stale_after_days)
-    num_same = 0
+    num_valid = num_same = 0
     for price in _valid(new, on):
+        num_valid += 1
         known = book.find(price.provider, price.model, on)
         if known is not None and known.standard == price.standard and known.batch == price.batch:
             num_same += 1
@@ -136,8 +137,8 @@ def check(
         before = "unpriced" if known is None else _brief(known.standard.rates)
         typer.echo(f"{price.provider}/{price.model}: {before} -> {_brief(price.standard.rates)}")
     typer.echo(
-        f"{file}: {len(table.prices)} prices, of those that hold on {on} {num_same} as they are "
-        "known",
+        f"{file}: {_counted(len(table.prices))}; {num_valid} of them in force on {on}, of which "
+        f"{num_same} would change nothing",
         err=True,
     )
     for note in table.notes:
@@ -200,6 +201,10 @@ def measure(
             err=True,
         )
     typer.echo("\n".join(_machine_lines(model, usd_per_hour, work, datetime.now(UTC).date())))
+
+
+def _counted(count: int) -> str:
+    return "1 price" if count == 1 else f"{count} prices"
 
 
 def _instant(unix_s: float) -> str:

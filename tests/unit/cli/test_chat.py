@@ -64,6 +64,7 @@ def test_commands() -> None:
     )
     assert shown.startswith(HELP)
     assert "(unknown command /what; /help lists them)\n" in shown
+    assert "/exit, /quit    leave" in shown
     assert asked(backend.requests[1]) == [("user", "two")]
     assert asked(backend.requests[2]) == [("system", "be kind"), ("user", "three")]
     assert len(backend.requests) == 3

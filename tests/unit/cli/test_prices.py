@@ -114,6 +114,8 @@ def test_check_shows_what_a_file_would_change(home: Path) -> None:
         checked.stdout
     )
     assert "openai/new-1: unpriced -> input 1.00" in checked.stdout
+    said = f"{file}: 2 prices; 2 of them in force on 2026-11-22, of which 0 would change nothing"
+    assert said in checked.stderr
 
 
 def test_an_own_machine_is_measured_from_the_ledger(home: Path) -> None:
