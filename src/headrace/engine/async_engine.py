@@ -41,6 +41,7 @@ from headrace.engine.messages import (
 from headrace.engine.output_processor import OutputProcessor
 from headrace.engine.output_stream import Mailbox, OutputStream
 from headrace.engine.served_adapters import ServedAdapters
+from headrace.engine.stall_watch import Silence
 from headrace.engine.stats import EngineStats
 from headrace.engine.text_threads import TextThreads
 from headrace.engine.tokenizer_text import TokenizerText
@@ -86,7 +87,7 @@ class AsyncEngine:
         self._admission = Lock()
         self._state: str = "starting"
         self._detail = ""
-        self._moved_at_s = clock.monotonic_s()
+        self._silence = Silence(clock, stall_timeout_s / 2)
 
     def models(self) -> Sequence[ModelInfo]:
         """See core.backend.Backend. The model itself, then its adapters."""
@@ -124,7 +125,7 @@ class AsyncEngine:
 
     def resume(self) -> Awaitable[bool]:
         """See core.backend.EngineControl."""
-        self._moved_at_s = self._clock.monotonic_s()
+        self._silence.end()
         return self._orders.resume()
 
     def reset_prefix_cache(self, *, reset_running: bool = False) -> Awaitable[bool]:
@@ -170,10 +171,10 @@ class AsyncEngine:
             return Health("stalled", pause, is_recovering=True)
         if self._orders.is_paused and self._state == "ready":
             return Health("paused", PAUSED, is_recovering=True)
-        idle_s = self._clock.monotonic_s() - self._moved_at_s
-        if self._output.num_unfinished and idle_s > self._stall_timeout_s:
+        silent_s = self._silence.seen_s()
+        if self._output.num_unfinished and silent_s > self._stall_timeout_s:
             waiting = f"Unfinished requests: {self._output.num_unfinished}"
-            detail = f"{waiting}; no step ended for {idle_s:.0f} s."
+            detail = f"{waiting}; no step ended for {silent_s:.0f} s."
             # Steps wait for an adapter that is read and packed.
             return Health("stalled", detail, is_recovering=self._adapters.are_loading)
         if self._state == "starting":
@@ -215,7 +216,7 @@ class AsyncEngine:
         with self._admission:
             self._check_room(len(prepared.specs), None)
             if not self._output.num_unfinished:
-                self._moved_at_s = self._clock.monotonic_s()
+                self._silence.end()
             opened = self._output.open(prepared, mailbox, arrived_at_s)
         stream = OutputStream(mailbox, lambda: self._output.close(opened))
         for spec in prepared.specs:
@@ -253,7 +254,7 @@ class AsyncEngine:
     def _take(self, replies: Sequence[EngineReply]) -> bool:
         """Pass replies on; True after the last."""
         for reply in replies:
-            self._moved_at_s = self._clock.monotonic_s()
+            self._silence.end()
             if isinstance(reply, EngineEnded):
                 self._end(reply.error)
                 return True

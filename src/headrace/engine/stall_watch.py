@@ -1,4 +1,4 @@
-"""StallWatch: whether an engine that says nothing still works.
+"""StallWatch: whether an engine that says nothing still works. Silence: how long it said nothing.
 
 In: time without a message, processor time of the process, sizes and times of steps. Out: a verdict.
 A step may be long: one that uses the processor gets several times what a step of the largest size
@@ -8,6 +8,9 @@ watcher itself saw passing, so a machine that slept, or a watcher that was stopp
 
 from __future__ import annotations
 
+from threading import Lock
+
+from headrace.core.clock import Clock
 from headrace.core.step import StepStats
 
 SLACK = 8
@@ -68,3 +71,30 @@ class StallWatch:
             return False
         self._slack *= 2
         return True
+
+
+class Silence:
+    """Time without a reply, as those who looked saw it pass. Any thread may look. Units: seconds.
+
+    A look counts the time since the last one, `longest_look_s` at most: when nobody looked for
+    longer, the machine may have slept, and all of it counts as little as that.
+    """
+
+    def __init__(self, clock: Clock, longest_look_s: float) -> None:
+        self._clock, self._longest_look_s = clock, longest_look_s
+        self._lock = Lock()
+        self.end()
+
+    def end(self) -> None:
+        """Something came, or nothing is wanted."""
+        with self._lock:
+            self._looked_at_s = self._clock.monotonic_s()
+            self._seen_s = 0.0
+
+    def seen_s(self) -> float:
+        """Look."""
+        with self._lock:
+            now_s = self._clock.monotonic_s()
+            self._seen_s += min(now_s - self._looked_at_s, self._longest_look_s)
+            self._looked_at_s = now_s
+            return self._seen_s

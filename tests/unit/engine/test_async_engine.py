@@ -250,9 +250,10 @@ async def test_stalled_means_that_requests_run_and_no_step_ends() -> None:
         assert running.backend.health().status == "ready"
         running.runner.gate.clear()
         stream = await running.backend.generate(ask())
-        clock.advance(29)
-        assert running.backend.health().status == "ready"
-        clock.advance(2)
+        for _ in range(3):
+            clock.advance(10)
+            assert running.backend.health().status == "ready"
+        clock.advance(1)
         health = running.backend.health()
         assert (health.status, health.detail) == (
             "stalled",
@@ -261,6 +262,21 @@ async def test_stalled_means_that_requests_run_and_no_step_ends() -> None:
         running.runner.gate.set()
         assert [output async for output in stream][-1].is_finished
         assert running.backend.health().status == "ready"
+
+
+async def test_a_machine_that_slept_is_not_a_stalled_engine() -> None:
+    clock = FakeClock()
+    async with running_engine(clock=clock) as running:
+        running.runner.gate.clear()
+        stream = await running.backend.generate(ask())
+        clock.advance(14)
+        assert running.backend.health().status == "ready"
+        clock.advance(1000)  # nobody looked
+        assert running.backend.health().status == "ready"
+        clock.advance(2)
+        assert running.backend.health().status == "stalled"
+        running.runner.gate.set()
+        assert [output async for output in stream][-1].is_finished
 
 
 async def test_a_full_queue_refuses_and_recovers() -> None:
