@@ -8,7 +8,8 @@ prefixes evicted. Afterwards the server must be as empty as before. Usage:
     make soak args="--minutes 1"    # what `make test` runs
     make soak args=--record         # also appends to benchmarks/results
 
-Exits 1 when a check fails. The last line of stdout is one JSON object.
+Ctrl-C ends it early and judges what there was. Exits 1 when a check fails. The last line of stdout
+is one JSON object.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ class Findings:
 
     def fail(self, kind: str, example: str) -> None:
         self.failures[kind] += 1
-        self.examples.setdefault(kind, example[:600])
+        if kind not in self.examples:
+            self.examples[kind] = example[:600]
+            print(f"{kind}: {self.examples[kind]}", flush=True)
 
 
 def memory_for(path: Path, num_blocks: int) -> int:
@@ -104,6 +107,7 @@ class Clients:
 
     def __init__(self, server: ServedModel, seed: int) -> None:
         self.server, self.found, self.begin_s = server, Findings(), time.monotonic()
+        self.is_cut = False
         self.traffic = Traffic(server.model, seed)
 
     async def warm_up(self) -> None:
@@ -115,13 +119,17 @@ class Clients:
         async with httpx.AsyncClient(base_url=self.server.address, timeout=HANG_S) as http:
             for ask in (self.traffic.every_seat(MAX_NUM_SEQS), self.traffic.every_position()):
                 self.judge(ask, await self.exchange(http, ask))
-        await self.run(lambda: self.found.sent.total() >= WARM_REQUESTS)
+        await self.run(lambda: self.is_cut or self.found.sent.total() >= WARM_REQUESTS)
         self.found.ttft.clear()
         self.found.output_tokens = 0
 
     async def run_for(self, seconds: float) -> None:
         self.begin_s = time.monotonic()
-        await self.run(lambda: time.monotonic() - self.begin_s > seconds)
+        await self.run(lambda: self.is_cut or time.monotonic() - self.begin_s > seconds)
+
+    def cut(self) -> None:
+        """End before the time."""
+        self.is_cut = True
 
     async def run(self, is_over: Callable[[], bool]) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=NUM_CLIENTS)
@@ -338,12 +346,16 @@ async def soak(
     await asyncio.to_thread(gauges, server)
     files_before = sample(server, 0).num_files
     clients = Clients(server, seed)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, clients.cut)
     samples: list[Sample] = []
     await run_clients(clients, seconds, samples)
+    if clients.is_cut:
+        seconds = time.monotonic() - clients.begin_s
     ends, counters = await end(server, files_before)
     found = clients.found
     result = [*checks(found, samples, seconds), *ends]
     return result, {
+        "minutes": round(seconds / 60, 1),
         "sent": dict(found.sent),
         "failures": dict(found.failures),
         "examples": found.examples,
@@ -392,7 +404,6 @@ def main() -> None:
     record = {
         "benchmark": "engine/soak",
         **environment(),
-        "minutes": arguments.minutes,
         "seed": arguments.seed,
         "clients": NUM_CLIENTS,
         "server": options,

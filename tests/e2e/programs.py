@@ -86,6 +86,7 @@ class Program:
                 stderr=err,
                 env=env,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                process_group=0,  # Ctrl-C in the terminal is for the runner
             )
 
     @property
