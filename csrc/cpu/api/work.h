@@ -13,12 +13,21 @@
 
 namespace headrace {
 
+struct Span {
+  const uint8_t* data;
+  size_t size;
+};
+
 // Items [begin, end) of a call, and memory that no other worker touches during it.
 // What an item is (a row, a head, a panel of columns) is said by the argument struct.
 struct Work {
   int64_t begin;
   int64_t end;
   uint8_t* scratch;  // 64-byte aligned, as large as the caller of the kernel asked for
+  // What the worker is likely to read next, to ask for it in time: items [end, share_end), and when
+  // there are none, the span, of the call after this one.
+  int64_t share_end;
+  Span after;
 };
 
 // Kernels are pure functions of their arguments: no allocation, no locks, no globals. Any partition

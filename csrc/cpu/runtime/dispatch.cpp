@@ -40,6 +40,10 @@ void CpuOps::run_chunks(ErasedKernel kernel, const void* args, int64_t num_items
     int64_t num_items, grain, num_chunks;
     const int64_t* bounds;
     CpuOps* ops;
+
+    int64_t begin_of(int64_t chunk) const {
+      return bounds ? bounds[chunk] : std::min(chunk * grain, num_items);
+    }
   } call{kernel, args, num_items, grain, num_chunks, bounds, this};
 
   auto task = [](void* context, int worker) {
@@ -54,8 +58,14 @@ void CpuOps::run_chunks(ErasedKernel kernel, const void* args, int64_t num_items
         const int64_t i =
             c.ops->shares_[(size_t)owner].next.fetch_add(1, std::memory_order_relaxed);
         if (i >= end) break;
-        Work work{i * c.grain, std::min((i + 1) * c.grain, c.num_items), scratch};
-        if (c.bounds) work = {c.bounds[i], c.bounds[i + 1], scratch};
+        Work work{};
+        work.scratch = scratch;
+        work.begin = c.begin_of(i);
+        work.end = work.share_end = c.begin_of(i + 1);
+        if (owner == worker) {
+          work.share_end = c.begin_of(end);
+          if (i + 1 == end) work.after = c.ops->first_span(worker);
+        }
         c.kernel(c.args, &work);
       }
     }

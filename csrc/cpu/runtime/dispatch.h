@@ -41,6 +41,10 @@ class CpuOps {
   // A call begins that reads `spans`, one a worker. `after` is what came after it the last time:
   // idle workers bring it to their caches. Learned, since steps repeat their calls.
   void announce(std::shared_ptr<Upcoming> after, Upcoming&& spans);
+  // Of what is likely to come after the announced call; nothing where that is not known.
+  Span first_span(int worker) const {
+    return last_ && (size_t)worker < last_->size() ? (*last_)[(size_t)worker] : Span{};
+  }
 
   // Items [0, num_items) in chunks of at least `grain`, taken by whoever is free.
   template <class Args>

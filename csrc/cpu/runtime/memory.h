@@ -6,12 +6,9 @@
 #include <memory>
 #include <mutex>
 
-namespace headrace {
+#include "api/work.h"
 
-struct Span {
-  const uint8_t* data;
-  size_t size;
-};
+namespace headrace {
 
 // Gives whole pages of a mapped file back to the system; reading them maps them again.
 void release_mapped(const uint8_t* data, size_t num_bytes);

@@ -147,6 +147,23 @@ HR_INLINE void begin_tile(const Block& block, const TileScratch& t, int64_t tile
   own_lines(block, tile);
 }
 
+template <bool has_min>
+HR_INLINE void end_tile(const Block& block, const TileScratch& t, int64_t tile, __m512* y) {
+  float* sums = t.sums + tile * kTileFloats;
+  if (!block.is_last) return store_sums(sums, y);
+  const MatmulArgs* args = block.args;
+  const float* min_sums = t.min_sums + tile * kTileFloats;
+  int64_t row = tile * 16, left = block.args->x.num_rows - row;
+  HR_UNROLL
+  for (int r = 0; r < 16; r++) {
+    if constexpr (has_min) y[r] = _mm512_sub_ps(y[r], _mm512_load_ps(min_sums + r * 16));
+    if (args->gated.values)
+      store(sums + r * 16, add_bias(args, block.p, {y[r]}));
+    else if (r < left)
+      store_columns(args, block.p, row + r, {y[r]});
+  }
+}
+
 // A step that may lie outside: no operands are loaded ahead.
 template <bool halves, int u>
 HR_INLINE void single_step(const TileCursor& at, int s, int steps, Ahead& ahead, __m512* y) {

@@ -48,15 +48,22 @@ struct RowsCursor {
   const int8_t* values;  // a group further: + 512
   const float* scales;   // + 16
   const int32_t* starts;
-  float* sums;  // [rows][16]; of the next panel: + panel_sums
+  float* sums;            // [rows][16]; of the next panel: + panel_sums
+  const float* min_sums;  // the same
   int64_t panel_sums;
+  int64_t row;
+};
+
+// A block's weights of each panel as bytes, a group after the other.
+struct WeightBytes {
+  const int8_t* at[kBlockPanels];
 };
 
 // acc[p][m] = start + the products of VNNI rows [0, num), then y[p][m] = fma(scale * dW, acc,
 // y[p][m]).
 template <bool has_zero, int rows, int panels, int num>
-HR_INLINE void add_products(const int8_t* a, const int32_t* starts, const int8_t* weights,
-                            const float* weight_scales, const float* scales,
+HR_INLINE void add_products(const int8_t* a, const int32_t* starts, const WeightBytes& weights,
+                            int64_t place, const float* weight_scales, const float* scales,
                             __m512 y[panels][rows]) {
   __m512i sums[panels][rows];
   HR_UNROLL
@@ -69,7 +76,7 @@ HR_INLINE void add_products(const int8_t* a, const int32_t* starts, const int8_t
   for (int r = 0; r < num; r++) {
     __m512i w[panels];
     HR_UNROLL
-    for (int p = 0; p < panels; p++) w[p] = _mm512_load_si512(weights + p * kBlockBytes + r * 64);
+    for (int p = 0; p < panels; p++) w[p] = _mm512_load_si512(weights.at[p] + place + r * 64);
     HR_UNROLL
     for (int m = 0; m < rows; m++) {
       int32_t four;
@@ -93,43 +100,56 @@ HR_INLINE void add_products(const int8_t* a, const int32_t* starts, const int8_t
   }
 }
 
-template <bool has_zero, bool halves, int rows, int panels>
-static void multiply_rows(const RowsCursor& at, const TileScratch& t, int groups, bool is_first,
-                          Ahead& ahead) {
+// Formats have a zero or minimums. Between every four groups of weights are `gap` bytes.
+template <bool has_zero, bool halves, int64_t gap, int rows, int panels>
+static void multiply_rows(const Block& block, const RowsCursor& at, const WeightBytes& weights,
+                          const TileScratch& t, Ahead& ahead) {
   __m512 y[panels][rows];
   HR_UNROLL
   for (int p = 0; p < panels; p++) HR_UNROLL
   for (int m = 0; m < rows; m++)
-    y[p][m] = is_first ? _mm512_setzero_ps() : _mm512_load_ps(at.sums + p * at.panel_sums + m * 16);
-  for (int g = 0; g < groups; g++) {
-    const int8_t *a = at.values + g * 512, *weights = t.weights + g * 512;
+    y[p][m] =
+        block.is_first ? _mm512_setzero_ps() : _mm512_load_ps(at.sums + p * at.panel_sums + m * 16);
+  for (int g = 0; g < block.groups; g++) {
+    const int8_t* a = at.values + g * 512;
+    const int64_t place = g * 512 + (gap ? (unsigned)g / 4 * gap : 0);
     const float* scales = at.scales + g * 16;
     ahead.advance();
     if constexpr (halves) {
       const int32_t* starts = at.starts + g * 32;
       const float* weight_scales = t.scales + g * 32;
-      add_products<has_zero, rows, panels, 4>(a, starts, weights, weight_scales, scales, y);
-      add_products<has_zero, rows, panels, 4>(a + 16, starts + 16, weights + 256,
+      add_products<has_zero, rows, panels, 4>(a, starts, weights, place, weight_scales, scales, y);
+      add_products<has_zero, rows, panels, 4>(a + 16, starts + 16, weights, place + 256,
                                               weight_scales + 16, scales, y);
     } else {
-      add_products<has_zero, rows, panels, 8>(a, at.starts + g * 16, weights, t.scales + g * 16,
-                                              scales, y);
+      add_products<has_zero, rows, panels, 8>(a, at.starts + g * 16, weights, place,
+                                              t.scales + g * 16, scales, y);
     }
   }
   HR_UNROLL
   for (int p = 0; p < panels; p++) HR_UNROLL
-  for (int m = 0; m < rows; m++) _mm512_store_ps(at.sums + p * at.panel_sums + m * 16, y[p][m]);
+  for (int m = 0; m < rows; m++) {
+    const int64_t place = p * at.panel_sums + m * 16;
+    if (block.is_last && !has_zero)
+      y[p][m] = _mm512_sub_ps(y[p][m], _mm512_load_ps(at.min_sums + place));
+    if (block.is_last && !block.args->gated.values)
+      store_columns(block.args, block.p + p, at.row + m, {y[p][m]});
+    else
+      store(at.sums + place,
+            block.is_last ? add_bias(block.args, block.p + p, {y[p][m]}) : F32x16{y[p][m]});
+  }
 }
 
-using MultiplyRows = void (*)(const RowsCursor&, const TileScratch&, int, bool, Ahead&);
+using MultiplyRows = void (*)(const Block&, const RowsCursor&, const WeightBytes&,
+                              const TileScratch&, Ahead&);
 
-template <bool has_zero, bool halves, int panels>
+template <bool has_zero, bool halves, int64_t gap, int panels>
 constexpr MultiplyRows kMultiplyRows[kRowsTogether + 1] = {
     nullptr,
-    multiply_rows<has_zero, halves, 1, panels>,
-    multiply_rows<has_zero, halves, 2, panels>,
-    multiply_rows<has_zero, halves, 3, panels>,
-    multiply_rows<has_zero, halves, 4, panels>,
+    multiply_rows<has_zero, halves, gap, 1, panels>,
+    multiply_rows<has_zero, halves, gap, 2, panels>,
+    multiply_rows<has_zero, halves, gap, 3, panels>,
+    multiply_rows<has_zero, halves, gap, 4, panels>,
 };
 
 // The scratch of panel p of those multiplied together.
@@ -149,39 +169,41 @@ static void rows_block(const MatmulArgs* args, int64_t p, const Batch& batch, Ah
   constexpr bool halves = format == kP6K;
   const QuantizedRows& x = args->x;
   const int groups = groups_of(batch, x.num_groups);
-  const bool is_first = batch.start == 0, is_last = batch.start + groups == x.num_groups;
-  for (int i = 0; i < panels; i++)
-    unpack_block<format, false>(
-        args->weight.base + args->weight.offsets[p + i] + block_bytes(layout, batch.start), groups,
-        own_scratch(t, i, tiles));
+  const Block block = {
+      args, p, batch.start, groups, batch.start == 0, batch.start + groups == x.num_groups};
+  constexpr int64_t gap = layout.bits == 8 ? layout.header_bytes : 0;  // as they lie in memory
+  WeightBytes weights;
+  for (int i = 0; i < panels; i++) {
+    const TileScratch own = own_scratch(t, i, tiles);
+    const uint8_t* packed =
+        args->weight.base + args->weight.offsets[p + i] + block_bytes(layout, batch.start);
+    unpack_block<format, false>(packed, groups, own);
+    weights.at[i] = gap ? (const int8_t*)packed + gap : own.weights;
+  }
   if constexpr (layout.zero != 0) start_sums<format>(x, batch.start, groups, tiles, starts);
   for (int64_t tile = 0; tile < tiles; tile++) {
     const int64_t at = tile * x.num_groups + batch.start;
     for (int i = 0; i < panels; i++) {
+      Block one = block;
+      one.p += i;
+      own_lines(one, tile);
       const TileScratch own = own_scratch(t, i, tiles);
-      own_lines({args, p + i, batch.start, groups, is_first, is_last}, tile);
       if constexpr (layout.has_min)
-        add_minimums(groups, own.minimums, x.scaled_sums + at * 16, is_first,
+        add_minimums(groups, own.minimums, x.scaled_sums + at * 16, block.is_first,
                      own.min_sums + tile * kTileFloats);
     }
     const int64_t left = x.num_rows - tile * 16;
     const int rows = left < 16 ? (int)left : 16;
     const int passes = (rows + kRowsTogether - 1) / kRowsTogether;
     const int pass = (rows + passes - 1) / passes;
-    float* sums = t.sums + tile * kTileFloats;
+    const int64_t sums = tile * kTileFloats;
     for (int m = 0; m < rows; m += pass)
-      kMultiplyRows<layout.zero != 0, halves, panels>[rows - m < pass ? rows - m : pass](
+      kMultiplyRows<layout.zero != 0, halves, gap, panels>[rows - m < pass ? rows - m : pass](
+          block,
           {x.values + at * 512 + m * 32, x.scales + at * 16 + m,
-           starts.sums + tile * groups * (halves ? 32 : 16) + m, sums + m * 16,
-           tiles * kTileFloats},
-          t, groups, is_first, ahead);
-    if (!is_last) continue;
-    for (int i = 0; i < panels; i++) {
-      const TileScratch own = own_scratch(t, i, tiles);
-      __m512 y[16];
-      load_sums(y, own.sums + tile * kTileFloats, false);
-      end_tile<layout.has_min>({args, p + i, batch.start, groups, is_first, is_last}, own, tile, y);
-    }
+           starts.sums + tile * groups * (halves ? 32 : 16) + m, t.sums + sums + m * 16,
+           t.min_sums + sums + m * 16, tiles * kTileFloats, tile * 16 + m},
+          weights, t, ahead);
   }
 }
 

@@ -2,8 +2,9 @@
 // share. A block of kBlockGroups groups of up to kBlockPanels panels (a tier chooses) is unpacked
 // once and meets all rows, 16 at a time; sums of rows stay in scratch between blocks.
 
-constexpr int kPanelsTogether = 8;  // share the activations of a block while they are in L2
-constexpr int kPanelsAhead = 4;     // are brought to L2 together, while as many are multiplied
+constexpr int kPanelsTogether = 8;     // share the activations of a block while they are in L2
+constexpr int kPanelsAhead = 4;        // are brought to L2 together, while as many are multiplied
+constexpr int kBytesAfter = 48 << 10;  // of the next call
 constexpr int kTileFloats = 256;
 constexpr int kBuffers = 4;
 
@@ -34,7 +35,7 @@ HR_INLINE TileScratch tile_scratch(uint8_t* at, int64_t tiles) {
 }
 
 // Weights and exact scales of `groups` groups, from the start of a block of the panel: q - zero
-// where they are signed, else q.
+// where they are signed, else q, which is not copied where it has bytes already.
 template <uint8_t format, bool is_signed>
 static void unpack_block(const uint8_t* block, int groups, const TileScratch& s) {
   constexpr PanelLayout layout = kPanelLayouts[format];
@@ -44,12 +45,14 @@ static void unpack_block(const uint8_t* block, int groups, const TileScratch& s)
     if (g > 0 && index == 0)
       block += layout.header_bytes + layout.block_groups * layout.group_bytes;
     GroupPlace place = {block, block + layout.header_bytes + index * layout.group_bytes, index};
-    __m512i w[8];
-    unpack_rows<format>(place.quants, w);
-    HR_UNROLL
-    for (int r = 0; r < 8; r++)
-      _mm512_store_si512(s.weights + g * 512 + r * 64,
-                         is_signed && layout.zero ? _mm512_sub_epi8(w[r], zero) : w[r]);
+    if constexpr (is_signed || layout.bits < 8) {
+      __m512i w[8];
+      unpack_rows<format>(place.quants, w);
+      HR_UNROLL
+      for (int r = 0; r < 8; r++)
+        _mm512_store_si512(s.weights + g * 512 + r * 64,
+                           is_signed && layout.zero ? _mm512_sub_epi8(w[r], zero) : w[r]);
+    }
     GroupScales scales = group_scales(format, place);
     if constexpr (format == kP6K) {
       store(s.scales + g * 32, scales.scale[0]);
@@ -130,23 +133,6 @@ HR_INLINE void own_lines(const Block& block, int64_t tile) {
     __builtin_prefetch(columns_of(args, block.p, row), 1);
 }
 
-template <bool has_min>
-HR_INLINE void end_tile(const Block& block, const TileScratch& t, int64_t tile, __m512* y) {
-  float* sums = t.sums + tile * kTileFloats;
-  if (!block.is_last) return store_sums(sums, y);
-  const MatmulArgs* args = block.args;
-  const float* min_sums = t.min_sums + tile * kTileFloats;
-  int64_t row = tile * 16, left = block.args->x.num_rows - row;
-  HR_UNROLL
-  for (int r = 0; r < 16; r++) {
-    if constexpr (has_min) y[r] = _mm512_sub_ps(y[r], _mm512_load_ps(min_sums + r * 16));
-    if (args->gated.values)
-      store(sums + r * 16, add_bias(args, block.p, {y[r]}));
-    else if (r < left)
-      store_columns(args, block.p, row + r, {y[r]});
-  }
-}
-
 // f(gate) * up of panels [first, last), which wait in the sums, as int8 groups: four panels make a
 // group of 32 columns.
 static void quantize_gated(const MatmulArgs* args, int64_t first, int64_t last,
@@ -191,10 +177,19 @@ HR_INLINE int groups_of(const Batch& batch, int64_t num_groups) {
   return left < kBlockGroups ? (int)left : kBlockGroups;
 }
 
-// The places of a batch. Returns its bytes.
-static int64_t aim(Ahead* ahead, const Batch& next, const PackedPanels& w, int64_t num_groups) {
-  int64_t num_bytes = 0;
-  for (int64_t p = next.first; p < next.last; p++) {
+// The places of the next batch. The batch after the last is the first of what the worker does next.
+// Returns its bytes.
+static int64_t aim(Ahead* ahead, const Batch& next, const Work& work, const PackedPanels& w,
+                   int64_t num_groups) {
+  int64_t num_bytes = 0, last = next.last;
+  if (next.first == work.end) {
+    last = next.first + kPanelsAhead < work.share_end ? next.first + kPanelsAhead : work.share_end;
+    if (work.after.size) {
+      ahead->at[ahead->count++] = work.after.data;
+      return work.after.size < kBytesAfter ? (int64_t)work.after.size : kBytesAfter;
+    }
+  }
+  for (int64_t p = next.first; p < last; p++) {
     const PanelLayout& layout = kPanelLayouts[w.formats[p]];
     ahead->at[ahead->count++] = w.base + w.offsets[p] + block_bytes(layout, next.start);
     num_bytes += block_bytes(layout, groups_of(next, num_groups));
@@ -221,8 +216,9 @@ HR_INLINE void for_panel_blocks(const MatmulArgs* args, const Work* work, F f) {
   Batch batch = batch_at(*work, work->begin, 0, work->begin);
   while (batch.first < work->end) {
     const Batch next = batch_after(*work, batch, x.num_groups);
-    Ahead ahead = {{w.base}, 0, 0, 0, 0};  // after the last batch: one line now and then
-    const int64_t next_bytes = aim(&ahead, next, w, x.num_groups) / (batch.last - batch.first);
+    Ahead ahead = {{w.base}, 0, 0, 0, 0};  // nothing comes next: one line now and then
+    const int64_t next_bytes =
+        aim(&ahead, next, *work, w, x.num_groups) / (batch.last - batch.first);
     for (int64_t p = batch.first; p < batch.last; p += kBlockPanels)
       f(p, batch.last - p < kBlockPanels ? (int)(batch.last - p) : kBlockPanels, batch, ahead,
         next_bytes, panel_scratch(scratch, p - batch.span, tiles), tiles);
