@@ -99,19 +99,19 @@ Machine = tuple[str, str, int]
 
 def peers() -> str:
     """headrace beside the best peer of each cell on each machine, from its newest record there."""
-    newest: dict[Machine, dict[str, dict[str, Any]]] = {}
+    cells: dict[tuple[str, str], dict[Machine, str]] = {}
+    used: dict[Machine, dict[str, list[dict[str, Any]]]] = {}
     for record in records_of("peers/bench_peers", "make bench-peers"):
         machine = (tier(record), record["cpu"], record["settings"]["num_threads"])
         for cell in record["cells"]:
-            newest.setdefault(machine, {}).setdefault(cell["model"], record)
-    machines = sorted(newest)
-    cells: dict[tuple[str, str], dict[Machine, str]] = {}
-    for machine in machines:
-        for model in sorted(newest[machine]):
-            for cell in newest[machine][model]["cells"]:
-                if cell["model"] == model:
-                    key = (model, f"{cell['model_name']}, {cell['title']}")
-                    cells.setdefault(key, {})[machine] = peer_columns(cell)
+            key = (cell["model"], f"{cell['model_name']}, {cell['title']}")
+            if machine in cells.setdefault(key, {}):
+                continue
+            cells[key][machine] = peer_columns(cell, record["settings"]["rounds"])
+            records = used.setdefault(machine, {}).setdefault(cell["model"], [])
+            if record not in records:
+                records.append(record)
+    machines = sorted(used)
     lines = [
         "| | "
         + " | ".join(f"{name}: headrace | best peer | times faster" for name, *_ in machines)
@@ -125,12 +125,15 @@ def peers() -> str:
     where = "".join(
         f"{name}: {cpu}, {threads} threads. "
         + "".join(
-            measured_beside(model, newest[name, cpu, threads][model])
-            for model in sorted(newest[name, cpu, threads])
+            measured_beside(model, record)
+            for model, records in sorted(used[name, cpu, threads].items())
+            for record in records
         )
         for name, cpu, threads in machines
     )
-    files = sorted({record["file"] for by in newest.values() for record in by.values()})
+    files = sorted(
+        {each["file"] for by in used.values() for records in by.values() for each in records}
+    )
     return "\n".join(
         [
             *lines,
@@ -142,11 +145,15 @@ def peers() -> str:
     )
 
 
-def peer_columns(cell: dict[str, Any]) -> str:
+def peer_columns(cell: dict[str, Any], num_rounds: int) -> str:
+    """Says in how many rounds the two met where it was not in all."""
     best = next(each for each in cell["standings"] if each["engine"] == cell["best"])
+    spread = f"{best['lowest']:.2f} to {best['highest']:.2f}"
+    if best["rounds"] < num_rounds:
+        spread = f"{best['rounds']} of {num_rounds} rounds"
     return (
         f"{number(best['ours'])} | {number(best['theirs'])} {cell['best']} | {best['ratio']:.2f} "
-        f"({best['lowest']:.2f} to {best['highest']:.2f})"
+        f"({spread})"
     )
 
 
