@@ -26,22 +26,17 @@ def describe_unpriced(scope: BudgetScope, name: str, config: Config) -> str | No
     """Which models under the budget's stop have no price, and where prices go; else None."""
     try:
         book = read_prices(config)
-        served = _served(config)
+        asked, is_one_enough = _asked(scope, name, config, book)
     except ConfigError as error:
         # Not of this command, which has done its work: `serve` will not start with it.
         return error.message
     except OSError:
         return None
-    if scope == "model" and name not in parse_adapters(config.engine.adapters):
-        asked = [pair for pair in served if pair[1] == name] or _anywhere(name, config, book)
-        is_one_enough = True
-    else:
-        asked, is_one_enough = served, config.routing is None
     today = datetime.now(UTC).date()
     unpriced = [pair for pair in asked if book.find(*pair, today) is None]
     if not unpriced or (is_one_enough and len(unpriced) < len(asked)):
         return None
-    names = list(dict.fromkeys(model for _, model in unpriced))
+    names = [name] if scope == "model" else list(dict.fromkeys(model for _, model in unpriced))
     shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
     each = "it" if len(names) == 1 else "each of them"
     return (
@@ -50,6 +45,20 @@ def describe_unpriced(scope: BudgetScope, name: str, config: Config) -> str | No
         + (", or to its tier's backend" if config.routing is not None else "")
         + ", or set no --stop."
     )
+
+
+def _asked(
+    scope: BudgetScope, name: str, config: Config, book: PriceBook
+) -> tuple[list[_Asked], bool]:
+    """What calls under the budget may be of, and whether one of them with a price is enough."""
+    served = _served(config)
+    if scope != "model":
+        return served, config.routing is None
+    if name in parse_adapters(config.engine.adapters):
+        # Without a price of its own it costs what the model beneath it does.
+        here = (pair for pair in (*served, *_here(config)) if pair[0] == LOCAL)
+        return [(LOCAL, name), *here], True
+    return [pair for pair in served if pair[1] == name] or _anywhere(name, config, book), True
 
 
 def _served(config: Config) -> list[_Asked]:
@@ -62,6 +71,11 @@ def _served(config: Config) -> list[_Asked]:
             for tier in routing.tiers
             for backend in tier.backends
         ]
+    return _here(config)
+
+
+def _here(config: Config) -> list[_Asked]:
+    """Models that a server of this machine could have."""
     names = config.server.served_model_names
     here = names or [model.name for model in ModelStore(config.hub).list()] or [DEFAULT_MODEL]
     return [(LOCAL, name) for name in here]

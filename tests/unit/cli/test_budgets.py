@@ -137,6 +137,7 @@ def test_an_owner_that_nobody_knows_is_warned_of_and_set(
     price = "price: {input_per_1m: 1, output_per_1m: 2}"
     (home / "settings.yaml").write_text(
         "engine: {adapters: [sql=/a]}\n"
+        f"economics: {{price_files: ['{home}/prices.yaml']}}\n"
         "upstreams: {far: {url: 'http://h/v1'}}\n"
         f"tiers: {{one: {{backends: [{{upstream: far, model: far-model, {price}}}]}}}}\n"
     )
@@ -225,6 +226,27 @@ def test_backends_of_tiers_without_a_price_are_warned_of(home: Path) -> None:
     done = run("budgets", "set", "--stop", "1", "--config", str(home / "tiers.yaml"))
     assert done.exit_code == 0
     assert done.stderr.startswith("warning: small, big: no price, so the stop refuses every call")
+
+
+def test_an_adapter_has_a_price_of_its_own_or_its_models(home: Path) -> None:
+    """Neither models elsewhere nor a model without a price beneath it take its own away."""
+    tiers = (
+        "upstreams: {far: {url: 'http://h/v1'}}\n"
+        "tiers: {one: {backends: [small, {upstream: far, model: big}]}}\n"
+    )
+    for priced, is_paid in (("sql", True), ("small", True), ("big", False)):
+        (home / "prices.yaml").write_text(
+            f"prices: [{{provider: local, model: {priced}, input_per_1m: 1, output_per_1m: 2}}]\n"
+        )
+        (home / "c.yaml").write_text(
+            f"{tiers}engine: {{adapters: [sql=/a]}}\n"
+            f"economics: {{price_files: ['{home}/prices.yaml']}}\n"
+        )
+        config = ("--config", str(home / "c.yaml"))
+        done = run("budgets", "set", "--model", "sql", "--stop", "1", *config)
+        assert done.exit_code == 0
+        assert (done.stderr == "") == is_paid, (priced, done.stderr)
+    assert done.stderr.startswith("warning: sql: no price, so the stop refuses every call of it")
 
 
 def test_prices_that_cannot_be_read_do_not_fail_the_budget(home: Path) -> None:
