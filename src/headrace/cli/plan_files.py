@@ -74,7 +74,8 @@ def open_profile(workload_file: Path, target: str | None, profile_file: Path | N
     workload = read_target(read_workload(workload_file), target)
     journal = open_journal(workload_file, profile_file)
     if journal.is_empty:
-        command = shlex.join(["headrace", "profile", str(workload_file)])
+        named = [] if profile_file is None else ["--profile", str(profile_file)]
+        command = shlex.join(["headrace", "profile", str(workload_file), *named])
         note = f"note: nothing is measured yet; `{command}` asks the tiers and measures them"
         typer.echo(note, err=True)
     return Profile(workload, journal)

@@ -84,6 +84,11 @@ async def test_before_a_profile_the_command_that_measures_is_named(tmp_path: Pat
         assert done.exit_code == 0, done.output
         assert done.stderr.startswith(said)
     assert len(json.loads(planned.stdout)) == 1
+    # One that was interrupted before its first answer.
+    begun = tmp_path / "begun.jsonl"
+    begun.write_text('{"headrace_profile": 1}\n')
+    named = await invoke("plan", str(file), "--profile", str(begun), "--day", "2026-11-22")
+    assert f"`headrace profile {file} --profile {begun}` asks the tiers" in named.stderr
 
 
 async def test_a_task_without_any_answer_is_said_with_its_reason(tmp_path: Path) -> None:
