@@ -369,18 +369,27 @@ async def test_no_local_model_and_no_vectors() -> None:
             "upstreams": {"flaky": far(flaky.url)},
             "tiers": tiers(cheap=[{"model": "tiny", "upstream": "flaky"}]),
         }
-        with route(given) as (server, _):
+        with route(given) as (server, rows):
             async with client_of(server) as client:
                 health = await client.get("/health")
                 missing = await client.post("/v1/chat/completions", json=chat(model="tiny"))
                 counted = await client.post("/tokenize", json={"model": "auto", "prompt": "x"})
+                ask = {"model": "auto", "input": "x"}
+                no_vectors = await client.post("/v1/embeddings", json=ask)
+                no_task = await client.post(
+                    "/v1/embeddings", json=ask, headers={"x-headrace-task": "made-up"}
+                )
                 reply = await client.post(
                     "/v1/chat/completions", json=chat(max_tokens=2, stream=False)
                 )
                 debug = await client.get("/debug/requests")
+            await settled(rows, 5)
     assert health.status_code == 200
     assert missing.status_code == 404
     assert counted.status_code == 400
+    assert (no_vectors.status_code, no_vectors.json()["error"]["param"]) == (400, "model")
+    assert (no_task.status_code, no_task.json()["error"]["param"]) == (400, "task")
+    assert {row.task for row in rows} == {None}
     assert reply.json()["usage"]["completion_tokens"] == 2
     assert debug.json()["data"] == []
 

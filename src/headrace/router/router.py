@@ -119,9 +119,10 @@ class Router:
         """See core.backend.Backend. Its stream says where it comes from."""
         if request.model not in self._names:
             return await self._need_local(request.model).generate(request)
+        # First, so that no refusal leaves a task in the ledger that nobody declared.
+        decision = self._policy.decide(request)
         if request.pooling is not None:
             raise UnsupportedParameter("model", f"{request.model!r} gives answers, no vectors.")
-        decision = self._policy.decide(request)
         stream = RoutedStream(self._parts, request, decision)
         kept = self._kept
         return stream if kept is None else KeptStream(kept, request, decision, stream)
