@@ -388,7 +388,8 @@ def main() -> None:
     # A home of its own: where one has a database, the server opens it when it is first asked for.
     with (
         tempfile.TemporaryDirectory() as folder,
-        serve(path, Path(folder), *flags, HEADRACE_HOME=folder) as server,
+        # Apart: Ctrl-C in the terminal is for the runner.
+        serve(path, Path(folder), *flags, is_apart=True, HEADRACE_HOME=folder) as server,
     ):
         result, facts = asyncio.run(soak(server, 60 * arguments.minutes, arguments.seed))
     for kind, count in facts["sent"].items():

@@ -73,9 +73,14 @@ def eventually(
 
 
 class Program:
-    """A process beside the test. Its output goes to files in `folder`."""
+    """A process beside the test. Its output goes to files in `folder`.
 
-    def __init__(self, arguments: Sequence[str], folder: Path, env: dict[str, str]) -> None:
+    What kills the group of the test, as `timeout` does, kills it too, unless it `is_apart`.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], folder: Path, env: dict[str, str], is_apart: bool = False
+    ) -> None:
         self.stdout_path, self.stderr_path = folder / "stdout", folder / "stderr"
         with self.stdout_path.open("wb") as out, self.stderr_path.open("wb") as err:
             # A background job ignores SIGINT and its children inherit that.
@@ -86,7 +91,7 @@ class Program:
                 stderr=err,
                 env=env,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-                process_group=0,  # Ctrl-C in the terminal is for the runner
+                process_group=0 if is_apart else None,
             )
 
     @property
@@ -118,9 +123,11 @@ class Program:
 
 
 @contextmanager
-def beside(command: Sequence[str | Path], folder: Path, **environ: str) -> Iterator[Program]:
+def beside(
+    command: Sequence[str | Path], folder: Path, *, is_apart: bool = False, **environ: str
+) -> Iterator[Program]:
     """A process beside the test, killed when the block ends."""
-    program = Program([*map(str, command)], folder, environment(**environ))
+    program = Program([*map(str, command)], folder, environment(**environ), is_apart)
     try:
         yield program
     finally:
@@ -129,7 +136,7 @@ def beside(command: Sequence[str | Path], folder: Path, **environ: str) -> Itera
 
 
 def running(
-    folder: Path, *arguments: str | Path, **environ: str
+    folder: Path, *arguments: str | Path, is_apart: bool = False, **environ: str
 ) -> AbstractContextManager[Program]:
     """The command beside the test, killed when the block ends."""
-    return beside([*COMMAND, *arguments], folder, **environ)
+    return beside([*COMMAND, *arguments], folder, is_apart=is_apart, **environ)

@@ -58,14 +58,20 @@ class ServedModel:
 
 @contextmanager
 def serve(
-    model: Path | str, folder: Path, *options: str, api_key: str = "none", **environ: str
+    model: Path | str,
+    folder: Path,
+    *options: str,
+    api_key: str = "none",
+    is_apart: bool = False,
+    **environ: str,
 ) -> Iterator[ServedModel]:
     """Start `headrace serve` on a free port and wait until it answers.
 
     What it stores is in `folder`, unless the test says where: never in the home of who tests.
     """
     environ.setdefault("HEADRACE_DATABASE", f"sqlite:///{folder}/headrace.db")
-    with running(folder, "serve", model, "--port", "0", *options, **environ) as program:
+    ask = ("serve", model, "--port", "0", *options)
+    with running(folder, *ask, is_apart=is_apart, **environ) as program:
         ready = program.wait_for(
             lambda: re.search(r"ready at (http://\S+)/v1", program.stderr), "the server is ready"
         )
