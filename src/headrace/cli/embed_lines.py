@@ -66,7 +66,7 @@ def _read_lines(
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 line = line.removesuffix("\n").removesuffix("\r")
             except UnicodeDecodeError as error:
-                raise not_utf8(error, f"{place}:", source=name) from None
+                raise not_utf8(error, f"{place}, byte {error.start + 1}", source=name) from None
             if input_format == "lines":
                 yield _filled(InputLine(line, place))
             elif line.strip():
