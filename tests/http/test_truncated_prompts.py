@@ -34,7 +34,9 @@ def post(
     path: str, body: Mapping[str, Any], default_max_tokens: int | None = None
 ) -> httpx.Response:
     async def run() -> httpx.Response:
-        async with serving(ServerConfig(default_max_tokens=default_max_tokens)) as client:
+        # A heartbeat would send the head before the cut is known, on a machine that stands still.
+        config = ServerConfig(default_max_tokens=default_max_tokens, heartbeat_s=600)
+        async with serving(config) as client:
             return await client.post(path, json={"model": MODEL, "ignore_eos": True} | dict(body))
 
     return asyncio.run(run())
