@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 from programs import environment, eventually
 
+# Both sleep until they are killed.
 RUNNER = """
 import sys, time
 from pathlib import Path
