@@ -172,6 +172,7 @@ static void rows_block(const MatmulArgs* args, int64_t p, const Batch& batch, Ah
   const Block block = {
       args, p, batch.start, groups, batch.start == 0, batch.start + groups == x.num_groups};
   constexpr int64_t gap = layout.bits == 8 ? layout.header_bytes : 0;  // as they lie in memory
+  static_assert(!gap || layout.block_groups == 4, "multiply_rows steps over a gap every four");
   WeightBytes weights;
   for (int i = 0; i < panels; i++) {
     const TileScratch own = own_scratch(t, i, tiles);
