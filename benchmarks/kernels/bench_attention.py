@@ -7,6 +7,7 @@ baseline is torch's attention over contiguous bf16 keys and values, when torch i
 are per layer, the probes are of the same minute.
 
     python benchmarks/kernels/bench_attention.py [--isa amx] [--threads 2] [--rounds 20]
+    python benchmarks/kernels/bench_attention.py --kv-cache-dtype int8
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from timing import alternate, print_record, summary
 
 from headrace.ops.cpu.cpu_ops import CpuOps
 from headrace.ops.cpu.roof import probe_roof
+from headrace.ops.protocol import KVCacheDtype
 from headrace.ops.reference.reference_ops import ReferenceOps
 from kernels.cases import (
     ATTENTION_BF16_ERROR,
@@ -59,9 +61,9 @@ BATCHES = {
 }
 
 
-def fill(ops: Any, case: AttentionCase, inputs: Any) -> Any:
+def fill(ops: Any, case: AttentionCase, inputs: Any, dtype: KVCacheDtype) -> Any:
     """A cache that holds the past and the step's own tokens."""
-    layer = ops.allocate_kv([case.spec], inputs.num_blocks, inputs.block_size).layers[0]
+    layer = ops.allocate_kv([case.spec], inputs.num_blocks, inputs.block_size, dtype).layers[0]
     for qkv, slots in (
         (inputs.past_qkv, inputs.past_slots),
         (inputs.qkv, inputs.step.slot_mapping),
@@ -71,15 +73,15 @@ def fill(ops: Any, case: AttentionCase, inputs: Any) -> Any:
     return layer
 
 
-def check(ops: CpuOps, rng: np.random.Generator) -> None:
+def check(ops: CpuOps, rng: np.random.Generator, dtype: KVCacheDtype) -> None:
     """Answers are right before they are timed."""
     exact = ReferenceOps(np.float64)
     for case in ATTENTION_CASES:
         inputs = attention_inputs(case, rng)
         expected = exact.attention(
-            inputs.qkv.astype(np.float64), fill(exact, case, inputs), inputs.step, case.spec
+            inputs.qkv.astype(np.float64), fill(exact, case, inputs, dtype), inputs.step, case.spec
         )
-        actual = ops.attention(inputs.qkv, fill(ops, case, inputs), inputs.step, case.spec)
+        actual = ops.attention(inputs.qkv, fill(ops, case, inputs, dtype), inputs.step, case.spec)
         assert largest_error(actual, expected) < ATTENTION_BF16_ERROR, case.name
 
 
@@ -108,19 +110,20 @@ def torch_call(case: AttentionCase, rng: np.random.Generator) -> Any:
     return run
 
 
-def work(case: AttentionCase) -> tuple[int, int]:
+def work(case: AttentionCase, dtype: KVCacheDtype) -> tuple[int, int]:
     """Bytes of keys and values read, and multiply-adds times two."""
-    bytes_per_token = 2 * 2 * case.spec.num_kv_heads * case.spec.head_size
+    bytes_per_head = case.spec.head_size + 4 if dtype == "int8" else 2 * case.spec.head_size
+    bytes_per_token = 2 * case.spec.num_kv_heads * bytes_per_head
     num_bytes = sum((past + new) * bytes_per_token for past, new in case.requests)
     pairs = sum(new * past + new * (new + 1) // 2 for past, new in case.requests)
     return num_bytes, 4 * pairs * case.spec.num_heads * case.spec.head_size
 
 
-def num_layers(case: AttentionCase) -> int:
+def num_layers(case: AttentionCase, dtype: KVCacheDtype) -> int:
     """Layers to go through in turn: enough that a decode step's keys come from memory."""
     if any(new > 1 for _, new in case.requests):
         return 1
-    num_bytes, _ = work(case)
+    num_bytes, _ = work(case, dtype)
     return max(1, min(MOST_LAYERS, STREAM_BYTES // num_bytes))
 
 
@@ -131,11 +134,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--models", nargs="*", default=list(SPECS))
     parser.add_argument("--batches", nargs="*", default=list(BATCHES))
+    parser.add_argument("--kv-cache-dtype", choices=("bf16", "int8"), default="bf16")
     parser.add_argument("--no-torch", action="store_true")
     args = parser.parse_args()
+    dtype: KVCacheDtype = args.kv_cache_dtype
     ops = CpuOps(isa=args.isa, num_threads=args.threads)
     rng = np.random.default_rng(0)
-    check(ops, rng)
+    check(ops, rng, dtype)
     with_torch = torch is not None and not args.no_torch
     if with_torch:
         torch.set_num_threads(args.threads)
@@ -144,7 +149,7 @@ def main() -> None:
         for batch in args.batches:
             case = AttentionCase(batch, SPECS[model], BATCHES[batch])
             inputs = attention_inputs(case, rng)
-            layers = [fill(ops, case, inputs) for _ in range(num_layers(case))]
+            layers = [fill(ops, case, inputs, dtype) for _ in range(num_layers(case, dtype))]
             calls = {
                 "headrace": lambda i=inputs, all_of_them=layers, c=case: [
                     ops.attention(i.qkv, layer, i.step, c.spec) for layer in all_of_them
@@ -155,7 +160,7 @@ def main() -> None:
             roof = probe_roof(args.threads)
             times = alternate(calls, args.rounds)
             times["headrace"] = [seconds / len(layers) for seconds in times["headrace"]]
-            num_bytes, flop = work(case)
+            num_bytes, flop = work(case, dtype)
             row: dict[str, Any] = {name: summary(seconds) for name, seconds in times.items()}
             median_s = row["headrace"]["median_us"] * 1e-6
             row["gb_per_s"] = round(num_bytes / median_s / 1e9, 2)
@@ -171,7 +176,9 @@ def main() -> None:
                 f"{row['gflop_per_s']:8.1f} GFLOP/s {row['share_of_bf16']:5.0%} of bf16"
                 + (f"  torch / headrace {row['ratio']:.2f}" if with_torch else "")
             )
-    print_record("attention", {"isa": ops.name, "threads": args.threads}, results)
+    print_record(
+        "attention", {"isa": ops.name, "threads": args.threads, "kv_cache_dtype": dtype}, results
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@
 //
 // A tier brings `load_query`, `score_rows`, `exp2_weight`, `store_weights`, `mix_values`, `Weight`:
 // kernels/attention_float.inl or tiers/amx/attention_tiles.inl, which includes this file at its
-// end. Source: arXiv 2205.14135 (online softmax); arXiv 2311.01282 (splits).
+// end. kFetchesBesideProducts: its products ask for what is read next. kRowsThatWiden: items of so
+// many rows read int8 where it lies; more meet a copy as bf16. Source: arXiv 2205.14135 (online softmax); arXiv 2311.01282 (splits).
 #pragma once
 
 #include "kernels/exact_math.inl"
@@ -290,8 +291,10 @@ static void attend_item(const AttentionArgs* args, const AttentionItem& item,
   AttentionPlace place = item_place(args, item);
   begin_rows(num_rows);
   const VisibleKeys keys = load_rows(args, item, scratch);
-  place.split_keys = scratch.keys;
-  place.split_values = scratch.values;
+  if (num_rows > kRowsThatWiden) {
+    place.split_keys = scratch.keys;
+    place.split_values = scratch.values;
+  }
   copy_value_tail(&place, scratch.tail);
   const int first = is_whole ? keys.first / kSplitTokens : item.split_begin;
   const int last = is_whole ? (keys.last + kSplitTokens - 1) / kSplitTokens : item.split_end;

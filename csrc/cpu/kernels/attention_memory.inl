@@ -12,7 +12,7 @@ constexpr int kWeightStride = kScoreStride * kWeightsPerScore;
 HR_INLINE int clamp(int x, int low, int high) { return x < low ? low : x > high ? high : x; }
 
 // Where the keys and values of a request's KV head are, and for int8 the copies of the split at
-// hand as bf16 tiles, which hold the integers without rounding.
+// hand as bf16 tiles, which hold the integers without rounding; null where the products widen.
 struct AttentionPlace {
   const KVLayer* layer;
   const int32_t* blocks;  // of the request
@@ -51,13 +51,8 @@ HR_INLINE const uint16_t* values_of_group(const AttentionPlace& place, int group
   return (const uint16_t*)stored_tokens(place, place.layer->values, token);
 }
 
-// Lines of int8 as lines of bf16. Small integers are exact in the upper half of a float32.
 HR_INLINE void widen_lines(const int8_t* lines, int num_elements, uint16_t* out) {
-  for (int i = 0; i < num_elements; i += 32) {
-    I32x16 first = as_i32(float_of_i32(load_i8(lines + i)));
-    I32x16 second = as_i32(float_of_i32(load_i8(lines + i + 16)));
-    store_i32((int32_t*)(out + i), bit_or(shift_right<16>(first), second));
-  }
+  for (int i = 0; i < num_elements; i += 32) store_i32((int32_t*)(out + i), widen_line(lines + i));
 }
 
 // Scales of 16 tokens; zero for what lies behind the sequence, which may be anything.
@@ -73,7 +68,8 @@ HR_INLINE void widen_keys(const AttentionPlace& place, int begin, int end, float
   for (int t = begin; t < end; t += kKeyTokens) {
     const int token = place.split_begin + t;
     const int8_t* lines = (const int8_t*)stored_tokens(place, place.layer->keys, token);
-    widen_lines(lines, place.padded_size * kKeyTokens, place.split_keys + t * place.padded_size);
+    if (place.split_keys)
+      widen_lines(lines, place.padded_size * kKeyTokens, place.split_keys + t * place.padded_size);
     copy_scales(place, place.layer->keys, token, scales + t);
   }
 }
@@ -82,8 +78,9 @@ HR_INLINE void widen_values(const AttentionPlace& place, int begin, int end, flo
   for (int t = begin; t < end; t += kValueTokens) {
     const int token = place.split_begin + t;
     const int8_t* lines = (const int8_t*)stored_tokens(place, place.layer->values, token);
-    widen_lines(lines, place.padded_size * kValueTokens,
-                place.split_values + t * place.padded_size);
+    if (place.split_values)
+      widen_lines(lines, place.padded_size * kValueTokens,
+                  place.split_values + t * place.padded_size);
     copy_scales(place, place.layer->values, token, scales + t);
     copy_scales(place, place.layer->values, token + 16, scales + t + 16);
   }
@@ -101,6 +98,15 @@ struct ReadNext {
   int place, line;                                         // what comes next
 };
 
+// Scales are few lines, of a place of their own: asked for at once.
+HR_INLINE void fetch_scales(const AttentionPlace& place, const KVHalf& half, int token) {
+  if (half.format != kInt8KV) return;
+  for (int t = token; t < token + kValueTokens; t += 16) {
+    const float* stored = block_scales(*place.layer, block_of_token(place, half, token));
+    __builtin_prefetch(stored + t % place.layer->block_size, 0, 3);
+  }
+}
+
 HR_INLINE ReadNext read_next(const AttentionPlace& place, int token, int end) {
   const KVLayer& layer = *place.layer;
   ReadNext next;
@@ -110,6 +116,8 @@ HR_INLINE ReadNext read_next(const AttentionPlace& place, int token, int end) {
   for (token = token / kValueTokens * kValueTokens; token < end; token += kValueTokens) {
     next.places[next.count++] = stored_tokens(place, layer.keys, token);
     next.places[next.count++] = stored_tokens(place, layer.values, token);
+    fetch_scales(place, layer.keys, token);
+    fetch_scales(place, layer.values, token);
   }
   return next;
 }

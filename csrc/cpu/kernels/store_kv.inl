@@ -31,6 +31,13 @@ HR_INLINE float* block_scales(const KVLayer& layer, uint8_t* block) {
   return (float*)(block + stored_bytes(layer, kInt8KV, layer.block_size));
 }
 
+// A line of int8 as pairs of bf16. Small integers are exact in the upper half of a float32.
+HR_INLINE I32x16 widen_line(const int8_t* line) {
+  const I32x16 first = as_i32(float_of_i32(load_i8(line)));
+  const I32x16 second = as_i32(float_of_i32(load_i8(line + 16)));
+  return bit_or(shift_right<16>(first), second);
+}
+
 HR_INLINE void round_to_bf16(const float* x, int n, uint16_t* out) {
   int i = 0;
   for (; i + 16 <= n; i += 16) store_bf16(out + i, load(x + i));

@@ -150,4 +150,5 @@ static void mix_values(const AttentionPlace& place, int split_begin, int begin, 
 }
 
 constexpr bool kFetchesBesideProducts = false;
+constexpr int kRowsThatWiden = 0;
 #include "kernels/attention.inl"

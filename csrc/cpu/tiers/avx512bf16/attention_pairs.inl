@@ -40,8 +40,8 @@ HR_INLINE Beside beside(const ReadNext& next, int group, int half, int size) {
 }
 
 // Scores of R rows against 32 keys.
-template <int R>
-static void score_pairs(const uint16_t* queries, const uint16_t* const* keys, int size,
+template <int R, class Element>
+static void score_pairs(const uint16_t* queries, const Element* const* keys, int size,
                         float* scores, const Beside& next) {
   PairSums<R> sums;
   clear<R>(sums);
@@ -53,14 +53,14 @@ static void score_pairs(const uint16_t* queries, const uint16_t* const* keys, in
 }
 
 // 32 dims of R rows.
-template <int R>
-static void mix_pairs(const uint16_t* weights, const uint16_t* const* values, int num_groups, int d,
+template <int R, class Element>
+static void mix_pairs(const uint16_t* weights, const Element* const* values, int num_groups, int d,
                       int size, float* out, const ReadNext& next) {
   PairSums<R> sums;
   clear<R>(sums);
   for (int g = 0; g < num_groups; g++, weights += kValueTokens) {
     const Beside place = beside(next, g, 1, size);
-    const uint16_t* lines = values[g] + d * kValueTokens;
+    const Element* lines = values[g] + d * kValueTokens;
     for (int i = 0; i < kValueTokens; i += 2) {
       place.fetch((d + i) / 2);
       add_products<R>(sums, weights + i, kWeightStride, lines + i * 16,
@@ -70,13 +70,31 @@ static void mix_pairs(const uint16_t* weights, const uint16_t* const* values, in
   store_sums<R>(sums, out, size);
 }
 
-static void score_rows(const AttentionPlace& place, int split_begin, int begin, int end,
-                       int first_row, int num_rows, const AttentionScratch& scratch,
-                       const ReadNext& next, int group) {
+// Keys of 16 tokens and values of 32, as bf16 or as int8 where products widen.
+template <class Element>
+HR_INLINE const Element* keys_at(const AttentionPlace& place, int token) {
+  if constexpr (sizeof(Element) == 1)
+    return (const Element*)stored_tokens(place, place.layer->keys, token);
+  else
+    return keys_of_tile(place, token);
+}
+
+template <class Element>
+HR_INLINE const Element* values_at(const AttentionPlace& place, int group) {
+  if constexpr (sizeof(Element) == 1)
+    return (const Element*)stored_tokens(place, place.layer->values, group * kValueTokens);
+  else
+    return values_of_group(place, group);
+}
+
+template <class Element>
+HR_INLINE void score_elements(const AttentionPlace& place, int split_begin, int begin, int end,
+                              int first_row, int num_rows, const AttentionScratch& scratch,
+                              const ReadNext& next, int group) {
   const int size = place.padded_size;
   for (int t = begin; t < end; t += 2 * kKeyTokens, group++) {
-    const uint16_t* keys[2] = {keys_of_tile(place, split_begin + t),
-                               keys_of_tile(place, split_begin + t + kKeyTokens)};
+    const Element* keys[2] = {keys_at<Element>(place, split_begin + t),
+                              keys_at<Element>(place, split_begin + t + kKeyTokens)};
     for (int r = 0; r < num_rows; r += kChunkRows)
       with_rows<kChunkRows>(num_rows - r, [&](auto rows) {
         score_pairs<rows.count>(scratch.queries + (int64_t)(first_row + r) * size, keys, size,
@@ -86,12 +104,24 @@ static void score_rows(const AttentionPlace& place, int split_begin, int begin, 
   }
 }
 
-static void mix_values(const AttentionPlace& place, int split_begin, int begin, int end,
-                       int num_rows, const AttentionScratch& scratch, const ReadNext& next) {
+static void score_rows(const AttentionPlace& place, int split_begin, int begin, int end,
+                       int first_row, int num_rows, const AttentionScratch& scratch,
+                       const ReadNext& next, int group) {
+  if (place.layer->keys.format == kInt8KV && !place.split_keys)
+    score_elements<int8_t>(place, split_begin, begin, end, first_row, num_rows, scratch, next,
+                           group);
+  else
+    score_elements<uint16_t>(place, split_begin, begin, end, first_row, num_rows, scratch, next,
+                             group);
+}
+
+template <class Element>
+HR_INLINE void mix_elements(const AttentionPlace& place, int split_begin, int begin, int end,
+                            int num_rows, const AttentionScratch& scratch, const ReadNext& next) {
   const int num_groups = (end - begin) / kValueTokens, size = place.padded_size;
-  const uint16_t* values[kSplitTokens / kValueTokens];
+  const Element* values[kSplitTokens / kValueTokens];
   for (int g = 0; g < num_groups; g++)
-    values[g] = values_of_group(place, (split_begin + begin) / kValueTokens + g);
+    values[g] = values_at<Element>(place, (split_begin + begin) / kValueTokens + g);
   for (int d = 0; d < size; d += 32)
     for (int r = 0; r < num_rows; r += kChunkRows)
       with_rows<kChunkRows>(num_rows - r, [&](auto rows) {
@@ -100,5 +130,14 @@ static void mix_values(const AttentionPlace& place, int split_begin, int begin, 
       });
 }
 
+static void mix_values(const AttentionPlace& place, int split_begin, int begin, int end,
+                       int num_rows, const AttentionScratch& scratch, const ReadNext& next) {
+  if (place.layer->values.format == kInt8KV && !place.split_values)
+    mix_elements<int8_t>(place, split_begin, begin, end, num_rows, scratch, next);
+  else
+    mix_elements<uint16_t>(place, split_begin, begin, end, num_rows, scratch, next);
+}
+
 constexpr bool kFetchesBesideProducts = true;
+constexpr int kRowsThatWiden = kBlockRows;
 #include "kernels/attention.inl"
