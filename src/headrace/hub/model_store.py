@@ -7,12 +7,11 @@ process. Knows nothing of what is in a model file.
     home/models/<folder>/model.json          written last: with it, the model is there
     home/models/<folder>/<file>              moved here after its digest was checked
     home/models/<folder>/.<file>.<source>.partial   what an interrupted pull goes on from
-    home/locks/<folder>.lock
+    home/locks/<folder>.lock                 while somebody pulls or removes it
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib
 import logging
@@ -33,10 +32,11 @@ from headrace.core.errors import (
     ModelSourceError,
 )
 from headrace.hub.catalogue import Catalogue, CatalogueEntry, load_catalogue
+from headrace.hub.file_lock import file_lock
 from headrace.hub.manifest import Manifest, check_files, read_manifest, write_manifest
 from headrace.hub.model_name import ModelName, parse_name, url_file_name
 from headrace.hub.model_source import HttpsFile, ModelFile, SourceFailed
-from headrace.hub.pull import Pull, PullProgress, ReportProgress, ignore_progress
+from headrace.hub.pull import Pull, PullProgress, ReportProgress, ignore_progress, remove_bare
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,10 @@ class ModelStore:
             if manifest is None:
                 files = self._list_files(parsed)
                 folder.mkdir(parents=True, exist_ok=True)
-                manifest = Pull(self._config, parsed.text, folder, progress).run(files)
+                try:
+                    manifest = Pull(self._config, parsed.text, folder, progress).run(files)
+                finally:
+                    remove_bare(folder)
         progress(PullProgress(parsed.text, manifest.files[0].name, "done"))
         return self._local(folder, manifest)
 
@@ -256,18 +259,14 @@ class ModelStore:
     @contextmanager
     def _locked(self, folder: Path, name: str, progress: ReportProgress | None) -> Iterator[None]:
         """Hold the model's lock. With `progress`, wait for it; without, refuse when it is taken."""
-        self._locks.mkdir(parents=True, exist_ok=True)
-        with (self._locks / f"{folder.name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if progress is None:
-                    text = (
-                        f"{name!r} is being pulled by another process; try again when it is done."
-                    )
-                    raise CapacityError(text) from None
-                progress(PullProgress(name, "", "waiting", detail="another process pulls it"))
-                fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def busy() -> None:
+            if progress is None:
+                text = f"{name!r} is being pulled by another process; try again when it is done."
+                raise CapacityError(text)
+            progress(PullProgress(name, "", "waiting", detail="another process pulls it"))
+
+        with file_lock(self._locks / f"{folder.name}.lock", busy):
             yield
 
 

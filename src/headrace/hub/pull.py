@@ -187,6 +187,13 @@ class Pull:
             _check_free(self._folder, needed_bytes)
 
 
+def remove_bare(folder: Path) -> None:
+    """Remove a model's folder in which there is nothing that a pull could go on from."""
+    kept = (path for path in folder.rglob("*") if path.suffix != ".etag" and path.is_file())
+    if not any(path.stat().st_size for path in kept):
+        shutil.rmtree(folder)
+
+
 def _flat(name: str) -> str:
     """A file's name as a part of a plain one."""
     return name.replace("/", "-")

@@ -27,7 +27,7 @@ from headrace.core.errors import (
     ModelSourceError,
 )
 from headrace.hub.manifest import MANIFEST_NAME
-from headrace.hub.model_source import HttpsFile, LocalFile
+from headrace.hub.model_source import HttpsFile, LocalFile, PypiParts
 from headrace.hub.model_store import ModelStore
 from headrace.hub.pull import PullProgress
 
@@ -162,6 +162,35 @@ def test_an_interrupted_pull_goes_on(site: Site, config: HubConfig) -> None:
     assert store.pull("tiny").path.read_bytes() == CONTENT
     assert site.requests[-1][1]["Range"].startswith("bytes=")
     assert leftovers(config) == []
+
+
+def test_a_pull_that_brought_nothing_leaves_nothing(
+    site: Site, config: HubConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    parts = PypiParts(("parts-of-tiny",), "1", "*.gguf")
+    sources = [HttpsFile(f"{site.url}/status/404"), parts, LocalFile(tmp_path / "missing.gguf")]
+    with pytest.raises(ModelSourceError):
+        make_store(config, make_file(*sources)).pull("tiny")
+    with pytest.raises(InvalidParameter):
+        make_store(config, make_file(*sources)).pull(f"{site.url}/model.bin")
+    assert sorted(path.name for path in config.home.rglob("*")) == ["locks", "models"]
+
+
+def test_what_one_pull_brought_is_not_lost_to_a_pull_that_fails(
+    site: Site, config: HubConfig
+) -> None:
+    def interrupt(moment: PullProgress) -> None:
+        if moment.done_bytes >= len(CONTENT) // 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store_for(site, config).pull("tiny", interrupt)
+    kept = leftovers(config)
+    with pytest.raises(ModelSourceError):
+        store_for(site, config, "/status/404").pull("tiny")
+    assert leftovers(config) == kept
+    assert store_for(site, config).pull("tiny").path.read_bytes() == CONTENT
 
 
 def test_a_model_that_does_not_fit_on_the_disk(site: Site, config: HubConfig) -> None:
@@ -347,6 +376,7 @@ def test_two_pulls_at_once_fetch_once(site: Site, config: HubConfig) -> None:
     assert len(set(paths)) == 1 and len(paths) == 3
     assert site.paths == ["/file.gguf"]
     assert stages.count("waiting") == 2
+    assert list((config.home / "locks").iterdir()) == []
 
 
 def test_a_model_that_is_being_pulled_is_not_removed(site: Site, config: HubConfig) -> None:
