@@ -63,7 +63,7 @@ BAD_COMMANDS = (
     run(
         "-m",
         "qwen2.5-coder:0.6b",
-        message=f"The model 'qwen2.5-coder:0.6b' does not exist here. Known: qwen2.5-coder:0.5b, qwen2.5-coder:1.5b. {NAMES}",
+        message=f"The model 'qwen2.5-coder:0.6b' does not exist here. Did you mean qwen2.5-coder:0.5b or qwen2.5-coder:1.5b? {NAMES}",
     ),
     run("-m", "gpt-5", message=f"The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}"),
     run(
@@ -217,7 +217,7 @@ BAD_COMMANDS = (
     ),
     usage(
         environ={"HEADRACE_DEVICE": "gpu"},
-        message="HEADRACE_DEVICE is 'gpu'; allowed: one of auto, cpu, cuda, reference. Did you mean cpu?",
+        message="HEADRACE_DEVICE is 'gpu'; allowed: one of auto, cpu, cuda, reference. Did you mean cuda?",
     ),
     # the request
     usage("--temperature", "3", message="temperature is 3.0; allowed: 0 to 2."),

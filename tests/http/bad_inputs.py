@@ -209,6 +209,13 @@ BAD_INPUTS = (
         "model",
     ),
     chat(
+        {"model": "tinny"},
+        "The model 'tinny' does not exist here. Did you mean tiny?",
+        "model",
+        code="model_not_found",
+        status=404,
+    ),
+    chat(
         {"model": "gpt-5"},
         "The model 'gpt-5' does not exist here. Known: tiny.",
         "model",

@@ -45,6 +45,8 @@ ROUTING_SECTIONS = ("upstreams", "tiers", "routing")
 ALL_SECTIONS = (*SECTIONS, *ROUTING_SECTIONS)
 _ALLOWED = f"a map with {', '.join(ALL_SECTIONS)}"
 _KINDS: dict[type, str] = {list: "list", str: "text"}
+# What others call a choice of ours.
+_OTHER_WORDS = {"gpu": "cuda", "nvidia": "cuda"}
 _BOOLEAN_TEXTS = {"1": True, "true": True, "yes": True, "on": True}
 _BOOLEAN_TEXTS |= {"0": False, "false": False, "no": False, "off": False}
 
@@ -183,7 +185,8 @@ def _to_choice(choices: tuple[str, ...], value: object, shown: str) -> str:
         text = value.strip().lower() if isinstance(value, str) else value
     if text not in choices:
         allowed = f"one of {', '.join(choices)}"
-        raise ConfigError(shown, value, allowed, did_you_mean(value, choices, most=1))
+        meant = _OTHER_WORDS.get(str(text), text)
+        raise ConfigError(shown, value, allowed, did_you_mean(meant, choices, most=1))
     return str(text)
 
 

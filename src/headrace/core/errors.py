@@ -28,6 +28,8 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from headrace.core.near_names import did_you_mean
+
 
 class HeadraceError(Exception):
     """Base of every error that headrace raises on purpose."""
@@ -162,8 +164,9 @@ class ModelNotFound(RequestError):
 
     def __init__(self, model: str, known: Sequence[str] = (), hint: str = "") -> None:
         self.model, self.known, self.hint = model, tuple(known), hint
-        names = f"Known: {', '.join(self.known)}. " if self.known else ""
-        text = f"The model {model!r} does not exist here. {names}{hint}".rstrip()
+        every = f"Known: {', '.join(self.known)}." if self.known else ""
+        parts = (f"The model {model!r} does not exist here.", did_you_mean(model, known), hint)
+        text = " ".join(filter(None, (parts[0], parts[1] or every, parts[2])))
         super().__init__(text, "model", "model_not_found")
 
 

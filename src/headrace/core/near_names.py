@@ -11,16 +11,20 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 
 LEAST_LIKENESS = 0.6
+# Of three letters, two are alike in words that have nothing to do with each other.
+_OF_THREE_LETTERS = 0.7
 # Beside the nearest one only those that are nearly as near.
 NEXT_TO_NEAREST = 0.1
-# Of names that differ in numbers alone, as sizes of a model do.
+# Of names that differ in numbers alone, as sizes of a model do, and of a part of a name.
 _OTHER_NUMBERS = 0.7
+_LEAST_PART = 4
 
 
 def near_names(name: str, known: Iterable[str], most: int = 3) -> tuple[str, ...]:
     """The nearest names, and none that only begin alike: `engine.a` is not near `engine.b`."""
     found = sorted(((_likeness(name, word), word) for word in known), key=lambda pair: -pair[0])
-    least = max([LEAST_LIKENESS, *(likeness - NEXT_TO_NEAREST for likeness, _ in found[:1])])
+    of_length = _OF_THREE_LETTERS if len(name) <= 3 else LEAST_LIKENESS
+    least = max([of_length, *(likeness - NEXT_TO_NEAREST for likeness, _ in found[:1])])
     return tuple(word for likeness, word in found[:most] if likeness >= least)
 
 
@@ -37,7 +41,8 @@ def _likeness(name: str, word: str) -> float:
         del ours[0], theirs[0]
     rests = ["".join(ours), "".join(theirs)]
     our_form, their_form = (re.sub(r"\d+(\.\d+)*", "#", rest) for rest in rests)
-    least = _OTHER_NUMBERS if our_form == their_form else 0.0
+    is_part = len(rests[0]) >= _LEAST_PART and rests[0] in rests[1]
+    least = _OTHER_NUMBERS if our_form == their_form or is_part else 0.0
     return max(least, SequenceMatcher(None, rests[0], rests[1]).ratio())
 
 

@@ -6,7 +6,6 @@ Knows nothing of what is on this machine.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -66,13 +65,9 @@ class Catalogue:
                 return entry
         return None
 
-    def near_names(self, name: str) -> tuple[str, ...]:
-        """Names that `name` may have been meant to be; all of them when none is near."""
-        spellings = {alias: entry.name for entry in self.entries for alias in entry.aliases}
-        spellings |= {entry.name: entry.name for entry in self.entries}
-        near = difflib.get_close_matches(name.lower(), spellings, n=3, cutoff=0.6)
-        found = dict.fromkeys(spellings[spelling] for spelling in near)
-        return tuple(found) or tuple(entry.name for entry in self.entries)
+    def names(self) -> tuple[str, ...]:
+        """Of every model the one name that it goes by."""
+        return tuple(entry.name for entry in self.entries)
 
 
 @cache

@@ -31,6 +31,7 @@ from headrace.core.errors import (
     ModelNotFound,
     ModelSourceError,
 )
+from headrace.core.near_names import did_you_mean
 from headrace.hub.catalogue import Catalogue, CatalogueEntry, load_catalogue
 from headrace.hub.file_lock import file_lock
 from headrace.hub.manifest import Manifest, check_files, read_manifest, write_manifest
@@ -78,6 +79,11 @@ class ModelStore:
     @property
     def catalogue(self) -> Catalogue:
         return self._catalogue
+
+    def known_names(self) -> tuple[str, ...]:
+        """The catalogue's, and of whatever else is on this machine."""
+        local = (model.name for model in self.list())
+        return tuple(dict.fromkeys((*self._catalogue.names(), *local)))
 
     def resolve(self, name: str) -> LocalModel:
         """Find a model that is on this machine, by any name it can be pulled under, or by path.
@@ -170,7 +176,8 @@ class ModelStore:
         if parsed.kind in ("path", "unknown") or not folder.is_dir():
             hint = "Only models in the store are removed; a file given by path is yours to delete. "
             what = hint if parsed.kind == "path" else ""
-            raise ModelNotFound(name, (), what + self._say_local())
+            near = did_you_mean(name, [model.name for model in self.list()])
+            raise ModelNotFound(name, (), f"{what}{near} {self._say_local()}".lstrip())
         return folder
 
     def partial_bytes(self, name: str) -> int:
@@ -210,9 +217,8 @@ class ModelStore:
 
     def _not_found(self, parsed: ModelName) -> ModelNotFound:
         if parsed.kind == "unknown":
-            near = self._catalogue.near_names(parsed.text)
             hint = "`headrace models` lists names; owner/repo, a URL or a path work too."
-            return ModelNotFound(parsed.text, near, hint)
+            return ModelNotFound(parsed.text, self.known_names(), hint)
         hint = f"Fetch it with `headrace pull {parsed.text}`. {self._say_local()}"
         if parsed.kind == "hub" and parsed.text.endswith(".gguf"):
             # `folder/model.gguf` may mean either.

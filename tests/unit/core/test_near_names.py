@@ -40,6 +40,23 @@ def test_another_size_of_the_same_model_is_near() -> None:
     assert near_names("model_b", known) == ()
 
 
+@pytest.mark.parametrize(
+    ("given", "known", "near"),
+    [
+        ("coder", ("qwen2.5-coder:0.5b", "gemma3:270m"), ("qwen2.5-coder:0.5b",)),
+        ("minilm", ("all-minilm-l6-v2", "gemma3:270m"), ("all-minilm-l6-v2",)),
+        # Words of few letters are alike without being meant.
+        ("gpu", ("auto", "cpu", "cuda", "reference"), ()),
+        ("l", ("llama", "all"), ()),
+        ("of", ("on", "off"), ("off",)),
+    ],
+)
+def test_parts_of_a_name_are_near_and_short_words_are_not(
+    given: str, known: tuple[str, ...], near: tuple[str, ...]
+) -> None:
+    assert near_names(given, known) == near
+
+
 def test_names_that_are_as_near_are_all_named_up_to_a_number() -> None:
     assert near_names("model_a", ("model_b", "model_c", "colour")) == ()
     assert near_names("summaryx", ("summary1", "summary2", "summary3"), most=2) == (

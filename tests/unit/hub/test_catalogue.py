@@ -73,11 +73,6 @@ def test_finds_aliases_and_ignores_case() -> None:
     assert catalogue.find("qwen") is None
 
 
-def test_near_names() -> None:
-    assert load_catalogue().near_names("gemma3:270") == ("gemma3:270m",)
-    assert len(load_catalogue().near_names("zzz")) == 4
-
-
 @pytest.mark.parametrize(
     ("change", "field"),
     [

@@ -76,10 +76,21 @@ def test_what_is_not_here_says_how_to_get_it(site: Site, config: HubConfig) -> N
     store = store_for(site, config)
     with pytest.raises(ModelNotFound, match="headrace pull tiny:1m"):
         store.resolve("tiny")
-    with pytest.raises(ModelNotFound, match=r"Known: tiny:1m.*headrace models"):
+    with pytest.raises(ModelNotFound, match=r"Did you mean tiny:1m\?.*headrace models"):
         store.resolve("tinny")
-    with pytest.raises(ModelNotFound, match="Known: tiny:1m"):
-        store.pull("tinny")
+    with pytest.raises(ModelNotFound, match=r"Known: tiny:1m\."):
+        store.pull("gpt")
+
+
+def test_a_misspelt_name_of_whatever_is_here_is_told_the_right_one(
+    site: Site, config: HubConfig
+) -> None:
+    store = store_for(site, config)
+    (config.home / "models").mkdir(parents=True)
+    (config.home / "models" / "fable-7b.gguf").write_bytes(CONTENT)
+    for ask in (store.resolve, store.pull, store.remove):
+        with pytest.raises(ModelNotFound, match=r"Did you mean fable-7b\?"):
+            ask("fabel-7b")
 
 
 def test_a_path_without_a_file_says_where_it_was_looked_for(
