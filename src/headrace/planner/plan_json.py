@@ -12,7 +12,6 @@ from typing import Any
 from headrace.planner.agreement import agreements
 from headrace.planner.bounds import Bound
 from headrace.planner.optimizer import Assignment
-from headrace.planner.options import Option
 from headrace.planner.plan import WorkloadPlan
 from headrace.planner.plan_text import assumptions, conclusions
 from headrace.planner.profile import Profile
@@ -44,7 +43,7 @@ def plan_json(plan: WorkloadPlan, profile: Profile) -> dict[str, Any]:
             }
             for effect in plan.effects
         ],
-        "options": [_option(option) for option in plan.options],
+        "options": [asdict(option) for option in plan.options],
         "cheapest": _assignment(plan, plan.cheapest),
         "smallest": _assignment(plan, plan.smallest),
         "cheapest_without_floors": _assignment(plan, plan.unbound),
@@ -82,10 +81,6 @@ def _bound(bound: Bound) -> dict[str, Any]:
         "high": float(bound.high),
         "at_price": _share(bound.at_price),
     }
-
-
-def _option(option: Option) -> dict[str, Any]:
-    return asdict(option)
 
 
 def _share(share: Fraction | None) -> float | None:

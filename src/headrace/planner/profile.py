@@ -7,7 +7,7 @@ no model. Units: seconds, tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,7 +27,7 @@ from headrace.planner.quality import (
     TaskMetric,
     read_json,
 )
-from headrace.planner.workload import Call, Sample, Task, Tier, Workload
+from headrace.planner.workload import Call, Metric, Sample, Task, Tier, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +145,14 @@ def make_metric(task: Task, workload: Workload, journal: Journal) -> TaskMetric:
     metric = task.metric
     if metric.kind in ("similarity", "judge"):
         return GivenScore(task, workload.scorer(metric.model), journal)
-    made: TaskMetric
-    if metric.kind == "exact":
-        made = ExactMatch(metric)
-    elif metric.kind == "label_f1":
-        made = LabelF1(metric)
-    elif metric.kind == "contains":
-        made = Contains(metric)
-    elif metric.kind == "json_fields":
-        made = JsonFields(metric)
-    else:
-        made = RougeL(metric)
-    return made
+    kinds: dict[str, Callable[[Metric], TaskMetric]] = {
+        "exact": ExactMatch,
+        "label_f1": LabelF1,
+        "contains": Contains,
+        "json_fields": JsonFields,
+        "rouge_l": RougeL,
+    }
+    return kinds[metric.kind](metric)
 
 
 def output_of(text: str, path: str) -> str | None:

@@ -79,7 +79,7 @@ class Profiler:
         """Ask everything. Raises: BackendError when the tier answers nothing any more."""
         if not asks:
             return
-        await self._warm_up()
+        await self._warm_up(asks)
         waiting = iter(asks)
         try:
             async with asyncio.TaskGroup() as group:
@@ -104,16 +104,22 @@ class Profiler:
                     "on from there."
                 )
 
-    async def _warm_up(self) -> None:
-        """The first request of an engine maps weights in; it is in no measurement."""
-        request = self._request((Message("user", "Hello"),), SamplingParams(
-            temperature=0.0, max_tokens=WARM_UP_TOKENS))  # fmt: skip
-        try:
-            async with aclosing(await self.backend.generate(request)) as outputs:
-                async for _ in outputs:
-                    pass
-        except (BackendError, CapacityError, RequestError) as error:
-            raise BackendError(f"Tier {self.tier.name} does not answer: {error.message}") from None
+    async def _warm_up(self, asks: Sequence[Ask]) -> None:
+        """Requests in no measurement: an engine's first maps weights in, its first form has the
+        vocabulary read (1 s), and elsewhere each form is compiled when it first comes.
+        """
+        for form in dict.fromkeys((None, *(form_of(ask.call, self.tier) for ask in asks))):
+            request = self._request((Message("user", "Hello"),), SamplingParams(
+                temperature=0.0, max_tokens=WARM_UP_TOKENS, structured_outputs=form))  # fmt: skip
+            try:
+                async with aclosing(await self.backend.generate(request)) as outputs:
+                    async for _ in outputs:
+                        pass
+            except (BackendError, CapacityError, RequestError) as error:
+                if form is None:
+                    name = self.tier.name
+                    raise BackendError(f"Tier {name} does not answer: {error.message}") from None
+                # A form that is refused is an error of its samples.
 
     async def _ask(self, ask: Ask) -> Answer:
         sampling = SamplingParams(

@@ -9,7 +9,8 @@ import pytest
 
 from fakes.fake_backend import FakeBackend
 from fakes.workload_files import answer_to, workload_tree, write_workload
-from headrace.core.errors import BackendError, CapacityError, ConfigError
+from headrace.core.errors import BackendError, CapacityError, ConfigError, InvalidParameter
+from headrace.core.message import Message
 from headrace.core.request import GenerateRequest
 from headrace.planner.journal import Answer, Journal, request_key
 from headrace.planner.profile import Profile, cut_answer
@@ -39,13 +40,38 @@ async def test_every_sample_is_asked_once_and_measured(tmp_path: Path, workload:
     backend = FakeBackend(pieces=("About ", "sport", "."))
     heard = await ask_all(workload, journal, "large", backend)
     assert len(heard) == 16
-    assert len({request.cache_salt for request in backend.requests}) == 17  # and the warm-up
+    assert len({request.cache_salt for request in backend.requests}) == 18  # and the warm-ups
     label = next(answer for answer in heard if answer.call == "label")
     assert label.text == "About sport."
     assert (label.prefill_s, label.decode_s) == (0.002, 0.003)
     assert label.marks == ((1, 6), (2, 11), (3, 12))
     assert 0 < label.ttft_s <= label.e2e_s
     assert await ask_all(workload, journal, "large", backend) == []
+
+
+async def test_no_sample_is_the_first_of_its_form(tmp_path: Path, workload: Workload) -> None:
+    """What reads the vocabulary, or compiles a form elsewhere, is apart from what is measured."""
+    backend = FakeBackend(pieces=("sport",))
+    await ask_all(workload, Journal(tmp_path / "p.jsonl"), "large", backend)
+    firsts = {request.sampling.structured_outputs: request for request in backend.requests[::-1]}
+    assert {form and form.choice for form in firsts} == {None, ("sport", "money")}
+    for request in firsts.values():
+        assert request.messages == (Message("user", "Hello"),)
+
+
+async def test_a_form_that_is_refused_fails_its_own_samples(
+    tmp_path: Path, workload: Workload
+) -> None:
+    async def refuse(request: GenerateRequest) -> None:
+        if request.sampling.structured_outputs is not None:
+            raise InvalidParameter("structured_outputs", "choice", "nothing here")
+
+    journal = Journal(tmp_path / "p.jsonl")
+    heard = await ask_all(workload, journal, "large", FakeBackend(admission=refuse), limit=2)
+    assert {(answer.call, answer.error is None) for answer in heard} == {
+        ("label", False),
+        ("summarize", True),
+    }
 
 
 async def test_a_run_goes_on_where_it_was_cut(tmp_path: Path, workload: Workload) -> None:
@@ -93,7 +119,7 @@ async def test_failures_are_written_asked_again_and_end_a_dead_tier(
     async def fail(request: GenerateRequest) -> None:
         nonlocal num_asked
         num_asked += 1
-        if num_asked == 2:
+        if num_asked == 3:  # after two warm-ups
             raise CapacityError("full")
 
     heard = await ask_all(workload, journal, "large", FakeBackend(admission=fail))
