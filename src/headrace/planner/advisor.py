@@ -148,11 +148,9 @@ def compare(
     machines: Sequence[Machine], apis: Sequence[Price], mix: Mix, most_utilization: float
 ) -> Iterator[BreakEven]:
     """Every machine beside every API."""
-    for machine in machines:
-        for api in apis:
-            found = _compare(machine, api, mix, most_utilization)
-            if found is not None:
-                yield found
+    pairs = ((machine, api) for machine in machines for api in apis)
+    found = (_compare(*pair, mix, most_utilization) for pair in pairs)
+    return (each for each in found if each is not None)
 
 
 def _compare(machine: Machine, api: Price, mix: Mix, most_utilization: float) -> BreakEven | None:

@@ -7,12 +7,13 @@ the metric prefer the same answer, with intervals. Decides nothing: floors are t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from headrace.planner.interval import Interval, interval
+from headrace.planner.interval import Interval, drawn_together, interval
 from headrace.planner.judge import TIE, WIN
 from headrace.planner.profile import Profile
 from headrace.planner.scoring import comparison_of_tiers
@@ -24,7 +25,7 @@ _SAME = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """A judge beside a metric, on pairs of different answers to the same samples.
+    """A judge beside a metric, on pairs of different answers to the same prompts.
 
     `steady` is the share of pairs whose verdict did not change with the order; `preference` the
     mean of 1 for `other`, 0 for `baseline`, 0.5 for none. `agrees` is over the `num_told_apart`
@@ -41,6 +42,14 @@ class Agreement:
     agrees: Interval | None
 
 
+class _Compared(NamedTuple):
+    """The judge's preference for the baseline; by how much its metric is better; which prompt."""
+
+    verdict: float
+    better: float
+    prompt: str
+
+
 def agreements(profile: Profile) -> Iterator[Agreement]:
     """Of each task with a judge, and each pair of tiers that it has compared."""
     workload = profile.workload
@@ -53,10 +62,7 @@ def agreements(profile: Profile) -> Iterator[Agreement]:
                 yield _agreement(task, task.judge.tier, pair, found, workload.confidence)
 
 
-def _of(
-    profile: Profile, task: Task, pair: tuple[str, str], sample: Sample
-) -> Iterator[tuple[float, float]]:
-    """The judge's preference for the baseline, and by how much its metric is better."""
+def _of(profile: Profile, task: Task, pair: tuple[str, str], sample: Sample) -> Iterator[_Compared]:
     workload, journal = profile.workload, profile.journal
     comparison = comparison_of_tiers(workload, journal, task, pair, sample)
     if comparison is None or task.judge is None:
@@ -67,33 +73,33 @@ def _of(
         scores = [
             float(metric.combine(np.array(metric.row(sample, text)))) for text in comparison.texts
         ]
-        yield verdict, scores[0] - scores[1]
+        yield _Compared(verdict, scores[0] - scores[1], task.call.first_alike(sample.id))
 
 
 def _agreement(
     task: Task,
     judge: str,
     pair: tuple[str, str],
-    found: Sequence[tuple[float, float]],
+    found: Sequence[_Compared],
     confidence: float,
 ) -> Agreement:
-    told_apart = [
-        float((verdict == WIN) == (better > 0))
-        for verdict, better in found
-        if verdict != TIE and abs(better) > _SAME
-    ]
+    told_apart = [each for each in found if each.verdict != TIE and abs(each.better) > _SAME]
+
+    def share(of: Callable[[_Compared], float], among: Sequence[_Compared]) -> Interval:
+        rows = drawn_together(
+            np.array([(of(each), 1.0) for each in among]), [each.prompt for each in among]
+        )
+        return interval(rows, lambda sums: np.asarray(sums[..., 0] / sums[..., 1]), confidence)
+
     return Agreement(
         task=task.name,
         judge=judge,
         baseline=pair[0],
         other=pair[1],
-        steady=_share([float(verdict != TIE) for verdict, _ in found], confidence),
-        preference=_share([1 - verdict for verdict, _ in found], confidence),
-        num_told_apart=len(told_apart),
-        agrees=_share(told_apart, confidence) if told_apart else None,
+        steady=share(lambda each: each.verdict != TIE, found),
+        preference=share(lambda each: 1 - each.verdict, found),
+        num_told_apart=len({each.prompt for each in told_apart}),
+        agrees=share(lambda each: (each.verdict == WIN) == (each.better > 0), told_apart)
+        if told_apart
+        else None,
     )
-
-
-def _share(values: Sequence[float], confidence: float) -> Interval:
-    rows = np.array([(value, 1.0) for value in values])
-    return interval(rows, lambda sums: np.asarray(sums[..., 0] / sums[..., 1]), confidence)

@@ -9,7 +9,7 @@ the Bootstrap, section 5.3 (expanded percentiles).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -35,6 +35,18 @@ class Interval:
     low: float
     high: float
     count: int
+
+
+def drawn_together(rows: Rows, names: Sequence[str]) -> Rows:
+    """Sums of the rows that share a name: a resample has all of them or none, as often as it drew.
+
+    Rows that depend on each other prove no more together than one of them does alone.
+    Shapes: [n, k] -> [distinct names, k]. Source: Field and Welsh 2007, the cluster bootstrap.
+    """
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    sums = np.zeros((len(places), rows.shape[1]))
+    np.add.at(sums, [places[name] for name in names], rows)
+    return sums
 
 
 def interval(rows: Rows, combine: Combine, confidence: float) -> Interval:

@@ -203,12 +203,16 @@ def form_of(call: Call, tier: Tier) -> StructuredOutputs | None:
 
 
 def request_key(call: Call, tier: Tier, sample: Sample) -> str:
-    """Names all that an answer depends on."""
+    """Names all that an answer depends on, and which of several equal requests it is.
+
+    Each of them is asked: how long an answer takes is another number every time.
+    """
     form = form_of(call, tier)
     asked = [
         *(tier.model, tier.url),
         *((message.role, message.content) for message in messages_of(call, sample)),
         *(call.max_tokens, None if form is None else (form.form, form.source)),
+        *call.repeats.get(sample.id, ())[1:],
     ]
     return digest(json.dumps(asked, ensure_ascii=False))
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from headrace.core.config import EngineConfig
 from headrace.core.usage import Usage
-from headrace.planner.interval import Interval, interval, paired_difference
+from headrace.planner.interval import Interval, drawn_together, interval, paired_difference
 from headrace.planner.journal import messages_of
 from headrace.planner.profile import Measured, Profile
 from headrace.planner.tier_price import TierPrice, with_cached_prefix
@@ -81,8 +81,9 @@ class TaskLatency:
 class Option:
     """A call on a tier with moves. `nano_usd` is a day's, `input_nano_usd` a part; None: unpriced.
 
-    `num_cut` answers reached max_tokens and `num_failed` never came, of `num_samples` each; where
-    none came `num_samples` is 0. `why_not` is empty where it may be chosen.
+    `num_cut` answers reached max_tokens and `num_failed` never came, of `num_samples` each, which
+    have `num_prompts` different prompts; where none came both are 0. `why_not` is empty where it
+    may be chosen.
     """
 
     call: str
@@ -98,6 +99,7 @@ class Option:
     quality: Mapping[str, TaskQuality]
     latency: Mapping[str, TaskLatency]
     num_samples: int
+    num_prompts: int
     num_cut: int
     num_failed: int
     moves: tuple[Move, ...]
@@ -147,6 +149,7 @@ class OptionMaker:
         cost = self._cost(usages, call, tier, is_batch, is_cached)
         inputs = [replace(usage, output_tokens=0, reasoning_tokens=0) for usage in usages]
         count = max(1, len(usages))
+        asked = () if measured is None else measured.samples
         return Option(
             call=call.name,
             tasks=tuple(call.outputs),
@@ -160,7 +163,8 @@ class OptionMaker:
             output_tokens=sum(usage.output_tokens for usage in usages) / count,
             quality=quality,
             latency=latency,
-            num_samples=0 if measured is None else len(measured.samples),
+            num_samples=len(asked),
+            num_prompts=len(set(map(call.first_alike, asked))),
             num_cut=0 if measured is None else measured.num_cut,
             num_failed=num_failed,
             moves=moves,
@@ -209,7 +213,10 @@ class OptionMaker:
                 "".join(message.content or "" for message in messages_of(call, sample))
                 for sample in call.samples
             ]
-            common = _common_chars(texts) if len(set(texts)) > 1 else 0
+            first, last = min(texts), max(texts)
+            pairs = enumerate(zip(first, last, strict=False))
+            # What the first and last in order share, all of them do.
+            common = next((i for i, (a, b) in pairs if a != b), len(first)) if first != last else 0
             self._common_shares[call.name] = common * len(texts) / max(1, sum(map(len, texts)))
         return self._common_shares[call.name]
 
@@ -236,13 +243,16 @@ class OptionMaker:
             return TaskQuality(None, None, "unmeasured")
         workload, metric = self._workload, self._profile.metrics[task.name]
         rows = measured.rows[task.name]
-        score = interval(rows, metric.combine, workload.confidence)
+        names = [task.call.first_alike(sample) for sample in measured.samples]
+        score = interval(drawn_together(rows, names), metric.combine, workload.confidence)
         today = self._profile.find(task.call, self._baseline)
         difference = None
         if today is not None and task.name in today.rows:
-            pairs = _same_samples(measured, today)
-            if pairs is not None:
-                a, b = rows[pairs[0]], today.rows[task.name][pairs[1]]
+            ours, theirs = _same_samples(measured, today)
+            if ours:
+                both = [names[place] for place in ours]
+                a = drawn_together(rows[ours], both)
+                b = drawn_together(today.rows[task.name][theirs], both)
                 difference = paired_difference(a, b, metric.combine, workload.confidence)
         is_today = measured is today
         verdict = judge_floor(task.floor, score, difference, is_today, workload.evidence)
@@ -265,11 +275,8 @@ def judge_floor(
             "unmeasured" if difference is None else _compare(difference, -floor.within, evidence)
         )
     order: tuple[Verdict, ...] = ("fails", "unmeasured", "unproved", "holds")
-    return next((verdict for verdict in order if verdict in found), _held(floor))
-
-
-def _held(floor: Floor) -> Verdict:
-    return "none" if floor.least is None and floor.within is None else "holds"
+    is_none = floor.least is None and floor.within is None
+    return next((verdict for verdict in order if verdict in found), "none" if is_none else "holds")
 
 
 def _compare(found: Interval, least: float, evidence: Evidence) -> Verdict:
@@ -280,19 +287,11 @@ def _compare(found: Interval, least: float, evidence: Evidence) -> Verdict:
     return "fails" if found.high < least else "unproved"
 
 
-def _common_chars(texts: Sequence[str]) -> int:
-    """How many signs all texts begin with: those that the first and last in order share."""
-    first, last = min(texts), max(texts)
-    return next(
-        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
-    )
-
-
-def _same_samples(a: Measured, b: Measured) -> tuple[list[int], list[int]] | None:
-    """Places of the samples that both have; None where there are none."""
+def _same_samples(a: Measured, b: Measured) -> tuple[list[int], list[int]]:
+    """Places of the samples that both have, in each of them."""
     place = {name: index for index, name in enumerate(b.samples)}
-    pairs = [(index, place[name]) for index, name in enumerate(a.samples) if name in place]
-    return ([i for i, _ in pairs], [j for _, j in pairs]) if pairs else None
+    ours = [index for index, name in enumerate(a.samples) if name in place]
+    return ours, [place[a.samples[index]] for index in ours]
 
 
 def _latency(

@@ -69,9 +69,9 @@ def quality_rows(plan: WorkloadPlan, workload: Workload) -> Iterator[Row]:
                 name,
                 shown,
                 option.tier,
-                str(option.num_samples or option.num_failed),
+                samples_text(option),
                 interval_text(quality.score),
-                "baseline" if _is_today(option, plan) else interval_text(quality.difference, True),
+                interval_text(quality.difference, True) if option.moves else "baseline",
                 floor_text(task.floor),
                 _HELD[quality.verdict],
                 latency_text(task, option.latency[name]),
@@ -166,11 +166,12 @@ def conclusions(plan: WorkloadPlan, workload: Workload) -> Iterator[str]:
         yield f"The cheapest that holds every floor and objective: {chosen}."
     if plan.target is not None:
         yield from _target(plan)
-    counts = [option.num_samples for option in plan.options if option.num_samples]
+    counts = [option.num_prompts for option in plan.options if option.num_prompts]
     if counts and min(counts) < FEW_SAMPLES:
         yield (
-            f"Some of it rests on {min(counts)} samples. Below {FEW_SAMPLES} bootstrap intervals "
-            "are too narrow: take what is held as likely, not as shown, and profile more samples."
+            f"Some of it rests on {min(counts)} samples that differ. Below {FEW_SAMPLES} bootstrap "
+            "intervals are too narrow: take what is held as likely, not as shown, and profile more "
+            "samples."
         )
 
 
@@ -289,6 +290,13 @@ def _doubts(profile: Profile) -> Iterator[str]:
                 f"{share:.0%} of the prompt tokens of {tier.name} came from its provider's cache "
                 "while it was measured, and are priced so: calls that come less often pay more."
             )
+    for call in profile.workload.calls:
+        if call.repeats:
+            yield (
+                f"{len(call.repeats)} of the {len(call.samples)} samples of {call.name} have the "
+                "prompt of another. Each has times of its own; in intervals of quality those that "
+                "are alike are one sample, which weighs more."
+            )
     for task in profile.workload.tasks.values():
         found = _measured(profile, profile.workload.tiers.values())
         verdicts = [
@@ -364,8 +372,11 @@ def _rate(nano_usd: int | None) -> str:
     return "?" if nano_usd is None else f"{nano_usd / 1e9:.4g}"
 
 
-def _is_today(option: Option, plan: WorkloadPlan) -> bool:
-    return option.tier == plan.scenario.baseline and not option.moves
+def samples_text(option: Option) -> str:
+    """How many were asked, and how many of them differ."""
+    if option.num_prompts == option.num_samples:
+        return str(option.num_samples or option.num_failed)
+    return f"{option.num_samples}, {option.num_prompts} differ"
 
 
 def percent(share: Fraction | None) -> str:

@@ -7,7 +7,7 @@ no model. Units: seconds, tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,17 +17,8 @@ from headrace.economics.machine_price import MachineWork, ServedCall, measure_wo
 from headrace.planner.interval import Rows
 from headrace.planner.journal import Answer, Journal
 from headrace.planner.judge import GivenScore
-from headrace.planner.prompt_template import MissingField, as_text, look_up
-from headrace.planner.quality import (
-    Contains,
-    ExactMatch,
-    JsonFields,
-    LabelF1,
-    RougeL,
-    TaskMetric,
-    read_json,
-)
-from headrace.planner.workload import Call, Metric, Sample, Task, Tier, Workload
+from headrace.planner.quality import METRICS, TaskMetric, pick
+from headrace.planner.workload import Call, Sample, Task, Tier, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +57,7 @@ class Profile:
             task.name: make_metric(task, workload, journal) for task in workload.tasks.values()
         }
         self._measured: dict[tuple[str, str, int], Measured | None] = {}
-        self._num_failed: dict[tuple[str, str], int] = {}
+        self._answered: dict[tuple[str, str], list[tuple[Sample, Answer]]] = {}
 
     def find(self, call: Call, tier: Tier, max_tokens: int | None = None) -> Measured | None:
         """None: it was not asked, or what was asked lacks what this needs."""
@@ -78,15 +69,16 @@ class Profile:
 
     def num_failed(self, call: Call, tier: Tier) -> int:
         """Requests that brought no answer, also where none did."""
-        key = (call.name, tier.measured_on)
-        if key not in self._num_failed:
-            answers = self._answers(call, self.workload.tiers[tier.measured_on])
-            self._num_failed[key] = sum(answer.error is not None for _, answer in answers)
-        return self._num_failed[key]
+        return sum(answer.error is not None for _, answer in self._answers(call, tier))
 
     def work(self, tier: Tier) -> MachineWork | None:
         """What an engine computed over all calls that it answered; None: too little."""
-        real = self.workload.tiers[tier.measured_on]
+        # Tasks with equal requests share their answers.
+        answers = {
+            answer.key: answer
+            for call in self.workload.calls
+            for _, answer in self._answers(call, tier)
+        }
         calls = [
             ServedCall(
                 answer.answered_unix_s - answer.prefill_s - answer.decode_s,
@@ -96,8 +88,7 @@ class Profile:
                 answer.usage.input_tokens - answer.usage.cached_input_tokens,
                 answer.usage.output_tokens,
             )
-            for call in self.workload.calls
-            for _, answer in self._answers(call, real)
+            for answer in answers.values()
             if answer.error is None
         ]
         if not calls:
@@ -107,11 +98,17 @@ class Profile:
         return measure_work(calls, begin_s, end_s)
 
     def _answers(self, call: Call, tier: Tier) -> list[tuple[Sample, Answer]]:
-        found = ((sample, self.journal.find(call, tier, sample)) for sample in call.samples)
-        return [(sample, answer) for sample, answer in found if answer is not None]
+        key = call.name, tier.measured_on
+        if key not in self._answered:
+            real = self.workload.tiers[tier.measured_on]
+            found = ((sample, self.journal.find(call, real, sample)) for sample in call.samples)
+            self._answered[key] = [
+                (sample, answer) for sample, answer in found if answer is not None
+            ]
+        return self._answered[key]
 
     def _measure(self, call: Call, tier: Tier, limit: int) -> Measured | None:
-        pairs = self._answers(call, self.workload.tiers[tier.measured_on])
+        pairs = self._answers(call, tier)
         if limit < call.max_tokens:
             cut = [(sample, cut_answer(answer, limit)) for sample, answer in pairs]
             pairs = [(sample, answer) for sample, answer in cut if answer is not None]
@@ -130,7 +127,7 @@ class Profile:
         metric = self.metrics[task]
         rows = []
         for sample, answer in pairs:
-            text = None if answer.error is not None else output_of(answer.text, path)
+            text = None if answer.error is not None else pick(answer.text, path)
             if text is None:
                 rows.append(metric.failed(sample))
             elif isinstance(metric, GivenScore) and not metric.has(sample, text):
@@ -141,28 +138,11 @@ class Profile:
 
 
 def make_metric(task: Task, workload: Workload, journal: Journal) -> TaskMetric:
-    """The table of metrics."""
+    """Where a model scores, what it gave."""
     metric = task.metric
     if metric.kind in ("similarity", "judge"):
         return GivenScore(task, workload.scorer(metric.model), journal)
-    kinds: dict[str, Callable[[Metric], TaskMetric]] = {
-        "exact": ExactMatch,
-        "label_f1": LabelF1,
-        "contains": Contains,
-        "json_fields": JsonFields,
-        "rouge_l": RougeL,
-    }
-    return kinds[metric.kind](metric)
-
-
-def output_of(text: str, path: str) -> str | None:
-    """A task's part of an answer; None where a merged answer lacks it."""
-    if not path:
-        return text
-    try:
-        return as_text(look_up(read_json(text), path))
-    except (ValueError, MissingField):
-        return None
+    return METRICS[metric.kind](metric)
 
 
 def cut_answer(answer: Answer, limit: int) -> Answer | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from headrace.core.backend import Backend
-from headrace.core.errors import BackendError, CapacityError, HeadraceError, RequestError
+from headrace.core.errors import BackendError, CapacityError, RequestError
 from headrace.core.message import Message
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest, SamplingParams
@@ -41,11 +41,8 @@ class Ask:
 
 def chosen_samples(call: Call, limit: int | None) -> tuple[Sample, ...]:
     """Samples in an order of chance that is always the same: a larger limit keeps the smaller's."""
-
-    def place(sample: Sample) -> str:
-        return hashlib.sha256(sample.id.encode()).hexdigest()
-
-    return tuple(sorted(call.samples, key=place)[:limit])
+    ordered = sorted(call.samples, key=lambda each: hashlib.sha256(each.id.encode()).digest())
+    return tuple(ordered[:limit])
 
 
 def missing(
@@ -53,15 +50,16 @@ def missing(
 ) -> tuple[Ask, ...]:
     """What is left to ask a tier: every call about one sample, then about the next.
 
-    So a run that is cut off has as many samples of one call as of another.
+    So a run that is cut off has as many samples of one call as of another. What calls ask alike is
+    asked once.
     """
-    asks = []
+    asks: dict[str, Ask] = {}
     for samples in zip_longest(*(chosen_samples(call, limit) for call in calls)):
         for call, sample in zip(calls, samples, strict=True):
             known = None if sample is None else journal.find(call, tier, sample)
             if sample is not None and (known is None or known.error is not None):
-                asks.append(Ask(call, sample))
-    return tuple(asks)
+                asks.setdefault(request_key(call, tier, sample), Ask(call, sample))
+    return tuple(asks.values())
 
 
 @dataclass(slots=True)
@@ -135,7 +133,7 @@ class Profiler:
                 async for output in outputs:
                     heard.take(output)
         except (BackendError, CapacityError, RequestError) as raised:
-            error = _describe(raised)
+            error = f"{type(raised).__name__}: {raised.message}"
         if error is None and not heard.usage.output_tokens:
             error = "the answer came without token counts (usage)"
         return Answer(
@@ -147,8 +145,8 @@ class Profiler:
             usage=heard.usage,
             ttft_s=heard.ttft_s,
             e2e_s=heard.e2e_s,
-            prefill_s=heard.prefill_s,
-            decode_s=heard.decode_s,
+            prefill_s=heard.times[0],
+            decode_s=heard.times[1],
             finish_reason=heard.finish_reason,
             concurrency=self.concurrency,
             answered_unix_s=round(time.time(), 3),
@@ -197,13 +195,6 @@ class _Heard:
             self._times = (output.times.prefill_s, output.times.decode_s)
 
     @property
-    def prefill_s(self) -> float:
-        return self._times[0] if self._times else self.ttft_s
-
-    @property
-    def decode_s(self) -> float:
-        return self._times[1] if self._times else self.e2e_s - self.ttft_s
-
-
-def _describe(error: HeadraceError) -> str:
-    return f"{type(error).__name__}: {error.message}"
+    def times(self) -> tuple[float, float]:
+        """Of prompt and answer; the engine's where it tells them."""
+        return self._times or (self.ttft_s, self.e2e_s - self.ttft_s)

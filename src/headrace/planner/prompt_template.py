@@ -21,10 +21,6 @@ _ALLOWED = "text with {field}, {field.of.object} or {field:250} (words); {{ and 
 class MissingField(LookupError):
     """A line has no such field."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        super().__init__(path)
-
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:

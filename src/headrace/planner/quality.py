@@ -1,6 +1,6 @@
 """Task metrics: an answer and a sample to a row of numbers, rows to a score from 0 to 1.
 
-The seam for metrics: one class each, and a line in `make_metric`. Rows are summed over samples and
+The seam for metrics: one class each, and a line in METRICS. Rows are summed over samples and
 the sums combined, so that a metric that is no mean (F1 over labels) has intervals like the others.
 Metrics that ask a model are in `judge`. Knows no tier and no price.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -155,6 +156,15 @@ class LabelF1:
         f1 = np.divide(2 * hits, total, out=np.zeros_like(hits), where=total > 0)
         occurs = np.maximum((total > 0).sum(axis=-1), 1)
         return np.asarray(f1.sum(axis=-1) / occurs)
+
+
+METRICS: Mapping[str, Callable[[Metric], TaskMetric]] = {
+    "exact": ExactMatch,
+    "label_f1": LabelF1,
+    "contains": Contains,
+    "json_fields": JsonFields,
+    "rouge_l": RougeL,
+}
 
 
 def read_json(answer: str) -> Any:

@@ -178,9 +178,7 @@ def _short_name(option: Option, task: str) -> str:
 def _latencies(plan: WorkloadPlan) -> list[tuple[str, list[Bar]]]:
     groups: dict[str, list[Bar]] = {}
     for option in plan.options:
-        if option.is_batch or option.has_prefix_cache or len(option.tasks) > 1:
-            continue
-        if any(move.kind == "max_tokens" for move in option.moves):
+        if any(move.kind != "tier" for move in option.moves):
             continue
         found = option.latency[option.tasks[0]]
         if found.e2e_s is not None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from headrace.planner.journal import Journal
 from headrace.planner.judge import Comparison, Scorer, beside_reference, compare
-from headrace.planner.profile import output_of
+from headrace.planner.quality import pick
 from headrace.planner.workload import Sample, Task, Tier, Workload
 
 
@@ -80,7 +80,7 @@ def _of_metrics(workload: Workload, journal: Journal) -> Iterator[_Missing]:
             for tier in real:
                 for sample in call.samples:
                     answer = journal.find(call, tier, sample)
-                    text = None if answer is None or answer.error else output_of(answer.text, path)
+                    text = None if answer is None or answer.error else pick(answer.text, path)
                     if text is not None:
                         asked = beside_reference(task, sample, text)
                         yield _Missing(name, task.metric.model, asked)

@@ -82,12 +82,8 @@ def dots(
             f'<line class="whisker {dot.css}" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" '
             f'y2="{high:.1f}"/><circle class="dot {dot.css}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
         )
-        is_right = x > WIDTH * 0.7
-        parts.append(
-            _text(
-                x + (-8 if is_right else 8), y - 6, dot.name, "tick", "end" if is_right else "start"
-            )
-        )
+        shift, anchor = (-8, "end") if x > WIDTH * 0.7 else (8, "start")
+        parts.append(_text(x + shift, y - 6, dot.name, "tick", anchor))
     return _svg(title, DOTS_HEIGHT, parts)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -60,15 +60,7 @@ class TaskReader:
         metric = _read_metric(entry)
         _check_paths(entry.place("metric.reference"), [metric.reference], samples)
         _check_references(entry.place("metric.reference"), metric, samples)
-        call = Call(
-            name=name,
-            outputs={name: ""},
-            prompt=_template(entry, "prompt", samples),
-            system=_template(entry, "system", samples) if "system" in entry else None,
-            max_tokens=entry.whole("max_tokens", 1, MAX_TOKENS),
-            samples=samples,
-            form=_read_form(entry),
-        )
+        call = _read_call(entry, name, {name: ""}, samples)
         return Task(
             name=name,
             volume_per_day=entry.whole("volume_per_day", 1, 10**10),
@@ -96,16 +88,7 @@ class TaskReader:
             raise entry.refuse("outputs", "at least two tasks")
         if len({(task.volume_per_day, id(task.call.samples)) for task in merged}) > 1:
             raise entry.refuse("outputs", "tasks with the same data and volume_per_day")
-        samples = merged[0].call.samples
-        return Call(
-            name=name,
-            outputs=dict(outputs),
-            prompt=_template(entry, "prompt", samples),
-            system=_template(entry, "system", samples) if "system" in entry else None,
-            max_tokens=entry.whole("max_tokens", 1, MAX_TOKENS),
-            samples=samples,
-            form=_read_form(entry),
-        )
+        return _read_call(entry, name, dict(outputs), merged[0].call.samples)
 
     def _samples(self, entry: Entry) -> tuple[Sample, ...]:
         path = (self.folder / entry.text("data")).resolve()
@@ -124,6 +107,37 @@ class TaskReader:
         if kind != "recorded":
             return Arrivals(kind, cv)
         return Arrivals(kind, recorded_s=_read_recorded(part, self.folder))
+
+
+def _read_call(
+    entry: Entry, name: str, outputs: Mapping[str, str], samples: tuple[Sample, ...]
+) -> Call:
+    prompt = _template(entry, "prompt", samples)
+    system = _template(entry, "system", samples) if "system" in entry else None
+    return Call(
+        name=name,
+        outputs=outputs,
+        prompt=prompt,
+        system=system,
+        max_tokens=entry.whole("max_tokens", 1, MAX_TOKENS),
+        samples=samples,
+        form=_read_form(entry),
+        repeats=_repeats([prompt, *([system] if system else [])], samples),
+    )
+
+
+def _repeats(
+    templates: Sequence[PromptTemplate], samples: tuple[Sample, ...]
+) -> Mapping[str, tuple[str, int]]:
+    """Of the samples that are not the first with their prompt: see Call."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    found = {}
+    for sample in samples:
+        names = alike.setdefault(tuple(each.render(sample.fields) for each in templates), [])
+        if names:
+            found[sample.id] = names[0], len(names)
+        names.append(sample.id)
+    return found
 
 
 def _template(entry: Entry, key: str, samples: tuple[Sample, ...]) -> PromptTemplate:

@@ -14,7 +14,7 @@ from typing import Any
 
 from headrace.core.errors import ConfigError
 from headrace.core.routing_options import check_name
-from headrace.economics.prices import LOCAL, NANO_USD, Rates
+from headrace.economics.prices import KINDS, LOCAL, NANO_USD, Rates
 from headrace.planner.optimizer import Assignment
 from headrace.planner.options import Option
 from headrace.planner.plan import WorkloadPlan
@@ -23,14 +23,6 @@ from headrace.planner.tier_price import TierPrice
 from headrace.planner.workload import FORM_FIELD, Tier, Workload
 
 _FLAG = "--write-tiers"
-_RATES = {
-    "input": "input_per_1m",
-    "cached_input": "cached_input_per_1m",
-    "cache_write": "cache_write_per_1m",
-    "cache_write_1h": "cache_write_1h_per_1m",
-    "output": "output_per_1m",
-    "reasoning": "reasoning_per_1m",
-}
 _BY_CALLER = {
     "batch": "send it through /v1/batches",
     "prefix_cache": "put the common beginning first, and keep it the same",
@@ -115,8 +107,10 @@ def _price(price: TierPrice) -> dict[str, Any]:
 
 def _rates(rates: Rates) -> dict[str, Decimal]:
     """Dollars per million, exactly."""
-    pairs = ((key, getattr(rates, kind)) for kind, key in _RATES.items())
-    return {key: Decimal(nano_usd) / NANO_USD for key, nano_usd in pairs if nano_usd is not None}
+    pairs = ((kind, getattr(rates, kind)) for kind in KINDS)
+    return {
+        f"{kind}_per_1m": Decimal(found) / NANO_USD for kind, found in pairs if found is not None
+    }
 
 
 def _comments(plan: WorkloadPlan, workload: Workload, calls: Mapping[str, Option]) -> Iterator[str]:

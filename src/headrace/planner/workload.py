@@ -110,7 +110,11 @@ class TokenCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A prompt and whose answer it is. `outputs`: task -> dotted path in the answer, "" for all."""
+    """A prompt and whose answer it is.
+
+    `outputs`: task -> dotted path in the answer, "" for all. `repeats`: the id of a sample whose
+    prompt came before -> the first one's id, and how many came before it.
+    """
 
     name: str
     outputs: Mapping[str, str]
@@ -119,10 +123,15 @@ class Call:
     max_tokens: int
     samples: tuple[Sample, ...]
     form: StructuredOutputs | None = None
+    repeats: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
     def is_merged(self) -> bool:
         return len(self.outputs) > 1
+
+    def first_alike(self, sample: str) -> str:
+        """The id of the first sample with the prompt that this one has."""
+        return self.repeats.get(sample, (sample, 0))[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes.workload_files import answer_to, data_lines, workload_tree, write_workload
+from headrace.economics.price_files import open_price_book
 from headrace.economics.price_yaml import read_price_yaml
 from headrace.economics.prices import PriceBook
 from headrace.planner.bounds import TaskTokens, bounds
@@ -337,6 +338,7 @@ def option(tasks: str, nano_usd: int, num_moves: int) -> Option:
         quality={},
         latency={},
         num_samples=0,
+        num_prompts=0,
         num_cut=0,
         num_failed=0,
         moves=(Move("tier", tuple(tasks), "t"),) * num_moves,
@@ -427,3 +429,42 @@ def test_no_set_of_moves_saves_more_than_its_bounds(tmp_path: Path) -> None:
         assert effect.most is None or effect.saving is None or effect.saving <= effect.most
     parts = [option.nano_usd or 0 for option in plan.today]
     assert sum(parts) == plan.today_nano_usd
+
+
+def test_a_file_that_repeats_its_lines_proves_no_more(tmp_path: Path) -> None:
+    """Five copies of each line: the same scores, intervals and costs; all times; and it is said."""
+    plans = []
+    for copies in (1, 5):
+        folder = tmp_path / str(copies)
+        folder.mkdir()
+        path = write_workload(folder)
+        lines = [
+            line | {"id": f"{line['id']}-{copy}"} for line in data_lines() for copy in range(copies)
+        ]
+        (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        workload, journal = read_workload(path), Journal(folder / "p.jsonl")
+        at_s = 0.0
+        for call, tier in itertools.product(workload.calls, workload.tiers.values()):
+            for sample in call.samples:
+                at_s += 1
+                text = "sport" if tier.name == "small" else sample.fields["label"]
+                answer = answer_to(call, tier, sample, text, at_s)
+                is_last = sample.id in ("a7-4", "a6-4", "a5-4")
+                journal.add(replace(answer, e2e_s=90.0 if is_last else 1.0))
+        profile = Profile(workload, journal)
+        plans.append((make_plan(profile, workload.scenarios[0], open_price_book([]), DAY), profile))
+    (once, _), (often, profile) = plans
+    for a, b in zip(once.options, often.options, strict=True):
+        assert (a.num_samples, b.num_samples, b.num_prompts) == (8, 40, 8)
+        assert (a.nano_usd, a.tier, a.why_not[:1]) == (b.nano_usd, b.tier, b.why_not[:1])
+        for task, quality in a.quality.items():
+            assert quality.verdict == b.quality[task].verdict
+            for name in ("score", "difference"):
+                ours, theirs = getattr(quality, name), getattr(b.quality[task], name)
+                assert astuple(theirs) == pytest.approx(astuple(ours))
+    slow = next(option for option in often.options if option.call == "summarize")
+    assert slow.latency["summarize"].e2e_s == pytest.approx(90.0)
+    said = "\n".join(assumptions(often, profile))
+    assert "32 of the 40 samples of label have the prompt of another" in said
+    assert "rests on 8 samples that differ" in "\n".join(conclusions(often, profile.workload))
+    assert "40, 8 differ" in render_report([often], profile)

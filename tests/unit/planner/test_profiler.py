@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fakes.fake_backend import FakeBackend
-from fakes.workload_files import answer_to, workload_tree, write_workload
+from fakes.workload_files import answer_to, data_lines, workload_tree, write_workload
 from headrace.core.errors import BackendError, CapacityError, ConfigError, InvalidParameter
 from headrace.core.message import Message
 from headrace.core.request import GenerateRequest
@@ -89,6 +90,45 @@ async def test_a_run_goes_on_where_it_was_cut(tmp_path: Path, workload: Workload
     # A larger limit keeps the smaller one's samples.
     call = workload.calls[0]
     assert chosen_samples(call, 3)[:2] == chosen_samples(call, 2)
+
+
+def write_repeats(folder: Path) -> Workload:
+    """Two texts, four times each; labels are by line."""
+    path = write_workload(folder)
+    lines = [line | {"text": f"Text {number % 2}."} for number, line in enumerate(data_lines())]
+    (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return read_workload(path)
+
+
+async def test_equal_prompts_are_measured_each(tmp_path: Path) -> None:
+    """Also by a run that was cut off and went on: each has times of its own, and all count."""
+    workload, path = write_repeats(tmp_path), tmp_path / "p.jsonl"
+    backend, call, tier = FakeBackend(), workload.calls[0], workload.tiers["large"]
+    assert len(await ask_all(workload, Journal(path), "large", backend, limit=5)) == 10
+    again = Journal(path)
+    assert len(missing(workload.calls, tier, again, None)) == 6
+    await ask_all(workload, again, "large", backend)
+    whole = Journal(path)
+    assert missing(workload.calls, tier, whole, None) == ()
+    written = [json.loads(line) for line in path.read_text().splitlines()]
+    times = {entry["e2e_s"] for entry in written if entry.get("call") == call.name}
+    found = Profile(workload, whole).find(call, tier)
+    assert found is not None
+    assert len(times) == 8 and set(found.e2e_s) == times
+    assert [call.first_alike(name) for name in found.samples] == ["a0", "a1"] * 4
+
+
+async def test_what_two_tasks_ask_alike_is_asked_and_computed_once(tmp_path: Path) -> None:
+    tree = workload_tree()
+    tree["tasks"]["again"] = tree["tasks"]["summarize"]
+    workload, journal = read_workload(write_workload(tmp_path, tree)), Journal(tmp_path / "p.jsonl")
+    backend, tier = FakeBackend(), workload.tiers["large"]
+    assert len(await ask_all(workload, journal, "large", backend)) == 16
+    for name in ("summarize", "again"):
+        found = Profile(workload, journal).find(workload.call(name), tier)
+        assert found is not None and len(found.samples) == 8
+    work = Profile(workload, journal).work(tier)
+    assert work is not None and work.num_calls == 16
 
 
 def test_a_run_that_is_cut_off_has_as_much_of_each_call(tmp_path: Path, workload: Workload) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.planner.interval import interval, paired_difference
+from headrace.planner.interval import drawn_together, interval, paired_difference
 from headrace.planner.overlap import rouge_l, set_f1, word_f1, words
 from headrace.planner.quality import Contains, ExactMatch, JsonFields, LabelF1, RougeL
 from headrace.planner.workload import Metric, Sample
@@ -112,6 +112,30 @@ def test_intervals_hold_as_often_as_they_say() -> None:
         found = interval(_rows(source.binomial(1, 0.7, 60).astype(float).tolist()), MEAN, 0.9)
         held += found.low <= 0.7 <= found.high
     assert 0.83 <= held / 200 <= 0.97
+
+
+def test_copies_of_samples_prove_nothing_more() -> None:
+    """An interval of 8 samples stays that of 8, however often each stands in the file."""
+    values = np.random.default_rng(7).uniform(0, 1, 8).tolist()
+    names = [f"a{place}" for place in range(8)]
+    once = interval(_rows(values), MEAN, 0.95)
+    found = interval(drawn_together(_rows(values * 10), names * 10), MEAN, 0.95)
+    for name in ("mean", "low", "high", "count"):
+        assert getattr(found, name) == pytest.approx(getattr(once, name))
+    assert interval(_rows(values * 10), MEAN, 0.95).low > once.low + 0.05
+
+
+def test_intervals_of_samples_that_repeat_hold_as_often_as_they_say() -> None:
+    """30 different ones, each once to nine times: drawn one by one they would hold 56 %."""
+    source = np.random.default_rng(8)
+    held = 0
+    for _ in range(200):
+        values = source.uniform(0, 1, 30)
+        names = np.repeat(np.arange(30), source.integers(1, 10, 30))
+        rows = drawn_together(_rows(values[names].tolist()), [str(name) for name in names])
+        found = interval(rows, MEAN, 0.95)
+        held += found.low <= 0.5 <= found.high
+    assert held / 200 >= 0.92
 
 
 def test_equal_samples_are_no_certainty() -> None:
