@@ -17,7 +17,8 @@ from headrace.core.telemetry import NoMetrics
 from headrace.economics.accounts import Accounts
 from headrace.economics.prices import PriceBook
 from headrace.economics.usage_row import UsageRow
-from headrace.launch.tiers import Surroundings, open_tiers, tier_prices
+from headrace.launch.prices import tier_prices
+from headrace.launch.tiers import Surroundings, open_tiers
 
 
 class Rows(list[UsageRow]):

@@ -26,7 +26,8 @@ from headrace.core.routing_config import RoutingConfig
 from headrace.core.telemetry import NoMetrics
 from headrace.economics.most_cost import most_it_costs
 from headrace.economics.prices import PriceBook
-from headrace.launch.tiers import open_tiers, tier_prices
+from headrace.launch.prices import tier_prices
+from headrace.launch.tiers import open_tiers
 from headrace.router.features import read_facts
 from headrace.router.route_features import feature_values
 from headrace.router.route_fit import LabelledRow, fit_route_model

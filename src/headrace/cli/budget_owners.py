@@ -58,7 +58,8 @@ def _model_names(config: Config) -> set[str]:
     store, routing = ModelStore(config.hub), config.routing
     known = {model.name for model in store.list()}
     known |= {entry.name for entry in store.catalogue.entries}
-    known |= {*config.server.served_model_names, *parse_adapters(config.engine.adapters)}
+    # Not names that they are served under: the ledger has their own.
+    known |= set(parse_adapters(config.engine.adapters))
     if routing is not None:
         known |= {backend.model for tier in routing.tiers for backend in tier.backends}
     return known

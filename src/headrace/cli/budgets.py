@@ -14,7 +14,6 @@ import typer
 from rich.table import Table
 
 from headrace.cli.budget_owners import describe_unknown
-from headrace.cli.budget_prices import describe_unpriced
 from headrace.cli.keys import DatabaseOption, database_of
 from headrace.cli.plain_values import PlainCommand, PlainGroup
 from headrace.cli.settings import ConfigOption, load_config
@@ -24,6 +23,7 @@ from headrace.core.clock import SystemClock
 from headrace.core.errors import ConfigError
 from headrace.economics.ledger import UsageLedger
 from headrace.economics.prices import format_usd, to_nano_usd
+from headrace.launch.unpriced import describe_unpriced
 from headrace.store.budgets import BudgetStore
 from headrace.store.database import Database
 from headrace.store.keys import KeyStore

@@ -143,7 +143,7 @@ class Upstream:
             root=model,
             template_variables=frozenset({"reasoning_effort", "verbosity"} if is_openai else ()),
             has_reasoning=True,
-            provider=self.config.provider or self.config.name,
+            provider=self.config.charged_as,
             max_retries=self.config.max_retries,
         )
 

@@ -73,7 +73,8 @@ class UpstreamConfig:
                 raise ConfigError(f"{where}.{field}", texts, "a list of names")
         if len(set(self.models)) != len(self.models):
             raise ConfigError(f"{where}.models", self.models, "each name once")
-        if self.api_key is not None and not _is_reference(self.api_key):
+        key = self.api_key
+        if key is not None and not (isinstance(key, str) and _KEY_REFERENCE.fullmatch(key)):
             # Not shown: it may be the key itself.
             allowed = "env:NAME, the name of an environment variable that holds the key"
             raise ConfigError(f"{where}.api_key", "not a reference", allowed)
@@ -83,13 +84,14 @@ class UpstreamConfig:
             check_integer(f"{where}.{field}", getattr(self, field), low, high)
 
     @property
+    def charged_as(self) -> str:
+        """The provider whose prices hold for its models."""
+        return self.provider or self.name
+
+    @property
     def key_variable(self) -> str | None:
         """The environment variable that holds the key."""
         return None if self.api_key is None else self.api_key.removeprefix("env:")
-
-
-def _is_reference(text: object) -> bool:
-    return isinstance(text, str) and _KEY_REFERENCE.fullmatch(text) is not None
 
 
 _SECONDS: tuple[tuple[str, float, float], ...] = (

@@ -10,8 +10,10 @@ import importlib
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
+from headrace.core.backend import ModelInfo
 from headrace.core.config import Config
 from headrace.core.errors import ConfigError, HeadraceError
 from headrace.core.stored_requests import RequestLog
@@ -70,6 +72,8 @@ class Stored(Protocol):
 
     def has_budgets(self) -> bool: ...
 
+    def describe_unpriced(self, served: Sequence[ModelInfo]) -> Sequence[str]: ...
+
     def renew_budgets(self) -> None: ...
 
     def refresh_budgets(self) -> None: ...
@@ -120,6 +124,12 @@ class AccountsWatch:
                 "without."
             )
         return self.accounts
+
+    def warn_of_unpriced(self, served: Sequence[ModelInfo]) -> None:
+        """Say which of the models here a budget's stop refuses. Raises: StoreError, ConfigError."""
+        if self._stored is not None and self._has_budgets:
+            for text in self._stored.describe_unpriced(served):
+                logger.warning("%s", text)
 
     def start(self, sink: MetricSink) -> None:
         """Open the ledger where it is wanted, and begin to follow what changes.

@@ -118,6 +118,7 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
         pool, plans = share(config, models, open_engine, budget_bytes)
 
     backend, close_tiers = _route(config, pool, sinks.first, accounts)
+    watch.warn_of_unpriced(() if pool is None else pool.models())
 
     @asynccontextmanager
     async def run_engines() -> AsyncIterator[None]:

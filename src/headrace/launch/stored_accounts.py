@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
-from pathlib import Path
 
+from headrace.core.backend import ModelInfo
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
 from headrace.core.telemetry import MetricSink
 from headrace.economics.budgets import Budgets
 from headrace.economics.ledger import UsageLedger
 from headrace.economics.ledger_writer import LedgerWriter
-from headrace.economics.price_files import open_price_book
 from headrace.economics.prices import PriceBook
 from headrace.economics.request_writer import RequestWriter
 from headrace.economics.spill_file import SpillFile
+from headrace.launch.prices import read_prices
+from headrace.launch.unpriced import describe_served
 from headrace.store.budgets import BudgetStore
 from headrace.store.database import open_database
 from headrace.store.key_ring import StoredKeys
@@ -42,6 +43,11 @@ class StoredAccounts:
     def has_budgets(self) -> bool:
         """Whether one is set. Raises: StoreError."""
         return bool(self._budget_store.list())
+
+    def describe_unpriced(self, served: Sequence[ModelInfo]) -> Sequence[str]:
+        """Whose every call a budget's stop refuses. Raises: StoreError, ConfigError."""
+        budgets = self._budget_store.list()
+        return tuple(describe_served(budgets, served, self._config, self.open_prices()))
 
     def stamp(self) -> tuple[object, ...]:
         """Values that change whenever a key or a budget does. Raises: StoreError."""
@@ -95,15 +101,3 @@ class StoredAccounts:
 
 def _today() -> date:
     return datetime.fromtimestamp(SystemClock().unix_s(), UTC).date()
-
-
-def read_prices(config: Config) -> PriceBook:
-    """Prices of tiers, of files, then what is built in. Raises: ConfigError."""
-    economics = config.economics
-    files = [Path(file).expanduser() for file in economics.price_files]
-    book = open_price_book(files, economics.stale_after_days)
-    if config.routing is None:
-        return book
-    # Connections and policies, which a server of its own models does without.
-    tier_prices = importlib.import_module("headrace.launch.tiers").tier_prices
-    return PriceBook([tier_prices(config.routing), *book.tables], economics.stale_after_days)

@@ -11,20 +11,17 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from headrace.client.upstream import Upstream
 from headrace.config.env import read_secret
 from headrace.core.backend import Backend
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
-from headrace.core.errors import ConfigError, as_written
+from headrace.core.errors import ConfigError
 from headrace.core.routing_config import RoutingConfig, TierBackendConfig, TierConfig
 from headrace.core.telemetry import MetricSink
 from headrace.core.upstreams import UpstreamConfig
 from headrace.economics.accounts import Accounts
-from headrace.economics.price_yaml import read_price_yaml
-from headrace.economics.prices import LOCAL, Price
 from headrace.economics.usage_row import SHADOW
 from headrace.launch.shadow_calls import shadow_asker
 from headrace.router.route_model import read_route_model
@@ -95,31 +92,6 @@ def open_upstream(config: UpstreamConfig, environ: Mapping[str, str]) -> Upstrea
     variable = config.key_variable
     where = f"upstreams.{config.name}.api_key"
     return Upstream(config, None if variable is None else read_secret(variable, environ, where))
-
-
-def tier_prices(config: RoutingConfig) -> list[Price]:
-    """Prices that tiers name, which go before those of files. Raises: ConfigError.
-
-    A price is of a provider's model, wherever it is asked: two that differ cannot both be charged.
-    """
-    providers = {entry.name: entry.provider or entry.name for entry in config.upstreams}
-    prices: list[Price] = []
-    given: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for tier in config.tiers:
-        for backend in tier.backends:
-            if backend.price is None:
-                continue
-            provider = LOCAL if backend.upstream is None else providers[backend.upstream]
-            where = f"tiers.{tier.name}, {backend.name}"
-            other = given.setdefault((provider, backend.model), backend.price)
-            if dict(other) != dict(backend.price):
-                known = as_written(other)
-                allowed = f"the price that {provider}/{backend.model} has in another tier: {known}"
-                hint = "Give the upstream a provider of its own where its price is another."
-                raise ConfigError(f"{where}.price", dict(backend.price), allowed, hint)
-            entry = {"provider": provider, "model": backend.model, **backend.price}
-            prices += read_price_yaml({"prices": [entry]}, where).prices
-    return prices
 
 
 def _make_tier(

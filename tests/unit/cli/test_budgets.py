@@ -249,6 +249,16 @@ def test_an_adapter_has_a_price_of_its_own_or_its_models(home: Path) -> None:
     assert done.stderr.startswith("warning: sql: no price, so the stop refuses every call of it")
 
 
+def test_money_goes_by_a_models_own_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by one that it is served under, which prices and the ledger do not have."""
+    price_model(home, monkeypatch)
+    with (home / "priced.yaml").open("a") as settings:
+        settings.write("server: {served_model_names: [assistant]}\n")
+    assert run("budgets", "set", "--stop", "1").stderr == ""
+    done = run("budgets", "set", "--model", "assistant", "--stop", "1")
+    assert done.stderr.startswith("warning: --model is 'assistant': no model here")
+
+
 def test_prices_that_cannot_be_read_do_not_fail_the_budget(home: Path) -> None:
     (home / "c.yaml").write_text("economics: {price_files: [/not/there.yaml]}\n")
     done = run("budgets", "set", "--stop", "1", "--config", str(home / "c.yaml"))

@@ -10,7 +10,7 @@ import pytest
 from headrace.config.env import read_secret
 from headrace.config.resolve import resolve_config
 from headrace.core.errors import ConfigError
-from headrace.launch.tiers import tier_prices
+from headrace.launch.prices import tier_prices
 
 GOOD = """
 server:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fakes.usage import eventually, make_row
+from headrace.core.backend import ModelInfo
 from headrace.core.budgets import Budget
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config, EconomicsConfig, HubConfig, ServerConfig, StoreConfig
@@ -223,3 +224,24 @@ def test_a_named_database_without_keys_is_told(
     with pytest.raises(ConfigError, match=r"mistyped does not exist: create it, or check --databa"):
         opened("mistyped")
     assert not (tmp_path / "mistyped").exists()
+
+
+def test_models_here_that_a_stop_refuses_are_told_with_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An adapter costs what the model beneath it does; another model with a price is no help."""
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("prices: [{provider: local, model: paid, input_per_1m: 1, output_per_1m: 2}]")
+    config = replace(config_of(tmp_path), economics=EconomicsConfig(price_files=(str(prices),)))
+    with budgets_in(tmp_path) as store:
+        store.set(replace(MONEY, scope="all", name=""))
+        store.set(replace(MONEY, scope="model", name="sql"))
+    watch = AccountsWatch(config)
+    watch.open()
+    paid, free = (ModelInfo(name, 100, 0, name) for name in ("paid", "free"))
+    watch.warn_of_unpriced([paid, replace(paid, name="sql", parent="paid")])
+    assert "no price" not in caplog.text
+    watch.warn_of_unpriced([paid, free, replace(free, name="sql", parent="free")])
+    watch.close()
+    assert "budget all:total: free, sql: no price" in caplog.text
+    assert "budget model:sql:total: sql: no price" in caplog.text

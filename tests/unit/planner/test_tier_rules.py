@@ -18,7 +18,8 @@ from headrace.core.message import Message
 from headrace.core.request import GenerateRequest
 from headrace.core.telemetry import NoMetrics
 from headrace.economics.price_files import open_price_book
-from headrace.launch.tiers import open_tiers, tier_prices
+from headrace.launch.prices import tier_prices
+from headrace.launch.tiers import open_tiers
 from headrace.planner.journal import Journal
 from headrace.planner.plan import WorkloadPlan, make_plan
 from headrace.planner.profile import Profile
