@@ -21,6 +21,7 @@ from headrace.cli.plan_files import (
     price_book,
 )
 from headrace.cli.settings import ConfigOption, load_config
+from headrace.core.errors import ConfigError
 from headrace.planner.report import render_report
 
 
@@ -51,6 +52,11 @@ def report(
     page = output or workload_file.with_suffix(".report.html")
     check_output_file("--output", page)
     plans = make_plans(found, scenario, day, price_book(load_config(config_file), prices))
+    if found.journal.is_empty and all(made.today_nano_usd is None for made in plans):
+        allowed = "a file with answers, or tasks with `tokens` and a baseline with a price"
+        raise ConfigError(
+            "--profile", str(found.journal.path), allowed, "There is nothing to report yet."
+        )
     if not quiet:
         print_plans(plans, found)
     # YAML can name half of a surrogate pair, which is no UTF-8.

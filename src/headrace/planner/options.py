@@ -79,7 +79,8 @@ class TaskLatency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """A call on a tier with moves. `nano_usd` is a day's, `input_nano_usd` a part; None: unpriced.
+    """A call on a tier with moves. `nano_usd` is a day's, `input_nano_usd` a part; None: unpriced,
+    and of tokens, which are those of a call: neither measured nor declared.
 
     `num_cut` answers reached max_tokens and `num_failed` never came, of `num_samples` each, which
     have `num_prompts` different prompts; where none came both are 0. `why_not` is empty where it
@@ -94,8 +95,8 @@ class Option:
     max_tokens: int
     nano_usd: int | None
     input_nano_usd: int | None
-    input_tokens: float
-    output_tokens: float
+    input_tokens: float | None
+    output_tokens: float | None
     quality: Mapping[str, TaskQuality]
     latency: Mapping[str, TaskLatency]
     num_samples: int
@@ -148,7 +149,6 @@ class OptionMaker:
         usages = self._usages(call, measured)
         cost = self._cost(usages, call, tier, is_batch, is_cached)
         inputs = [replace(usage, output_tokens=0, reasoning_tokens=0) for usage in usages]
-        count = max(1, len(usages))
         asked = () if measured is None else measured.samples
         return Option(
             call=call.name,
@@ -159,8 +159,8 @@ class OptionMaker:
             max_tokens=limit,
             nano_usd=cost,
             input_nano_usd=self._cost(inputs, call, tier, is_batch, is_cached),
-            input_tokens=sum(usage.input_tokens for usage in usages) / count,
-            output_tokens=sum(usage.output_tokens for usage in usages) / count,
+            input_tokens=_mean([usage.input_tokens for usage in usages]),
+            output_tokens=_mean([usage.output_tokens for usage in usages]),
             quality=quality,
             latency=latency,
             num_samples=len(asked),
@@ -285,6 +285,10 @@ def _compare(found: Interval, least: float, evidence: Evidence) -> Verdict:
     if found.low >= least:
         return "holds"
     return "fails" if found.high < least else "unproved"
+
+
+def _mean(counts: Sequence[int]) -> float | None:
+    return sum(counts) / len(counts) if counts else None
 
 
 def _same_samples(a: Measured, b: Measured) -> tuple[list[int], list[int]]:

@@ -40,7 +40,8 @@ class MoveEffect:
 class WorkloadPlan:
     """The answer to a scenario.
 
-    `declared` are the bounds by the sizes that the workload declares for every task, else empty.
+    `bounds` are empty where the tokens of a task are not known; `declared` are those by the sizes
+    that the workload declares for every task, else empty.
     `cheapest` holds every floor; `smallest` reaches the target with the fewest moves. None: no set
     of options does. `unbound` is the cheapest if quality did not count, to show what floors cost.
     """
@@ -109,8 +110,11 @@ def _most(total: int | None, target: float | None) -> int | None:
 
 
 def _tokens(workload: Workload, today: Sequence[Option]) -> dict[str, TaskTokens]:
+    """By those of today's calls; none unless every task has some."""
     found = {}
     for option in today:
+        if option.input_tokens is None or option.output_tokens is None:
+            return {}
         volume = workload.tasks[option.call].volume_per_day
         found[option.call] = TaskTokens(
             Fraction(option.input_tokens) * volume,

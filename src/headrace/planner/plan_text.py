@@ -42,16 +42,16 @@ _HELD: dict[Verdict, str] = {
 
 def bound_rows(plan: WorkloadPlan, workload: Workload) -> Iterator[Row]:
     """What each task costs today, which is what moving it away saves at most."""
-    today = {option.call: option for option in plan.today}
-    for bound in plan.bounds:
-        option = today[bound.task]
+    known = {bound.task: bound for bound in plan.bounds}
+    for option in plan.today:
+        tokens, bound = (option.input_tokens, option.output_tokens), known.get(option.call)
         yield (
-            bound.task,
-            f"{workload.tasks[bound.task].volume_per_day:,}",
-            f"{option.input_tokens:.0f} + {option.output_tokens:.0f}",
+            option.call,
+            f"{workload.tasks[option.call].volume_per_day:,}",
+            " + ".join("?" if count is None else f"{count:.0f}" for count in tokens),
             dollars(option.nano_usd),
-            percent(bound.at_price),
-            f"{percent(bound.low)} to {percent(bound.high)}",
+            percent(bound.at_price if bound else None),
+            f"{percent(bound.low)} to {percent(bound.high)}" if bound else "?",
         )
 
 
@@ -148,7 +148,7 @@ def conclusions(plan: WorkloadPlan, workload: Workload) -> Iterator[str]:
     """What follows, in sentences."""
     if plan.today_nano_usd is None:
         yield (
-            "What it costs today is not known, so nothing can be saved: "
+            "What it costs today is not known, nor what could be saved of it: "
             + "; ".join(sorted(set(plan.broken_today)))
             + "."
         )
@@ -266,8 +266,10 @@ def assumptions(plan: WorkloadPlan, profile: Profile) -> Iterator[str]:
         f"A floor is held when {how} is at least the floor; intervals hold "
         f"{workload.confidence:.1%} (bootstrap over samples)."
     )
-    together = _at_a_time(profile)
-    yield f"Every call was measured with a cold prefix cache and temperature 0{together}."
+    counts = sorted({found.concurrency for found in _measured(profile, workload.tiers.values())})
+    if counts:
+        together = f"{' or '.join(map(str, counts))} at a time"
+        yield f"Calls were measured with a cold prefix cache and temperature 0, {together}."
     yield from _doubts(profile)
     if workload.note:
         yield workload.note
@@ -316,13 +318,6 @@ def _measured(profile: Profile, tiers: Iterable[Tier]) -> list[Measured]:
     real = [tier for tier in tiers if tier.stands_in is None]
     found = (profile.find(call, tier) for call in profile.workload.calls for tier in real)
     return [measured for measured in found if measured is not None]
-
-
-def _at_a_time(profile: Profile) -> str:
-    """How many calls ran together, which latencies and own machines' prices rest on."""
-    found = _measured(profile, profile.workload.tiers.values())
-    counts = sorted({measured.concurrency for measured in found})
-    return f", {' or '.join(map(str, counts))} at a time" if counts else ""
 
 
 def _why_unpriced(tier: Tier, profile: Profile) -> str:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from fakes.completion_server import CompletionServer, Exchange, completion_server, text
 from fakes.workload_files import workload_tree, write_workload
 from headrace.cli.app import build_app
+from headrace.core.errors import ConfigError
 
 
 async def invoke(*words: str) -> Result:
@@ -89,6 +90,34 @@ async def test_before_a_profile_the_command_that_measures_is_named(tmp_path: Pat
     begun.write_text('{"headrace_profile": 1}\n')
     named = await invoke("plan", str(file), "--profile", str(begun), "--day", "2026-11-22")
     assert f"`headrace profile {file} --profile {begun}` asks the tiers" in named.stderr
+
+
+async def test_what_is_not_known_is_no_zero_and_no_report(tmp_path: Path) -> None:
+    tree = workload_tree()
+    for task in tree["tasks"].values():
+        del task["tokens"]
+    file, page = write_workload(tmp_path, tree), tmp_path / "page.html"
+    planned = await invoke("plan", str(file), "--day", "2026-11-22")
+    assert planned.exit_code == 0
+    rows = [line.split() for line in planned.stdout.splitlines() if line.startswith("label ")]
+    assert rows[0] == ["label", "1,000", "?", "+", "?", "unpriced", "?", "?"]
+    assert "0.0%" not in planned.stdout
+    assert "measured with" not in planned.stdout
+    (made,) = json.loads((await invoke("plan", str(file), "--json")).stdout)
+    assert made["bounds"] == [] and made["options"][0]["input_tokens"] is None
+    reported = await invoke("report", str(file), "-o", str(page), "--day", "2026-11-22")
+    assert isinstance(reported.exception, ConfigError)
+    assert "There is nothing to report yet" in str(reported.exception)
+    assert not page.exists()
+
+
+async def test_a_task_that_is_not_measured_leaves_no_shares(tmp_path: Path) -> None:
+    """They would be of a day without it."""
+    tree = workload_tree()
+    del tree["tasks"]["summarize"]["tokens"]
+    planned = await invoke("plan", str(write_workload(tmp_path, tree)), "--day", "2026-11-22")
+    rows = [line.split() for line in planned.stdout.splitlines() if line.startswith("label ")]
+    assert rows[0] == ["label", "1,000", "400", "+", "50", "1.95", "?", "?"]
 
 
 async def test_a_task_without_any_answer_is_said_with_its_reason(tmp_path: Path) -> None:
