@@ -19,12 +19,13 @@ from collections.abc import (
     Sequence,
 )
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar, overload
 
 from headrace.config.resolve import resolve_config
 from headrace.core.config import Config
 from headrace.core.errors import BackendError, ConfigError, InvalidParameter, RequestError
+from headrace.core.frozen import frozen
 from headrace.core.message import Message
 from headrace.core.output import FinishReason, PositionLogprobs, RequestOutput, RequestTimes
 from headrace.core.request import GenerateRequest, Pooling, SamplingParams
@@ -39,7 +40,7 @@ _PROMPT = "a text, or a list of token ids"
 _MESSAGE = "a Message, or a mapping with role and content"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Completion:
     """One answer. `logprobs` has an entry per token when they were asked for."""
 
@@ -51,7 +52,7 @@ class Completion:
     logprobs: tuple[PositionLogprobs, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Generation:
     """A prompt's answers, its usage over all of them, and its times."""
 

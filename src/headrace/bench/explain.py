@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from headrace.bench.roofline import NEAR, Factor, Load, Point, Sweep, factors, middle, spread
 from headrace.bench.time_limit import TimeLimit
 from headrace.core.backend import Backend
+from headrace.core.frozen import frozen
 from headrace.core.machine import Roof
 from headrace.engine.build import WorkPerToken
 from headrace.planner.step_times import (
@@ -48,7 +49,7 @@ REPEATS = (
 OWN_WORDS = "Tell a short story about a lighthouse, a goat and a letter that came too late."
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Opened:
     """An engine that runs, and what is known of it."""
 
@@ -58,7 +59,7 @@ class Opened:
     probe: Callable[[], Roof]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Case:
     """Something to run. `text` stands in for `num_words`; `has_prompt` keeps its prompt's point;
     with `has_guesses` a step may give several tokens.
@@ -76,7 +77,7 @@ class Case:
         return f"{self.name}, its prompt"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Variant:
     """A way to open the model, and what to run on it. `has_own_roof`: with other threads."""
 
@@ -86,7 +87,7 @@ class Variant:
     has_own_roof: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Explanation:
     """All that was found. `explained` are the points whose steps are put into words, `steady` those
     of engines with the same threads, whose roofs differ by the machine alone. `notes` say what

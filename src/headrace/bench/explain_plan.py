@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -16,6 +16,7 @@ from headrace.bench.explain import LONG_WORDS, OWN_WORDS, REPEATS, Case, Opened,
 from headrace.bench.roofline import Sweep
 from headrace.config.machine import detect_machine
 from headrace.core.config import Config
+from headrace.core.frozen import frozen
 from headrace.launch.backends import open_engine
 
 QUICK_STREAMS, ALL_STREAMS = (1, 4, 16), (1, 2, 4, 8, 16, 32)
@@ -26,7 +27,7 @@ _QUICK_TEXTS = {"a text that repeats": REPEATS}
 _TEXTS = _QUICK_TEXTS | {"a new text": OWN_WORDS}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ExplainPlan:
     """What is run, and what is read from it."""
 

@@ -12,18 +12,18 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 
 import h11
 
 from headrace.bench.outcome import RequestFailed
 from headrace.client.endpoint import Endpoint
+from headrace.core.frozen import frozen
 
 READ_BYTES = 65536
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HttpCall:
     """What is sent. `path` is appended to the endpoint's."""
 

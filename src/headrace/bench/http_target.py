@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from headrace.bench.http_exchange import HttpCall, HttpReply, exchange
@@ -18,6 +18,7 @@ from headrace.bench.outcome import Hearing, RequestFailed
 from headrace.bench.workload import Ask, Prompt
 from headrace.client.endpoint import Endpoint
 from headrace.client.event_stream import EventStreamDecoder, EventTooLong
+from headrace.core.frozen import frozen
 from headrace.core.message import Message
 
 Api = Literal["chat", "completions"]
@@ -26,7 +27,7 @@ _DONE = b"[DONE]"
 _MAX_SHOWN = 300
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HttpTarget:
     """See load.Target.
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import random
 import re
-from dataclasses import dataclass
 
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 
 _ALLOWED = (
     "a number of tokens (128), a range (32..512, every length as likely), or a logarithmic range "
@@ -19,7 +19,7 @@ _ALLOWED = (
 _SYNTAX = re.compile(r"(?P<log>log:)?(?P<low>\d{1,9})(?:\.\.(?P<high>\d{1,9}))?")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lengths:
     """From `low` to `high`, both included. Units: tokens."""
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from headrace.bench.outcome import Failure, Hearing, Outcome, RequestFailed
 from headrace.bench.workload import Ask
+from headrace.core.frozen import frozen
 from headrace.core.units import format_seconds
 
 OnEnd = Callable[[Outcome], None]
@@ -32,7 +32,7 @@ class Target(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadRun:
     """How a load is run. `on_end` hears of each request that ended."""
 

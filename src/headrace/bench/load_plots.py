@@ -6,12 +6,12 @@ In: the JSON object of `load_report`. Out: figures, each a heading, a sentence a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from headrace.bench.load_table import in_ms
 from headrace.bench.percentile import percentiles
 from headrace.bench.svg_plot import Axis, Plot, Point, axis_for
+from headrace.core.frozen import frozen
 
 MS = 1e3
 _CURVES = (
@@ -22,7 +22,7 @@ _CURVES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Figure:
     """A plot and its words."""
 

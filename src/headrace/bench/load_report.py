@@ -8,13 +8,14 @@ Units: seconds, tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
 from headrace.bench.lengths import Lengths
 from headrace.bench.outcome import Outcome
 from headrace.bench.percentile import describe, percentiles
 from headrace.bench.slo import Slo
+from headrace.core.frozen import frozen
 
 Mode = Literal["latency", "throughput", "serve"]
 KIND = "headrace bench load"
@@ -22,7 +23,7 @@ SCHEMA_VERSION = 1
 """Raised when a field of the JSON object changes its meaning or goes, not when one is added."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LoadSettings:
     """What was asked for. `concurrency` belongs to closed loops, `rate_per_s` to open ones."""
 

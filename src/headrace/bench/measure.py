@@ -10,13 +10,13 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from headrace.core.backend import Backend
+from headrace.core.frozen import frozen
 from headrace.core.request import GenerateRequest, SamplingParams
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestTiming:
     """One request, as its caller sees it."""
 
@@ -30,7 +30,7 @@ class RequestTiming:
         return (self.total_s - self.ttft_s) / max(1, self.num_output_tokens - 1)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunTiming:
     """Requests that ran together, and the wall time of all of them."""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from headrace.core.frozen import frozen
+
 
 class RequestFailed(Exception):
     """A request that a target could not finish. `kind` is a short name that reports count by."""
@@ -31,7 +33,7 @@ class Hearing:
     output_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failure:
     """Why a request did not finish."""
 
@@ -39,7 +41,7 @@ class Failure:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Outcome:
     """One request, as its caller sees it.
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
 from headrace.bench.measure import PromptSource, run_together
 from headrace.core.backend import Backend
+from headrace.core.frozen import frozen
 from headrace.core.machine import Roof
 from headrace.engine.build import WorkPerToken
 
@@ -21,7 +22,7 @@ TOPS = 1e12
 GB = 1e9
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Settings:
     """Units: tokens, requests, rounds."""
 
@@ -33,7 +34,7 @@ class Settings:
     rounds: int = 3
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Round:
     """One alternation: probe, prefill, decode, many together."""
 
@@ -49,7 +50,7 @@ class Round:
     prefill_share_of_int8: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BenchReport:
     """All rounds of one model."""
 

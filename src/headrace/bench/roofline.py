@@ -8,10 +8,11 @@ changed. Units: seconds, bytes, operations (a multiply-add is 2).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from statistics import median
 from typing import Any, Literal
 
+from headrace.core.frozen import frozen
 from headrace.core.machine import Roof
 from headrace.engine.build import WorkPerToken
 
@@ -20,7 +21,7 @@ Bound = Literal["memory", "arithmetic"]
 NEAR = 0.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Load:
     """What a step had in it. `kv_bytes` are keys and values that its rows look back on."""
 
@@ -31,7 +32,7 @@ class Load:
     kv_bytes: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Point:
     """A step that was measured, or of guesses a token: a step then gives several.
 
@@ -86,7 +87,7 @@ class Point:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Sweep:
     """The same work with one thing changed: names of points, and how people call each."""
 
@@ -96,7 +97,7 @@ class Sweep:
     is_for_one: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Factor:
     """What a sweep showed. `times` is the best over the worst of its tokens per second."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from headrace.bench.load import LoadRun, OnEnd, Target
@@ -22,10 +21,11 @@ from headrace.bench.workload import (
     made_asks,
     poisson_arrivals,
 )
+from headrace.core.frozen import frozen
 from headrace.core.version import headrace_version
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadPlan:
     """Everything a run needs. `description` says in the report who answered."""
 

@@ -7,11 +7,11 @@ the rate of requests that do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from headrace.bench.duration import parse_seconds
 from headrace.bench.outcome import Outcome
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 
 _FIELD = "--slo"
 _MEASURES: dict[str, Callable[[Outcome], float | None]] = {
@@ -23,7 +23,7 @@ _MEASURES: dict[str, Callable[[Outcome], float | None]] = {
 _ALLOWED = f"limits such as ttft=500ms,tpot=50ms, of {', '.join(_MEASURES)}, each once"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Slo:
     """Limits by measure, in the order given. Units: seconds. `itl` limits the longest gap."""
 

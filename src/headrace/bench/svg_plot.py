@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+from headrace.core.frozen import frozen
+
 Point = tuple[float, float]
 WIDTH, HEIGHT = 520, 280
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 18, 44
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Axis:
     """From `low` to `high`; a label names the unit."""
 

@@ -7,12 +7,11 @@ its own answer; reports show that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from headrace.bench.load import Target
 from headrace.bench.outcome import Hearing, RequestFailed
 from headrace.bench.workload import Ask, generator
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 
 # Short and common, so that most vocabularies have each as one token.
 _TEXT = """
@@ -28,7 +27,7 @@ WORDS = tuple(_TEXT.split())
 FEW_WORDS, MANY_WORDS = 32, 96
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Calibration:
     """What a prompt costs at a server. Units: tokens."""
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from headrace.bench.lengths import Lengths
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.core.message import Message
 
 Prompt = str | tuple[int, ...] | tuple[Message, ...]
@@ -25,7 +25,7 @@ _LINE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
     """One request to make: text, token ids or messages, and the longest answer in tokens."""
 
@@ -40,7 +40,7 @@ class PromptMaker(Protocol):
     def make(self, num_tokens: int) -> Prompt: ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FilePrompt:
     """A line of a prompts file. `max_tokens` is None where it names none."""
 

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from headrace.cli.plain_values import PlainCommand, PlainGroup, ServeCommand
+from headrace.core.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Command:
     """A line of the help page, and the function (`module:name`) behind it."""
 

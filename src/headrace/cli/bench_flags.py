@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from headrace.bench.slo import parse_slo
 from headrace.bench.workload import FilePrompt
 from headrace.cli.output_file import check_output_file
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 
 _UNITS_OF_TIME = "more than 0, such as 90s or 5min"
 MAX_RATE_PER_S = 1e5
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shape:
     """What a mode is: how it drives the load, and the lengths it takes when none are given."""
 
@@ -36,7 +37,7 @@ class Shape:
     rate_per_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """Flags of the load, as typed."""
 
@@ -50,7 +51,7 @@ class Asked:
     slo: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServerFlags:
     """Flags of a server that is asked; without `url` nothing here may be given."""
 
@@ -60,7 +61,7 @@ class ServerFlags:
     body: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EngineFlags:
     """Flags of an engine in this process; with a URL nothing here may be given."""
 
@@ -74,7 +75,7 @@ class EngineFlags:
     draft_acceptance: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Output:
     """Where results go."""
 

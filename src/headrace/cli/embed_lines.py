@@ -8,17 +8,17 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TextIO
 
 from headrace.cli.prompt import not_utf8
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 
 InputFormat = Literal["lines", "jsonl"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InputLine:
     """A text, where it comes from for errors, and its `id` where a JSON object has one."""
 

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -18,6 +17,7 @@ import typer
 
 from headrace.cli.embed_lines import InputLine
 from headrace.core.errors import ContextTooLong, InvalidParameter, RequestError
+from headrace.core.frozen import frozen
 from headrace.embedder import Embedder, Vectors
 
 TEXTS_AT_ONCE = 256
@@ -31,7 +31,7 @@ _FLAGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EmbedOptions:
     """`arguments` are those of Embedder.embed."""
 

@@ -14,7 +14,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,7 @@ from headrace.config.machine import detect_machine
 from headrace.config.resolve import GivenSetting, gather_settings, resolve_engine
 from headrace.core.config import Config, EngineConfig
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.core.machine import Machine
 from headrace.core.units import format_bytes
 from headrace.core.version import headrace_version
@@ -44,7 +45,7 @@ DERIVED = {
 OTHER_VARIABLES = ("XDG_CACHE_HOME", "HF_ENDPOINT", "HF_HOME", "HTTPS_PROXY", "NO_PROXY")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShownSetting:
     """A setting, its value in use, and who chose it."""
 
@@ -53,7 +54,7 @@ class ShownSetting:
     source: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Environment:
     """Everything that `headrace env` shows. `problems` are the sentences of what is wrong."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -12,6 +12,7 @@ from rich.table import Table
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.cli.tables import open_console
 from headrace.core.config import DEFAULT_MODEL
+from headrace.core.frozen import frozen
 from headrace.core.units import format_bytes, format_count
 from headrace.hub.model_store import ModelStore
 
@@ -19,7 +20,7 @@ from headrace.hub.model_store import ModelStore
 MAX_NAME_COLUMNS = 28
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ModelRow:
     """One line of the table. None is what nobody has stated."""
 

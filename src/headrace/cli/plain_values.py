@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -18,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 from typer.core import TyperCommand, TyperGroup
 
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 
 # What reads a type, and how its values are called.
 _Reader = tuple[Callable[[Any], Any], str]
@@ -88,7 +88,7 @@ class PlainGroup(_PlainValues, TyperGroup):
     """A command of several."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PlainValue:
     """Reads one parameter. `allowed` are its values in words; `least` bounds it from below."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from headrace.cli.progress import ensure_model
 from headrace.cli.progress_views import count_view, write_line
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import Config
+from headrace.core.frozen import frozen
 from headrace.core.upstreams import UpstreamConfig
 from headrace.hub.model_store import ModelStore
 from headrace.launch.tier_backends import (
@@ -90,7 +90,7 @@ def profile(
         raise typer.Exit(EXIT_FAILED)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Todo:
     """What is left to do on a tier."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
 
 import typer
 
@@ -12,12 +11,13 @@ from headrace.cli.answer import Answer, make_request, print_text, read_answer, s
 from headrace.cli.generation import CONTINUED_MAX_TOKENS
 from headrace.core.backend import Backend
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.core.message import Message
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.launch.local_engine import LocalEngine
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunOptions:
     """What is asked, and how the answer is shown."""
 

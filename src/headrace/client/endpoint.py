@@ -5,15 +5,15 @@ In: an address as people write it. Out: a frozen record. Opens nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 
 _ALLOWED_URL = "an http or https address such as http://127.0.0.1:8000/v1"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Endpoint:
     """Where an API lives. `path` has no slash at its end."""
 

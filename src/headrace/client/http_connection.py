@@ -11,13 +11,13 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 
 import h11
 
 from headrace.client.endpoint import Endpoint
 from headrace.client.plain_response import BrokenResponse, NotPlain, PlainResponse
+from headrace.core.frozen import frozen
 
 READ_BYTES = 65536
 MAX_HEAD_BYTES = 65536
@@ -38,7 +38,7 @@ class WaitedTooLong(ConnectionFailed):
     """Nothing came in time."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReplyHead:
     """Status and headers; names are in lower case."""
 

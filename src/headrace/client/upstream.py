@@ -13,7 +13,6 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from headrace.client.anthropic_wire import AnthropicWire
 from headrace.client.backoff import Uniform, backoff_s, read_retry_after
@@ -35,6 +34,7 @@ from headrace.core.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from headrace.core.frozen import frozen
 from headrace.core.output import RequestOutput
 from headrace.core.passing_stream import PassingStream
 from headrace.core.request import GenerateRequest
@@ -56,7 +56,7 @@ _OVERLOADED = 529
 Sleep = Callable[[float], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Question:
     """A request in the words of the API."""
 

@@ -8,10 +8,10 @@ are, so that a bad one is reported under the variable's name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.core.near_names import did_you_mean
 from headrace.core.server_config import LogLevel
 
@@ -20,7 +20,7 @@ CONFIG_FILE = "HEADRACE_CONFIG"
 LOG_LEVEL = "HEADRACE_LOG_LEVEL"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Variable:
     """One variable: the setting it stands for (None: not a setting) and what the manual says."""
 

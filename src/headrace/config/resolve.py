@@ -10,13 +10,14 @@ import importlib
 import importlib.util
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from headrace.config import env, load
 from headrace.core.config import Config
 from headrace.core.engine_config import DEFAULT_ADAPTER_MEMORY_BYTES, EngineConfig
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.core.machine import Machine
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ EXTENSION = "headrace._cpu"
 NO_NAMES: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GivenSetting:
     """A value that somebody gave, as they wrote it, and where: a flag, a variable, a file."""
 

@@ -10,11 +10,11 @@ Source: arXiv 2306.00978 (activations say which weights matter); llama.cpp, tool
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 from headrace.convert.observed_ops import ObservedOps
 from headrace.core.errors import InvalidParameter
+from headrace.core.frozen import frozen
 from headrace.core.step import ScheduledRequest
 from headrace.executor.input_batch import flatten
 from headrace.executor.load import load_weights, read_config
@@ -33,7 +33,7 @@ Report = Callable[[int, int], None]
 """Called with tokens done and tokens in all."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Calibration:
     """Importance by our name, and the tokens it was measured on. Shapes: [in] each."""
 

@@ -10,13 +10,14 @@ Source: llama.cpp, convert_hf_to_gguf.py, ModelBase.prepare_tensors and modify_t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from headrace.convert.format_plan import SourceTensor, is_rounded
 from headrace.convert.gguf_numbers import gguf_numbers
 from headrace.core.errors import MissingTensor, ModelFileError, UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.executor.load import ModelTensors, check_shape, linear_shape, read_config, vector_size
 from headrace.models.model_config import ModelConfig
 from headrace.models.registry import ENCODERS, model_class
@@ -30,7 +31,7 @@ from headrace.weights.tensor_source import TensorSource
 from headrace.weights.weight_reader import WeightReader
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Part:
     """One of our tensors, and its place in the file that is written."""
 

@@ -10,9 +10,9 @@ Source: llama.cpp, src/llama-quant.cpp, llama_tensor_get_type (names, fallbacks)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from headrace.core.errors import InvalidParameter
+from headrace.core.frozen import frozen
 from headrace.quant.format import FORMATS, QuantFormat
 
 FLOAT_TARGETS: tuple[str, ...] = ("f16", "bf16", "f32")
@@ -28,7 +28,7 @@ _OUTER_NAMES = ("token_embd.weight", "output.weight")
 _KEPT_PARTS = ("_norm", "ffn_gate_inp", "ssm_", "position_embd", "token_types", "rope_f")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SourceTensor:
     """A tensor of the source, under its GGUF name; numpy-order shape."""
 

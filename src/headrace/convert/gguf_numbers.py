@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from headrace.core.errors import UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.models.gemma3 import GLOBAL_EVERY
 from headrace.models.model_config import ModelConfig
 from headrace.models.registry import model_class
@@ -31,7 +32,7 @@ _TOLERANCE = 1e-6  # GGUF keeps numbers as float32
 _NOT_COMPARED = ("model_type", "is_head_tied", "long_rope", "original_max_model_len")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GgufNumbers:
     """Keys, tensors of rope factors by name, and what was changed, in words for people."""
 

@@ -12,13 +12,13 @@ import heapq
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from headrace.convert.format_plan import SourceTensor, fitting, is_rounded
 from headrace.convert.quantize_file import Source
 from headrace.core.errors import InvalidParameter, ModelFileError
+from headrace.core.frozen import frozen
 from headrace.quant.format import FORMATS, QuantFormat
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.quant.scale_search import Floats, search, weighted_error
@@ -28,7 +28,7 @@ _NARROW_LADDER = ("q4_0", "q5_0", "q8_0")  # for rows that do not fill blocks of
 _SAMPLED_ROWS = 64
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Step:
     """A format a tensor may have. Units: bytes of the whole tensor."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from headrace.convert.format_plan import SourceTensor
 from headrace.core.errors import ModelFileError
+from headrace.core.frozen import frozen
 from headrace.quant.format import FORMATS, QuantFormat
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.quant.quantize import quantize
@@ -60,7 +61,7 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rounding:
     """How tensors are rounded.
 
@@ -82,7 +83,7 @@ class Rounding:
     canary: Mapping[str, KeyValue] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Written:
     """The new file. `num_weights` and `num_bytes` are of its tensors, by format."""
 

@@ -7,10 +7,10 @@ data. Holds neither prompt nor answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from headrace.core.backend import Health
+from headrace.core.frozen import frozen
 
 WaitReason = Literal[
     "turn",
@@ -45,7 +45,7 @@ WAIT_REASONS: dict[WaitReason, str] = {
 RequestPhase = Literal["loading", "preparing", "waiting", "running"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class AnswerActivity:
     """An answer as its scheduler sees it. Units: tokens, blocks; `queue_position` from 1.
 
@@ -63,7 +63,7 @@ class AnswerActivity:
     num_preemptions: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RequestActivity:
     """An answer that is not finished. None: not known at this point, or by an engine that is busy.
 
@@ -94,7 +94,7 @@ class RequestActivity:
     other_models: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ModelActivity:
     """A model and its unfinished answers. `health` is None while it is not loaded.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from headrace.core.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AdapterFacts:
     """Units: bytes in memory. `sha256` is of its files; `base_name` what they call their base."""
 

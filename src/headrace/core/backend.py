@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, Protocol, runtime_checkable
 
+from headrace.core.frozen import frozen
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest, Pooling
 from headrace.core.scores import ProblemType
@@ -14,7 +15,7 @@ ModelKind = Literal["generate", "embed", "classify"]
 PauseMode = Literal["abort", "wait", "keep"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelInfo:
     """A served model. Units: `created` unix seconds, `max_model_len` tokens.
 
@@ -52,7 +53,7 @@ class ModelInfo:
     max_retries: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Health:
     """`ready` means that tokens can move.
 
@@ -64,7 +65,7 @@ class Health:
     is_recovering: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenizerInfo:
     """What a model's tokenizer is. `special_tokens` are texts by name, such as bos_token."""
 

@@ -7,10 +7,11 @@ each written once and whole, so that a batch goes on where it was after any end 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, BinaryIO, Literal, Protocol
 
 from headrace.core.files import FileWriter, NewFile
+from headrace.core.frozen import frozen
 from headrace.core.usage import Usage
 
 BatchStatus = Literal[
@@ -26,7 +27,7 @@ BatchStatus = Literal[
 UNFINISHED: tuple[BatchStatus, ...] = ("validating", "in_progress", "finalizing", "cancelling")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LineError:
     """Why an input file was not taken. `line` counts from 1; None is the file."""
 
@@ -36,7 +37,7 @@ class LineError:
     param: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class NewBatch:
     """What a caller asks for. Units: seconds."""
 
@@ -49,7 +50,7 @@ class NewBatch:
     output_expires_after_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class BatchRecord:
     """A batch. Units: seconds of Unix. `times` holds when each status began.
 

@@ -6,9 +6,10 @@ nano-dollars.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal, get_args
+
+from headrace.core.frozen import frozen
 
 # all: of everybody together.
 BudgetScope = Literal["all", "tenant", "key", "model", "tag"]
@@ -17,7 +18,7 @@ BUDGET_SCOPES: tuple[BudgetScope, ...] = get_args(BudgetScope)
 BUDGET_PERIODS: tuple[BudgetPeriod, ...] = get_args(BudgetPeriod)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Budget:
     """What may be spent in a period, by UTC days. None: no such threshold.
 

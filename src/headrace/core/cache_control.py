@@ -5,10 +5,10 @@ In: fields and headers of a call. Out: frozen. Whether anything is cached is the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from headrace.core.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CacheControl:
     """The defaults take an answer that is there, and keep one that is not. Units: seconds.
 

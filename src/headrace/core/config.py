@@ -8,7 +8,7 @@ their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -21,6 +21,7 @@ from headrace.core.config_checks import (
 )
 from headrace.core.engine_config import EngineConfig
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.core.server_config import ServerConfig
 
 if TYPE_CHECKING:  # most starts have no tiers
@@ -51,7 +52,7 @@ def default_home() -> Path:
     return Path.home() / ".cache" / "headrace"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class HubConfig:
     """Where model files live and how they get there.
 
@@ -72,7 +73,7 @@ class HubConfig:
         check_number("hub.connect_timeout_s", self.connect_timeout_s, 0.1, 300.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class StoreConfig:
     """What is kept about callers: API keys, the usage ledger, responses.
 
@@ -126,7 +127,7 @@ class StoreConfig:
         check_integer("store.request_retention_days", days, 1, 36_500)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class EconomicsConfig:
     """What tokens cost.
 
@@ -148,7 +149,7 @@ class EconomicsConfig:
         check_integer("economics.stale_after_days", self.stale_after_days, 1, 36_500)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Config:
     """Every setting. Only config, launch, llm, deploy and cli see the whole.
 

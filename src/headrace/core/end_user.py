@@ -6,13 +6,14 @@ equal texts of one tenant have equal digests, and no tenant's can be joined with
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import sha256
+
+from headrace.core.frozen import frozen
 
 DIGEST_CHARACTERS = 32
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndUser:
     """None: the caller does not say. `repr` shows no text."""
 

@@ -7,7 +7,6 @@ which `config.resolve` does.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,6 +18,7 @@ from headrace.core.config_checks import (
     check_number,
 )
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 
 Device = Literal["auto", "cpu", "cuda", "reference"]
 Isa = Literal["generic", "avx2", "avx512", "avx512bf16", "amx"]
@@ -37,7 +37,7 @@ DEFAULT_ADAPTER_MEMORY_BYTES = 256 * 1024**2
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class EngineConfig:
     """How the engine computes and what it may use.
 

@@ -7,8 +7,9 @@ request is text to show, never a path: stores name what they write themselves.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol, get_args
+
+from headrace.core.frozen import frozen
 
 UploadPurpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 UPLOAD_PURPOSES: tuple[UploadPurpose, ...] = get_args(UploadPurpose)
@@ -16,7 +17,7 @@ UPLOAD_PURPOSES: tuple[UploadPurpose, ...] = get_args(UploadPurpose)
 BATCH_OUTPUT = "batch_output"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class FileRecord:
     """A stored file. Units: seconds of Unix. Without `expires_at_s` it stays until deleted."""
 
@@ -29,7 +30,7 @@ class FileRecord:
     expires_at_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class NewFile:
     """What is known of a file before it has an id."""
 
@@ -39,7 +40,7 @@ class NewFile:
     expires_after_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class FilePage:
     """Which files to list. `after` is the id of the last one of the page before."""
 

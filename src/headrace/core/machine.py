@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from headrace.core.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Machine:
     """Cores and memory that this process may use, after affinity and container limits.
 
@@ -19,7 +19,7 @@ class Machine:
     cpu_model: str = "unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Roof:
     """Peaks of the machine, just measured. Units: bytes/s, operations/s (a multiply-add is 2)."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from headrace.core.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class ToolCall:
     """A call the model made. `arguments` is JSON text."""
 
@@ -16,7 +17,7 @@ class ToolCall:
     arguments: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Message:
     """One turn. `content` is plain text; dialects join their text parts before they come here."""
 
@@ -28,7 +29,7 @@ class Message:
     reasoning_content: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tool:
     """A function the model may call.
 
@@ -42,7 +43,7 @@ class Tool:
     is_strict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ToolChoice:
     """Which tools an answer calls.
 

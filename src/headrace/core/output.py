@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+from headrace.core.frozen import frozen
 from headrace.core.receipt import ResolvedRequest
 from headrace.core.usage import Usage
 
 FinishReason = Literal["stop", "length", "abort", "error", "tool_calls", "repetition"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenLogprob:
     """A token with its log-probability. `rank` is 1 for the most likely. `bytes` is exact."""
 
@@ -23,7 +23,7 @@ class TokenLogprob:
     rank: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PositionLogprobs:
     """The token at a position and the most likely ones there, best first."""
 
@@ -31,7 +31,7 @@ class PositionLogprobs:
     top: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ToolCallDelta:
     """What call `index` of an answer gained. The first one has its id and name."""
 
@@ -41,7 +41,7 @@ class ToolCallDelta:
     arguments: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CompletionDelta:
     """What answer `index` gained. `stop_reason` is the stop text or stop token id that ended it.
 
@@ -60,7 +60,7 @@ class CompletionDelta:
     tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestTimes:
     """Units: seconds. Queue until first scheduled; prefill until first token; decode after it."""
 
@@ -70,7 +70,7 @@ class RequestTimes:
     num_preemptions: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestOutput:
     """One step of a request's stream.
 

@@ -8,8 +8,9 @@ prompt nor answer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from headrace.core.frozen import frozen
 
 # request: the body named it; api: the API's default; server: a setting of the server; context: what
 # the context left; drawn: by chance, because the body named no seed.
@@ -19,7 +20,7 @@ ParameterSource = Literal["request", "api", "server", "context", "drawn"]
 SEED_BITS = 53
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Parameter:
     """A value that was in effect, and where it came from."""
 
@@ -27,7 +28,7 @@ class Parameter:
     source: ParameterSource
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelBuild:
     """What answers for a model: its file and the engine around it.
 
@@ -44,7 +45,7 @@ class ModelBuild:
     adapter_sha256: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ResolvedRequest:
     """What only the engine knows of a request. Units: tokens.
 
@@ -57,7 +58,7 @@ class ResolvedRequest:
     draft_acceptance: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RequestReceipt:
     """Of one prompt. None: the request ended before it was known. Units: tokens, seconds.
 
@@ -84,7 +85,7 @@ class RequestReceipt:
     decode_s: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CostReceipt:
     """Of one call. None: not known. Units: dollars as exact text.
 
@@ -97,7 +98,7 @@ class CostReceipt:
     price_id: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Receipt:
     """Of one call. `requests` has an entry for each prompt; `parameters` hold for all of them.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, Literal
 
 from headrace.core.cache_control import CacheControl
 from headrace.core.errors import InvalidParameter, RequestError
+from headrace.core.frozen import frozen
 from headrace.core.message import Message, Tool, ToolChoice
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.core.tracing import TraceContext
@@ -34,7 +35,7 @@ MAX_PATTERN_SIZE = 1024
 _TOKEN_ID = re.compile(r"[0-9]{1,18}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RepetitionDetection:
     """Ends an answer whose newest tokens are one pattern `min_count` times. Units: tokens.
 
@@ -60,7 +61,7 @@ class RepetitionDetection:
             raise InvalidParameter(f"repetition_detection.{name}", value, allowed)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SamplingParams:
     """How tokens are chosen and when to stop. The defaults are the OpenAI API's.
 
@@ -222,7 +223,7 @@ _INTEGERS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class GenerateRequest:
     """One call of a caller: exactly one of `prompt` (text or token ids) and `messages`.
 

@@ -7,14 +7,15 @@ alone. A response that still runs is held by a lease, so that one whose server d
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from headrace.core.frozen import frozen
 
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 RUNNING: frozenset[ResponseStatus] = frozenset({"queued", "in_progress"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class StoredResponse:
     """A response as it is kept. Units: seconds of Unix.
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from headrace.core.backend import ModelInfo
+from headrace.core.frozen import frozen
 from headrace.core.request import GenerateRequest
 from headrace.core.usage import Usage
 
@@ -23,7 +23,7 @@ AttemptOutcome = Literal["running", "answered", "escalated", "checked", "failed"
 CacheStatus = Literal["hit", "semantic", "miss", "bypass"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RouteAttempt:
     """A backend that was asked. `usage` is None where nothing is owed for it.
 
@@ -39,7 +39,7 @@ class RouteAttempt:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Route:
     """A request's way. The last attempt is the one that answers, or did.
 
@@ -83,7 +83,7 @@ class Retried:
     num_in_doubt: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Payable:
     """A model that may have to be paid, and a request that costs no less than what it is asked."""
 

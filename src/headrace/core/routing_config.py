@@ -7,10 +7,11 @@ a request may be sent to: a tier, or a cascade of them. Holds no backend and dec
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, get_args
 
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.core.routing_options import (
     HedgeConfig,
     LearnedConfig,
@@ -24,7 +25,7 @@ from headrace.core.upstreams import UpstreamConfig
 BackendOrder = Literal["first", "least-busy"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class TierBackendConfig:
     """A model that answers for a tier.
 
@@ -44,7 +45,7 @@ class TierBackendConfig:
         return self.model if self.upstream is None else f"{self.upstream}/{self.model}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class TierConfig:
     """Models that stand for each other.
 
@@ -84,7 +85,7 @@ class TierConfig:
             raise ConfigError(f"{where}.hedge", names[0], "a tier of at least two backends")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RuleConfig:
     """Sends a request somewhere when all that is said of it here is true.
 
@@ -118,7 +119,7 @@ class RuleConfig:
                 raise ConfigError(where, limit, allowed)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CascadeConfig:
     """A destination that asks cheap tiers first, and the last one when their answers will not do.
 
@@ -154,7 +155,7 @@ class CascadeConfig:
             raise ConfigError(where, "without a check", allowed)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CacheConfig:
     """Answers are kept and given again to exactly the same request of the same tenant.
 
@@ -182,7 +183,7 @@ class CacheConfig:
             raise ConfigError("routing.cache.max_entries", self.max_entries, "1 to 2147483648")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RoutingConfig:
     """Tiers, upstreams and policies. Without tiers nothing is routed.
 

@@ -7,10 +7,10 @@ them fit together is checked where they meet, in `routing_config`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 
 Agreement = Literal["exact", "words"]
 
@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_RULE = "1 to 64 letters, digits and _ . -, a letter or digit first"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class HedgeConfig:
     """A second backend of the tier is asked where the first one has not begun to answer in time.
 
@@ -51,7 +51,7 @@ class HedgeConfig:
             raise ConfigError("hedge.max_share", self.max_share, "a number above 0, at most 1")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SelfCheckConfig:
     """A model is asked whether an answer is right; where it does not say yes, it will not do.
 
@@ -75,7 +75,7 @@ class SelfCheckConfig:
             raise ConfigError("self_check.max_tokens", self.max_tokens, "1 to 100000")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ShadowConfig:
     """A share of calls is asked of another tier too, afterwards, and the answers are compared.
 
@@ -124,7 +124,7 @@ class ShadowConfig:
             raise ConfigError(f"{where}.of", self.use, "other tiers than `use`")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LearnedConfig:
     """A destination that tells by a small model which of two tiers a request needs.
 
@@ -150,7 +150,7 @@ class LearnedConfig:
             raise ConfigError(f"{where}.threshold", self.threshold, "a number from 0 to 1")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SemanticConfig:
     """Answers are given again to questions that mean the same, too.
 

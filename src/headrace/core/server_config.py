@@ -7,7 +7,6 @@ port is free or a file is there is found out by whoever uses it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,6 +18,7 @@ from headrace.core.config_checks import (
     check_number,
 )
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -29,7 +29,7 @@ _ENDPOINT = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?(?<!/v1/traces)")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ServerConfig:
     """The HTTP server.
 

@@ -7,9 +7,10 @@ because a frozen dataclass takes five times as long to make.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
+from headrace.core.frozen import frozen
 from headrace.core.output import FinishReason
 from headrace.core.request import Pooling, SamplingParams
 
@@ -30,7 +31,7 @@ _NOT_PLAIN = (
 """Parameters that a choice by logits, seed and place alone has no room for."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NewRequest:
     """A request's constant part, sent to the executor the first time it is scheduled.
 
@@ -86,7 +87,7 @@ class ScheduledRequest(NamedTuple):
     num_draft_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SchedulerOutput:
     """One step's work. Finished requests are those the executor may forget before it."""
 
@@ -100,7 +101,7 @@ class SchedulerOutput:
         return sum(len(request.token_ids) for request in self.scheduled)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenLogprobs:
     """Chosen token's logprob and rank, and the top tokens with theirs, best first."""
 
@@ -132,7 +133,7 @@ class RowOutput(NamedTuple):
     is_callers_fault: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelRunnerOutput:
     """Per request id, for the requests of the step with the same id.
 
@@ -171,7 +172,7 @@ class RequestProgress(NamedTuple):
     is_callers_fault: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepStats:
     """Counters since the last report (`num_new_*`) and gauges after the step.
 
@@ -198,7 +199,7 @@ class StepStats:
     draft_speed_up: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepReport:
     """Everything the output side needs to know of one step. `ended_at_s` is `Clock.monotonic_s`."""
 

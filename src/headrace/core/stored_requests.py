@@ -7,11 +7,12 @@ and answer: enough to say later whether two calls were the same, not what they s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from headrace.core.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class StoredAnswer:
     """Tokens of one answer. Without a finish reason it was cut off."""
 
@@ -19,7 +20,7 @@ class StoredAnswer:
     finish_reason: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class StoredRequest:
     """One call. Units: seconds of Unix; `size_bytes` is about what it takes while it waits.
 

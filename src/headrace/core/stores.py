@@ -6,8 +6,9 @@ secret is never in a record; `KeyRing` only says which key a secret is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
+
+from headrace.core.frozen import frozen
 
 Scope = Literal["inference", "metrics", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -17,7 +18,7 @@ MAX_PRIORITY = 1_000_000
 DEFAULT_TENANT = "default"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class KeyLimits:
     """What a key may use; None is no limit. A minute's worth may be used at once."""
 
@@ -30,7 +31,7 @@ class KeyLimits:
 NO_LIMITS = KeyLimits()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ApiKey:
     """A key without its secret. Units: seconds of Unix. `priority`: lower runs earlier."""
 
@@ -54,7 +55,7 @@ def key_prefix(key_id: str) -> str:
     return f"hr_{key_id}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Caller:
     """Who sent a request. `tenant` salts the prefix cache and owns the usage."""
 

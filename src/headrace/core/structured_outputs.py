@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, get_args
 
 from headrace.core.errors import InvalidGrammar, InvalidParameter, RequestError
+from headrace.core.frozen import frozen
 
 Form = Literal["json", "json_object", "regex", "choice", "grammar"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -25,7 +26,7 @@ FRAMED = "form"
 _ONE_FORM = f"exactly one of {', '.join(FORMS)}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class StructuredOutputs:
     """Exactly one form. The whole answer has it, from its first token to its last.
 

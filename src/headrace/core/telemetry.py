@@ -7,13 +7,14 @@ counts it on a MetricSink; what a sink does with it is not known here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from headrace.core.frozen import frozen
 
 MetricKind = Literal["gauge", "counter", "histogram"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Metric:
     """One row. `labels` come after `model_name` and `engine`, which all have that are `per_model`.
 

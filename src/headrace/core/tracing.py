@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, Protocol
+
+from headrace.core.frozen import frozen
 
 # Later versions may add fields after the flags.
 _TRACEPARENT = re.compile(
@@ -23,7 +25,7 @@ MAX_STATE_LENGTH = 512
 AttributeValue = str | bool | int | float | Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TraceContext:
     """A span's place: ids in lower hexadecimal, `parent_id` empty for the first of its trace."""
 
@@ -45,7 +47,7 @@ class TraceContext:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Span:
     """What was done, and when. Units: seconds of Unix."""
 
@@ -58,7 +60,7 @@ class Span:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TracedHistogram:
     """A histogram of the gen_ai conventions. `buckets` are upper edges."""
 

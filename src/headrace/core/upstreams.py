@@ -7,11 +7,11 @@ given: no record holds a secret.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from headrace.core.config_checks import check_integer, check_number
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 
 UpstreamKind = Literal["openai", "anthropic"]
 
@@ -20,7 +20,7 @@ _KEY_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,127}")
 MAX_RETRIES = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class UpstreamConfig:
     """A server that speaks OpenAI's API or Anthropic's.
 

@@ -5,10 +5,10 @@ Rejected draft tokens are work that reached no answer: they belong to no total.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from headrace.core.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Usage:
     """Units: tokens. reasoning_tokens <= output_tokens.
 

@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime
 
 from headrace.core.budgets import Budget
 from headrace.core.errors import BudgetExceeded, CapacityError, StoreError
+from headrace.core.frozen import frozen
 from headrace.core.telemetry import BUDGET_REFUSALS, MetricSink, NoMetrics
 from headrace.economics.prices import format_usd
 from headrace.economics.usage_row import UsageRow
@@ -28,7 +29,7 @@ LEDGER_RETRY_S = 5.0
 SpentSince = Callable[[Budget, date], int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Spender:
     """Whom and what a call is charged to, and the day it came."""
 
@@ -56,7 +57,7 @@ class _Window:
     has_warned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BudgetHold:
     """Money held for a request. `warnings` are lines for the caller."""
 

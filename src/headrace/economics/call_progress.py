@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
+from headrace.core.frozen import frozen
 from headrace.core.output import RequestOutput, RequestTimes
 from headrace.core.request import GenerateRequest
 from headrace.core.routing import Route, Routed
@@ -18,7 +19,7 @@ from headrace.core.usage import Usage
 from headrace.economics.rate_limits import Reservation
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CallFacts:
     """What is known of a call before it is read."""
 

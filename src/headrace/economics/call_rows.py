@@ -7,10 +7,10 @@ that worked for it. Knows neither limits nor who keeps rows.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from headrace.core.end_user import NOBODY, EndUser, digest_of
+from headrace.core.frozen import frozen
 from headrace.core.usage import Usage
 from headrace.economics.call_costs import CallCosts
 from headrace.economics.call_parts import CallPart
@@ -22,7 +22,7 @@ from headrace.economics.usage_row import UsageRow, UsageSource, new_row_id
 _Columns = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CallOutcome:
     """How a call ended. `task` is what its caller said that it is about, `end_user` for whom."""
 

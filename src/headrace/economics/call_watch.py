@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
+from headrace.core.frozen import frozen
 from headrace.core.output import RequestTimes
 from headrace.core.request import GenerateRequest
 from headrace.core.tracing import TraceContext
@@ -20,7 +20,7 @@ from headrace.economics.usage_row import UsageRow
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttemptEnd:
     """A prompt of a call. `usage`, `times` and `end_s` (of Unix) are None where it did not end.
 
@@ -33,7 +33,7 @@ class AttemptEnd:
     end_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CallEnd:
     """A call as it ended. Units: seconds of Unix."""
 

@@ -7,9 +7,9 @@ nano-dollar up. Knows neither callers nor tables.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 
+from headrace.core.frozen import frozen
 from headrace.core.usage import Usage
 from headrace.economics.prices import Price, PriceState, Rates
 
@@ -17,7 +17,7 @@ MTOK = 10**6
 NO_RATES = Rates()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Cost:
     """Of one call. None: it is not known. Units: nano-dollars; `rates` per million tokens.
 

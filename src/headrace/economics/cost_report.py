@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from sqlalchemy import ColumnElement, Select, case, func, select
 
+from headrace.core.frozen import frozen
 from headrace.economics.prices import KINDS
 from headrace.economics.usage_table import NUM_CALLS, NUM_ERRORS, NUM_PARTS, USAGE_ROWS, in_order
 from headrace.store.database import Database
@@ -34,7 +35,7 @@ _GROUPS: dict[CostDimension, Any] = {
 _RATES = {kind: _c[f"{kind}_rate"] for kind in KINDS}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CostTotal:
     """Sums over the rows of one group. Units: tokens, nano-dollars.
 
@@ -58,7 +59,7 @@ class CostTotal:
     marginal_nano_usd: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CostLine:
     """Tokens of one kind at one price: of a tenant, key, model, tier, task, tags and day.
 

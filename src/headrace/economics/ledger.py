@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Literal, get_args
 
@@ -17,6 +16,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from headrace.core.budgets import Budget
+from headrace.core.frozen import frozen
 from headrace.economics.machine_price import ServedCall
 from headrace.economics.usage_row import UsageRow
 from headrace.economics.usage_table import (
@@ -43,7 +43,7 @@ _GROUPS: dict[Dimension, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class UsageTotal:
     """Sums over the rows of one group. Units: tokens, seconds.
 

@@ -8,11 +8,11 @@ Or the other way: what the usage ledger says that a machine did.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
 from typing import NamedTuple
 
+from headrace.core.frozen import frozen
 from headrace.economics.prices import LOCAL, Match, MeasuredMachine, Price, Rates, Schedule
 
 _HOUR_S = 3600
@@ -69,7 +69,7 @@ class ServedCall(NamedTuple):
     output_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MachineWork:
     """What a machine did over a time. Units: seconds, tokens per second of work of that kind.
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import date, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal
+
+from headrace.core.frozen import frozen
 
 # The provider of models that run here.
 LOCAL = "local"
@@ -24,7 +26,7 @@ MatchKind = Literal["equals", "starts_with", "ends_with", "contains", "regex", "
 NANO_USD = 10**9
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rates:
     """Prices by kind of token; None has no price of its own. Units: nano-dollars per million."""
 
@@ -62,7 +64,7 @@ class Rates:
 KINDS = tuple(entry.name for entry in fields(Rates))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PriceTier:
     """Rates of requests whose input is longer than `above_input_tokens`: of all their tokens."""
 
@@ -70,7 +72,7 @@ class PriceTier:
     rates: Rates
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Schedule:
     """Rates, and those of long prompts, the longest last."""
 
@@ -86,7 +88,7 @@ class Schedule:
         return chosen.resolved()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Match:
     """Which names of models a price is for. `or` and `and` have parts, the others a text."""
 
@@ -117,7 +119,7 @@ class Match:
         return 0 if self.kind == "regex" else len(self.text)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MeasuredMachine:
     """What the price of an own model rests on; shown with it. Units: tokens per second."""
 
@@ -128,7 +130,7 @@ class MeasuredMachine:
     concurrency: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Price:
     """A model's price from one day until before another; None is no bound.
 

@@ -8,9 +8,9 @@ that run at once cannot use the same room. Belongs to one event loop; starts ful
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from headrace.core.errors import RateLimited
+from headrace.core.frozen import frozen
 from headrace.core.stores import Caller, KeyLimits
 
 MINUTE_S = 60.0
@@ -18,7 +18,7 @@ MINUTE_S = 60.0
 CONCURRENCY_RETRY_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reservation:
     """Tokens held for a request that runs."""
 
@@ -26,7 +26,7 @@ class Reservation:
     output_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LimitLevel:
     """How much is left of a limit, and when it is full again. Units: seconds from now."""
 

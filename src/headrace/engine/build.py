@@ -6,10 +6,10 @@ packed; what is loaded here costs time only where packing is done before it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headrace.core.frozen import frozen
 from headrace.engine.engine import make_drafter
 from headrace.engine.model_text import load_text
 from headrace.engine.started_model import Progress, StartedModel, ignore_progress
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from headrace.engine.ranks import Ranks
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkPerToken:
     """What a step moves and computes. Units: bytes, multiply-adds.
 
@@ -43,7 +43,7 @@ class WorkPerToken:
     head_weights: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadedModel:
     """A model ready to run."""
 

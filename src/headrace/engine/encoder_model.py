@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from headrace.core.errors import (
     OutOfMemory,
     UnsupportedFormat,
 )
+from headrace.core.frozen import frozen
 from headrace.core.units import format_bytes
 from headrace.executor.encoder_runner import EncoderRunner, EncoderSequence, scratch_bytes
 from headrace.executor.load_encoder import encoder_bytes, load_encoder, matrix_dtype
@@ -40,7 +40,7 @@ EncoderInput = str | tuple[str, str] | Sequence[int]
 _CUT = "truncate_prompt_tokens = -1 keeps as many as fit."
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EncoderPlan:
     """What an encoder takes and holds. Units: bytes, tokens."""
 
@@ -66,7 +66,7 @@ class EncoderPlan:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EncoderFacts:
     """What is known of an encoder before its weights are read."""
 
@@ -109,7 +109,7 @@ def read_encoder(reader: WeightReader, engine: EngineConfig, ops: Ops) -> Encode
     return EncoderFacts(config, sentence, plan)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EncoderModel:
     """A model ready to run."""
 

@@ -7,7 +7,7 @@ share it. Knows nothing of queues and steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from headrace.core.engine_config import DraftAcceptance
@@ -18,6 +18,7 @@ from headrace.core.errors import (
     RequestError,
     UnsupportedParameter,
 )
+from headrace.core.frozen import frozen
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.engine.answer_plan import AnswerPlanner, blame_part
@@ -29,7 +30,7 @@ from headrace.text.infilling import infill_end_ids, infill_pieces
 from headrace.text.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PreparedRequest:
     """A request as tokens. `sampling` is the caller's, with max_tokens resolved.
 

@@ -9,17 +9,17 @@ divided model start, forms, the log.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from headrace.core.activity import AnswerActivity
 from headrace.core.config import EngineConfig
+from headrace.core.frozen import frozen
 from headrace.core.step import StepReport
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.sched.request_state import RequestSpec
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ErrorRecord:
     """A HeadraceError on its way to another process: its class, its text, its fields."""
 
@@ -28,28 +28,28 @@ class ErrorRecord:
     fields: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Submit:
     """Generate this answer."""
 
     spec: RequestSpec
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Abort:
     """Nobody wants this answer any more. Unknown and ended ids are fine."""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Inspect:
     """Say what runs and what waits, between two steps."""
 
     inspect_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Inspection:
     """The answer to an Inspect."""
 
@@ -57,7 +57,7 @@ class Inspection:
     answers: tuple[AnswerActivity, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PauseEngine:
     """Start no request until a ResumeEngine; with `keeps_running` go on with none either."""
 
@@ -66,14 +66,14 @@ class PauseEngine:
     clears_cache: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ResumeEngine:
     """Go on after a PauseEngine."""
 
     order_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ResetPrefixes:
     """Forget cached prefixes; with `resets_running` stop those that hold blocks before."""
 
@@ -81,7 +81,7 @@ class ResetPrefixes:
     resets_running: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OrderDone:
     """The answer to one of the three. Of a pause it comes when nothing moves any more."""
 
@@ -89,7 +89,7 @@ class OrderDone:
     is_done: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadAdapter:
     """Read and pack an adapter, between two steps."""
 
@@ -97,7 +97,7 @@ class LoadAdapter:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AdapterLoaded:
     """The answer to a LoadAdapter: what the adapter is, or why there is none. Units: bytes."""
 
@@ -109,26 +109,26 @@ class AdapterLoaded:
     error: ErrorRecord | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UnloadAdapter:
     """Let go of an adapter once no request runs with it. A LoadAdapter of it keeps it after all."""
 
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AdapterUnloaded:
     """The answer to an UnloadAdapter, when it is done."""
 
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stop:
     """End the loop; what is unfinished stays so."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EngineEnded:
     """The loop ended; nothing follows. `error` is None after a Stop."""
 
@@ -140,7 +140,7 @@ EngineMessage = Submit | Abort | Inspect | EngineOrder | LoadAdapter | UnloadAda
 EngineReply = StepReport | Inspection | OrderDone | AdapterLoaded | AdapterUnloaded | EngineEnded
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartEngine:
     """The first message to an engine process. `engine` is resolved; `free_bytes` bound the plan.
 
@@ -158,7 +158,7 @@ class StartEngine:
     is_first: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EngineReady:
     """The first reply: the model runs. What the front process must know of it."""
 
@@ -173,14 +173,14 @@ class EngineReady:
     ops: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EngineNotStarted:
     """The first reply when there is no engine; nothing follows."""
 
     error: ErrorRecord
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartRank:
     """The first message to the process of a rank other than 0; else as StartEngine."""
 
@@ -191,14 +191,14 @@ class StartRank:
     log_level: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RankPlanned:
     """How many blocks of KV cache a rank has room for. It waits for a RanksAgreed."""
 
     num_blocks: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RanksAgreed:
     """How many blocks all ranks have, and where they meet: what RankGroup.join takes."""
 
@@ -206,12 +206,12 @@ class RanksAgreed:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RankReady:
     """A rank has its weights. What follows are steps (core/step.py), until a Stop."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CheckForm:
     """Find out whether answers can be held to a form, and keep it compiled."""
 
@@ -219,7 +219,7 @@ class CheckForm:
     form: StructuredOutputs
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FormChecked:
     """`error` is None for a form that answers can be held to."""
 
@@ -227,7 +227,7 @@ class FormChecked:
     error: ErrorRecord | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogLine:
     """A line of the engine process's log, for the log of the front process. `at_s`: Unix."""
 

@@ -12,13 +12,14 @@ import itertools
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 
 from headrace.core.backend import ModelInfo
 from headrace.core.clock import Clock
 from headrace.core.errors import CapacityError, HeadraceError, InvalidParameter, ModelNotFound
+from headrace.core.frozen import frozen
 from headrace.engine.error_record import to_error
 from headrace.engine.messages import (
     AdapterLoaded,
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 Send = Callable[[LoadAdapter | UnloadAdapter], None]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Served:
     info: ModelInfo
     load_id: int

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headrace.core.config import EngineConfig
 from headrace.core.errors import ConfigError, ModelFileError
+from headrace.core.frozen import frozen
 from headrace.executor.load import ModelTensors, load_weights, read_config
 from headrace.executor.memory import Capacity, DraftNeed, kv_cache_dtype, scratch_bytes
 from headrace.executor.memory import weights_bytes as plan_weights
@@ -33,7 +33,7 @@ FIELD = "engine.draft_model"
 _ALLOWED = "a model with the vocabulary of the model that it guesses for"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartedDraft:
     """A draft model that can run once its weights are packed.
 
@@ -48,7 +48,7 @@ class StartedDraft:
     is_rejecting: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DraftFile:
     """An open draft model. `head_rows`: tokens that it may guess, the first so many."""
 

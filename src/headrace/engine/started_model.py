@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from headrace.core.engine_config import CanaryMode, EngineConfig
 from headrace.core.errors import ConfigError, OutOfMemory
+from headrace.core.frozen import frozen
 from headrace.core.units import format_bytes
 from headrace.engine.started_draft import StartedDraft, open_draft
 from headrace.executor.adapter_table import adapter_room
@@ -54,7 +55,7 @@ class Place(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartedModel:
     """A model that can run once its weights are packed, which its first op waits for.
 

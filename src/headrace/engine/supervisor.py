@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Event, RLock
 from typing import Any
 
 from headrace.core.clock import Clock
 from headrace.core.errors import EngineDied, HeadraceError
+from headrace.core.frozen import frozen
 from headrace.core.step import StepReport
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.engine.engine_process import EngineProcess
@@ -62,7 +63,7 @@ OnRestart = Callable[[str, int], None]
 stalled), and how many requests go on in it; none in one that did not get ready."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartedProcess:
     """An engine process that is ready, how it was started, and how long that took."""
 

@@ -8,7 +8,6 @@ requests that wait, or text.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from headrace.core.adapters import AdapterFacts
 from headrace.core.engine_config import EngineConfig, parse_adapters
 from headrace.core.errors import HeadraceError, OutOfMemory, UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.core.step import ScheduledRequest
 from headrace.core.units import format_bytes
 from headrace.executor.load import linear_shape
@@ -34,7 +34,7 @@ PANEL = 16
 Float32 = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Loaded:
     facts: AdapterFacts
     packed: PackedAdapter

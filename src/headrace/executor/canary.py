@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace.core.engine_config import CanaryMode
 from headrace.core.errors import ModelFileError, QualityDrift
+from headrace.core.frozen import frozen
 from headrace.core.step import ScheduledRequest
 from headrace.executor.input_batch import flatten
 from headrace.models.llama import Llama
@@ -33,7 +33,7 @@ MOST_DRIFT = 0.25
 Logprobs = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reference:
     """What a file stores. Shapes: token_ids n; logprobs [n - 1], of each token but the first."""
 
@@ -41,7 +41,7 @@ class Reference:
     logprobs: Logprobs
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Drift:
     """Absolute differences over the tokens; NaN where the model gives no numbers. Units: nats."""
 

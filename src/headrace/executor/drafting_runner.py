@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
 from headrace.core.clock import Clock
+from headrace.core.frozen import frozen
 from headrace.core.step import (
     ModelRunnerOutput,
     NewRequest,
@@ -60,7 +60,7 @@ class Runner(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Drafter:
     """A draft model. `pass_ratio`: what its pass is likely to cost, relative to the target's."""
 

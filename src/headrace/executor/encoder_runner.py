@@ -8,11 +8,11 @@ next. A sequence's bits depend on its own tokens alone, not on the pass that it 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.core.frozen import frozen
 from headrace.core.request import Pooling
 from headrace.models.bert import Bert
 from headrace.models.encoder_config import EncoderConfig
@@ -36,7 +36,7 @@ def scratch_bytes(config: EncoderConfig, max_model_len: int) -> int:
     return max(LEAST_SCRATCH_BYTES, num_tokens * of_token)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EncoderSequence:
     """A tokenized input. `token_types` are None where all are 0."""
 

@@ -7,13 +7,14 @@ Knows nothing of memory limits; `memory.py` has planned before this runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace.core.errors import MissingTensor, ModelFileError, UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.executor.key_shift import key_shift
 from headrace.executor.shard import WHOLE, RowFormat, Shard
 from headrace.models.llama import Llama
@@ -38,7 +39,7 @@ Progress = Callable[[int, int], None]
 """Called with layers done and layers in all."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelTensors:
     """A file's tensors under our names, transformed where the file's convention differs.
 

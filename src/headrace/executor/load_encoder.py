@@ -7,12 +7,12 @@ what the caller wants them to be multiplied in; those of a head stay in float32.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from headrace.core.engine_config import EncoderDtype
 from headrace.core.errors import ModelFileError
+from headrace.core.frozen import frozen
 from headrace.executor.load import check_shape
 from headrace.models.bert import EncoderLayer, EncoderWeights, LayerNorm
 from headrace.models.encoder_config import EncoderConfig
@@ -77,7 +77,7 @@ def encoder_bytes(config: EncoderConfig, ops: Ops, dtype: EncoderDtype) -> int:
     return rows * width * 4 + matrices * block.block_bytes // block.block_size
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Loader:
     config: EncoderConfig
     reader: WeightReader

@@ -6,10 +6,11 @@ that would do. Units: bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from headrace.core.config import EngineConfig
 from headrace.core.errors import ConfigError, OutOfMemory
+from headrace.core.frozen import frozen
 from headrace.core.units import format_bytes
 from headrace.executor.load import ModelTensors, linear_shape, row_formats
 from headrace.models.model_config import ModelConfig
@@ -29,7 +30,7 @@ FREE_SHARE = 0.7
 """The default budget never takes more of the free memory than this."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DraftNeed:
     """What a draft model takes beside its target: `block_bytes` for each block of the KV cache."""
 
@@ -45,7 +46,7 @@ class DraftNeed:
 NO_DRAFT = DraftNeed(0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Capacity:
     """What fits. `max_model_len` is the model's, lowered to what the KV cache holds.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from headrace.core.errors import InvalidLogits
+from headrace.core.frozen import frozen
 from headrace.core.step import (
     ModelRunnerOutput,
     NewRequest,
@@ -41,7 +42,7 @@ _NO_NUMBERS = NoChoice(DAMAGED, is_callers_fault=False)
 NO_VECTOR = "The model's hidden states are not numbers because its weights are damaged."
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogitRow:
     """A wanted row of logits: whose it is, and the prompt token it predicts, or None to sample.
 

@@ -8,11 +8,12 @@ number of bits is kept; ranks only differ in the order of sums. Knows nothing of
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.models.model_config import ModelConfig
 from headrace.models.weight_spec import Split
 from headrace.ops.protocol import GATE_UP_INTERLEAVE
@@ -22,7 +23,7 @@ from headrace.quant.quant_tensor import QuantTensor
 FIELD = "engine.tensor_parallel_size"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shard:
     """Part `rank` of `num_ranks`.
 
@@ -74,7 +75,7 @@ class Shard:
 WHOLE = Shard()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowFormat:
     """How the rows of a matrix are stored that ranks divide along `in`."""
 

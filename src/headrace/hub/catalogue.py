@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.hub.model_source import (
     HttpsFile,
     HubFile,
@@ -30,7 +30,7 @@ CATALOGUE_VERSION = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CatalogueEntry:
     """A named model. `is_base`: continues text, was not taught to chat. Units: tokens."""
 
@@ -51,7 +51,7 @@ class CatalogueEntry:
         return sum(file.size_bytes or 0 for file in self.files)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Catalogue:
     """All named models, in the order to show them."""
 

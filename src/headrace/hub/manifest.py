@@ -11,10 +11,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from headrace.core.errors import DigestMismatch, ModelFileError
+from headrace.core.frozen import frozen
 from headrace.hub.model_source import is_file_name
 
 MANIFEST_NAME = "model.json"
@@ -23,7 +24,7 @@ CHUNK_BYTES = 1024**2
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class StoredFile:
     """One file as it was when its digest was checked."""
 
@@ -33,7 +34,7 @@ class StoredFile:
     mtime_ns: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Manifest:
     """A model in the store: a folder with config.json, or a GGUF file, its first part first."""
 

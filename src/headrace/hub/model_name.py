@@ -7,12 +7,12 @@ exists. Knows nothing of what has been pulled.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from headrace.core.errors import InvalidParameter
+from headrace.core.frozen import frozen
 from headrace.hub.catalogue import Catalogue, CatalogueEntry
 from headrace.hub.model_source import HubFile
 
@@ -26,7 +26,7 @@ _HUB_PAGE = re.compile(
 _SHA256_FRAGMENT = re.compile(r"sha256=([0-9a-fA-F]{64})")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelName:
     """A name understood. `text` is the one spelling under which the store keeps it."""
 

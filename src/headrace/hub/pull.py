@@ -12,12 +12,12 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from headrace.core.config import HubConfig
 from headrace.core.errors import DiskFull, HeadraceError, ModelSourceError
+from headrace.core.frozen import frozen
 from headrace.hub.manifest import Manifest, StoredFile, sha256_of, write_manifest
 from headrace.hub.model_source import (
     LocalFile,
@@ -38,7 +38,7 @@ Stage = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PullProgress:
     """One moment of a pull. Units: bytes.
 

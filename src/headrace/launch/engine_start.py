@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.config.machine import detect_machine
 from headrace.config.resolve import resolve_engine
 from headrace.core.config import Config
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.engine.engine_process import EngineProcess
 from headrace.engine.messages import StartEngine
 from headrace.engine.supervisor import StartedProcess
@@ -19,7 +19,7 @@ from headrace.launch.draft_choice import find_draft, refuse_draft, refuse_ranks
 from headrace.launch.model_kind import is_encoder
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartingEngine:
     """A process that loads a model. `wait` for it, or `close` it."""
 
@@ -43,7 +43,7 @@ class StartingEngine:
         self.process.close()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartingEncoder:
     """An encoder to be loaded in this process, by whoever opens it."""
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headrace.core.config import Config
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.launch.nearest_texts import NearestTexts, open_nearest_texts
 from headrace.router.question_marks import read_marks
 from headrace.router.shadow_log import read_records
@@ -29,7 +29,7 @@ Z_95 = 1.959964
 SHOWN = (0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pair:
     """Two questions; `is_same`: one answer does for both."""
 

@@ -10,11 +10,12 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from headrace.core.backend import ModelInfo
 from headrace.core.errors import BackendError, HeadraceError, ModelNotFound
+from headrace.core.frozen import frozen
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class AdapterEngine(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PooledAdapter:
     """An adapter that is served, in memory whenever its model is. A load of it has its own id."""
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from headrace.core.activity import Inspectable
 from headrace.core.backend import Backend, ModelInfo
+from headrace.core.frozen import frozen
 from headrace.launch.pool_adapters import AdapterEngine
 from headrace.launch.pool_pauses import Pausable
 
@@ -32,7 +33,7 @@ class LoadedModel(Backend, Inspectable, Pausable, AdapterEngine, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PooledModel:
     """A model that can be loaded. `load` blocks and raises HeadraceError."""
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
 from headrace.core.errors import HeadraceError, RequestError
+from headrace.core.frozen import frozen
 from headrace.core.stored_requests import StoredAnswer, StoredRequest
 from headrace.core.stores import Caller
 from headrace.core.version import headrace_version
@@ -59,7 +59,7 @@ _REQUEST_FACTS = ("truncated_tokens", "input_tokens")
 _UNKNOWN = object()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Comparison:
     """What a repetition showed. `tokens` and `receipt` are lines for people, empty when equal."""
 

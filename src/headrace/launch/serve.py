@@ -7,7 +7,7 @@ import importlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from headrace.config.machine import detect_machine
 from headrace.config.shown import show_config
@@ -16,6 +16,7 @@ from headrace.core.clock import SystemClock
 from headrace.core.config import Config
 from headrace.core.engine_config import parse_adapters
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.core.version import headrace_version
 from headrace.economics.accounts import Accounts
 from headrace.economics.tenant_metrics import TenantMetrics
@@ -40,7 +41,7 @@ FREE_SHARE = 0.7
 """Of the free memory, for all models together, unless a limit is set."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Served:
     """An application, its models, and what their memory goes into, a line for each.
 

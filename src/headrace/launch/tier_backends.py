@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from headrace.client.upstream import Upstream
@@ -17,6 +16,7 @@ from headrace.config.env import read_secret
 from headrace.config.machine import detect_machine
 from headrace.core.backend import Backend
 from headrace.core.config import Config
+from headrace.core.frozen import frozen
 from headrace.core.upstreams import UpstreamConfig
 from headrace.core.version import headrace_version
 from headrace.hub.model_store import ModelStore
@@ -24,7 +24,7 @@ from headrace.launch.backends import find_model, open_engine
 from headrace.launch.encoder_backend import open_encoder_backend
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpenTier:
     """A backend and what it is, for records."""
 

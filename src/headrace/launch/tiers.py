@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from headrace.client.upstream import Upstream
@@ -18,6 +18,7 @@ from headrace.core.backend import Backend
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.core.routing_config import RoutingConfig, TierBackendConfig, TierConfig
 from headrace.core.telemetry import MetricSink
 from headrace.core.upstreams import UpstreamConfig
@@ -33,7 +34,7 @@ from headrace.router.tier import Member, Tier
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Surroundings:
     """What a router stands in, beside its own settings: who pays, and what else is set."""
 

@@ -8,10 +8,10 @@ requests.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from headrace.core.errors import UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.models.encoder_config import (
     EncoderConfig,
     encoder_attention,
@@ -24,7 +24,7 @@ from headrace.ops.step_inputs import EncoderInputs, Int32
 from headrace.weights.tensor_source import read_size
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LayerNorm:
     """Shapes: weight, bias [C]."""
 
@@ -32,7 +32,7 @@ class LayerNorm:
     bias: Array
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EncoderLayer:
     """Packed weights of one layer; every linear has its bias."""
 
@@ -44,7 +44,7 @@ class EncoderLayer:
     mlp_norm: LayerNorm
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EncoderWeights:
     """`positions` has a row per token type and position: their sum. Heads are None without one."""
 

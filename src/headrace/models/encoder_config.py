@@ -6,17 +6,17 @@ In: config.json as a mapping. Out: one frozen record. Knows nothing of tensors o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from headrace.core.errors import ModelFileError
+from headrace.core.frozen import frozen
 from headrace.core.scores import ProblemType
 from headrace.models.model_config import check_divisible
 from headrace.ops.protocol import AttentionSpec
 from headrace.weights.tensor_source import read_size
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EncoderConfig:
     """Units: sizes in elements.
 

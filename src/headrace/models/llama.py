@@ -7,9 +7,10 @@ wanted rows. Knows nothing of devices, files or requests.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
+from headrace.core.frozen import frozen
 from headrace.models.model_config import (
     SILU,
     GGUFFields,
@@ -31,7 +32,7 @@ from headrace.ops.step_inputs import Int32, StepInputs
 from headrace.weights.tensor_source import read_size
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hidden:
     """The residual stream after the last layer, and what is still to be added.
 

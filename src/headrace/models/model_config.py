@@ -7,10 +7,10 @@ Knows nothing of tensors or devices.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.ops.protocol import AttentionSpec, RopeParams, Routing
 from headrace.weights.tensor_source import read_size
 
@@ -18,7 +18,7 @@ SILU = ("silu", "swish")
 _MOST = 1e300  # less than infinity, and what a float holds
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LongRope:
     """Frequency divisors of LongRoPE: one list up to the original context, one for longer ones.
 
@@ -35,7 +35,7 @@ class LongRope:
         return self.long_factors if is_long else self.short_factors
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mixture:
     """The feed-forward sizes of experts; `shared_intermediate_size` 0 is no shared expert."""
 
@@ -44,7 +44,7 @@ class Mixture:
     shared_intermediate_size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelConfig:
     """Units: sizes in elements, `max_model_len` and `original_max_model_len` in tokens.
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.models.model_config import GGUFFields, LongRope, is_positive
 from headrace.ops.protocol import RopeParams
 
@@ -24,7 +25,7 @@ BETA_FAST, BETA_SLOW = 32.0, 1.0
 by the whole factor. Source: arXiv 2309.00071, section 3.2."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Yarn:
     """YaRN's numbers. Units: `original` in tokens. `is_truncated` rounds the ramp to whole dims.
 

@@ -5,9 +5,10 @@ The executor fills these records; a model only names them. Optional tensors are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
+from headrace.core.frozen import frozen
 from headrace.models.model_config import ModelConfig
 from headrace.ops.protocol import Array, Experts, PackedLinear, PackedTable, RopeTable
 
@@ -15,7 +16,7 @@ Split = Literal["out", "in"]
 """Along which dimension ranks divide a matrix [out, in]."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LinearSpec:
     """A fused matrix: `parts` along `out`, a bias name per part, gate and up interleaved or not.
 
@@ -40,7 +41,7 @@ SHARED_GATE_UP = replace(GATE_UP, parts=("shared_gate", "shared_up"))
 SHARED_DOWN = replace(DOWN, parts=("shared_down",))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LayerSpec:
     """The fields of DecoderLayer and the tensors, relative to `layers.<i>.`, that fill them."""
 
@@ -48,7 +49,7 @@ class LayerSpec:
     vectors: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DecoderLayer:
     """Packed weights of one layer. `key_shift` [K*D] is what store_kv takes off its keys.
 
@@ -69,7 +70,7 @@ class DecoderLayer:
     key_shift: Array | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DecoderWeights:
     """Packed weights of a decoder. `ropes` has one entry per layer; equal tables are shared."""
 

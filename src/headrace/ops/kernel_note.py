@@ -5,10 +5,10 @@ For people and for records of measurements; nothing is decided by it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from headrace.core.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IsaStatus:
     """An ISA tier; `reason` says why it is not available, or is empty."""
 
@@ -17,7 +17,7 @@ class IsaStatus:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KernelNote:
     """One op family: what computes it, and why that.
 

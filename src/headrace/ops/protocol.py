@@ -13,9 +13,9 @@ B tokens of a block, P blocks in a row of the block table, L layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from headrace.core.frozen import frozen
 from headrace.ops.step_inputs import Float32, Int32, SampleInputs, StepInputs
 from headrace.quant.quant_tensor import QuantTensor
 
@@ -33,7 +33,7 @@ GATE_UP_INTERLEAVE = 16
 """Columns of gate and up alternate in units of 16: [16 gate, 16 up, 16 gate, ...]."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttentionSpec:
     """The constants of an attention layer.
 
@@ -55,7 +55,7 @@ class AttentionSpec:
         return (self.num_heads + 2 * self.num_kv_heads) * self.head_size
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RopeParams:
     """Rotary embedding, half-split pairs (i, i + rotary_size/2) within the first rotary_size dims.
 
@@ -70,7 +70,7 @@ class RopeParams:
     attention_factor: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Routing:
     """A token's experts: the `num_chosen` most likely of a softmax over all `num_experts`.
 
@@ -82,7 +82,7 @@ class Routing:
     is_normalized: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Experts:
     """Packed weights of a mixture; gate and up are interleaved, as gated_linear reads them.
 
@@ -98,7 +98,7 @@ class Experts:
     shared_router: PackedLinear | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AdaptedLinear:
     """What an adapter adds to a packed linear of the base: x w^T + (x a^T) b^T.
 
@@ -112,7 +112,7 @@ class AdaptedLinear:
     interleave: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KVCache:
     """Keys and values per layer: [N, K, B, D]; the order inside a block is the device's."""
 
@@ -122,7 +122,7 @@ class KVCache:
     num_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Logprobs:
     """Log-softmax facts. Shapes: logprobs, ranks [S]; top_ids, top_logprobs [S, k], best first."""
 

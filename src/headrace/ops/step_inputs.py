@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from headrace.core.frozen import frozen
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -26,7 +27,7 @@ class AdapterRows(NamedTuple):
     logit_rows: Int32
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepInputs:
     """The flat batch: T tokens of R requests, S rows whose logits are wanted. All int32.
 
@@ -47,7 +48,7 @@ class StepInputs:
     adapters: tuple[AdapterRows, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EncoderInputs:
     """Whole sequences for an encoder, one after the other. All int32, contiguous.
 
@@ -60,7 +61,7 @@ class EncoderInputs:
     query_start: Int32
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenLists:
     """Ragged lists of token ids with a number each: row s owns [start[s], start[s+1])."""
 
@@ -69,7 +70,7 @@ class TokenLists:
     values: Float32  # [X]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SampleInputs:
     """How each of S rows chooses its token.
 

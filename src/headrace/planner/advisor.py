@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+from headrace.core.frozen import frozen
 from headrace.core.usage import Usage
 from headrace.economics.cost import charge
 from headrace.economics.machine_price import MachineWork
@@ -27,7 +27,7 @@ CATALOGUE = Path(__file__).with_name("machines.json")
 VOLUMES = (Fraction(1, 10), Fraction(1), Fraction(10), Fraction(100))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mix:
     """A day of a workload. Units: tokens."""
 
@@ -39,7 +39,7 @@ class Mix:
         return self.input + self.output
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Machine:
     """Always on. `work` is what it was measured to do with this workload; None: it was not."""
 
@@ -63,7 +63,7 @@ class Machine:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CostAt:
     """Both costs of a day at a multiple of the workload. Units: nano-dollars.
 
@@ -77,7 +77,7 @@ class CostAt:
     utilization: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BreakEven:
     """A machine beside an API.
 

@@ -8,11 +8,11 @@ the metric prefer the same answer, with intervals. Decides nothing: floors are t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from headrace.core.frozen import frozen
 from headrace.planner.interval import Interval, drawn_together, interval
 from headrace.planner.judge import TIE, WIN
 from headrace.planner.profile import Profile
@@ -23,7 +23,7 @@ from headrace.planner.workload import Sample, Task
 _SAME = 1e-9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Agreement:
     """A judge beside a metric, on pairs of different answers to the same prompts.
 

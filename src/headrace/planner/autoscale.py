@@ -7,10 +7,11 @@ simulation asks it as a cluster would: up at once, down only after some time.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+from headrace.core.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ScalingRule:
     """Keep about `target_in_flight` requests on each replica.
 

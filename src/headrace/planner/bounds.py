@@ -8,11 +8,12 @@ share of the input and its share of the output tokens. Money needs no model to b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 
+from headrace.core.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class TaskTokens:
     """A day of a task. Units: tokens; `nano_usd` of the baseline, None where it is unpriced."""
 
@@ -21,7 +22,7 @@ class TaskTokens:
     nano_usd: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bound:
     """Shares of the day's bill. `low` and `high` hold under any linear price.
 

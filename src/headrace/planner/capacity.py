@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headrace.core.config import EngineConfig
+from headrace.core.frozen import frozen
 from headrace.planner.autoscale import ScalingRule, next_replicas, wanted_replicas
 from headrace.planner.step_times import StepTimes
 
 SCALE_EVERY_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SimulatedCall:
     """A call to come. What is cached of its prompt is looked back on and not computed."""
 
@@ -31,7 +32,7 @@ class SimulatedCall:
     cached_input_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CallTimes:
     """What a caller saw. `queue_s` is until its first step."""
 
@@ -48,7 +49,7 @@ class CallTimes:
         return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Simulation:
     """All calls in their order; replicas' time that worked and that was paid for."""
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+
+from headrace.core.frozen import frozen
 
 Rows = npt.NDArray[np.float64]
 # From sums over samples [..., k] to scores [...].
@@ -27,7 +28,7 @@ _MOST_DRAWN = 4_000_000
 _EQUAL = 1e-12
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Interval:
     """A score and where it lies with the confidence asked for. `count` samples."""
 

@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.core.message import Message
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.core.usage import Usage
@@ -25,7 +26,7 @@ from headrace.planner.workload import Call, Sample, Tier
 VERSION = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Answer:
     """One request and what came of it. Units: seconds from sending on.
 
@@ -131,7 +132,7 @@ class Journal:
         elif kind == "facts":
             self._take_facts((entry["tier"], entry.get("model", "")), entry["facts"])
         elif kind == "step_run":
-            run = StepRun(**{name: entry[name] for name in StepRun.__slots__ if name in entry})
+            run = StepRun(**_known(StepRun, entry))
             self._step_runs.setdefault((entry["tier"], entry["model"]), []).append(run)
 
     def _take_facts(self, tier: tuple[str, str], facts: Mapping[str, Any]) -> None:
@@ -223,7 +224,12 @@ def digest(text: str) -> str:
 
 
 def _read_answer(entry: Mapping[str, Any]) -> Answer:
-    known = {name: entry[name] for name in Answer.__slots__ if name in entry}
+    known = _known(Answer, entry)
     known["usage"] = Usage(**entry["usage"])
     known["marks"] = tuple((tokens, chars) for tokens, chars in entry["marks"])
     return Answer(**known)
+
+
+def _known(kind: type[Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a line says of a record's fields."""
+    return {item.name: entry[item.name] for item in fields(kind) if item.name in entry}

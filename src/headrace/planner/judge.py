@@ -12,10 +12,10 @@ import re
 import uuid
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from headrace.core.backend import Backend
 from headrace.core.errors import BackendError
+from headrace.core.frozen import frozen
 from headrace.core.message import Message
 from headrace.core.request import GenerateRequest, Pooling, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
@@ -31,7 +31,7 @@ _LETTER = re.compile(r"\W*(A|B)\b")
 _VERDICT_TOKENS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scorer:
     """A model that is open. `tier` is a judge's; encoders have none."""
 
@@ -39,7 +39,7 @@ class Scorer:
     tier: Tier | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Comparison:
     """Two texts for one request, and which of them is preferred: nearer in meaning, or better.
 

@@ -8,13 +8,13 @@ even the cheapest rest is no better. Knows no floors: options that break one are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
+from headrace.core.frozen import frozen
 from headrace.planner.options import Option
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Assignment:
     """Options that cover every task once. Units: nano-dollars a day."""
 

@@ -8,12 +8,13 @@ Asks no model; the choice between options is the optimizer's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from headrace.core.config import EngineConfig
+from headrace.core.frozen import frozen
 from headrace.core.usage import Usage
 from headrace.planner.interval import Interval, drawn_together, interval, paired_difference
 from headrace.planner.journal import messages_of
@@ -39,7 +40,7 @@ BATCH_WINDOW_S = DAY_S
 OWN_BLOCK_TOKENS = EngineConfig().block_size
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Move:
     """One change. `tasks` are those that it touches; `to` says to what."""
 
@@ -59,7 +60,7 @@ class Move:
         return words[self.kind]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TaskQuality:
     """A task's score under an option. `difference` is to the baseline, on the same samples."""
 
@@ -68,7 +69,7 @@ class TaskQuality:
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TaskLatency:
     """Of the answers, at the objective's percent. None: not measured. Units: seconds."""
 
@@ -77,7 +78,7 @@ class TaskLatency:
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Option:
     """A call on a tier with moves. `nano_usd` is a day's, `input_nano_usd` a part; None: unpriced,
     and of tokens, which are those of a call: neither measured nor declared.

@@ -8,10 +8,10 @@ does. The same profile with other prices gives another plan without asking a mod
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from fractions import Fraction
 
+from headrace.core.frozen import frozen
 from headrace.core.usage import Usage
 from headrace.economics.prices import PriceBook
 from headrace.planner.bounds import Bound, TaskTokens, bounds
@@ -22,7 +22,7 @@ from headrace.planner.tier_price import TierPrice, price_tier
 from headrace.planner.workload import Scenario, Workload
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MoveEffect:
     """A move alone, from today. Units: nano-dollars a day; None where it is not known.
 
@@ -36,7 +36,7 @@ class MoveEffect:
     option: Option
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class WorkloadPlan:
     """The answer to a scenario.
 

@@ -8,10 +8,11 @@ no model. Units: seconds, tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from headrace.core.frozen import frozen
 from headrace.core.usage import Usage
 from headrace.economics.machine_price import MachineWork, ServedCall, measure_work
 from headrace.planner.interval import Rows
@@ -21,7 +22,7 @@ from headrace.planner.quality import METRICS, TaskMetric, pick
 from headrace.planner.workload import Call, Sample, Task, Tier, Workload
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Measured:
     """A call on a tier. `rows` holds those of each task's metric, a sample in the same place.
 

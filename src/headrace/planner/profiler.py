@@ -18,6 +18,7 @@ from itertools import zip_longest
 
 from headrace.core.backend import Backend
 from headrace.core.errors import BackendError, CapacityError, RequestError
+from headrace.core.frozen import frozen
 from headrace.core.message import Message
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest, SamplingParams
@@ -31,7 +32,7 @@ WARM_UP_TOKENS = 4
 OnAnswer = Callable[[Answer], None]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
     """A request that the journal lacks."""
 

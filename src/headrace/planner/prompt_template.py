@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 
 _PART = re.compile(r"\{\{|\}\}|\{(?P<path>[A-Za-z_][\w.]*)(?::(?P<words>\d{1,6}))?\}|[{}]")
 _ALLOWED = "text with {field}, {field.of.object} or {field:250} (words); {{ and }} are braces"
@@ -22,7 +22,7 @@ class MissingField(LookupError):
     """A line has no such field."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PromptTemplate:
     """Checked when it is made. Raises: ConfigError naming `where`."""
 

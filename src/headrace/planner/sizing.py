@@ -8,13 +8,13 @@ from those that were measured, at the tasks' own arrivals. Units: seconds, token
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 
 import numpy as np
 
 from headrace.core.config import EngineConfig
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.economics.prices import to_nano_usd
 from headrace.planner.arrivals import draw_arrivals
 from headrace.planner.autoscale import ScalingRule
@@ -25,7 +25,7 @@ from headrace.planner.workload import DAY_S, LatencyObjective, Tier
 PERCENTS = (50, 90, 99)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Demand:
     """What is to be served: `peak` times the mean rate of the day, for `span_s`."""
 
@@ -34,7 +34,7 @@ class Demand:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TaskTimes:
     """What callers of a task would see, at PERCENTS. `tpot_s` is None for answers of one token."""
 
@@ -46,7 +46,7 @@ class TaskTimes:
     holds: bool | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Size:
     """A rule and what it gives. `nano_usd` is a day that is all like this; None: no price."""
 

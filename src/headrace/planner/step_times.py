@@ -11,13 +11,13 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from headrace.core.backend import Backend
 from headrace.core.errors import BackendError
+from headrace.core.frozen import frozen
 from headrace.core.message import Message
 from headrace.core.request import GenerateRequest, SamplingParams
 
@@ -35,7 +35,7 @@ REST_S = 0.5
 _WORD = "river stone paper window orange "
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepTimes:
     """`decode_s[i]` is a step with `batch_sizes[i]` answers; between them it goes along a line.
 
@@ -91,7 +91,7 @@ class NotTogether(BackendError):
     """No step had all answers in it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TimedAnswer:
     """An answer as it came: how many tokens there were at which moment."""
 
@@ -109,7 +109,7 @@ class TimedAnswer:
         return self.input_tokens + self.marks[-1][1] / 2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepRun:
     """One of the RUNS. `step_s` None: its answers did not run together.
 

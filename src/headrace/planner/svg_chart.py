@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from html import escape
+
+from headrace.core.frozen import frozen
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 640, 66, 20, 18, 46
 ROW, GAP = 17, 12
 DOTS_HEIGHT = 320
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bar:
     """A bar and what stands at its end. `css` is its colour's class."""
 
@@ -25,7 +26,7 @@ class Bar:
     css: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dot:
     """A dot with its name and, up and down, the interval of its y."""
 

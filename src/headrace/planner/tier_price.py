@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 
+from headrace.core.frozen import frozen
 from headrace.core.usage import Usage
 from headrace.economics.cost import price_call
 from headrace.economics.machine_price import price_machine
@@ -25,7 +26,7 @@ from headrace.planner.workload import DAY_S, Tier
 CACHE_LIFE_S = 300
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TierPrice:
     """A tier's prices; `off_peak` is an own machine's for work that waits for its idle hours."""
 

@@ -8,10 +8,11 @@ several tasks at once. Knows nothing of files, backends or prices.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from decimal import Decimal
 from typing import Any, Literal
 
+from headrace.core.frozen import frozen
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.planner.prompt_template import PromptTemplate
 
@@ -28,7 +29,7 @@ FORM_FIELD = "structured_outputs"
 Evidence = Literal["bound", "mean"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sample:
     """A line of a task's data."""
 
@@ -36,7 +37,7 @@ class Sample:
     fields: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Metric:
     """How an answer is scored, 0 to 1.
 
@@ -59,7 +60,7 @@ class Metric:
     question: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Judge:
     """A tier that compares answers of two tiers, beside the metric that decides. `question`: what
     it is asked to prefer.
@@ -69,7 +70,7 @@ class Judge:
     question: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Floor:
     """`least`: the score itself. `within`: at most so much below the baseline. None: no floor."""
 
@@ -77,7 +78,7 @@ class Floor:
     within: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LatencyObjective:
     """`percent` of the answers come within the limits. Units: seconds; None is no limit."""
 
@@ -91,7 +92,7 @@ class LatencyObjective:
         return all(limit is None or found_s <= limit for limit, found_s in pairs)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Arrivals:
     """How a day's calls come. `cv`: of gamma gaps, 1 is Poisson. Units: seconds."""
 
@@ -100,7 +101,7 @@ class Arrivals:
     recorded_s: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenCounts:
     """Tokens of a call as a workload declares them."""
 
@@ -108,7 +109,7 @@ class TokenCounts:
     output: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Call:
     """A prompt and whose answer it is.
 
@@ -134,7 +135,7 @@ class Call:
         return self.repeats.get(sample, (sample, 0))[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Task:
     """A kind of work. `can_wait_s`: 0 is now. `shorter`: smaller max_tokens to try."""
 
@@ -151,7 +152,7 @@ class Task:
     tokens: TokenCounts | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Tier:
     """Where calls can run.
 
@@ -196,7 +197,7 @@ class Tier:
         return self.stands_in or self.name
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scenario:
     """A question: everything on `baseline` today, `tiers` to choose from."""
 
@@ -205,7 +206,7 @@ class Scenario:
     tiers: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Workload:
     """All of it. `digest` is the file's; `target_saving` a share of the baseline's cost."""
 

@@ -7,12 +7,11 @@ Source: ggml, docs/gguf.md and src/ggml-common.h.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from headrace.core.errors import UnsupportedFormat
+from headrace.core.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QuantFormat:
     """A way to store weights: blocks of `block_size` weights in `block_bytes` bytes.
 

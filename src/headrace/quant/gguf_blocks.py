@@ -11,12 +11,13 @@ Source: ggml, src/ggml-common.h (layouts) and src/ggml-quants.c (bit orders).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.core.frozen import frozen
 from headrace.quant.format import FORMATS, QuantFormat
 
 Bytes = NDArray[np.uint8]
@@ -47,7 +48,7 @@ for _name, _dtype in BLOCK_DTYPES.items():
     assert _dtype.itemsize == FORMATS[_name].block_bytes, _name  # noqa: S101 - our own invariant
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BlockIntegers:
     """What blocks hold, exactly. `group_size` weights share a scale; `zero` is q of weight 0.
 

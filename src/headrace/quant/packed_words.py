@@ -9,11 +9,10 @@ compressed-tensors, compressors/pack_quantized/helpers.py (orders inside a word)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.core.frozen import frozen
 from headrace.quant.format import FORMATS
 from headrace.quant.gguf_blocks import BlockIntegers
 from headrace.quant.gguf_pack import pack
@@ -24,7 +23,7 @@ _BLOCK = 32
 _AWQ_ORDER = np.array([0, 4, 1, 5, 2, 6, 3, 7])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GroupScales:
     """How the integers of a matrix become weights: w = (q - zeros) * scales, by group of columns.
 

@@ -8,12 +8,13 @@ Knows nothing of files or of how kernels lay weights out.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.core.frozen import frozen
 from headrace.quant import float8, gguf_blocks
 from headrace.quant.format import F8_E4M3, FORMATS, QuantFormat
 from headrace.quant.gguf_blocks import BlockIntegers
@@ -21,7 +22,7 @@ from headrace.quant.gguf_blocks import BlockIntegers
 _FLOAT_DTYPES = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype("<u2")}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class QuantTensor:
     """Raw blocks with their format and numpy-order shape (rows = out first, last axis = in).
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from headrace.core.frozen import frozen
 from headrace.core.output import CompletionDelta, RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.routing_config import CascadeConfig
 from headrace.router.json_form import violation
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdict:
     """`why` it will not do; empty where it does. `confidence` is 0 to 1 where it is known."""
 

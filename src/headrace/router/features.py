@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from headrace.core.frozen import frozen
 from headrace.core.request import GenerateRequest
 from headrace.economics.token_estimate import estimate_input_tokens
 
@@ -54,7 +54,7 @@ _WORDS: Mapping[str, frozenset[str]] = {
 MIN_WORDS = 3
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestFacts:
     """Units: tokens, by the prompt's bytes.
 

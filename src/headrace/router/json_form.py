@@ -9,8 +9,10 @@ Source: JSON Schema 2020-12, Validation.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
+
+from headrace.core.frozen import frozen
 
 MAX_DEPTH = 64
 MAX_STEPS = 10_000
@@ -25,7 +27,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Root:
     """The whole schema, and the steps that may still be made."""
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from headrace.core.cache_control import CacheControl
 from headrace.core.clock import Clock
+from headrace.core.frozen import frozen
 from headrace.core.output import RequestOutput
 from headrace.core.passing_stream import PassingStream
 from headrace.core.request import GenerateRequest
@@ -24,7 +25,7 @@ from headrace.router.semantic_cache import Question, SemanticCache
 from headrace.router.shadow import Shadows
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeptParts:
     """What becomes of answers beside being sent."""
 

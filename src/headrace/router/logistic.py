@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from headrace.core.frozen import frozen
 
 MAX_ITERATIONS = 50
 TOLERANCE = 1e-8
@@ -19,7 +20,7 @@ Z_95 = 1.959964
 Row = Sequence[float]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Logistic:
     """Weights of features, and what is added."""
 

@@ -6,9 +6,9 @@ In: the model that a request names, its declared task, its facts. Out: a Decisio
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from headrace.core.errors import UndeclaredTask
+from headrace.core.frozen import frozen
 from headrace.core.request import GenerateRequest
 from headrace.core.routing_config import CascadeConfig, RoutingConfig, RuleConfig
 from headrace.router.features import RequestFacts, read_facts
@@ -17,7 +17,7 @@ from headrace.router.route_model import RouteModel
 AUTO = "auto"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decision:
     """Where a request goes. `tier` is the first one that is asked; `cascade` has the others."""
 

@@ -8,7 +8,8 @@ Knows function words of English, German, French and Spanish; of other languages 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from headrace.core.frozen import frozen
 
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
@@ -39,7 +40,7 @@ _NEGATIONS = frozenset(_NEGATION_TEXT.split())
 _WITHOUT_MEANING = frozenset(f"{_FUNCTION_TEXT} {_ASKING_TEXT}".split())
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Marks:
     """Of a question. `words` carry its meaning, in their order."""
 

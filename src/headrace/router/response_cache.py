@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from headrace.core.clock import Clock
+from headrace.core.frozen import frozen
 from headrace.core.output import CompletionDelta, PositionLogprobs, RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.routing_config import CacheConfig
@@ -23,7 +24,7 @@ _RECORD_BYTES = 600
 _POSITION_BYTES = 300
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Entry:
     answer: RequestOutput
     num_bytes: int

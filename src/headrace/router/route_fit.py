@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.core.message import Message
 from headrace.core.request import GenerateRequest
 from headrace.router.features import read_facts
@@ -37,7 +37,7 @@ _ENOUGH = f"at least {MIN_ROWS} records, {MIN_OF_EACH} of each kind"
 _MORE = "`routing.shadow` makes them, or label requests: a prompt and needs_premium on each line."
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LabelledRow:
     """Features of a request; `needs_premium`: the cheap answer would not have done.
 

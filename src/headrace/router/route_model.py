@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.router.features import RequestFacts
 from headrace.router.logistic import Logistic
 from headrace.router.route_features import FEATURES
@@ -23,7 +23,7 @@ VERSION = 1
 MAX_FILE_BYTES = 1024**2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RouteModel:
     """Features are standardized: (value - mean) / scale. `metrics` are what the fit measured."""
 

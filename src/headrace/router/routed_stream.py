@@ -11,10 +11,11 @@ import logging
 import math
 from collections.abc import AsyncGenerator, Container, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from headrace.core.clock import Clock
 from headrace.core.errors import RequestError
+from headrace.core.frozen import frozen
 from headrace.core.output import RequestOutput
 from headrace.core.passing_stream import PassingStream
 from headrace.core.request import GenerateRequest
@@ -34,7 +35,7 @@ from headrace.router.tier import Member, Tier
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RouterParts:
     """What every stream of a router uses."""
 

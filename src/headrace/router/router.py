@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
 from headrace.core.activity import Inspectable, ModelActivity
@@ -24,6 +24,7 @@ from headrace.core.backend import (
 )
 from headrace.core.clock import Clock
 from headrace.core.errors import InvalidParameter, ModelNotFound, UnsupportedParameter
+from headrace.core.frozen import frozen
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.routing import Payable
@@ -42,7 +43,7 @@ from headrace.router.shadow import ShadowAnswer, ShadowLog, Shadows
 from headrace.router.tier import Member, Tier
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RouterOptions:
     """What only some routers have; each is there where the settings want it.
 

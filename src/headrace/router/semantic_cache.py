@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from headrace.core.errors import HeadraceError
+from headrace.core.frozen import frozen
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.routing_options import SemanticConfig
@@ -50,7 +51,7 @@ class TextIndex(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Question:
     """The last message of a request; `scope` is all that is around it."""
 

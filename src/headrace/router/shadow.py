@@ -10,11 +10,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from headrace.core.clock import Clock
 from headrace.core.errors import HeadraceError
+from headrace.core.frozen import frozen
 from headrace.core.output import CompletionDelta, RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.core.routing import Route
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 RECORD_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShadowAnswer:
     """What another tier said, where it came from and what it cost in nano-dollars."""
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from headrace.core.errors import ConfigError
+from headrace.core.frozen import frozen
 from headrace.router.shadow_log import is_number, read_agreement
 
 Z_95 = 1.959964
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShadowSummary:
     """Of one group. `agreement` is a mean with 95 percent; None where nothing was compared.
 

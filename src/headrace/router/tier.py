@@ -7,10 +7,10 @@ known of their health is `health`'s.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 
 from headrace.core.backend import Backend, ModelInfo
+from headrace.core.frozen import frozen
 from headrace.core.routing_config import TierConfig
 from headrace.router.health import HealthBook
 
@@ -18,7 +18,7 @@ MAX_AHEAD = 4
 """Requests that the backend of a key may have more than the least busy one."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Member:
     """A model that answers for a tier. `name` is that of headers and the ledger."""
 
@@ -37,7 +37,7 @@ class Member:
         return self.backend.health().status in ("ready", "starting")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tier:
     """See TierConfig."""
 

@@ -10,12 +10,12 @@ Source: arXiv 2211.17192, section 2.3 and appendix A.1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.core.frozen import frozen
 from headrace.ops.reference.exact_math import exp32, row_key
 from headrace.ops.reference.sampling import kept_tokens, scaled_distances
 from headrace.ops.step_inputs import Float32, SampleInputs
@@ -33,7 +33,7 @@ _MIXER = 0x9E3779B97F4A7C15
 _MASK64 = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Distribution:
     """Tokens that can be drawn, ids ascending, and how likely each is."""
 
@@ -54,7 +54,7 @@ class Distribution:
         return np.where(is_there, self.chances[places], 0.0)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DrawnGuess:
     """A token, and what it was drawn from."""
 

@@ -6,10 +6,10 @@ scheduler; others see SchedulerOutput and StepReport. Knows nothing of text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from headrace.cache.block_table import BlockTable
+from headrace.core.frozen import frozen
 from headrace.core.request import Pooling, SamplingParams
 from headrace.core.step import NewRequest
 
@@ -22,7 +22,7 @@ class RequestStatus(Enum):
     FINISHED = "finished"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RequestSpec:
     """One answer to generate. Plain data, so that it can cross a process boundary.
 

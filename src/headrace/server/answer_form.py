@@ -6,15 +6,14 @@ Knows nothing of choices and chunks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from headrace.core.errors import BackendError
+from headrace.core.frozen import frozen
 from headrace.server.generation_schema import GenerationFields, StreamOptions, read_stream_options
 from headrace.server.request_ids import response_id
 from headrace.server.services import Services
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnswerForm:
     """What an answer says of itself, and what else it shows. Units: `created` seconds of Unix."""
 

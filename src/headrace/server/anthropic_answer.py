@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.core.frozen import frozen
 from headrace.core.output import CompletionDelta, RequestOutput, ToolCallDelta
 from headrace.core.usage import Usage
 from headrace.server.answer_form import unexplained_end
@@ -44,7 +45,7 @@ from headrace.server.openai_payloads import check_delta
 _SERVICE_TIER = "standard"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnswerWords:
     """What an answer says of itself. Of hidden thinking nothing is shown; omitted has no text.
 

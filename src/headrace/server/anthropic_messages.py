@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from headrace.core.backend import ModelInfo
 from headrace.core.config import ServerConfig
 from headrace.core.errors import InvalidParameter
+from headrace.core.frozen import frozen
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.server.anthropic_answer import AnswerWords, MessageAnswer
@@ -46,7 +47,7 @@ from headrace.server.sse import HEARTBEAT, named_frame
 from headrace.server.tool_schema import ToolsAsked
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MessageCall:
     """A checked request, how its answer is worded, and its fields in our words."""
 
@@ -56,7 +57,7 @@ class MessageCall:
     notes: CallNotes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prompt:
     """What both routes read of a body. `ignored` are keys without effect."""
 

@@ -7,7 +7,6 @@ field means that this server cannot do is an error that names it; hints for a ca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
@@ -15,6 +14,7 @@ from pydantic import Field
 from headrace.core.backend import ModelInfo
 from headrace.core.config import ServerConfig
 from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
+from headrace.core.frozen import frozen
 from headrace.core.request import SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.server.error_responses import worded
@@ -93,7 +93,7 @@ class FormatFields(Strict):
 Shown = Literal["hidden", "omitted", "whole"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ThinkingAsked:
     """What is shown of a model's thinking, the template's switch for it, keys without effect."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import msgspec
 
@@ -22,6 +22,7 @@ from headrace.core.errors import (
     RateLimited,
     UnsupportedParameter,
 )
+from headrace.core.frozen import frozen
 from headrace.core.request import MAX_N
 from headrace.core.stores import Caller
 from headrace.economics.accounts import Accounts
@@ -47,7 +48,7 @@ _FIRST_WAIT_S, _LAST_WAIT_S = 0.25, 5.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """A finished line: what its file gets, and what the ledger does."""
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import msgspec
 
 from headrace.core.batches import LineError
 from headrace.core.errors import RequestError
+from headrace.core.frozen import frozen
 from headrace.core.units import format_bytes
 from headrace.server.json_body import JsonLimits, decode_json_object
 
@@ -24,7 +24,7 @@ MAX_ERRORS = 100
 MAX_CUSTOM_ID_LENGTH = 512
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LineLimits:
     """What a line may be, by the server's limits on bodies."""
 
@@ -36,7 +36,7 @@ class LineLimits:
 CHECKED = LineLimits(max_bytes=2**32, json=JsonLimits(max_depth=256, max_objects=2**24))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BatchLine:
     """A request of a batch. `number` counts from 1 and is its name inside the server."""
 
@@ -46,7 +46,7 @@ class BatchLine:
     num_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InputFacts:
     """What a whole input file is. `model` is None unless every line names the same."""
 

@@ -11,12 +11,13 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, aclosing, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import BinaryIO, Literal, TypeVar
 
 from headrace.core.batches import BatchRecord, BatchStatus, LineError
 from headrace.core.errors import StoreError
+from headrace.core.frozen import frozen
 from headrace.core.telemetry import BATCH_REQUESTS
 from headrace.server.batch_call import BatchCall, Route
 from headrace.server.batch_journal import JournalWriter, Progress, read_progress
@@ -44,7 +45,7 @@ _NOTE_S = 1.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Turns:
     """What batches share: answers at a time, and bytes of the lines that are answered. `tenant`
     lets one batch of a tenant answer at a time, the oldest first; `reading` one be checked at a

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from headrace.core.config import ServerConfig
 from headrace.core.errors import CapacityError
+from headrace.core.frozen import frozen
 from headrace.server.auth import OPEN_PATHS
 from headrace.server.error_responses import ErrorReply, describe_error
 from headrace.server.plain_connection import PlainConnection
@@ -31,7 +31,7 @@ _MOST_FILES = 65_536
 _MAX_REFUSALS_OPEN = 64
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConnectionLimits:
     """What one connection may take. Units: seconds."""
 

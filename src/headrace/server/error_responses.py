@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 import msgspec
@@ -36,6 +36,7 @@ from headrace.core.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from headrace.core.frozen import frozen
 
 ErrorType = Literal[
     "invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"
@@ -63,7 +64,7 @@ class HttpRefusal(RequestError):
         super().__init__(message)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ErrorReply:
     """An error as a client sees it."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from starlette.types import Receive
 
 from headrace.core.config import ServerConfig
 from headrace.core.errors import CapacityError, RequestError
+from headrace.core.frozen import frozen
 from headrace.server.body_room import RETRY_AFTER_S, BodyShare
 from headrace.server.error_responses import HttpRefusal
 
@@ -122,7 +122,7 @@ async def _read(receive: Receive, max_bytes: int, share: BodyShare) -> bytearray
     return body
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JsonLimits:
     """Lists and objects that may be in a body: within each other, and in all."""
 

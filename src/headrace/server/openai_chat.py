@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from headrace.core.backend import ModelInfo
 from headrace.core.errors import InvalidParameter
+from headrace.core.frozen import frozen
 from headrace.core.output import (
     CompletionDelta,
     PositionLogprobs,
@@ -75,7 +76,7 @@ from headrace.server.tool_schema import read_tools, tool_wire_names
 _NOTHING = ChatDelta()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChatCall:
     """A checked request, and how its answer is worded."""
 

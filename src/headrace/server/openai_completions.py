@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from headrace.core.backend import ModelInfo
 from headrace.core.errors import BackendError
+from headrace.core.frozen import frozen
 from headrace.core.output import CompletionDelta, PositionLogprobs, RequestOutput
 from headrace.core.receipt import ModelBuild, Receipt
 from headrace.core.request import GenerateRequest, SamplingParams
@@ -62,7 +63,7 @@ from headrace.server.sse import DONE, HEARTBEAT, frame
 DEFAULT_MAX_TOKENS = 16
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CompletionCall:
     """Checked requests, one per prompt, and how their answers are worded."""
 

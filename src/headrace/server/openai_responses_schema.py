@@ -7,12 +7,12 @@ the input belong to `response_items`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
 
 from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
+from headrace.core.frozen import frozen
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.server.form_schema import read_text_format
 from headrace.server.generation_schema import (
@@ -106,7 +106,7 @@ RESPONSES_NEUTRAL = NEUTRAL | {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TextForm:
     """The form of the answer, and `text` as the response shows it."""
 

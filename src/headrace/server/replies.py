@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from headrace.core.frozen import frozen
 from headrace.server.error_responses import ErrorReply
 
 WARNINGS = "x-headrace-warnings"
@@ -17,7 +18,7 @@ _MAX_NAME_LENGTH = 64
 Failed = Callable[[ErrorReply], bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JsonReply:
     body: bytes
     status: int = 200
@@ -25,7 +26,7 @@ class JsonReply:
     content_type: str = "application/json"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EventReply:
     """A stream of frames. `failed` words an error after the first one as the last frames.
 
@@ -37,7 +38,7 @@ class EventReply:
     failed: Failed | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BytesReply:
     """A long answer of known length, sent as it is read."""
 

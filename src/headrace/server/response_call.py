@@ -7,7 +7,7 @@ Asks no engine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from headrace.core.errors import (
     InvalidParameter,
     UnsupportedParameter,
 )
+from headrace.core.frozen import frozen
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.responses import RUNNING
 from headrace.server.call_notes import CallNotes
@@ -53,7 +54,7 @@ from headrace.server.services import Call, Services
 from headrace.server.template_wishes import read_wishes, unread_names
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ResponseCall:
     """A checked request. `headers` gain what is known once the request is admitted."""
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
 from headrace.core.clock import Clock
 from headrace.core.errors import BackendError
+from headrace.core.frozen import frozen
 from headrace.core.output import CompletionDelta, RequestOutput, ToolCallDelta
 from headrace.core.responses import RUNNING, ResponseStatus
 from headrace.core.usage import Usage
@@ -40,7 +40,7 @@ Events = list[Event]
 _UNEXPLAINED = "The model ended an answer without saying why."
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shown:
     """What a response shows besides its text.
 

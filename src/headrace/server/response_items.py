@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
 from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
+from headrace.core.frozen import frozen
 from headrace.core.message import Message, ToolCall
 from headrace.server.generation_schema import Strict, allowed, unknown_names, validate
 
@@ -62,7 +63,7 @@ class ReasoningFields(Strict):
     id: str | None = allowed("a string")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Turns:
     """Messages in the order they are shown, and how many old items were left out."""
 

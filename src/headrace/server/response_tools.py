@@ -7,10 +7,11 @@ The rules are those of `tool_schema`; tools that would run at the server are ref
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from headrace.core.errors import InvalidParameter, UnsupportedParameter
+from headrace.core.frozen import frozen
 from headrace.core.message import Tool, ToolChoice
 from headrace.server.generation_schema import unknown_names, validate
 from headrace.server.tool_schema import (
@@ -30,7 +31,7 @@ TOOL_CHOICES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ResponseTools:
     """What a body asks of tools, and how its response shows it."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from starlette.datastructures import QueryParams
@@ -20,6 +20,7 @@ from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import ServerConfig
 from headrace.core.errors import CapacityError, ModelNotFound
 from headrace.core.files import FileStore
+from headrace.core.frozen import frozen
 from headrace.core.receipt import ModelBuild
 from headrace.core.stores import Caller
 from headrace.core.telemetry import Metric, MetricSink
@@ -39,7 +40,7 @@ NOT_READY_RETRY_AFTER_S = 5.0
 BuildOf = Callable[[str], ModelBuild | None]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Storage:
     """What callers keep here beyond an answer."""
 
@@ -83,7 +84,7 @@ def unknown_build(_model: str) -> ModelBuild | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServerFacts:
     """What operators are shown of a server beside its models: no secret is in it."""
 
@@ -91,7 +92,7 @@ class ServerFacts:
     machine: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Services:
     """What an application is made of; without `storage` no files are kept and no batches run."""
 
@@ -155,7 +156,7 @@ class Services:
         return await asyncio.to_thread(self.storage.open) if opened is None else opened
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """A decoded request to an inference route.
 
@@ -173,7 +174,7 @@ class Call:
         self.notes.cost_of = self.meter.cost_receipt
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Visit:
     """A request to a route that runs no model: what it names; `receive` has the body, unread, and
     `share` takes room for it."""

@@ -7,15 +7,15 @@ the names of fields that had no effect because the template does not read them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from headrace.core.backend import ModelInfo
 from headrace.core.config import ServerConfig
 from headrace.core.errors import UnsupportedParameter
+from headrace.core.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wish:
     """A field, the template's variable for it, its value, and the value that asks for nothing."""
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from pydantic import Field
 
 from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
+from headrace.core.frozen import frozen
 from headrace.core.message import Tool, ToolChoice
 from headrace.server.generation_schema import Strict, allowed, unknown_names, validate
 
@@ -41,7 +42,7 @@ class AllowedToolsFields(Strict):
     tools: list[Any] = Field(description="a list of tools", min_length=1)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ToolsAsked:
     """What a body asks of tools, and keys in it that nobody defines."""
 

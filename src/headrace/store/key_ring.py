@@ -10,8 +10,8 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from headrace.core.frozen import frozen
 from headrace.core.stores import ApiKey
 
 _ID_BYTES = 5
@@ -20,7 +20,7 @@ _RANDOM_BYTES = 32
 _NO_DIGEST = bytes(32)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StoredKey:
     """A key and the digest of its secret."""
 

@@ -7,15 +7,15 @@ input side makes it from the model's template and the request, the output side f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from headrace.core.frozen import frozen
 from headrace.core.output import ToolCallDelta, join_calls
 from headrace.text.call_syntax import CallSyntax
 from headrace.text.reasoning import ReasoningMarks, ReasoningSplitter
 from headrace.text.tool_calls import Gained, ToolCallParser
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnswerFormat:
     """Which parts an answer has.
 
@@ -47,7 +47,7 @@ class AnswerFormat:
 TEXT_ALONE = AnswerFormat()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Parts:
     """What a piece of an answer added to each part."""
 

@@ -7,11 +7,12 @@ forces them with. Source: the families' own templates, as their model files carr
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
+from headrace.core.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class CallSyntax:
     """A family's form of a call.
 

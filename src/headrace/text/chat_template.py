@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +24,7 @@ from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.errors import InvalidParameter, RequestError
+from headrace.core.frozen import frozen
 from headrace.core.message import Message, Tool
 from headrace.text.control_text import (
     NO_CONTROL_TEXTS,
@@ -49,7 +49,7 @@ _END = "\U0010fffdend of the final message "
 _COMPARED_ROLE = re.compile(r"""\brole['"]?\]?\s*[=!]=\s*['"](\w+)['"]""")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rendered:
     """A rendered chat.
 
@@ -61,7 +61,7 @@ class Rendered:
     pieces: tuple[tuple[str, bool], ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Chat:
     messages: Sequence[Message]
     tools: Sequence[Tool]

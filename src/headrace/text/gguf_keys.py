@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.text.gguf_vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from headrace.text.pre_tokenizers import PRE_TOKENIZERS
 from headrace.text.token_bytes import BYTE_PIECES
@@ -38,7 +38,7 @@ PROBES = (
 """Texts on which families differ: contractions, digits, marks, spaces, scripts, symbols."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenizerKeys:
     """Keys of a file, and what they cannot say, in words for people."""
 

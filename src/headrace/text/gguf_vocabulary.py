@@ -8,10 +8,10 @@ that finds a built tokenizer in the cache touches none of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.text.pre_tokenizers import PRE_TOKENIZERS, PreTokenizerRule
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -27,7 +27,7 @@ _SPECIAL_ID_KEYS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GgufVocabulary:
     """`tokenizer.*` of a GGUF file.
 

@@ -7,9 +7,9 @@ patterns are those of each family's own tokenizer.json; names and flags follow l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tokenizers import Regex, normalizers, pre_tokenizers
+
+from headrace.core.frozen import frozen
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -28,7 +28,7 @@ def _o200k(number: str, suffix: str) -> str:
     return words + r"| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _SPACES
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PreTokenizerRule:
     """One family's rules.
 

@@ -8,12 +8,13 @@ of an answer, or in the prompt where the template opens it there. Knows nothing 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from headrace.core.frozen import frozen
 
 _SPACE = " \t\r\n"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReasoningMarks:
     """What opens and closes reasoning."""
 

@@ -9,10 +9,11 @@ began first. Knows nothing of tokens; when a stop counts (min_tokens) is the cal
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from headrace.core.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StopResult:
     """Text to send now, and the stop string that ended the answer, if one did."""
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from headrace.core.errors import ModelFileError
+from headrace.core.frozen import frozen
 from headrace.text.gguf_vocabulary import GgufVocabulary
 
 # Tokens that end a turn or a text in some model family (llama.cpp, llama-vocab.cpp). Files often
@@ -40,7 +41,7 @@ _HARMONY_ENDS = ("<|return|>", "<|call|>")
 IdOf = Callable[[str], int | None]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenizerFacts:
     """Facts by token text; ids are looked up in the tokenizer.
 

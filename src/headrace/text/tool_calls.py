@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
+from headrace.core.frozen import frozen
 from headrace.core.output import ToolCallDelta
 from headrace.text.call_syntax import CallSyntax
 from headrace.text.json_calls import read_json_call
@@ -29,7 +29,7 @@ _MAX_WHOLE = 65_536
 _SPACE = " \t\r\n"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Gained:
     """What a piece of an answer added."""
 

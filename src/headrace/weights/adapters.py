@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.weights.adapter_files import CONFIG_NAME, WEIGHTS_NAME, check_adapter_files
 from headrace.weights.gguf import GgufReader
@@ -35,7 +36,7 @@ _PEFT_NAME = re.compile(r"(?:.*\.)?(layers\.\d+\.[\w.]+?)\.lora_(A|B)(?:\.[\w-]+
 _GGUF_NAME = re.compile(r"(.+)\.weight\.lora_(a|b)")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AdaptedBase:
     """What an adapter must fit. `shapes` [out, in] of each part of a layer that may be changed."""
 
@@ -49,7 +50,7 @@ class AdaptedBase:
     shapes: Mapping[str, Shape]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class LoraPart:
     """Shapes: a [r, in], b [out, r]; the scale is in b. Parts cut from one tensor share their a."""
 
@@ -57,7 +58,7 @@ class LoraPart:
     b: Float32
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class AdapterFile:
     """An adapter in memory. `parts` by our names, such as `layers.0.q`.
 

@@ -9,14 +9,15 @@ shapes or packing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.weights.names import MAX_LAYERS
 from headrace.weights.weight_reader import WeightReader
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Names:
     """What a family calls its tensors. `prefix` is before all but the head's, or before none.
 

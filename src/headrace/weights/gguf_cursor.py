@@ -10,7 +10,6 @@ Source: ggml, docs/gguf.md, "File Structure".
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.core.errors import ModelFileError
+from headrace.core.frozen import frozen
 
 MAX_ARRAY_ITEMS = 1 << 23  # of a whole file; the largest tokenizers have some 2**20
 MAX_ARRAY_DEPTH = 4
@@ -35,7 +35,7 @@ _NUMBERS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ArraySpan:
     """An array whose extent is checked and whose items are not decoded yet."""
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import math
 import mmap
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.quant.format import QuantFormat, by_ggml_type
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.weights.gguf_cursor import U32, U64, GgufCursor
@@ -34,7 +34,7 @@ _MAX_DIMS = 4
 _KEY_BYTES, _ENTRY_BYTES = 13, 32
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TensorEntry:
     """Where a tensor lies. Units: bytes from the start of the file."""
 

@@ -12,10 +12,10 @@ import math
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from headrace.core.frozen import frozen
 from headrace.quant.format import QuantFormat
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.weights.gguf_part import GGUF_MAGIC
@@ -26,7 +26,7 @@ _VERSION = 3
 _U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64 = 4, 5, 6, 7, 8, 9, 10
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RawValue:
     """A value as another file stores it: its type code and bytes."""
 
@@ -36,7 +36,7 @@ class RawValue:
 KeyValue = RawValue | str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TensorPlan:
     """What the index says of a tensor; numpy-order shape."""
 

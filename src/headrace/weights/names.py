@@ -11,12 +11,13 @@ Knows nothing of shapes that a model wants, or of packing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.weights.expert_names import expert_sources
 from headrace.weights.tensor_source import Kind, TensorSource, read_size
@@ -25,7 +26,7 @@ from headrace.weights.weight_reader import WeightReader
 MAX_LAYERS = 1024
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Traits:
     """What sets an architecture's tensors apart from llama's."""
 
@@ -264,7 +265,7 @@ def _layer_sources(
         yield from expert_sources(architecture, kind, config, traits.has_shared_expert)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Sizes:
     """The sizes that row slices depend on."""
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
+from headrace.core.frozen import frozen
 
 # Truthy, each of these makes another model than base plus product.
 _REFUSED: Mapping[str, str] = {
@@ -35,7 +35,7 @@ _CHANGED_BASE = ("pissa", "olora", "corda", "loftq")
 _PLAIN_KEY = re.compile(r"\^?[\w.-]+")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeftConfig:
     """The numbers that scale products. `alphas` are those of certain modules, by their ends.
 

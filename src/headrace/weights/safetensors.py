@@ -12,7 +12,6 @@ import json
 import math
 import mmap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from headrace.core.errors import MissingTensor, ModelFileError, UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.quant.format import FORMATS
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.weights.mapped_file import map_file, unmap_file
@@ -33,7 +33,7 @@ _INTEGER_TYPES = {"I8": "<i1", "U8": "<u1", "I16": "<i2", "I32": "<i4", "I64": "
 _ARCHITECTURES = {"gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _StoredTensor:
     """Where a tensor lies in a shard. Units: bytes from the start of the shard."""
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
+from headrace.core.frozen import frozen
 from headrace.core.request import Pooling
 
 _POOLINGS: Mapping[str, Pooling] = {
@@ -29,7 +30,7 @@ _TEXT_FILES = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SentenceConfig:
     """Units: `max_seq_length` in tokens, None where the folder sets none.
 

@@ -6,16 +6,16 @@ Knows nothing of architectures: names.py and expert_names.py fill these.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from headrace.core.errors import ModelFileError
+from headrace.core.frozen import frozen
 
 Kind = Literal["gguf", "safetensors"]
 Transform = Literal["unpermute_rope", "add_one", "as_row"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TensorSource:
     """Where one of our tensors comes from.
 

@@ -8,6 +8,7 @@ same calls one by one. Results of a recorded call are numbers, which later calls
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from headrace import _cpu
@@ -17,7 +18,7 @@ from headrace.ops.reference.rope import RopeTable
 from headrace.ops.step_inputs import Float32, StepInputs
 from headrace.quant.quant_tensor import QuantTensor
 
-SYMBOLS = StepInputs(*([None] * len(StepInputs.__slots__)))  # type: ignore[arg-type]
+SYMBOLS = StepInputs(*([None] * len(fields(StepInputs))))  # type: ignore[arg-type]
 """Stands for the arrays of a step while a forward pass is recorded; every use is known by place."""
 
 

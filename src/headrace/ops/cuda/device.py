@@ -5,13 +5,13 @@ In: a torch device. Out: DeviceFacts. Owns the oldest architecture and driver th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from headrace.core.errors import ConfigError
 from headrace.core.extras import install_command
+from headrace.core.frozen import frozen
 from headrace.core.units import format_bytes
 
 MIN_ARCHITECTURE = (8, 0)
@@ -19,7 +19,7 @@ MIN_ARCHITECTURE = (8, 0)
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeviceFacts:
     """Units: bytes. `architecture` is 90 for compute capability 9.0."""
 

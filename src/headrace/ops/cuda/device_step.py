@@ -7,13 +7,13 @@ choose kernels. Knows nothing of models or kernels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from headrace.core.frozen import frozen
 from headrace.ops.step_inputs import Int32, StepInputs
 
 FIELDS = (
@@ -37,7 +37,7 @@ _DTYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeviceStep:
     """As StepInputs, on the device, views of `flat`.
 

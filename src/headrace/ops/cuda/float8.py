@@ -8,11 +8,12 @@ exact.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
+
+from headrace.core.frozen import frozen
 
 FIRST_ARCHITECTURE = 89
 """Ada and Hopper convert and multiply e4m3."""
@@ -20,7 +21,7 @@ FIRST_ARCHITECTURE = 89
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Float8Rows:
     """Activations as codes with a scale per row. Shapes: codes [T, C] uint8; scales [T, 1]."""
 
@@ -36,7 +37,7 @@ class Float8Rows:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RoundedAct:
     """A norm's rows as they are, for whoever needs them so, and as float8."""
 

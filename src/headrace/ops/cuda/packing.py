@@ -12,12 +12,12 @@ bits of either weight, two half-units to a byte; with 5 bits one bit each, four 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from headrace.core.frozen import frozen
 from headrace.ops.protocol import GATE_UP_INTERLEAVE
 from headrace.quant import gguf_blocks
 from headrace.quant.float8 import split_rows
@@ -35,7 +35,7 @@ BITS = {
 Bytes = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FloatMatrix:
     """Shapes: data [out, in]."""
 
@@ -50,7 +50,7 @@ class FloatMatrix:
         return self.data.numel() * self.data.element_size()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IntegerMatrix:
     """w = (d * sc) * (q - zero) - (dm * mn), where sc and mn are 1 if absent, dm 0.
 
@@ -80,7 +80,7 @@ class IntegerMatrix:
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Float8Matrix:
     """w = codes * scales.
 
@@ -104,7 +104,7 @@ class Float8Matrix:
 Matrix = FloatMatrix | IntegerMatrix | Float8Matrix
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Linear:
     """Matrices that read the same input, one below the other, and a float32 bias or None."""
 

@@ -6,18 +6,17 @@ barrier; of several warps two could hold the same pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 
+from headrace.core.frozen import frozen
 from headrace.ops.protocol import AttentionSpec
 
 HEADS_AT_ONCE = 4
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RopeTable:
     """cos and sin of every position on the device. Shapes: [max_positions, rotary_size/2]."""
 

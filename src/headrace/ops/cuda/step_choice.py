@@ -8,12 +8,12 @@ is waited for. Chosen tokens stay at one address until the next step has read an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
+from headrace.core.frozen import frozen
 from headrace.ops.cuda import sampling
 from headrace.ops.cuda.device_step import (
     DeviceStep,
@@ -38,7 +38,7 @@ from headrace.ops.protocol import ForwardLogits, PendingTokens
 from headrace.ops.step_inputs import Int32, SampleInputs, StepInputs
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SentStep:
     """A step on the device, the rows its tokens come from, and how it chooses: views of `flat`."""
 

@@ -8,13 +8,14 @@ graph is launched. `Graph` is the seam: CUDA graphs on a GPU, a recording of cal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from headrace.core.frozen import frozen
 from headrace.ops.cuda.device_step import pack_step, to_device, upload
 from headrace.ops.protocol import Forward
 from headrace.ops.step_inputs import Int32, StepInputs
@@ -74,7 +75,7 @@ def cuda_graphs() -> MakeGraph:
     return lambda: CudaGraph(pool, stream)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bucket:
     """A captured step of so many requests with one row each; its arrays are `inputs`."""
 

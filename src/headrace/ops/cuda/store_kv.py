@@ -7,17 +7,17 @@ float32 scale per token and head beside them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 
+from headrace.core.frozen import frozen
 from headrace.ops.cuda.float8 import scale_of, to_float8
 from headrace.ops.protocol import AttentionSpec, KVCache, KVCacheDtype
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KVHalf:
     """Keys or values. Shapes: data [N, K, B, D]; scales [N, K, B], None where there are none.
 
@@ -28,7 +28,7 @@ class KVHalf:
     scales: torch.Tensor | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KVLayer:
     """Keys and values of one layer."""
 

@@ -7,12 +7,12 @@ Knows nothing of packing, panels or threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.core.frozen import frozen
 from headrace.quant.gguf_blocks import BlockIntegers
 from headrace.quant.quant_tensor import QuantTensor
 
@@ -23,7 +23,7 @@ SMALLEST_MAXIMUM = np.float32(2.0**-110)
 Float32 = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QuantizedRows:
     """Activations as integers. Shapes: values [M, g, 32] int32; scales [M, g]."""
 

@@ -8,9 +8,9 @@ Source: arXiv 2106.09685; rows of several adapters in one batch, arXiv 2310.1854
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from headrace.core.frozen import frozen
 from headrace.ops.protocol import Activation, AdaptedLinear, Ops, PackedLinear
 from headrace.ops.reference.norm import Floats
 from headrace.ops.step_inputs import Int32, StepInputs
@@ -21,7 +21,7 @@ AddLora = Callable[[Floats, PackedLinear, PackedLinear, Int32, Floats], None]
 """y[rows] += (x[rows] a^T) b^T. Mutates: y, the last."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Adapter:
     """Packed pairs (a, b) by the identity of the weight they go with, which is kept alive."""
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from headrace.core.frozen import frozen
 from headrace.ops.protocol import GATE_UP_INTERLEAVE
 from headrace.ops.reference.norm import Floats
 from headrace.quant.quant_tensor import QuantTensor
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Linear:
     """A fused matrix and its bias. Shapes: weight [out, in], bias [out] or None."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from headrace.core.frozen import frozen
 from headrace.ops.protocol import AttentionSpec, RopeParams
 from headrace.ops.reference.norm import Floats, rms_norm
 from headrace.ops.step_inputs import Int32
@@ -15,7 +15,7 @@ from headrace.ops.step_inputs import Int32
 _POSITIONS_AT_ONCE = 4096  # what is worked on stays in the cache
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RopeTable:
     """cos and sin of every position. Shapes: cos, sin [max_positions, rotary_size/2]."""
 

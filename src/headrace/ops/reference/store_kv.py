@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from headrace.core.frozen import frozen
 from headrace.ops.protocol import AttentionSpec, KVCache, KVCacheDtype
 from headrace.ops.reference.norm import Floats
 from headrace.ops.step_inputs import Float32, Int32
 from headrace.quant import float8
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FloatHeads:
     """Keys or values as they are. Shapes: data [N, K, B, D]."""
 
@@ -30,7 +30,7 @@ class FloatHeads:
         return self.data[blocks]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Int8Heads:
     """Keys or values as integers of -127 .. 127 in units of a scale per token and head.
 
@@ -52,7 +52,7 @@ class Int8Heads:
         return exact
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Float8Heads:
     """Keys or values as floats of 8 bits in units of a scale per token and head.
 
@@ -101,7 +101,7 @@ def quantize_heads(rows: Floats) -> tuple[NDArray[np.int8], Float32]:
 Heads = FloatHeads | Int8Heads | Float8Heads
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KVLayer:
     """Keys and values of one layer. Shapes: [N, K, B, D] each."""
 
