@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -84,25 +83,30 @@ def test_position_outside_the_table(ops: Ops, position: int) -> None:
         )
 
 
-def test_a_table_is_read_where_it_is_filled() -> None:
-    """The last position of a long table, asked for at once, and the first."""
+def test_a_table_is_filled_as_far_as_it_is_read() -> None:
+    """The first position of a long table, one further on, and the last."""
     params = RopeParams(1e6, 64, 50_000, attention_factor=1.2)
     whole = rope_table(params)
     fill = RopeFill(params)
-    for position in (49_999, 0):
-        fill.wait(np.array([position], np.int32))
-        np.testing.assert_array_equal(fill.table.cos[position], whole.cos[position])
+    for position in (0, 1023, 1024, 7, 5000, 49_999):
+        assert not fill.is_done
+        fill.fill(np.array([0, position], np.int32))
+        np.testing.assert_array_equal(fill.table.cos[: position + 1], whole.cos[: position + 1])
     assert fill.is_done
     np.testing.assert_array_equal(fill.table.sin, whole.sin)
 
 
-def test_a_table_that_could_not_be_filled_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(table: RopeTable, params: RopeParams) -> Iterator[int]:
-        yield 1
-        raise MemoryError
+def test_a_table_can_be_filled_at_once() -> None:
+    params = RopeParams(1e6, 64, 3000)
+    fill = RopeFill(params)
+    fill.fill(np.array([], np.int32))
+    assert not fill.is_done
+    fill.fill()
+    assert fill.is_done
+    np.testing.assert_array_equal(fill.table.cos, rope_table(params).cos)
 
-    monkeypatch.setattr("headrace.ops.cpu.rope_fill.fill_table", fail)
-    monkeypatch.setattr("sys.unraisablehook", lambda _: None)
-    fill = RopeFill(RopeParams(1e6, 64, 100))
-    with pytest.raises(RuntimeError, match="100 was not filled"):
-        fill.wait()
+
+def test_a_position_outside_the_table_fills_all_of_it() -> None:
+    fill = RopeFill(RopeParams(1e6, 64, 3000))
+    fill.fill(np.array([3000], np.int32))
+    assert fill.is_done

@@ -72,10 +72,10 @@ class CpuOps:
         return weight
 
     def finish_packing(self) -> None:
-        self._finish_weights()
-        for fill in self._filling:
-            fill.wait()
+        for fill in self._filling:  # while the pool packs
+            fill.fill()
         self._filling.clear()
+        self._finish_weights()
 
     def _finish_weights(self) -> None:
         if self._unpacked:
@@ -87,7 +87,7 @@ class CpuOps:
     def _finish_positions(self, positions: Int32) -> None:
         if self._filling:
             for fill in self._filling:
-                fill.wait(positions)
+                fill.fill(positions)
             self._filling = [fill for fill in self._filling if not fill.is_done]
 
     def pack_table(self, table: QuantTensor) -> QuantTensor:
@@ -244,8 +244,8 @@ class CpuOps:
             return None
 
         def run(step: StepInputs) -> Sequence[Array]:
-            self._finish_weights()
             self._finish_positions(step.positions)
+            self._finish_weights()
             return replay(step)
 
         return run

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -12,7 +10,8 @@ from headrace.ops.protocol import AttentionSpec, RopeParams
 from headrace.ops.reference.norm import Floats, rms_norm
 from headrace.ops.step_inputs import Int32
 
-_POSITIONS_AT_ONCE = 4096  # what is worked on stays in the cache
+POSITIONS_AT_ONCE = 1024
+"""What is worked on stays in the cache, and whoever fills a table as it is read waits 1 ms."""
 
 
 @frozen
@@ -31,8 +30,8 @@ def rope_table(params: RopeParams, dtype: DTypeLike = np.float32) -> RopeTable:
     Source: arXiv 2104.09864; factors as in Llama 3 and LongRoPE.
     """
     table = empty_table(params, dtype)
-    for _ in fill_table(table, params):
-        pass
+    for start in range(0, params.max_positions, POSITIONS_AT_ONCE):
+        fill_table(table, params, start)
     return table
 
 
@@ -56,18 +55,12 @@ def empty_table(params: RopeParams, dtype: DTypeLike = np.float32) -> RopeTable:
     return RopeTable(np.empty(shape, dtype), np.empty(shape, dtype), params.rotary_size)
 
 
-def fill_table(table: RopeTable, params: RopeParams) -> Iterator[int]:
-    """Compute every position, a part at a time; gives how many are done after each.
-
-    Mutates: table.
-    """
-    inverse = inverse_frequencies(params)
-    for start in range(0, params.max_positions, _POSITIONS_AT_ONCE):
-        stop = min(start + _POSITIONS_AT_ONCE, params.max_positions)
-        angles = np.arange(start, stop, dtype=np.float64)[:, None] * inverse
-        table.cos[start:stop] = np.cos(angles) * params.attention_factor
-        table.sin[start:stop] = np.sin(angles) * params.attention_factor
-        yield stop
+def fill_table(table: RopeTable, params: RopeParams, start: int) -> None:
+    """Compute the next POSITIONS_AT_ONCE from a multiple of them on. Mutates: table."""
+    stop = min(start + POSITIONS_AT_ONCE, params.max_positions)
+    angles = np.arange(start, stop, dtype=np.float64)[:, None] * inverse_frequencies(params)
+    table.cos[start:stop] = np.cos(angles) * params.attention_factor
+    table.sin[start:stop] = np.sin(angles) * params.attention_factor
 
 
 def rope(
