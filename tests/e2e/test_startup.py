@@ -46,6 +46,15 @@ except SystemExit as end:
     }))
 """
 
+# Whether the collector runs again, and over how much less.
+COLLECTOR = """
+import gc
+import headrace.cli.main as entry
+
+entry._end_process = lambda code: print(gc.isenabled(), gc.get_freeze_count())
+entry.main()
+"""
+
 # Many requests at once, log-probabilities, a prompt of several chunks. The high-water mark is from
 # /proc: getrusage's also counts what the parent had when it started this process.
 WORK = """
@@ -115,6 +124,14 @@ def test_the_entry_point_loads_next_to_nothing() -> None:
         "import json, sys, headrace.cli.main; print(json.dumps(dict(m=list(sys.modules))))"
     )
     assert {"typer", "click", "numpy", "asyncio"} & set(found["m"]) == set()  # type: ignore[call-overload]
+
+
+def test_what_was_imported_is_not_looked_through_for_garbage() -> None:
+    command = [sys.executable, "-c", COLLECTOR, "models", "--help"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
+    is_enabled, num_frozen = done.stdout.splitlines()[-1].split()
+    assert is_enabled == "True"
+    assert int(num_frozen) > 10_000
 
 
 def test_import_is_quick() -> None:

@@ -6,6 +6,7 @@ In: arguments. Out: an exit code. Imports next to nothing itself: everything els
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -27,9 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # numpy's BLAS starts a thread per core that spins and is never asked: the kernels are our own.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    code = _load_quietly(given)()
-    if arguments is None:
-        _end_process(code)
+    if arguments is not None:
+        sys.exit(_load_quietly(given)())
+    gc.disable()
+    command = _load_quietly(given)
+    gc.freeze()  # what was imported stays: nobody looks through it for garbage, now or later
+    gc.enable()
+    code = command()
+    _end_process(code)
     sys.exit(code)
 
 
