@@ -128,11 +128,29 @@ BAD_COMMANDS = (
     ),
     file(
         "text.gguf",
-        "{files}/text.gguf is not a model that headrace reads: it starts with b'hell', a GGUF file with b'GGUF'. Give a GGUF file or a folder with config.json and safetensors.",
+        '{files}/text.gguf is not a model that headrace reads: it begins with the text "hello, world". Give a GGUF file or a folder with config.json and safetensors.',
+    ),
+    file(
+        "picture.gguf",
+        "{files}/picture.gguf is not a model that headrace reads: it is a PNG image. Give a GGUF file or a folder with config.json and safetensors.",
+    ),
+    file(
+        "picture",
+        "{files}/picture/config.json is not JSON: byte 1 is not UTF-8.",
+    ),
+    usage(
+        "--config",
+        "{files}/picture.gguf",
+        message="config file is '{files}/picture.gguf'; allowed: YAML text. Byte 1 is not UTF-8.",
+    ),
+    usage(
+        "--config",
+        "{files}/map.yaml",
+        message='engine.num_threads is {"at least": 2, "is": true}; allowed: a whole number.',
     ),
     file(
         "empty.gguf",
-        "{files}/empty.gguf is not a model that headrace reads: it starts with b'', a GGUF file with b'GGUF'. Give a GGUF file or a folder with config.json and safetensors.",
+        "{files}/empty.gguf is not a model that headrace reads: it is empty. Give a GGUF file or a folder with config.json and safetensors.",
     ),
     file(
         "mamba.gguf",
@@ -338,6 +356,7 @@ def write_bad_files(folder: Path, model: Path) -> None:
         "twice": GgufFile(keys=[("a", string_value("x"))] * 2).to_bytes(),
         "text": b"hello, world",
         "empty": b"",
+        "picture": b"\x89PNG\r\n\x1a\n",
         "mamba": GgufFile(keys=[("general.architecture", string_value("mamba"))]).to_bytes(),
         "nameless": GgufFile(keys=[("a", string_value("x"))]).to_bytes(),
         "version9": GgufFile(version=(9).to_bytes(4, "little")).to_bytes(),
@@ -345,6 +364,9 @@ def write_bad_files(folder: Path, model: Path) -> None:
     for name, content in gguf.items():
         (folder / f"{name}.gguf").write_bytes(content)
     (folder / "typo.yaml").write_text("engine: {num_thread: 2}")
+    (folder / "map.yaml").write_text("engine: {num_threads: {at least: 2, is: true}}")
+    (folder / "picture").mkdir()
+    (folder / "picture" / "config.json").write_bytes(gguf["picture"])
     _write_folders(folder)
     for home in ("digest", "size", "gone"):
         _write_store(folder / home, size_bytes=6 if home == "size" else 5, is_there=home != "gone")

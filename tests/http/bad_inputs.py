@@ -771,6 +771,15 @@ BAD_BODIES = (
         _MALFORMED.format("JSON is malformed: trailing comma in object (byte 17)"),
     ),
     BadBody(b"\xff\xfe", _MALFORMED.format("JSON is malformed: invalid character (byte 0)")),
+    BadBody(
+        b'\xef\xbb\xbf{"model": "tiny",}',
+        _MALFORMED.format("JSON is malformed: trailing comma in object (byte 20)"),
+    ),
+    BadBody(b'{"model": "t\xffny"}', _MALFORMED.format("JSON is malformed: not UTF-8 (byte 12)")),
+    BadBody(
+        b'\xef\xbb\xbf{"m\xe4del": "tiny"}',
+        _MALFORMED.format("JSON is malformed: not UTF-8 (byte 6)"),
+    ),
     BadBody(b'{"seed": NaN}', _MALFORMED.format("JSON is malformed: invalid character (byte 9)")),
     BadBody(b"[]", _NO_OBJECT.format("an array")),
     BadBody(b'"x"', _NO_OBJECT.format("a string")),

@@ -53,6 +53,16 @@ def read_yaml(raw: bytes, is_exact: bool = False) -> object:
     """
     loader = _ExactLoader if is_exact else _StrictLoader
     try:
-        return yaml.load(raw.decode("utf-8"), Loader=loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        return yaml.load(decode_text(raw), Loader=loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        # Nobody called the text anything.
+        shown = str(error).replace(' in "<unicode string>",', ",")
+        raise ValueError(" ".join(shown.split())) from None
+
+
+def decode_text(raw: bytes) -> str:
+    """Text of a file. Raises: ValueError that names the first byte that is none."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Byte {error.start + 1} is not UTF-8.") from None

@@ -27,6 +27,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 
 from headrace.core.near_names import did_you_mean
 
@@ -39,12 +40,15 @@ class HeadraceError(Exception):
         return str(self.args[0]) if self.args else type(self).__name__
 
 
-_DECIMAL = re.compile(r"Decimal\('([^']*)'\)")
+_DECIMAL = re.compile(r"\"?Decimal\('([^']*)'\)\"?")
 
 
 def as_written(value: object) -> str:
-    """A value of a settings file for people: of exact numbers the digits alone."""
-    return _DECIMAL.sub(r"\1", repr(value))
+    """A value of a settings file for people: as YAML has it, of exact numbers the digits alone."""
+    if isinstance(value, bytes | date):
+        return repr(value).lstrip("b") if isinstance(value, bytes) else str(value)
+    shown = _in_json(value) if isinstance(value, bool | list | Mapping) else repr(value)
+    return _DECIMAL.sub(r"\1", shown)
 
 
 class ConfigError(HeadraceError):

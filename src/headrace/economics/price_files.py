@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from headrace.config.yaml_text import read_yaml
+from headrace.config.yaml_text import decode_text, read_yaml
 from headrace.core.errors import ConfigError
 from headrace.economics.price_tables import PriceTable, read_genai_prices, read_litellm
 from headrace.economics.price_yaml import read_price_yaml
@@ -65,7 +65,7 @@ def _decode_yaml(raw: bytes, where: str) -> Any:
 
 def _decode_json(raw: bytes, where: str) -> Any:
     try:
-        return json.loads(raw, parse_float=Decimal, parse_constant=_refuse_constant)
+        return json.loads(decode_text(raw), parse_float=Decimal, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ConfigError("price file", where, "JSON text", str(error)) from None
 

@@ -44,7 +44,7 @@ def read_text(path: Path, where: str) -> str:
     except OSError as error:
         raise ConfigError(where, str(path), "a readable file", f"{error.strerror}.") from None
     except UnicodeDecodeError as error:
-        hint = f"Byte {error.start} is not UTF-8."
+        hint = f"Byte {error.start + 1} is not UTF-8."
         raise ConfigError(where, str(path), "a file in UTF-8", hint) from None
 
 

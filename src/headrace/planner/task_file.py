@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from headrace.config.load import SettingNameError
 from headrace.core.errors import ConfigError, RequestError
+from headrace.core.near_names import did_you_mean
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.planner.entry import Entry
 from headrace.planner.overlap import normalized
@@ -142,19 +144,20 @@ def _repeats(
 
 def _template(entry: Entry, key: str, samples: tuple[Sample, ...]) -> PromptTemplate:
     template = PromptTemplate(entry.text(key), entry.place(key))
-    _check_paths(entry.place(key), template.paths, samples)
+    _check_paths(entry.place(key), template.paths, samples, "{%s}")
     return template
 
 
-def _check_paths(where: str, paths: Any, samples: tuple[Sample, ...]) -> None:
+def _check_paths(where: str, paths: Any, samples: tuple[Sample, ...], shown: str = "%r") -> None:
     for path in paths:
         for sample in samples:
             try:
                 look_up(sample.fields, path)
             except MissingField:
-                known = ", ".join(sample.fields)
-                hint = f"Line {sample.id!r} of its data lacks it."
-                raise ConfigError(where, path, f"fields of the data: {known}", hint) from None
+                near = did_you_mean(path, sample.fields)
+                hint = f"{near} Line {sample.id!r} of its data lacks it.".lstrip()
+                name, known = f"{shown % path} in {where}", ", ".join(sample.fields)
+                raise SettingNameError(name, "no field of the data", known, hint) from None
 
 
 def _read_form(entry: Entry) -> StructuredOutputs | None:

@@ -84,8 +84,10 @@ def read_route_model(path: Path, where: str) -> RouteModel:
         raise ConfigError(where, str(path), allowed, "It is not JSON.") from None
     try:
         return _read_tree(tree)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except ValueError as error:
         raise ConfigError(where, str(path), allowed, f"It says: {error}.") from None
+    except (KeyError, TypeError, AttributeError):
+        raise ConfigError(where, str(path), allowed, "It has not the fields of one.") from None
 
 
 def _read_tree(tree: Any) -> RouteModel:

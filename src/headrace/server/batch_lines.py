@@ -95,8 +95,8 @@ def read_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes]]:
         rest = data
         while len(rest) == max_bytes + 2 and not rest.endswith(b"\n"):
             rest = file.readline(max_bytes + 2)
-        if number == 1:
-            data = data.removeprefix(b"\xef\xbb\xbf")
+        if number == 1 and data.startswith(b"\xef\xbb\xbf"):
+            data = b"   " + data[3:]
         if data.strip():
             yield number, data.rstrip(b"\r\n")
 

@@ -160,11 +160,15 @@ def decode_json_object(
                     "(max_json_objects). Send several requests."
                 )
     try:
-        value = msgspec.json.decode(body.removeprefix(_BOM))
+        # Spaces in the place of a mark: what is wrong has its own place in errors.
+        value = msgspec.json.decode(b"   " + body[len(_BOM) :] if body.startswith(_BOM) else body)
     except RecursionError:
         raise too_deep from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         reason = str(error)
+        if isinstance(error, UnicodeDecodeError):
+            # It counts from the beginning of a text inside.
+            reason = f"JSON is malformed: not UTF-8 (byte {_not_utf8_at(body)})"
         if reason.endswith("truncated") and _HALF_PAIR.search(body[-_TAIL_BYTES:]):
             reason = _HALF_PAIR_REASON
         raise RequestError(f"{what} is not valid JSON: {reason}. Send a JSON object.") from None
@@ -175,6 +179,15 @@ def decode_json_object(
     if num_openers > limits.max_depth and _is_deeper(value, limits.max_depth):
         raise too_deep
     return value
+
+
+def _not_utf8_at(body: bytes | bytearray) -> int:
+    """Where the first byte is that is no text, from 0 as msgspec counts."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return len(body)
 
 
 def _count_openers(body: bytes | bytearray) -> int:

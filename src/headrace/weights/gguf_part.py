@@ -19,6 +19,7 @@ from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.core.frozen import frozen
 from headrace.quant.format import QuantFormat, by_ggml_type
 from headrace.quant.quant_tensor import QuantTensor
+from headrace.weights.file_kind import SHOWN_BYTES, describe_file
 from headrace.weights.gguf_cursor import U32, U64, GgufCursor
 from headrace.weights.mapped_file import map_file, unmap_file
 
@@ -100,9 +101,9 @@ def _read_header(cursor: GgufCursor) -> tuple[int, int, int]:
         )
     magic = cursor.number(U32, "the magic").to_bytes(4, "little")
     if magic != GGUF_MAGIC:
-        raise UnsupportedFormat(
-            f"{cursor.path} is not a GGUF file: it starts with {magic!r}, not {GGUF_MAGIC!r}."
-        )
+        with cursor.path.open("rb") as file:
+            kind = describe_file(file.read(SHOWN_BYTES))
+        raise UnsupportedFormat(f"{cursor.path} is not a GGUF file: it {kind}.")
     version = cursor.number(U32, "the version")
     if version not in _VERSIONS:
         is_big_endian = int.from_bytes(version.to_bytes(4, "little"), "big") in (*_VERSIONS, 1)

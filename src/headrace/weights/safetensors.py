@@ -175,10 +175,14 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start + 1} is not UTF-8"
+        raise ModelFileError(f"{path} is not JSON: {reason}.") from error
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} is not JSON: {error}.") from error
     if not isinstance(parsed, dict):
-        raise ModelFileError(f"{path} holds {type(parsed).__name__}, and must hold an object.")
+        kind = "an array" if isinstance(parsed, list) else "no object"
+        raise ModelFileError(f"{path} holds {kind}, and must hold an object.")
     return parsed
 
 

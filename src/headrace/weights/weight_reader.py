@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.quant.quant_tensor import QuantTensor
+from headrace.weights.file_kind import SHOWN_BYTES, describe_file
 from headrace.weights.float8_folder import Float8Folder
 from headrace.weights.gguf import GgufReader
 from headrace.weights.gguf_part import GGUF_MAGIC
@@ -81,18 +82,18 @@ def open_weights(path: Path) -> WeightReader:
         raise ModelFileError(f"{path} is neither a file nor a folder.")
     try:
         with path.open("rb") as file:
-            magic = file.read(len(GGUF_MAGIC))
+            magic = file.read(SHOWN_BYTES)
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
-    if magic == GGUF_MAGIC:
+    if magic.startswith(GGUF_MAGIC):
         return GgufReader(path)
     if path.suffix == ".safetensors":
         raise UnsupportedFormat(
             f"{path} is one safetensors file. Give its folder, which must also hold config.json."
         )
     raise UnsupportedFormat(
-        f"{path} is not a model that headrace reads: it starts with {magic!r}, a GGUF file "
-        f"with {GGUF_MAGIC!r}. Give a GGUF file or a folder with config.json and safetensors."
+        f"{path} is not a model that headrace reads: it {describe_file(magic)}. Give a GGUF file "
+        "or a folder with config.json and safetensors."
     )
 
 

@@ -89,8 +89,8 @@ def test_numbers_are_shown_as_they_were_written(tmp_path: Path) -> None:
                          "{input_per_1m: 0.25}}]")  # fmt: skip
     with pytest.raises(ConfigError) as refused:
         tier_prices(read(tmp_path, twice))  # type: ignore[arg-type]
-    assert "is {'input_per_1m': 0.1, 'output_per_1m': 3}" in refused.value.message
-    assert "in another tier: {'input_per_1m': 0.25}" in refused.value.message
+    assert 'is {"input_per_1m": 0.1, "output_per_1m": 3}' in refused.value.message
+    assert 'in another tier: {"input_per_1m": 0.25}' in refused.value.message
 
 
 def test_a_limit_of_a_rule_is_named(tmp_path: Path) -> None:

@@ -63,9 +63,14 @@ def _with(tree: dict[str, Any], path: str, value: Any) -> None:
     [
         ("tasks.label.metric.kind", "bleu", "label_f1"),
         ("tasks.label.promt", "x", "prompt"),
-        ("tasks.label.prompt", "{nothing}", "fields of the data: id, text"),
+        (
+            "tasks.label.prompt",
+            "{txt}",
+            "{txt} in tasks.label.prompt is no field of the data; allowed: id, text, label, "
+            "summary. Did you mean text?",
+        ),
         ("tasks.label.prompt", "{text", "{{ and }} are braces"),
-        ("tasks.label.metric.reference", "labels", "lacks it"),
+        ("tasks.label.metric.reference", "labels", "'labels' in tasks.label.metric.reference"),
         ("tasks.label.max_tokens", 0, "1 to"),
         ("tasks.label.volume_per_day", True, "whole number"),
         ("tasks.label.floor", 1.5, "0 to 1"),

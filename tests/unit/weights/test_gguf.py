@@ -194,7 +194,7 @@ HUGE = 2**64 - 1
 HOSTILE: dict[str, tuple[GgufFile | bytes, str]] = {
     "empty": (b"", "is empty"),
     "short": (b"GGUF" + u32(3), "8 bytes, too few"),
-    "magic": (GgufFile(magic=b"GGML"), r"starts with b'GGML', not b'GGUF'"),
+    "magic": (GgufFile(magic=b"GGML"), r"it begins with the bytes 47 47 4d 4c"),
     "version 1": (GgufFile(version=u32(1)), r"version 1 .*versions 2 and 3"),
     "version 4": (GgufFile(version=u32(4)), "version 4"),
     "big-endian": (GgufFile(version=struct.pack(">I", 3)), "big-endian"),

@@ -105,7 +105,7 @@ def test_a_text_model_of_a_family_has_the_family_s_architecture(tmp_path: Path) 
     [
         ({}, "does not name its model_type"),
         ({"model_type": 3}, "does not name its model_type"),
-        ([1], "holds list, and must hold an object"),
+        ([1], "holds an array, and must hold an object"),
     ],
 )
 def test_bad_configs_are_refused(tmp_path: Path, config: object, message: str) -> None:

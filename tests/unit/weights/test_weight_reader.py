@@ -35,7 +35,7 @@ def test_anything_else_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedFormat, match=r"one safetensors file. Give its folder"):
         open_weights(single)
     (tmp_path / "weights.bin").write_bytes(b"PK\3\4 zipped")
-    with pytest.raises(UnsupportedFormat, match=r"starts with b'PK\\x03\\x04'"):
+    with pytest.raises(UnsupportedFormat, match="is a zip archive"):
         open_weights(tmp_path / "weights.bin")
     with pytest.raises(ModelFileError, match="does not exist"):
         open_weights(tmp_path / "absent.gguf")
