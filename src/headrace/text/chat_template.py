@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any
 
 from jinja2 import meta
-from jinja2.exceptions import TemplateError, TemplateSyntaxError
+from jinja2.exceptions import TemplateError
 
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.errors import InvalidParameter, RequestError
@@ -47,6 +47,7 @@ from headrace.text.tokenizer import Tokenizer
 _END = "\U0010fffdend of the final message "
 # `message["role"] == "ipython"`, `message.role != 'model'`.
 _COMPARED_ROLE = re.compile(r"""\brole['"]?\]?\s*[=!]=\s*['"](\w+)['"]""")
+_MAX_ERROR_CHARACTERS = 1_000
 
 
 @frozen
@@ -82,11 +83,10 @@ class ChatTemplate:
         self._has_short_ids = asks_short_ids(source)
         self.compile_error: str | None = None
         try:
-            self._tree = self._environment.parse(source)
-            self._template = self._environment.from_string(self._tree)
-        except (TemplateSyntaxError, RecursionError) as error:
+            self._tree, self._template = self._environment.compile_bounded(source)
+        except Exception as error:  # what Python says of the code that a template becomes, too
             # Completions do not need the template, so a broken one only refuses chats.
-            self.compile_error = str(error)
+            self.compile_error = _shown(error)
 
     @property
     def reads_messages(self) -> bool:
@@ -178,13 +178,13 @@ class ChatTemplate:
             text = self._environment.render_bounded(self._template, variables)
         except TemplateError as error:
             raise RequestError(
-                f"The chat template refused the request: {error.message or error}",
+                f"The chat template refused the request: {_shown(error)}",
                 "messages",
                 "invalid_value",
             ) from error
         except Exception as error:  # a template can raise what Python can
             raise RequestError(
-                f"The chat template failed: {type(error).__name__}: {error}",
+                f"The chat template failed: {type(error).__name__}: {_shown(error)}",
                 "messages",
                 "invalid_value",
             ) from error
@@ -275,6 +275,12 @@ def _check(
         raise InvalidParameter(
             "continue_final_message", True, "false when the final message has no content"
         )
+
+
+def _shown(error: Exception) -> str:
+    """What an error says; a template may give it any text."""
+    text = str(error) or type(error).__name__
+    return text if len(text) <= _MAX_ERROR_CHARACTERS else text[:_MAX_ERROR_CHARACTERS] + "..."
 
 
 def _texts_at(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:

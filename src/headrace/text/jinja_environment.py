@@ -6,11 +6,8 @@ rendering is bounded in steps and size. Knows nothing of messages.
 
 from __future__ import annotations
 
-import functools
 import json
-import re
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -19,17 +16,24 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from headrace.core.clock import Clock
+from headrace.text.template_limits import MAX_TEXT_CHARACTERS, Spending, check_size, check_whole
+from headrace.text.template_operations import check_call, check_operator, limited
 
-# Qwen2.5's template takes some 15 steps a message. A million steps take about 2 seconds.
-MAX_STEPS = 1_000_000
-MAX_TEXT_CHARACTERS = 64 * 1024 * 1024
-_MAX_PADDING = 1_000_000
-_MAX_EXPONENT = 1_000
-_WIDE_FORMAT = re.compile(r"%[^%a-zA-Z]*(\*|\d{6})")
+# The largest templates have some 2**15. One is compiled in 20 us and 2 KiB a character.
+MAX_SOURCE_CHARACTERS = 1 << 17
+# Their time grows with the square of the text; no model's template has them.
+_SLOW_FILTERS = ("pprint", "striptags", "urlize", "wordwrap")
+_MAX_DATE_FORM = 1_000
+_MAX_JSON_INDENT = 1_000
+# They make bytes, or as much as they are told.
+_UNSAFE_METHODS = frozenset(
+    {"encode", "from_bytes", "maketrans", "striptags", "to_bytes", "translate", "unescape"}
+)
 
 
 class GenerationTag(Extension):
@@ -53,108 +57,133 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[GenerationTag, loopcontrols],
+            finalize=_printable,
         )
-        self._spent = threading.local()
+        self._spent = Spending()
         self.filters["tojson"] = _tojson
-        for name in ("batch", "center", "format", "indent", "slice"):
-            self.filters[name] = _limited(self.filters[name])
+        for name in _SLOW_FILTERS:
+            del self.filters[name]
+        tables: tuple[dict[str, Any], ...] = (self.filters, self.tests)
+        for table in tables:
+            table.update({name: limited(name, of, self._spent) for name, of in table.items()})
         self.globals.pop("lipsum", None)
         self.globals["raise_exception"] = _raise_exception
         self.globals["dict"] = _TemplateDict()
         self.globals["namespace"] = _TemplateNamespace
 
         def strftime_now(form: str) -> str:
+            check_size(len(form), _MAX_DATE_FORM, "a form of dates exceeds {} characters")
             return datetime.fromtimestamp(clock.unix_s()).strftime(form)
 
         self.globals["strftime_now"] = strftime_now
+
+    def compile_bounded(self, source: str) -> tuple[nodes.Template, jinja2.Template]:
+        """The tree of a template, and the template.
+
+        Raises: SecurityError for one that is too long; whatever else the source raises.
+        """
+        check_size(len(source), MAX_SOURCE_CHARACTERS, "the template has more than {} characters")
+        self._spent.start()  # filters of constants run here
+        tree = self.parse(source)
+        return tree, self.from_string(tree)
 
     def render_bounded(self, template: jinja2.Template, variables: dict[str, Any]) -> str:
         """Render.
 
         Raises: SecurityError over a limit; whatever else the template raises.
         """
-        self._spent.steps = 0
+        self._spent.start()
         parts: list[str] = []
         size = 0
         for part in template.generate(variables):
             size += len(part)
-            if size > MAX_TEXT_CHARACTERS:
-                raise SecurityError(f"the text exceeds {MAX_TEXT_CHARACTERS} characters")
+            check_size(size, MAX_TEXT_CHARACTERS, "the text exceeds {} characters")
             parts.append(part)
         return "".join(parts)
 
-    def charge(self) -> None:
-        """Count a step of the rendering in this thread."""
-        steps = getattr(self._spent, "steps", 0) + 1
-        self._spent.steps = steps
-        if steps > MAX_STEPS:
-            raise SecurityError(f"the template takes more than {MAX_STEPS} steps")
+    def begin_round(self) -> None:
+        """A round of a loop begins. The call itself is its step."""
+
+    def whole(self, value: Any) -> Any:
+        """A value that is compared, or hashed, as it is."""
+        if not isinstance(value, str):
+            check_whole(value)
+        return value
+
+    def joined_texts(self, *values: Any) -> str:
+        """What `~` makes of its operands."""
+        check_whole(*values)
+        return self.concat([str(value) for value in values])
+
+    def sliced(self, value: Any) -> Any:
+        """A value that is about to be copied in part."""
+        return self._spent.make(value)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         for loop in tree.find_all(nodes.For):
-            count = nodes.Call(nodes.EnvironmentAttribute("charge"), [], [], None, None)
-            loop.body.insert(0, nodes.ExprStmt(count).set_lineno(loop.lineno))
+            loop.body.insert(0, nodes.ExprStmt(_call("begin_round")).set_lineno(loop.lineno))
+        for compare in tree.find_all(nodes.Compare):
+            compare.expr = _whole(compare.expr)
+        for operand in tree.find_all(nodes.Operand):
+            operand.expr = _whole(operand.expr)
+        for pair in tree.find_all(nodes.Pair):
+            pair.key = _whole(pair.key)
+        for concat in tree.find_all(nodes.Concat):
+            concat.nodes = [_call("joined_texts", *concat.nodes)]
+        for item in tree.find_all(nodes.Getitem):
+            if isinstance(item.arg, nodes.Slice):
+                item.node = _call("sliced", item.node)
         return tree
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return attr not in _UNSAFE_METHODS and super().is_safe_attribute(obj, attr, value)
+
     def getattr(self, obj: Any, attribute: str) -> Any:
-        self.charge()
+        self._spent.step()
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        self.charge()
+        self._spent.step()
+        check_whole(argument)
         return super().getitem(obj, argument)
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self.charge()
-        if obj == self.charge:
-            return ""
-        if isinstance(getattr(obj, "__self__", None), str):
-            _check_padding(*args, *kwargs.values())
-        return _bounded(super().call(context, obj, *args, **kwargs))
+        self._spent.step()
+        if getattr(obj, "__self__", None) is self:  # what _parse put there
+            return obj(*args)
+        if not isinstance(obj, Macro):
+            args = check_call(obj, args, kwargs)
+        return self._spent.make(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        self.charge()
-        if operator == "*":
-            _check_repetition(left, right)
-            _check_repetition(right, left)
-        elif operator == "**" and isinstance(right, int | float) and right > _MAX_EXPONENT:
-            raise SecurityError(f"an exponent of {right} is too large")
-        elif operator == "%" and isinstance(left, str) and _WIDE_FORMAT.search(left):
-            raise SecurityError("a format asks for too many characters")
-        return _bounded(super().call_binop(context, operator, left, right))
+        self._spent.step()
+        check_operator(operator, left, right)
+        return self._spent.make(super().call_binop(context, operator, left, right))
+
+    def concat(self, parts: Iterable[str]) -> str:
+        """The text of a macro or of a block that is set."""
+        self._spent.step()
+        parts = list(parts)
+        size = sum(map(len, parts))
+        check_size(size, MAX_TEXT_CHARACTERS, "a text exceeds {} characters")
+        return str(self._spent.make("".join(parts)))
 
 
-def _check_repetition(sequence: object, count: object) -> None:
-    if isinstance(sequence, str | list | tuple) and isinstance(count, int):
-        size = len(sequence) * count
-        if size > MAX_TEXT_CHARACTERS:
-            raise SecurityError(f"a repetition makes {size} elements")
+def _call(method: str, *values: nodes.Expr) -> nodes.Call:
+    """A call of a method of the environment; it passes ChatEnvironment.call."""
+    return nodes.Call(nodes.EnvironmentAttribute(method), list(values), [], None, None)
 
 
-def _check_padding(*values: object) -> None:
-    for value in values:
-        if isinstance(value, int) and value > _MAX_PADDING:
-            raise SecurityError(f"a text operation asks for {value} characters or parts")
+def _whole(value: nodes.Expr) -> nodes.Expr:
+    return value if isinstance(value, nodes.Const) else _call("whole", value)
 
 
-def _limited(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that refuses huge widths, and formats that ask for them."""
-
-    @functools.wraps(operation)
-    def limited(*args: Any, **kwargs: Any) -> Any:
-        _check_padding(*args, *kwargs.values())
-        if any(isinstance(value, str) and _WIDE_FORMAT.search(value) for value in args[:1]):
-            raise SecurityError("a format asks for too many characters")
-        return _bounded(operation(*args, **kwargs))
-
-    return limited
-
-
-def _bounded(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > MAX_TEXT_CHARACTERS:
-        raise SecurityError(f"a text exceeds {MAX_TEXT_CHARACTERS} characters")
+def _printable(value: Any) -> Any:
+    check_whole(value)
     return value
 
 
@@ -170,13 +199,20 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """Plain JSON: jinja2's own filter escapes HTML, which models do not expect."""
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
+    if indent is not None:
+        check_size(indent, _MAX_JSON_INDENT, "an indentation exceeds {} characters")
+    encoder = json.JSONEncoder(
+        ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+    if indent is None:
+        return encoder.encode(value)
+    parts: list[str] = []
+    size = 0
+    for part in encoder.iterencode(value):
+        size += len(part)
+        check_size(size, MAX_TEXT_CHARACTERS, "a text exceeds {} characters")
+        parts.append(part)
+    return "".join(parts)
 
 
 class _TemplateDict:
@@ -202,6 +238,9 @@ class _TemplateNamespace(Namespace):
     def __setitem__(self, name: str, value: Any) -> None:
         _check_name(name)
         super().__setitem__(name, value)
+
+    def __repr__(self) -> str:
+        return "<Namespace>"  # it may hold itself
 
 
 def _check_name(name: object) -> None:
