@@ -14,6 +14,7 @@ from rich.table import Table
 from headrace.cli.plan_files import ProfileOption, WorkloadArgument, open_journal
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.cli.tables import open_console
+from headrace.core.config_checks import check_known
 from headrace.core.errors import ConfigError
 from headrace.core.units import format_seconds
 from headrace.planner.autoscale import ScalingRule
@@ -62,8 +63,7 @@ def capacity(
     """
     workload = read_workload(workload_file)
     real = tuple(name for name, entry in workload.tiers.items() if entry.is_local)
-    if tier not in real:
-        raise ConfigError("--tier", tier, f"one of {', '.join(real)}")
+    check_known("--tier", tier, real)
     chosen = workload.tiers[tier]
     if not 0 < peak <= 1000:
         raise ConfigError("--peak", peak, "more than 0, at most 1000")

@@ -15,6 +15,7 @@ import typer
 from headrace.cli.days import read_price_day
 from headrace.cli.output_file import check_output_file
 from headrace.core.config import Config
+from headrace.core.config_checks import check_known
 from headrace.core.errors import ConfigError
 from headrace.economics.price_files import open_price_book
 from headrace.economics.prices import PriceBook
@@ -107,8 +108,7 @@ def choose_scenarios(workload: Workload, names: list[str] | None) -> tuple[Scena
     """Those that were named, else all. Raises: ConfigError."""
     known = {scenario.name: scenario for scenario in workload.scenarios}
     for name in names or ():
-        if name not in known:
-            raise ConfigError("--scenario", name, f"one of {', '.join(known)}")
+        check_known("--scenario", name, known)
     return tuple(known[name] for name in names or known)
 
 
@@ -116,8 +116,7 @@ def choose(names: str | None, known: tuple[str, ...], flag: str) -> tuple[str, .
     """A list between commas. Raises: ConfigError."""
     chosen = known if names is None else tuple(name.strip() for name in names.split(","))
     for name in chosen:
-        if name not in known:
-            raise ConfigError(flag, name, f"some of {', '.join(known)}")
+        check_known(flag, name, known)
     return tuple(dict.fromkeys(chosen))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
 from typing import Annotated
 
@@ -19,8 +19,8 @@ from headrace.cli.progress import ensure_model
 from headrace.cli.progress_views import count_view, write_line
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import Config
+from headrace.core.errors import ConfigError, ModelFileError, ModelNotFound
 from headrace.core.frozen import frozen
-from headrace.core.upstreams import UpstreamConfig
 from headrace.hub.model_store import ModelStore
 from headrace.launch.tier_backends import (
     OpenTier,
@@ -33,7 +33,7 @@ from headrace.planner.judge import Scorer
 from headrace.planner.profiler import Ask, Profiler, missing
 from headrace.planner.scoring import missing_scores, score_answers
 from headrace.planner.step_times import RUNS, StepRun, measure_steps
-from headrace.planner.workload import FORM_FIELD, Call, Tier, Workload
+from headrace.planner.workload import Call, Tier, Workload
 from headrace.planner.workload_file import read_workload
 
 
@@ -90,6 +90,18 @@ def profile(
         raise typer.Exit(EXIT_FAILED)
 
 
+@contextmanager
+def _naming(tier: Tier | None) -> Iterator[None]:
+    """Whose model it is that is not there, or that is none. Raises: ConfigError."""
+    try:
+        yield
+    except (ModelNotFound, ModelFileError) as error:
+        if tier is None:
+            raise
+        where, allowed = f"tiers.{tier.name}.model", "a language model that runs here"
+        raise ConfigError(where, tier.model, allowed, error.message) from None
+
+
 @frozen
 class _Todo:
     """What is left to do on a tier."""
@@ -131,7 +143,8 @@ class _Run:
         for name in dict.fromkeys(names):
             tier = workload.tiers.get(name)
             if tier is None or tier.is_local:
-                ensure_model(store, name if tier is None else tier.model)
+                with _naming(tier):
+                    ensure_model(store, name if tier is None else tier.model)
 
     async def all(self, todo: Sequence[_Todo]) -> None:
         """Every tier, then the scores."""
@@ -139,7 +152,8 @@ class _Run:
         with profile_progress(num_answers, sum(each.num_runs for each in todo)) as view:
             for each in todo:
                 if each.asks or each.num_runs:
-                    await self._ask(each, view)
+                    with _naming(each.tier):
+                        await self._ask(each, view)
         for judge, num_missing in missing_scores(self._workload, self._journal).items():
             with count_view(num_missing, "scores", TimeRemainingColumn()) as scored:
                 scored.begin(f"{judge}: starting")
@@ -189,17 +203,7 @@ class _Run:
         """Raises: ConfigError."""
         if tier.url is None:
             return open_local_tier(tier.model, self._config)
-        return open_remote_tier(
-            UpstreamConfig(
-                name=tier.name,
-                url=tier.url,
-                models=(tier.model,),
-                kind=tier.api_kind,
-                api_key=tier.api_key,
-                provider=tier.provider,
-                refuses=tuple(name for name in tier.refuses if name != FORM_FIELD),
-            )
-        )
+        return open_remote_tier(tier.upstream)
 
     def _open_judge(self, name: str) -> AbstractAsyncContextManager[OpenTier]:
         if name in self._workload.tiers:

@@ -238,7 +238,10 @@ def serve(
         _check_template(config, models)
         _check_database(config)
         for model in models:
-            find_model(config, model, may_pull=not no_pull)
+            try:
+                find_model(config, model, may_pull=not no_pull)
+            except ModelNotFound as error:
+                raise _naming_tier(error, config, model) from None
         # The plans of several are made before the first of them is loaded.
         starting = start_engine(config, models[0]) if len(models) == 1 else None
         # The engine process loads the model while this one loads the server.
@@ -291,6 +294,15 @@ def _models_of(config: Config, given: list[str]) -> list[str]:
         except ModelNotFound:
             known.setdefault(name, name)
     return list(known.values())
+
+
+def _naming_tier(error: ModelNotFound, config: Config, model: str) -> HeadraceError:
+    """The same error, with the tier whose model it is."""
+    for tier in () if config.routing is None else config.routing.tiers:
+        if any(each.model == model and each.upstream is None for each in tier.backends):
+            allowed = "models that run here, or an upstream beside model"
+            return ConfigError(f"tiers.{tier.name}.backends", model, allowed, error.message)
+    return error
 
 
 def _check_template(config: Config, models: list[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from headrace.config.load import convert_to, unknown_setting
 from headrace.config.yaml_text import read_yaml
-from headrace.core.errors import ConfigError
+from headrace.core.errors import ConfigError, InWords
 from headrace.core.routing_config import (
     CacheConfig,
     CascadeConfig,
@@ -157,7 +157,7 @@ def _make(kind: type[Record], value: object, where: str, **made: Any) -> Record:
         return kind(**values, **made)
     except TypeError:
         missing = [name for name in known if name not in values and _is_required(kind, name)]
-        raise ConfigError(where, f"without {', '.join(missing)}", "with it") from None
+        raise ConfigError(where, InWords(f"without {', '.join(missing)}"), "with it") from None
 
 
 def _is_required(kind: type[Any], name: str) -> bool:

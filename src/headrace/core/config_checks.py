@@ -5,9 +5,10 @@ In: the name as files and flags have it, the value. Knows no record.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from headrace.core.errors import ConfigError
+from headrace.core.near_names import did_you_mean
 from headrace.core.units import format_bytes
 
 
@@ -16,6 +17,13 @@ def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
     if isinstance(value, bool) or value not in allowed:
         shown = ", ".join("none" if choice is None else str(choice) for choice in allowed)
         raise ConfigError(name, value, f"one of {shown}")
+
+
+def check_known(name: str, value: str, known: Collection[str]) -> None:
+    """One of the names that there are. Raises: ConfigError that tells near ones."""
+    if value not in known:
+        allowed = f"one of {', '.join(known)}" if known else "nothing: there is none"
+        raise ConfigError(name, value, allowed, did_you_mean(value, known))
 
 
 def check_integer(name: str, value: object, low: int, high: int, is_optional: bool = False) -> None:

@@ -51,6 +51,12 @@ def as_written(value: object) -> str:
     return _DECIMAL.sub(r"\1", shown)
 
 
+class InWords(str):
+    """What errors say of a value that nobody gave, without quotes: a record with no prompt."""
+
+    __repr__ = str.__str__
+
+
 class ConfigError(HeadraceError):
     """A setting is wrong: names the field, the value given, what is allowed and what to do."""
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import Any, Literal, get_args
 
-from headrace.core.errors import ConfigError
+from headrace.core.config_checks import check_known
+from headrace.core.errors import ConfigError, InWords
 from headrace.core.frozen import frozen
 from headrace.core.routing_options import (
     HedgeConfig,
@@ -72,7 +73,7 @@ class TierConfig:
         where = f"tiers.{self.name}"
         check_name(self.name, "tiers")
         if not self.backends:
-            raise ConfigError(f"{where}.backends", self.backends, "at least one backend")
+            raise ConfigError(f"{where}.backends", InWords("empty"), "at least one backend")
         names = [backend.name for backend in self.backends]
         if len(set(names)) != len(names):
             raise ConfigError(f"{where}.backends", ", ".join(names), "each backend once")
@@ -185,7 +186,7 @@ class CacheConfig:
 
 @frozen(kw_only=True)
 class RoutingConfig:
-    """Tiers, upstreams and policies. Without tiers nothing is routed.
+    """Tiers, upstreams and policies.
 
     Fields:
         upstreams, tiers: those of the sections of these names.
@@ -216,14 +217,11 @@ class RoutingConfig:
         if not 1 <= self.max_attempts <= 64:
             raise ConfigError("routing.max_attempts", self.max_attempts, "1 to 64")
         if not self.tiers:
-            given = (self.upstreams, self.default, self.tasks, self.rules, self.cascades)
-            if any((*given, self.learned, self.shadow)):
-                raise ConfigError("tiers", "missing", "at least one tier, where there is routing")
-            return
-        known = self.destinations
+            raise ConfigError(
+                "tiers", InWords("empty"), "at least one tier, where there is routing"
+            )
         for where, name in self._references():
-            if name not in known:
-                raise ConfigError(where, name, f"one of {', '.join(known)}")
+            check_known(where, name, self.destinations)
         for task in self.tasks:
             check_name(task, "routing.tasks")
         self._check_tiers()
@@ -263,26 +261,21 @@ class RoutingConfig:
 
     def _check_tiers(self) -> None:
         tiers = {tier.name: tier for tier in self.tiers}
-        upstreams = {upstream.name for upstream in self.upstreams}
+        upstreams = [upstream.name for upstream in self.upstreams]
         for cascade in self.cascades:
             for name in cascade.tiers:
-                if name not in tiers:
-                    where = f"routing.cascades.{cascade.name}.tiers"
-                    raise ConfigError(where, name, f"one of {', '.join(tiers)}")
+                check_known(f"routing.cascades.{cascade.name}.tiers", name, tiers)
             self._check_logprobs(cascade)
         for where, name in self._tier_references():
-            if name not in tiers:
-                raise ConfigError(where, name, f"one of {', '.join(tiers)}")
+            check_known(where, name, tiers)
         for tier in self.tiers:
             where = f"tiers.{tier.name}"
             for backend in tier.backends:
-                if backend.upstream is not None and backend.upstream not in upstreams:
-                    allowed = f"one of {', '.join(upstreams) or 'no upstream: none is given'}"
-                    raise ConfigError(f"{where}.backends", backend.upstream, allowed)
+                if backend.upstream is not None:
+                    check_known(f"{where}.backends", backend.upstream, upstreams)
             seen = [tier.name]
             while (after := tiers[seen[-1]].fallback) is not None:
-                if after not in tiers:
-                    raise ConfigError(f"{where}.fallback", after, f"one of {', '.join(tiers)}")
+                check_known(f"{where}.fallback", after, tiers)
                 if after in seen:
                     shown = " -> ".join([*seen, after])
                     raise ConfigError(f"{where}.fallback", shown, "tiers that lead to an end")

@@ -10,7 +10,7 @@ import re
 from typing import Literal, get_args
 
 from headrace.core.config_checks import check_integer, check_number
-from headrace.core.errors import ConfigError
+from headrace.core.errors import ConfigError, InWords
 from headrace.core.frozen import frozen
 
 UpstreamKind = Literal["openai", "anthropic"]
@@ -77,7 +77,7 @@ class UpstreamConfig:
         if key is not None and not (isinstance(key, str) and _KEY_REFERENCE.fullmatch(key)):
             # Not shown: it may be the key itself.
             allowed = "env:NAME, the name of an environment variable that holds the key"
-            raise ConfigError(f"{where}.api_key", "not a reference", allowed)
+            raise ConfigError(f"{where}.api_key", InWords("no reference"), allowed)
         for field, least, most in _SECONDS:
             check_number(f"{where}.{field}", getattr(self, field), least, most)
         for field, low, high in _INTEGERS:

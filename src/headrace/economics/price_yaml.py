@@ -11,7 +11,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from headrace.core.errors import ConfigError
+from headrace.core.errors import ConfigError, InWords
 from headrace.core.near_names import did_you_mean
 from headrace.economics.machine_price import price_machine
 from headrace.economics.price_tables import (
@@ -95,7 +95,9 @@ def _read_price(entry: Any, where: str, file: str) -> list[Price]:
 def _read_names(entry: Mapping[str, Any], where: str) -> tuple[Match, str]:
     model, rule = entry.get("model"), entry.get("match")
     if model is None and rule is None:
-        raise ConfigError(f"{where}.model", None, "the name of a model, or match with a rule")
+        raise ConfigError(
+            f"{where}.model", InWords("missing"), "the name of a model, or match with a rule"
+        )
     if model is not None and (not isinstance(model, str) or not model):
         raise ConfigError(f"{where}.model", model, "the name of a model")
     if rule is None:
@@ -118,7 +120,7 @@ def _read_schedule(entry: Mapping[str, Any], where: str) -> Schedule:
         tiers[start] = _read_rates(tier, shown)
     base = _read_rates(entry, where)
     if not base:
-        raise ConfigError(where, "without a price", f"at least one of {', '.join(_RATES)}")
+        raise ConfigError(where, InWords("without a price"), f"at least one of {', '.join(_RATES)}")
     return make_schedule(base, tiers)
 
 
@@ -136,7 +138,7 @@ def _read_rates(entry: Mapping[str, Any], where: str) -> dict[str, int]:
 def _read_batch(entry: Mapping[str, Any], standard: Schedule, where: str) -> Schedule | None:
     factor, batch = entry.get("batch_factor"), entry.get("batch")
     if factor is not None and batch is not None:
-        raise ConfigError(f"{where}.batch", "given", "batch or batch_factor, not both")
+        raise ConfigError(f"{where}.batch", InWords("given"), "batch or batch_factor, not both")
     if batch is not None:
         _check_keys(batch, ("above", *_RATES), f"{where}.batch")
         own = _read_schedule(batch, f"{where}.batch")
@@ -218,4 +220,4 @@ def _check_keys(entry: Any, known: tuple[str, ...], where: str) -> None:
     for key in entry:
         if key not in known:
             hint = did_you_mean(key, known, most=2)
-            raise ConfigError(f"{where}.{key}", entry[key], ", ".join(known), hint)
+            raise ConfigError(f"{where}.{key}", InWords("no key"), ", ".join(known), hint)

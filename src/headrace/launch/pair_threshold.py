@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.core.config import Config
-from headrace.core.errors import ConfigError
+from headrace.core.errors import ConfigError, InWords
 from headrace.core.frozen import frozen
 from headrace.launch.nearest_texts import NearestTexts, open_nearest_texts
 from headrace.router.question_marks import read_marks
@@ -76,12 +76,12 @@ def read_pairs(files: Sequence[Path]) -> list[Pair]:
     for where, record in read_records(files):
         one, other, is_same = (record.get(name) for name in ("one", "other", "same"))
         if not isinstance(one, str) or not isinstance(other, str) or not isinstance(is_same, bool):
-            given = f"a record with {', '.join(record) or 'nothing'}"
+            given = InWords(f"a record with {', '.join(record) or 'nothing'}")
             allowed = "a record with one and other, texts, and same, true or false"
             raise ConfigError(where, given, allowed)
         pairs.append(Pair(one, other, is_same))
     if len(pairs) < MIN_PAIRS:
-        given = f"{len(pairs)} pairs" if pairs else "no pairs"
+        given = InWords(f"a file with {len(pairs) or 'no'} pairs")
         hint = 'Label more: {"one": "...", "other": "...", "same": true} on each line.'
         raise ConfigError("FILE", given, f"at least {MIN_PAIRS} pairs", hint)
     return pairs

@@ -24,6 +24,7 @@ from headrace.core.telemetry import MetricSink
 from headrace.core.upstreams import UpstreamConfig
 from headrace.economics.accounts import Accounts
 from headrace.economics.usage_row import SHADOW
+from headrace.launch.prices import tier_prices
 from headrace.launch.shadow_calls import shadow_asker
 from headrace.router.route_model import read_route_model
 from headrace.router.router import Router, RouterOptions
@@ -52,7 +53,8 @@ def open_tiers(
     """Raises: ConfigError for a key that is not there, or a model that does not run here."""
     upstreams = {entry.name: open_upstream(entry, environ) for entry in config.upstreams}
     tiers = [_make_tier(tier, upstreams, local) for tier in config.tiers]
-
+    # What is wrong with a price is told here too, where nobody may be charged yet.
+    tier_prices(config)
     options = _open_options(config, around or Surroundings())
     router = Router(config, tiers, SystemClock(), sink, local, options)
 

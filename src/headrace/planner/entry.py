@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from headrace.core.errors import ConfigError
+from headrace.core.errors import ConfigError, InWords
 from headrace.core.near_names import did_you_mean
 
 
@@ -19,13 +19,14 @@ class Entry:
 
     def __init__(self, tree: Any, where: str, known: tuple[str, ...]) -> None:
         if not isinstance(tree, Mapping):
-            raise ConfigError(where, tree, f"a map with {', '.join(known)}")
+            given = InWords("empty") if tree is None else tree
+            raise ConfigError(where, given, f"a map with {', '.join(known)}")
         self.where = where
         self._tree = tree
         for key in tree:
             if key not in known:
                 hint = did_you_mean(key, known, most=2)
-                raise ConfigError(f"{where}.{key}", tree[key], ", ".join(known), hint)
+                raise ConfigError(f"{where}.{key}", InWords("no key"), ", ".join(known), hint)
 
     def __contains__(self, key: str) -> bool:
         return self._tree.get(key) is not None
@@ -40,7 +41,10 @@ class Entry:
 
     def refuse(self, key: str, allowed: str, hint: str = "") -> ConfigError:
         """An error about a key."""
-        return ConfigError(self.place(key), self.value(key), allowed, hint)
+        value = self.value(key)
+        if value is None:
+            value = InWords("empty" if key in self._tree else "missing")
+        return ConfigError(self.place(key), value, allowed, hint)
 
     def text(self, key: str, default: str | None = None) -> str:
         """A text that is not empty; without a default it must be there."""
@@ -53,7 +57,8 @@ class Entry:
         """One of some words."""
         value = self._tree.get(key, default)
         if value not in allowed:
-            raise self.refuse(key, f"one of {', '.join(allowed)}")
+            hint = did_you_mean(value, allowed, most=1)
+            raise self.refuse(key, f"one of {', '.join(allowed)}", hint)
         return str(value)
 
     def whole(self, key: str, least: int, most: int, default: int | None = None) -> int:

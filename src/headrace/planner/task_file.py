@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from headrace.config.load import SettingNameError
-from headrace.core.errors import ConfigError, RequestError
+from headrace.core.errors import ConfigError, InvalidParameter, InWords, RequestError
 from headrace.core.near_names import did_you_mean
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.planner.entry import Entry
@@ -157,7 +156,7 @@ def _check_paths(where: str, paths: Any, samples: tuple[Sample, ...], shown: str
                 near = did_you_mean(path, sample.fields)
                 hint = f"{near} Line {sample.id!r} of its data lacks it.".lstrip()
                 name, known = f"{shown % path} in {where}", ", ".join(sample.fields)
-                raise SettingNameError(name, "no field of the data", known, hint) from None
+                raise ConfigError(name, InWords("no field of the data"), known, hint) from None
 
 
 def _read_form(entry: Entry) -> StructuredOutputs | None:
@@ -166,6 +165,11 @@ def _read_form(entry: Entry) -> StructuredOutputs | None:
         raise entry.refuse("choices", "json_schema or choices, not both")
     if schema is None and choices is None:
         return None
+    key, allowed = "choices", "a list of texts, none of them empty"
+    if schema is not None:
+        key, allowed = "json_schema", "a JSON schema, a map"
+    if not isinstance(entry.value(key), list if schema is None else Mapping):
+        raise entry.refuse(key, allowed)
     try:
         if schema is not None:
             # Decimals of the file are numbers of JSON.
@@ -173,12 +177,16 @@ def _read_form(entry: Entry) -> StructuredOutputs | None:
             return StructuredOutputs(json=plain, disable_any_whitespace=True)
         return StructuredOutputs(choice=choices)
     except RequestError as error:
-        key = "choices" if schema is None else "json_schema"
-        raise ConfigError(entry.place(key), "given", "a form of answers", error.message) from None
+        hint = "" if isinstance(error, InvalidParameter) else error.message
+        raise entry.refuse(key, allowed, hint) from None
 
 
 def _read_metric(entry: Entry) -> Metric:
     tree = entry.value("metric")
+    if tree is None:
+        raise entry.refuse(
+            "metric", f"one of {', '.join(get_args(MetricKind))}, or a map with kind"
+        )
     part = Entry({"kind": tree} if isinstance(tree, str) else tree, entry.place("metric"), _METRIC)
     kind: MetricKind = part.choice("kind", get_args(MetricKind))  # type: ignore[assignment]
     fields = part.parts("fields", is_needed=kind == "json_fields")

@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from headrace.core.frozen import frozen
 from headrace.core.structured_outputs import StructuredOutputs
+from headrace.core.upstreams import UpstreamConfig, UpstreamKind
 from headrace.planner.prompt_template import PromptTemplate
 
 MetricKind = Literal[
     "exact", "label_f1", "json_fields", "rouge_l", "contains", "similarity", "judge"
 ]
 FieldMatch = Literal["exact", "overlap", "set", "present"]
-ApiKind = Literal["openai", "anthropic"]
 ArrivalKind = Literal["poisson", "gamma", "recorded"]
 DAY_S = 86_400
 # A tier that refuses it is asked for a choice in words alone: APIs elsewhere do not know it.
@@ -171,7 +171,7 @@ class Tier:
     name: str
     model: str
     url: str | None = None
-    api_kind: ApiKind = "openai"
+    api_kind: UpstreamKind = "openai"
     api_key: str | None = None
     refuses: tuple[str, ...] = ()
     provider: str = "local"
@@ -185,6 +185,19 @@ class Tier:
     @property
     def is_local(self) -> bool:
         return self.url is None and self.stands_in is None
+
+    @property
+    def upstream(self) -> UpstreamConfig:
+        """How a model elsewhere is reached. Raises: ConfigError."""
+        return UpstreamConfig(
+            name=self.name,
+            url=self.url or "",
+            models=(self.model,),
+            kind=self.api_kind,
+            api_key=self.api_key,
+            provider=self.provider,
+            refuses=tuple(name for name in self.refuses if name != FORM_FIELD),
+        )
 
     @property
     def takes_choices(self) -> bool:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from headrace.config.yaml_text import read_yaml
+from headrace.core.config_checks import check_known
 from headrace.core.errors import ConfigError
+from headrace.core.upstreams import UpstreamKind
 from headrace.economics.prices import LOCAL
 from headrace.planner.entry import Entry
 from headrace.planner.sample_file import read_text
 from headrace.planner.task_file import TaskReader
-from headrace.planner.workload import ApiKind, Evidence, Scenario, Task, Tier, Workload
+from headrace.planner.workload import Evidence, Scenario, Task, Tier, Workload
 
 _TOP = (
     *("name", "note", "tiers", "tasks", "merged", "scenarios", "baseline", "target_saving"),
@@ -79,17 +81,15 @@ def _read_tier(name: str, tree: Any) -> Tier:
     model = entry.text("model") if stands_in is None else price_model
     if stands_in is not None and not price_model:
         raise entry.refuse("price", "a price: it is all that this tier has of its own")
-    if "url" in entry and not entry.text("url").startswith(("http://", "https://")):
-        raise entry.refuse("url", "an http or https address")
     for key in ("api_kind", "api_key", "refuses"):
         if key in entry and "url" not in entry:
             raise entry.refuse(key, "only together with url")
-    api_kind: ApiKind = entry.choice("api_kind", get_args(ApiKind), "openai")  # type: ignore[assignment]
+    api_kind: UpstreamKind = entry.choice("api_kind", get_args(UpstreamKind), "openai")  # type: ignore[assignment]
     utilization = entry.number("utilization", 0.0001, 1, 1)
     off_peak = None
     if "off_peak_utilization" in entry:
         off_peak = entry.number("off_peak_utilization", float(utilization), 1)
-    return Tier(
+    tier = Tier(
         name=name,
         model=model,
         url=entry.text("url") if "url" in entry else None,
@@ -104,13 +104,19 @@ def _read_tier(name: str, tree: Any) -> Tier:
         stands_in=stands_in,
         cache_floor_tokens=entry.whole("cache_floor_tokens", 0, 10**6, 1024),
     )
+    if tier.url is not None:
+        try:
+            _ = tier.upstream
+        except ConfigError as error:
+            where = error.field.replace("upstreams", "tiers", 1)
+            raise ConfigError(where, error.value, error.allowed) from None
+    return tier
 
 
 def _check_stand_in(tier: Tier, tiers: Mapping[str, Tier]) -> None:
-    named = tier.stands_in
-    if named is not None and (named not in tiers or tiers[named].stands_in is not None):
+    if tier.stands_in is not None:
         real = [name for name, other in tiers.items() if other.stands_in is None]
-        raise ConfigError(f"tiers.{tier.name}.stands_in", named, f"one of {', '.join(real)}")
+        check_known(f"tiers.{tier.name}.stands_in", tier.stands_in, real)
 
 
 def _check_judges(tasks: Mapping[str, Task], tiers: Mapping[str, Tier]) -> None:
@@ -122,26 +128,18 @@ def _check_judges(tasks: Mapping[str, Task], tiers: Mapping[str, Tier]) -> None:
         if task.judge is not None:
             named["judge"] = task.judge.tier
         for key, name in named.items():
-            if name not in real:
-                where = f"tasks.{task.name}.{key}"
-                raise ConfigError(where, name, f"a tier that is asked: {', '.join(real)}")
+            check_known(f"tasks.{task.name}.{key}", name, real)
 
 
 def _read_scenarios(top: Entry, tiers: Mapping[str, Tier]) -> tuple[Scenario, ...]:
     if "scenarios" not in top:
-        baseline = top.text("baseline")
-        _check_tiers(top.place("baseline"), [baseline], tiers)
+        baseline = top.choice("baseline", tuple(tiers))
         return (Scenario("all tiers", baseline, tuple(tiers)),)
     found = []
     for name, tree in top.parts("scenarios").items():
         entry = Entry(tree, f"scenarios.{name}", ("baseline", "tiers"))
-        baseline, chosen = entry.text("baseline"), entry.texts("tiers")
-        _check_tiers(entry.place("tiers"), [baseline, *chosen], tiers)
+        baseline, chosen = entry.choice("baseline", tuple(tiers)), entry.texts("tiers")
+        for tier in chosen:
+            check_known(entry.place("tiers"), tier, tiers)
         found.append(Scenario(name, baseline, tuple(dict.fromkeys((baseline, *chosen)))))
     return tuple(found)
-
-
-def _check_tiers(where: str, names: list[str], tiers: Mapping[str, Tier]) -> None:
-    for name in names:
-        if name not in tiers:
-            raise ConfigError(where, name, f"one of {', '.join(tiers)}")

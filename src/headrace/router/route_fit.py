@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from headrace.core.errors import ConfigError
+from headrace.core.errors import ConfigError, InWords
 from headrace.core.frozen import frozen
 from headrace.core.message import Message
 from headrace.core.request import GenerateRequest
@@ -72,7 +72,7 @@ def read_rows(
     if rows:
         return rows
     if num_failed:
-        given = f"nothing but {num_failed} comparisons that failed"
+        given = InWords(f"nothing but {num_failed} comparisons that failed")
         hint = "Their `error` says why; mend the tier that `routing.shadow` uses."
         raise ConfigError("FILE", given, "comparisons of two answers", hint)
     if cheap is not None and tiers:
@@ -81,13 +81,13 @@ def read_rows(
     if cheap is not None:
         hint = "Leave it out for requests with needs_premium."
         raise ConfigError("--cheap", cheap, "left out where no record names tiers", hint)
-    raise ConfigError("FILE", "without records", _ENOUGH, _MORE)
+    raise ConfigError("FILE", InWords("without records"), _ENOUGH, _MORE)
 
 
 def _read_row(where: str, record: Mapping[str, Any], min_agreement: float) -> LabelledRow:
     label, agreed = record.get("needs_premium"), read_agreement(where, record)
     if label is None and agreed is None:
-        given = f"a record with {', '.join(record) or 'nothing'}"
+        given = InWords(f"a record with {', '.join(record) or 'nothing'}")
         raise ConfigError(where, given, "a record with needs_premium or agreement")
     if label is None and agreed is not None:
         return LabelledRow(_values_of(record, where), agreed < min_agreement, agreed)
@@ -117,7 +117,8 @@ def _check_enough(rows: Sequence[LabelledRow], num_yes: int) -> None:
     num_no = len(rows) - num_yes
     if len(rows) >= MIN_ROWS and min(num_yes, num_no) >= MIN_OF_EACH:
         return
-    given = f"{len(rows)} records, of which {num_yes} need the premium tier and {num_no} do not"
+    kinds = f"of which {num_yes} need the premium tier and {num_no} do not"
+    given = InWords(f"{len(rows)} records, {kinds}")
     hint, agreed = _MORE, sorted(row.agreement for row in rows if row.agreement is not None)
     if len(agreed) >= MIN_ROWS:
         low, high = agreed[MIN_OF_EACH - 1], agreed[-MIN_OF_EACH]
@@ -140,7 +141,7 @@ def _values_of(record: Mapping[str, Any], where: str) -> Mapping[str, float]:
     if isinstance(known, Mapping):
         missing = [name for name in FEATURES if not is_number(known.get(name))]
         if missing:
-            given = f"without a number for {', '.join(missing)}"
+            given = InWords(f"without a number for {', '.join(missing)}")
             hint = "Records of `routing.shadow` have all; others give a prompt in their place."
             raise ConfigError(f"features of {where}", given, "all features, as numbers", hint)
         return {name: float(known[name]) for name in FEATURES}
@@ -148,7 +149,7 @@ def _values_of(record: Mapping[str, Any], where: str) -> Mapping[str, float]:
     if isinstance(prompt, str):
         messages = [{"role": "user", "content": prompt}]
     if not isinstance(messages, list) or not messages:
-        given = f"a record with {', '.join(record)}"
+        given = InWords(f"a record with {', '.join(record)}")
         raise ConfigError(where, given, "a record with a prompt (a text), messages or features")
     turns = tuple(_read_turn(turn, where) for turn in messages)
     return feature_values(read_facts(GenerateRequest(request_id="", model="", messages=turns)))
@@ -167,7 +168,7 @@ def _useful(rows: Sequence[LabelledRow]) -> list[str]:
     found = [name for name in FEATURES if len({row.values[name] for row in rows}) > 1]
     if not found:
         allowed = f"requests that differ in one of {', '.join(FEATURES)}"
-        raise ConfigError("FILE", f"{len(rows)} records that are all alike", allowed)
+        raise ConfigError("FILE", InWords(f"{len(rows)} records that are all alike"), allowed)
     return found
 
 

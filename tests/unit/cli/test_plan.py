@@ -155,6 +155,19 @@ async def test_a_task_without_any_answer_is_said_with_its_reason(tmp_path: Path)
     assert row[-2] == "3"
 
 
+async def test_a_model_that_is_not_there_is_told_with_its_tier(tmp_path: Path) -> None:
+    tree = workload_tree()
+    tree["tiers"]["small"] = {"model": "qwen2.5-coder:0.5"}
+    done = await invoke("profile", str(write_workload(tmp_path, tree)), "--tiers", "small")
+    assert str(done.exception).startswith("tiers.small.model is 'qwen2.5-coder:0.5'; allowed: a")
+    assert "Did you mean qwen2.5-coder:0.5b?" in str(done.exception)
+    text = tmp_path / "text.gguf"
+    text.write_text("no model")
+    tree["tiers"]["small"] = {"model": str(text)}
+    done = await invoke("profile", str(write_workload(tmp_path, tree)), "--tiers", "small")
+    assert str(done.exception).startswith(f"tiers.small.model is '{text}'; allowed: a language")
+
+
 async def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:
     async with completion_server() as server:
         done = await invoke("profile", str(remote_workload(tmp_path, server)))

@@ -59,7 +59,7 @@ def write_pairs(path: Path, count: int) -> Path:
 def test_pairs_that_show_too_little_are_said(tmp_path: Path, minilm_path: Path) -> None:
     few = invoke("pairs", write_pairs(tmp_path / "few.jsonl", 2))
     assert isinstance(few.exception, ConfigError)
-    assert "FILE is '2 pairs'; allowed: at least 20 pairs" in few.exception.message
+    assert "FILE is a file with 2 pairs; allowed: at least 20 pairs" in few.exception.message
     file = write_pairs(tmp_path / "some.jsonl", 20)
     warning = "Not shown: these pairs are too few for at most"
     for most, said in (
@@ -80,7 +80,7 @@ def test_what_will_not_do_is_said_with_what_would(
     for words, said in (
         ((), f"{tmp_path}/home/shadow'; allowed: a folder or file of records. `routing.shadow`"),
         ((tmp_path / "none.jsonl",), "allowed: a file of JSON lines. No such file or directory."),
-        ((few,), "FILE is '8 records, of which 4 need the premium tier and 4 do not'; allowed: at"),
+        ((few,), "FILE is 8 records, of which 4 need the premium tier and 4 do not; allowed: at"),
         (
             (good, "--out", tmp_path / "no" / "m.json"),
             f"exists. There is no folder {tmp_path}/no; make it first.",

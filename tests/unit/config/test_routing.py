@@ -141,6 +141,23 @@ def test_routing_needs_tiers(tmp_path: Path) -> None:
         read(tmp_path, "routing:\n  default: x\n")
 
 
+def test_what_nobody_gave_is_not_shown_as_a_value(tmp_path: Path) -> None:
+    """And a name is told the near ones."""
+    for old, new, said in (
+        ("backends: [small]", "backends: []", "tiers.cheap.backends is empty; allowed: at least"),
+        ("{model: small}", "{upstream: far}", "tiers.premium.backends[2] is without model; "),
+        ("api_key: env:FAR_KEY", "api_key: sk-1", "upstreams.far.api_key is no reference; "),
+        ("fallback: premium", "fallback: premum", "Did you mean premium?"),
+        ("upstream: far", "upstream: farr", "allowed: one of far. Did you mean far?"),
+    ):
+        assert old in GOOD
+        with pytest.raises(ConfigError) as refused:
+            read(tmp_path, GOOD.replace(old, new, 1))
+        assert said in refused.value.message
+    with pytest.raises(ConfigError, match="tiers is empty; allowed: at least one tier"):
+        read(tmp_path, "tiers: {}\n")
+
+
 def test_a_key_is_read_from_where_it_is_named() -> None:
     assert read_secret("FAR", {"FAR": " sk-1 "}, "upstreams.far.api_key") == "sk-1"
     for environ in ({}, {"FAR": " "}, {"FAR": "two words"}, {"FAR": "sk-ü"}):

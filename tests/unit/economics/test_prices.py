@@ -223,11 +223,11 @@ def test_of_genai_prices_for_hours_of_the_day_the_dearest_holds(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prices: [{model: a}]", r"prices\[1\] is 'without a price'"),
+        ("prices: [{model: a}]", r"prices\[1\] is without a price;"),
         ("prices: [{model: a, input_per_1m: -1}]", r"input_per_1m is -1"),
         ("prices: [{model: a, input_per_1m: 1, currency: EUR}]", r"currency is 'EUR'"),
         ("prices: [{model: a, inptu_per_1m: 1}]", r"Did you mean input_per_1m"),
-        ("prices: [{input_per_1m: 1}]", r"\.model is None"),
+        ("prices: [{input_per_1m: 1}]", r"\.model is missing"),
         ("prices: [{match: {regex: '('}, input_per_1m: 1}]", r"regular expression"),
         ("prices: [{model: a, input_per_1m: 1, prompt_per_1m: 1}]", r"one name of a price"),
         ("prices: [{model: a, input_per_1m: .inf}]", r"no decimal number"),

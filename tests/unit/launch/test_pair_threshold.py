@@ -46,7 +46,7 @@ def test_pairs_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no pairs"):
         read_pairs([path])
     path.write_text('{"one": "a", "other": "b", "same": true}\n' * (MIN_PAIRS - 1))
-    with pytest.raises(ConfigError, match="19 pairs'; allowed: at least 20 pairs"):
+    with pytest.raises(ConfigError, match="19 pairs; allowed: at least 20 pairs"):
         read_pairs([path])
     path.write_text('{"one": "a", "other": "b", "same": true}\n' * MIN_PAIRS)
     assert len(read_pairs([path])) == MIN_PAIRS

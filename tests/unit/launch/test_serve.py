@@ -60,3 +60,10 @@ def test_stops_that_refuse_every_call_are_told_when_a_server_starts(
     tiers = TIERS | {"tiers": {"cheap": {"backends": [priced]}}}
     build(Config(hub=HubConfig(home=tmp_path), routing=make_routing(tiers)), [])
     assert "no price" not in caplog.text
+
+
+def test_a_wrong_price_of_a_tier_is_told_where_nobody_is_charged(tmp_path: Path) -> None:
+    wrong = {"model": "m", "upstream": "far", "price": {"input": 5}}
+    tiers = TIERS | {"tiers": {"cheap": {"backends": [wrong]}}}
+    with pytest.raises(ConfigError, match=r"tiers\.cheap, far/m: prices\[1\]\.input"):
+        build(Config(hub=HubConfig(home=tmp_path), routing=make_routing(tiers)), [])

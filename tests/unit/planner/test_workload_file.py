@@ -88,6 +88,25 @@ def _with(tree: dict[str, Any], path: str, value: Any) -> None:
         ("tasks.label.metric.labels", ["sport", "Sport!"], "differ in their words"),
         ("tasks.label.judge", "medium", "large, small"),
         ("tasks.label.judge", {"tier": "large", "model": "x"}, "tier, question"),
+        ("baseline", "lrge", "is 'lrge'; allowed: one of large, small. Did you mean large?"),
+        ("tasks.label.judge", "smal", "Did you mean small?"),
+        ("tasks.label.metric.kind", "label_f2", "Did you mean label_f1?"),
+        (
+            "tasks.label.upstreams",
+            {"far": {"url": "x"}},
+            "upstreams is no key; allowed: data, prompt",
+        ),
+        ("tasks.label.prompt", None, "tasks.label.prompt is empty; allowed: a text"),
+        ("tiers.small", None, "tiers.small is empty; allowed: a map with model"),
+        ("tasks.label.metric", None, "metric is empty; allowed: one of exact, label_f1"),
+        ("tasks.label.choices", "sport", "choices is 'sport'; allowed: a list of texts"),
+        ("tasks.label.choices", [], "choices is []; allowed: a list of texts, none of them empty."),
+        (
+            "tiers.small",
+            {"model": "x", "url": "http://h/v1", "api_key": "sk-1"},
+            "tiers.small.api_key is no reference; allowed: env:NAME",
+        ),
+        ("tiers.small", {"model": "x", "url": "h:1"}, "tiers.small.url is 'h:1'; allowed: an http"),
     ],
 )
 def test_errors_name_the_key_and_what_is_allowed(
@@ -106,7 +125,15 @@ def test_errors_name_the_key_and_what_is_allowed(
 def test_what_must_be_there(tmp_path: Path, path: str) -> None:
     tree = workload_tree()
     _without(tree, path)
-    with pytest.raises(ConfigError, match=path.rsplit(".", maxsplit=1)[-1]):
+    with pytest.raises(ConfigError, match=path.rsplit(".", maxsplit=1)[-1] + " is missing;"):
+        read_workload(write_workload(tmp_path, tree))
+
+
+def test_a_form_that_is_no_map_is_refused(tmp_path: Path) -> None:
+    tree = workload_tree()
+    del tree["tasks"]["label"]["choices"]
+    tree["tasks"]["label"]["json_schema"] = "object"
+    with pytest.raises(ConfigError, match="is 'object'; allowed: a JSON schema, a map"):
         read_workload(write_workload(tmp_path, tree))
 
 

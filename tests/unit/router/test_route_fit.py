@@ -158,8 +158,8 @@ FEATURED = feature_values(read_facts(ask("x?")))
         ({"agreement": "0.5", "prompt": "x"}, "agreement of file:1 is '0.5'"),
         ({"agreement": 1.5, "prompt": "x"}, "agreement of file:1 is 1.5; allowed: a number from 0"),
         ({"agreement": math.nan, "prompt": "x"}, "agreement of file:1 is nan"),
-        ({"prompt": "x", "label": 1}, "file:1 is 'a record with prompt, label'; allowed: a record"),
-        ({}, "file:1 is 'a record with nothing'; allowed: a record with needs_premium or agree"),
+        ({"prompt": "x", "label": 1}, "file:1 is a record with prompt, label; allowed: a record"),
+        ({}, "file:1 is a record with nothing; allowed: a record with needs_premium or agree"),
         ({"needs_premium": True}, "allowed: a record with a prompt (a text), messages or features"),
         ({"needs_premium": True, "prompt": [1, 2]}, "allowed: a record with a prompt (a text)"),
         ({"needs_premium": True, "messages": ["x"]}, "messages of file:1 is 'x'"),
@@ -169,7 +169,7 @@ FEATURED = feature_values(read_facts(ask("x?")))
         ),
         (
             {"needs_premium": True, "features": {**FEATURED, "has_code": None, "num_lines": "1"}},
-            "features of file:1 is 'without a number for has_code, num_lines'",
+            "features of file:1 is without a number for has_code, num_lines",
         ),
         ({"needs_premium": True, "features": {**FEATURED, "has_code": math.inf}}, "has_code"),
     ],
@@ -183,12 +183,12 @@ def test_a_record_that_cannot_be_used_is_named(record: dict[str, Any], said: str
 @pytest.mark.parametrize(
     ("records", "cheap", "said"),
     [
-        ([], None, "FILE is 'without records'; allowed: at least 20 records, 5 of each kind."),
+        ([], None, "FILE is without records; allowed: at least 20 records, 5 of each kind."),
         ([], None, "`routing.shadow` makes them, or label requests: a prompt and needs_premium"),
         (
             [{"agreement": None, "tier": "a", "other_tier": "b"}] * 3,
             None,
-            "FILE is 'nothing but 3 comparisons that failed'",
+            "FILE is nothing but 3 comparisons that failed",
         ),
         (
             [{"agreement": 1.0, "tier": "a", "other_tier": "b"}],
@@ -209,9 +209,7 @@ def test_where_nothing_is_left_it_is_said_why(
 def test_too_few_rows_are_refused_with_what_would_help() -> None:
     with pytest.raises(ConfigError) as caught:
         fit_route_model([row(*one) for one in texts(12)], 0.3)
-    assert "FILE is '12 records, of which 4 need the premium tier and 8 do not'" in str(
-        caught.value
-    )
+    assert "FILE is 12 records, of which 4 need the premium tier and 8 do not" in str(caught.value)
     assert "at least 20 records, 5 of each kind" in str(caught.value)
     agreed: list[dict[str, Any]] = [
         {"agreement": 0.6 + number / 100, "prompt": "x" * number} for number in range(30)
