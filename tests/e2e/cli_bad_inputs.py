@@ -69,7 +69,7 @@ BAD_COMMANDS = (
     run(
         "-m",
         "",
-        message="model is ''; allowed: a catalogue name, owner/repo, owner/repo/file.gguf, an https URL, or a path.",
+        message="--model is ''; allowed: a catalogue name, owner/repo, owner/repo/file.gguf, an https URL, or a path.",
         code=2,
     ),
     run(
@@ -126,6 +126,13 @@ BAD_COMMANDS = (
         "twice.gguf",
         "{files}/twice.gguf is damaged at byte 46: metadata key 1, 'a', is empty or a duplicate.",
     ),
+    *(
+        BadCommand(
+            (*words, "--model", "{files}/encoder"),
+            "encoder is an encoder: it makes vectors and does not answer. For vectors: `headrace embed --model {files}/encoder TEXT`, `headrace serve {files}/encoder` with /v1/embeddings, or headrace.Embedder. For answers take a language model, such as qwen2.5-coder:0.5b.",
+        )
+        for words in (("run", "hi"), ("chat",))
+    ),
     file(
         "text.gguf",
         '{files}/text.gguf is not a model that headrace reads: it begins with the text "hello, world". Give a GGUF file or a folder with config.json and safetensors.',
@@ -146,7 +153,7 @@ BAD_COMMANDS = (
     usage(
         "--config",
         "{files}/map.yaml",
-        message='engine.num_threads is {"at least": 2, "is": true}; allowed: a whole number.',
+        message='{files}/map.yaml: engine.num_threads is {"at least": 2, "is": true}; allowed: a whole number.',
     ),
     file(
         "empty.gguf",
@@ -215,7 +222,7 @@ BAD_COMMANDS = (
     usage(
         "--kv-cache-dtype",
         "fp8",
-        message="engine.kv_cache_dtype is 'fp8'; allowed: auto, bf16, int8 on device cpu. Keys and "
+        message="--kv-cache-dtype is 'fp8'; allowed: auto, bf16, int8 on device cpu. Keys and "
         "values as floats of 8 bits are for NVIDIA GPUs; int8 takes as little here.",
     ),
     usage("--threads", "0", message="--threads is 0; allowed: a whole number from 1 to 1024."),
@@ -227,7 +234,7 @@ BAD_COMMANDS = (
     usage(
         "--config",
         "{files}/typo.yaml",
-        message="engine.num_thread is no setting; allowed: engine.device, engine.tensor_parallel_size, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.quantization, engine.encoder_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_mixed_prompt_tokens, engine.max_mixed_background_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.eager, engine.policy, engine.speculative, engine.draft_model, engine.lookup_past_tokens, engine.draft_acceptance, engine.chat_template, engine.adapters, engine.adapter_memory_bytes, engine.canary, engine.stall_timeout_s, engine.max_restarts. Did you mean engine.num_threads?",
+        message="{files}/typo.yaml: engine.num_thread is no setting; allowed: engine.device, engine.tensor_parallel_size, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.quantization, engine.encoder_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_mixed_prompt_tokens, engine.max_mixed_background_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.eager, engine.policy, engine.speculative, engine.draft_model, engine.lookup_past_tokens, engine.draft_acceptance, engine.chat_template, engine.adapters, engine.adapter_memory_bytes, engine.canary, engine.stall_timeout_s, engine.max_restarts. Did you mean engine.num_threads?",
     ),
     usage(
         environ={"HEADRACE_MEMORY": "1MiB"},
@@ -237,12 +244,31 @@ BAD_COMMANDS = (
         environ={"HEADRACE_DEVICE": "gpu"},
         message="HEADRACE_DEVICE is 'gpu'; allowed: one of auto, cpu, cuda, reference. Did you mean cuda?",
     ),
+    # what a file or a variable gave
+    usage(
+        "--config={files}/few.yaml",
+        message="{files}/few.yaml: engine.max_num_batched_tokens is 8; allowed: at least engine.max_num_seqs (64). Every running request computes at least one token per step.",
+    ),
+    usage(
+        environ={"HEADRACE_CONFIG": "{files}/section.yaml"},
+        message="{files}/section.yaml: engin is no section; allowed: engine, hub, server, store, economics, upstreams, tiers, routing. Did you mean engine?",
+    ),
+    usage(
+        environ={"HEADRACE_CONFIG": "{files}/twice.yaml"},
+        message="{files}/twice.yaml: num_threads is given twice; allowed: each key once. See line 1.",
+    ),
+    # a key that is not there, before a model that cannot be loaded
+    BadCommand(
+        ("serve", "{files}/cut.gguf", "--port", "0", "--config", "{files}/tiers.yaml"),
+        "{files}/tiers.yaml: upstreams.far.api_key is 'env:HEADRACE_NO_KEY, which is not set'; allowed: the environment variable HEADRACE_NO_KEY with the key in it.",
+        code=2,
+    ),
     # the request
-    usage("--temperature", "3", message="temperature is 3.0; allowed: 0 to 2."),
-    usage("--top-p", "0", message="top_p is 0.0; allowed: more than 0, at most 1."),
-    usage("--top-k", "-5", message="top_k is -5; allowed: -1 or 0 (all), or 1 to 2147483647."),
+    usage("--temperature", "3", message="--temperature is 3.0; allowed: 0 to 2."),
+    usage("--top-p", "0", message="--top-p is 0.0; allowed: more than 0, at most 1."),
+    usage("--top-k", "-5", message="--top-k is -5; allowed: -1 or 0 (all), or 1 to 2147483647."),
     usage("--max-tokens", "0", message="--max-tokens is 0; allowed: 1 or more."),
-    usage("--stop", "", message="stop is ''; allowed: a list of non-empty strings."),
+    usage("--stop", "", message="--stop is ''; allowed: a list of non-empty strings."),
     BadCommand(("run", "", "-m", "{model}"), "PROMPT is ''; allowed: a text that is not empty.", 2),
     BadCommand(
         ("run", "-m", "{model}"),
@@ -255,7 +281,7 @@ BAD_COMMANDS = (
     serve(
         "--host",
         "8.8.8.8",
-        message="server.host is '8.8.8.8'; allowed: an address of this machine. Cannot assign requested address.",
+        message="--host is '8.8.8.8'; allowed: an address of this machine. Cannot assign requested address.",
     ),
     serve(
         "--max-num-seqs",
@@ -277,7 +303,7 @@ BAD_COMMANDS = (
         "0",
         "--max-model-len",
         "99999",
-        message="engine.max_model_len is 99999; allowed: 1 to 32768, the longest this model was made for.",
+        message="--max-model-len is 99999; allowed: 1 to 32768, the longest this model was made for.",
     ),
     # adapters that are not there, before the model is loaded
     serve(
@@ -307,7 +333,7 @@ BAD_COMMANDS = (
     # a database that cannot be, before a model that cannot be loaded
     BadCommand(
         ("serve", "{files}/cut.gguf", "--port", "0", "--database", "sqlite:///{files}/nope/a.db"),
-        "store.database_url is 'sqlite:///{files}/nope/a.db'; allowed: a file in a folder that exists. {files}/nope does not exist: create it, or check --database and HEADRACE_DATABASE.",
+        "--database is 'sqlite:///{files}/nope/a.db'; allowed: a file in a folder that exists. {files}/nope does not exist: create it, or check --database and HEADRACE_DATABASE.",
         code=2,
     ),
     # templates that are none, before the model is loaded
@@ -317,7 +343,7 @@ BAD_COMMANDS = (
             "0",
             "--chat-template",
             f"{{files}}/{name}",
-            message=f"engine.chat_template is '{{files}}/{name}'; allowed: a UTF-8 file with a Jinja template that reads messages. {reason}",
+            message=f"--chat-template is '{{files}}/{name}'; allowed: a UTF-8 file with a Jinja template that reads messages. {reason}",
         )
         for name, reason in (
             ("nope.jinja", "No such file or directory."),
@@ -336,7 +362,7 @@ BAD_COMMANDS = (
         "0",
         "--chat-template",
         "{files}/open.jinja",
-        message="engine.chat_template is '{files}/open.jinja'; allowed: a file beside one model alone. Each of several models has its own.",
+        message="--chat-template is '{files}/open.jinja'; allowed: a file beside one model alone. Each of several models has its own.",
     ),
 )
 
@@ -364,6 +390,13 @@ def write_bad_files(folder: Path, model: Path) -> None:
     for name, content in gguf.items():
         (folder / f"{name}.gguf").write_bytes(content)
     (folder / "typo.yaml").write_text("engine: {num_thread: 2}")
+    (folder / "few.yaml").write_text("engine: {max_num_batched_tokens: 8}")
+    (folder / "section.yaml").write_text("engin: {num_threads: 2}")
+    (folder / "twice.yaml").write_text("engine: {num_threads: 2, num_threads: 3}")
+    (folder / "tiers.yaml").write_text(
+        "upstreams: {far: {url: 'http://x', api_key: env:HEADRACE_NO_KEY}}\n"
+        "tiers: {big: {backends: [{model: m, upstream: far}]}}"
+    )
     (folder / "map.yaml").write_text("engine: {num_threads: {at least: 2, is: true}}")
     (folder / "picture").mkdir()
     (folder / "picture" / "config.json").write_bytes(gguf["picture"])
@@ -383,6 +416,7 @@ def _write_folders(folder: Path) -> None:
         "no-weights": json.dumps(llama),
         "no-tokenizer": json.dumps(llama),
         "mamba": json.dumps({"model_type": "mamba"}),
+        "encoder": json.dumps({"model_type": "bert"}),
         "broken-config": "{",
         "broken-weights": json.dumps(llama),
     }

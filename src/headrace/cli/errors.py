@@ -7,10 +7,11 @@ In: whatever a command raised. Out: 0 done, 1 failed, 2 wrong usage, 130 interru
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from headrace.config.env import is_debugging
 from headrace.core.errors import (
@@ -25,8 +26,11 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
-def run_guarded(run: Callable[[], object]) -> int:
-    """Run a command and turn what it raises into a line on stderr and an exit code."""
+def run_guarded(run: Callable[[], object], arguments: Sequence[str] = ()) -> int:
+    """Run a command and turn what it raises into a line on stderr and an exit code.
+
+    `arguments` are those that it was given, for errors in their words.
+    """
     try:
         run()
     except SystemExit as stop:
@@ -40,8 +44,11 @@ def run_guarded(run: Callable[[], object]) -> int:
         # The reader went away (`headrace models | head`); keep the interpreter's last flush quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-    except (ConfigError, InvalidParameter, UnsupportedParameter) as error:
-        return _report(error, _in_words(error), EXIT_USAGE)
+    except (ConfigError, InvalidParameter) as error:
+        as_given = importlib.import_module("headrace.cli.as_given").as_given
+        return _report(error, _in_words(as_given(error, arguments, os.environ)), EXIT_USAGE)
+    except UnsupportedParameter as error:
+        return _report(error, error.message, EXIT_USAGE)
     except HeadraceError as error:
         return _report(error, error.message, EXIT_FAILED)
     except OSError as error:

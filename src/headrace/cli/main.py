@@ -77,7 +77,9 @@ def _load(given: Sequence[str]) -> Callable[[], int]:
     build_app = importlib.import_module("headrace.cli.app").build_app
 
     def run() -> int:
-        code: int = run_guarded(lambda: app(given, prog_name="headrace", standalone_mode=True))
+        code: int = run_guarded(
+            lambda: app(given, prog_name="headrace", standalone_mode=True), given
+        )
         return code
 
     app = build_app(given)

@@ -27,6 +27,7 @@ from headrace.launch.tier_backends import (
     open_local_tier,
     open_remote_tier,
     open_scoring_encoder,
+    read_upstream_key,
 )
 from headrace.planner.journal import Journal
 from headrace.planner.judge import Scorer
@@ -134,12 +135,18 @@ class _Run:
         return _Todo(tier, asks, max(1, len(RUNS) - len(self._journal.step_runs(tier))))
 
     def fetch(self, todo: Sequence[_Todo]) -> None:
-        """Get the models that are not here yet, while Ctrl-C still ends that at once."""
+        """Get the models that are not here yet, while Ctrl-C still ends that at once.
+
+        Raises: ConfigError for a key that is not there, before anything is fetched.
+        """
         workload, store = self._workload, ModelStore(self._config.hub)
         names = [each.tier.name for each in todo if each.asks or each.num_runs]
         if names or missing_scores(workload, self._journal):
             names += [task.judge.tier for task in workload.tasks.values() if task.judge is not None]
             names += [task.metric.model for task in workload.tasks.values() if task.metric.model]
+        for asked in filter(None, map(workload.tiers.get, names)):
+            if asked.url is not None:
+                read_upstream_key(asked.upstream)
         for name in dict.fromkeys(names):
             tier = workload.tiers.get(name)
             if tier is None or tier.is_local:

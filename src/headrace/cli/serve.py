@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,7 @@ from headrace.cli.generation import (
     missing_models,
 )
 from headrace.cli.settings import ConfigOption, load_config
+from headrace.config.env import read_secret
 from headrace.core.config import DEFAULT_MODEL, Config
 from headrace.core.errors import ConfigError, HeadraceError, ModelNotFound
 from headrace.core.process_name import SERVER, name_process
@@ -230,6 +232,7 @@ def serve(
     name_process(SERVER)
     config = load_config(config_file, flags, is_server=True)
     models = _models_of(config, models or [])
+    _check_keys(config)
     certificate = load_certificate(config.server)
     # The address is taken before anything slow, so that a port in use is known at once.
     listener = _listen(config, models, may_pull=not no_pull)
@@ -273,7 +276,7 @@ def _listen(config: Config, models: list[str], *, may_pull: bool) -> socket.sock
                 missing_models(config, model, may_pull=may_pull)
             except HeadraceError as other:
                 found.append(other.message)
-        hint = " ".join(filter(None, found))
+        hint = " ".join(filter(None, dict.fromkeys(found)))
         raise ConfigError(error.field, error.value, error.allowed, hint) from None
 
 
@@ -303,6 +306,13 @@ def _naming_tier(error: ModelNotFound, config: Config, model: str) -> HeadraceEr
             allowed = "models that run here, or an upstream beside model"
             return ConfigError(f"tiers.{tier.name}.backends", model, allowed, error.message)
     return error
+
+
+def _check_keys(config: Config) -> None:
+    """Raises: ConfigError for an upstream's key that is not there, before a model is loaded."""
+    for upstream in config.routing.upstreams if config.routing is not None else ():
+        if upstream.key_variable is not None:
+            read_secret(upstream.key_variable, os.environ, f"upstreams.{upstream.name}.api_key")
 
 
 def _check_template(config: Config, models: list[str]) -> None:

@@ -26,6 +26,8 @@ from headrace.core.near_names import did_you_mean
 from headrace.core.units import parse_bytes
 
 MAX_FILE_BYTES = 1024**2
+# What errors about a whole file name.
+FILE_FIELD = "config file"
 _Section = (
     type[EngineConfig]
     | type[HubConfig]
@@ -67,6 +69,18 @@ def load_settings(path: Path) -> dict[str, object]:
     return flatten(_load_tree(path))
 
 
+def load_keys(path: Path) -> list[str]:
+    """Sections and settings of a file as they are written, known or not.
+
+    Raises: ConfigError for a file that cannot be read.
+    """
+    keys = []
+    for section, values in _load_tree(path).items():
+        inside = values if isinstance(values, Mapping) else ()
+        keys += [str(section), *(f"{section}.{key}" for key in inside)]
+    return keys
+
+
 def has_routing(path: Path) -> bool:
     """Whether the same file has tiers. Raises: ConfigError."""
     tree = _load_tree(path)
@@ -80,21 +94,21 @@ def _load_tree(path: Path) -> Mapping[Any, Any]:
             raw = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(
-            "config file", str(path), "a readable YAML file", f"{error.strerror}."
+            FILE_FIELD, str(path), "a readable YAML file", f"{error.strerror}."
         ) from None
     if len(raw) > MAX_FILE_BYTES:
-        raise ConfigError("config file", str(path), f"at most {MAX_FILE_BYTES} bytes")
+        raise ConfigError(FILE_FIELD, str(path), f"at most {MAX_FILE_BYTES} bytes")
     # Costs as much as all settings together, and most starts have no file.
     read_yaml = importlib.import_module("headrace.config.yaml_text").read_yaml
     try:
         tree = read_yaml(raw)
     except ValueError as error:
-        raise ConfigError("config file", str(path), "YAML text", str(error)) from None
+        raise ConfigError(FILE_FIELD, str(path), "YAML text", str(error)) from None
     if tree is None:
         return {}
     if not isinstance(tree, Mapping):
         hint = f"It has a {_KINDS.get(type(tree), 'single value')}."
-        raise ConfigError("config file", str(path), _ALLOWED, hint)
+        raise ConfigError(FILE_FIELD, str(path), _ALLOWED, hint)
     return tree
 
 

@@ -24,12 +24,10 @@ HeadraceError
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
-
-from headrace.core.near_names import did_you_mean
 
 
 class HeadraceError(Exception):
@@ -45,9 +43,9 @@ _DECIMAL = re.compile(r"\"?Decimal\('([^']*)'\)\"?")
 
 def as_written(value: object) -> str:
     """A value of a settings file for people: as YAML has it, of exact numbers the digits alone."""
-    if isinstance(value, bytes | date):
-        return repr(value).lstrip("b") if isinstance(value, bytes) else str(value)
-    shown = _in_json(value) if isinstance(value, bool | list | Mapping) else repr(value)
+    if isinstance(value, str | bytes):
+        return repr(value).removeprefix("b")
+    shown = _in_json(value) if isinstance(value, bool | list | Mapping) else str(value)
     return _DECIMAL.sub(r"\1", shown)
 
 
@@ -174,6 +172,8 @@ class ModelNotFound(RequestError):
 
     def __init__(self, model: str, known: Sequence[str] = (), hint: str = "") -> None:
         self.model, self.known, self.hint = model, tuple(known), hint
+        # What compares names is loaded when one is wrong.
+        did_you_mean = importlib.import_module("headrace.core.near_names").did_you_mean
         every = f"Known: {', '.join(self.known)}." if self.known else ""
         parts = (f"The model {model!r} does not exist here.", did_you_mean(model, known), hint)
         text = " ".join(filter(None, (parts[0], parts[1] or every, parts[2])))

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from headrace.config.machine import detect_machine
 from headrace.config.resolve import resolve_engine
-from headrace.core.config import Config
-from headrace.core.errors import ModelNotFound
+from headrace.core.config import DEFAULT_MODEL, Config
+from headrace.core.errors import ModelNotFound, UnsupportedFormat
 from headrace.engine.started_model import Progress, start_model
 from headrace.hub.model_store import LocalModel, ModelStore
 from headrace.launch.draft_choice import find_draft
+from headrace.launch.model_kind import is_encoder
 from headrace.weights.adapter_files import check_adapters
 
 if TYPE_CHECKING:
@@ -37,11 +38,18 @@ def open_engine(
     `make_sink` gets the model's name and gives what takes the measurements. With `may_pull` a known
     model that is not local is fetched; without it that is an error that says how. `is_brief` starts
     sooner for a few short prompts; longer ones then wait once for the rest of the tokenizer.
-    Raises: ModelNotFound, ModelSourceError, ModelFileError, OutOfMemory, ConfigError.
+    Raises: ModelNotFound, ModelSourceError, ModelFileError, OutOfMemory, ConfigError,
+    UnsupportedFormat.
     """
     check_adapters(config.engine)
     store = ModelStore(config.hub)
     local = find_model(store, model, may_pull)
+    if is_encoder(local.path):
+        raise UnsupportedFormat(
+            f"{local.name} is an encoder: it makes vectors and does not answer. For vectors: "
+            f"`headrace embed --model {model} TEXT`, `headrace serve {model}` with /v1/embeddings, "
+            f"or headrace.Embedder. For answers take a language model, such as {DEFAULT_MODEL}."
+        )
     draft_path = find_draft(store, config.engine, may_pull)
     machine = detect_machine()
     engine_config = resolve_engine(config.engine, machine)

@@ -53,14 +53,18 @@ async def open_local_tier(model: str, config: Config) -> AsyncIterator[OpenTier]
 @asynccontextmanager
 async def open_remote_tier(config: UpstreamConfig) -> AsyncIterator[OpenTier]:
     """Another server. Raises: ConfigError for a key that is not there."""
-    key = None
-    if config.key_variable is not None:
-        key = read_secret(config.key_variable, os.environ, f"tiers.{config.name}.api_key")
-    upstream = Upstream(config, key)
+    upstream = Upstream(config, read_upstream_key(config))
     try:
         yield OpenTier(upstream, {"headrace": headrace_version()})
     finally:
         upstream.close()
+
+
+def read_upstream_key(config: UpstreamConfig) -> str | None:
+    """The key that a tier names, None where it names none. Raises: ConfigError."""
+    if config.key_variable is None:
+        return None
+    return read_secret(config.key_variable, os.environ, f"tiers.{config.name}.api_key")
 
 
 @asynccontextmanager

@@ -151,7 +151,7 @@ def test_bytes_of_a_file_that_are_no_text_are_the_files(tmp_path: Path) -> None:
     file.write_bytes(b"fine\nna\xefve\n")
     with pytest.raises(ConfigError) as refused:
         list(read_inputs(None, file, None, "lines", "text"))
-    assert refused.value.message.startswith(f"{file} is b'na\\xefve\\n'; allowed: text in UTF-8.")
+    assert refused.value.message.startswith(f"{file} is 'na\\xefve\\n'; allowed: text in UTF-8.")
     assert f"{file}, line 2, byte 3 is 0xef" in refused.value.message
     assert "stdin" not in refused.value.message
 

@@ -175,6 +175,18 @@ async def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:
     assert "tiers.large.api_key" in str(done.exception)
 
 
+async def test_a_key_that_is_not_set_is_told_before_any_tier_is_asked(tmp_path: Path) -> None:
+    async with completion_server(know_all) as server:
+        tree: dict[str, Any] = workload_tree()
+        *_, last = tree["tiers"]
+        for tier in tree["tiers"].values():
+            tier["url"] = server.url
+        tree["tiers"][last]["api_key"] = "env:PLANNER_TEST_KEY"
+        done = await invoke("profile", str(write_workload(tmp_path, tree)), "--samples", "1")
+        assert server.seen == []
+    assert f"tiers.{last}.api_key" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [

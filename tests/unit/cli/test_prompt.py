@@ -77,7 +77,7 @@ def test_what_is_not_utf8_names_the_byte(
     stdin, writer = pipe
     os.write(writer, b"caf\xe9 au lait")
     os.close(writer)
-    with pytest.raises(ConfigError, match=r"stdin is b'caf\\xe9 au lai'; .* Byte 3, .* is 0xe9\."):
+    with pytest.raises(ConfigError, match=r"stdin is 'caf\\xe9 au lai'; .* Byte 3, .* is 0xe9\."):
         read_prompt(given, stdin, notes.append)
 
 

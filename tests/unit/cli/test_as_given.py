@@ -1,0 +1,77 @@
+"""What somebody wrote is what an error names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from headrace.cli.as_given import as_given
+from headrace.core.errors import ConfigError, InvalidParameter
+
+
+def told(error: ConfigError | InvalidParameter, words: Sequence[str], **environ: str) -> str:
+    return as_given(error, words, environ).message
+
+
+THREADS = ConfigError("engine.num_threads", 0, "1 or more")
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "name"),
+    [
+        (["run", "--threads", "0"], {}, "--threads"),
+        (["run", "--threads=0"], {"HEADRACE_NUM_THREADS": "0"}, "--threads"),
+        (["run"], {"HEADRACE_NUM_THREADS": "0"}, "HEADRACE_NUM_THREADS"),
+        (["run", "--config", "{file}"], {}, "{file}: engine.num_threads"),
+        (["run", "--config={file}"], {}, "{file}: engine.num_threads"),
+        (["run"], {"HEADRACE_CONFIG": "{file}"}, "{file}: engine.num_threads"),
+        (["run", "--config", "{other}"], {"HEADRACE_CONFIG": "{file}"}, "engine.num_threads"),
+        (["run", "--", "--threads"], {}, "engine.num_threads"),
+        (["run", "--threads-of-mine"], {}, "engine.num_threads"),
+    ],
+)
+def test_a_setting_is_named_as_it_was_given(
+    words: list[str], environ: Mapping[str, str], name: str, tmp_path: Path
+) -> None:
+    files = {"file": tmp_path / "c.yaml", "other": tmp_path / "d.yaml"}
+    files["file"].write_text("engine: {num_threads: 0}")
+    files["other"].write_text("engine: {isa: generic}")
+    filled = [word.format(**files) for word in words]
+    around = {key: text.format(**files) for key, text in environ.items()}
+    expected = f"{name.format(**files)} is 0; allowed: 1 or more."
+    assert told(THREADS, filled, **around) == expected
+
+
+def test_other_settings_in_the_sentence_are_too() -> None:
+    error = ConfigError("engine.a", 1, "at least engine.num_threads (2)", "See server.port.")
+    words = ["serve", "--threads", "2"]
+    assert told(error, words) == "engine.a is 1; allowed: at least --threads (2). See server.port."
+
+
+def test_a_parameter_is_named_by_its_flag_where_there_was_one() -> None:
+    error = InvalidParameter("top_p", 0.0, "more than 0")
+    assert told(error, ["run", "--top-p", "0"]) == "--top-p is 0.0; allowed: more than 0."
+    assert told(error, ["run"]) == "top_p is 0.0; allowed: more than 0."
+    assert told(InvalidParameter("model", "", "a name"), ["run", "-m", ""]).startswith("--model is")
+
+
+def test_a_flag_that_says_something_else_is_not_named() -> None:
+    error = ConfigError("server.log_level", "loud", "debug, info")
+    assert told(error, ["run", "--quiet"]) == "server.log_level is 'loud'; allowed: debug, info."
+
+
+@pytest.mark.parametrize("field", ["tiers.big.backends", "tiers.big.backends[1].price"])
+def test_what_lies_inside_a_part_of_the_file_is_in_the_file(field: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("tiers: {big: {backends: []}}")
+    error = ConfigError(field, [], "a backend")
+    assert told(error, ["serve", "--config", str(file)]).startswith(f"{file}: {field} is []")
+    other = ConfigError("tiers.small.backends", [], "a backend")
+    assert told(other, ["serve", "--config", str(file)]).startswith("tiers.small.backends is []")
+
+
+def test_a_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    error = ConfigError("config file", "gone.yaml", "a readable YAML file")
+    assert told(error, ["run", "--config", "gone.yaml"]) == error.message
