@@ -43,6 +43,7 @@ try:
 except SystemExit as end:
     print(json.dumps({
         "code": end.code, "modules": sorted({name.partition(".")[0] for name in sys.modules}),
+        "own": sorted(name for name in sys.modules if name.startswith("headrace.")),
     }))
 """
 
@@ -183,8 +184,20 @@ def test_a_short_run_loads_what_it_needs(qwen05_path: Path, tmp_path: Path) -> N
     second, loaded = run_once(qwen05_path, tmp_path)
     assert second["text"] == first["text"] != ""
     assert not whole.exists()  # whoever needs the whole tokenizer builds and keeps it
-    strangers = {"torch", "pydantic", "starlette", "uvicorn", "rich", "huggingface_hub", "gguf"}
+    strangers = {
+        "torch", "pydantic", "starlette", "uvicorn", "rich", "huggingface_hub", "gguf",
+        "safetensors", "msgspec", "sqlalchemy", "yaml", "llguidance", "h11", "prometheus_client",
+    }  # fmt: skip
     assert set(loaded["modules"]) & strangers == set()  # type: ignore[call-overload]
+    # Of other families, of folders, of adapters, of servers and their money.
+    others = (
+        "models.bert", "models.gemma3", "models.mixtral", "weights.adapters", "weights.safetensors",
+        "weights.model_folder", "weights.rounded_reader", "server", "store", "economics", "router",
+        "client", "planner", "predictive", "dashboard",
+    )  # fmt: skip
+    own = set(loaded["own"])  # type: ignore[call-overload]
+    assert own & {f"headrace.{name}" for name in others} == set()
+    assert "headrace.models.qwen2" in own
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")

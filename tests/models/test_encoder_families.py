@@ -17,7 +17,7 @@ from headrace.embedder import Embedder
 from headrace.executor.encoder_runner import EncoderRunner, EncoderSequence
 from headrace.executor.load_encoder import load_encoder
 from headrace.models.distilbert import DistilBert
-from headrace.models.registry import ENCODERS, model_class
+from headrace.models.registry import encoder_class, model_class
 from headrace.models.roberta import Roberta
 from headrace.ops.protocol import Ops
 from headrace.ops.reference.reference_ops import ReferenceOps
@@ -59,7 +59,7 @@ def sequences() -> list[EncoderSequence]:
 
 def open_runner(folder: Path, ops: Ops) -> EncoderRunner:
     with closing(open_weights(folder)) as reader:
-        model = ENCODERS[reader.architecture]
+        model = encoder_class(reader.architecture)
         config = model.config_from_huggingface(reader.metadata)
         assert config.max_tokens == MAX_POSITIONS
         return EncoderRunner(model(ops, config, load_encoder(config, reader, ops, "f32")))
@@ -170,7 +170,7 @@ def test_other_forms_are_refused(
 def test_numbers_that_cannot_be(model_type: str, change: dict[str, object], named: str) -> None:
     config = {**make_family(model_type).config.to_dict(), **change}
     with pytest.raises(ModelFileError, match=named):
-        ENCODERS[model_type].config_from_huggingface(config)
+        encoder_class(model_type).config_from_huggingface(config)
 
 
 def test_unknown_architectures_are_told_which_encoders_there_are() -> None:

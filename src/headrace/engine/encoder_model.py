@@ -25,7 +25,7 @@ from headrace.executor.encoder_runner import EncoderRunner, EncoderSequence, scr
 from headrace.executor.load_encoder import encoder_bytes, load_encoder, matrix_dtype
 from headrace.executor.memory import PROGRAM_BYTES
 from headrace.models.encoder_config import EncoderConfig
-from headrace.models.registry import ENCODERS
+from headrace.models.registry import ENCODERS, encoder_class
 from headrace.ops.protocol import Ops
 from headrace.ops.table import make_ops
 from headrace.text.input_encoder import Input, InputEncoder, InputTokens
@@ -80,13 +80,12 @@ def read_encoder(reader: WeightReader, engine: EngineConfig, ops: Ops) -> Encode
 
     Raises: UnsupportedFormat, ModelFileError, ConfigError, OutOfMemory.
     """
-    model = ENCODERS.get(reader.architecture)
-    if model is None:
+    if reader.architecture not in ENCODERS:
         raise UnsupportedFormat(
             f"{reader.path} is of the architecture {reader.architecture!r}; encoders here: "
             f"{', '.join(ENCODERS)}."
         )
-    config = model.config_from_huggingface(reader.metadata)
+    config = encoder_class(reader.architecture).config_from_huggingface(reader.metadata)
     sentence = read_sentence_config(reader.path)
     limit = min(sentence.max_seq_length or config.max_tokens, config.max_tokens)
     wanted = engine.max_model_len
@@ -194,7 +193,7 @@ def load_encoder_model(
     with closing(open_weights(path)) as reader:
         facts = read_encoder(reader, engine, ops)
         weights = load_encoder(facts.config, reader, ops, facts.plan.dtype)
-        model = ENCODERS[reader.architecture](ops, facts.config, weights)
+        model = encoder_class(reader.architecture)(ops, facts.config, weights)
     tokenizer = Tokenizer.from_huggingface(path)
     report("loading", 1.0)
     return EncoderModel(facts, tokenizer, tokenizer.input_encoder, EncoderRunner(model), ops.name)

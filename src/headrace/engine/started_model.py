@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from headrace.core.engine_config import CanaryMode, EngineConfig
-from headrace.core.errors import ConfigError, OutOfMemory
+from headrace.core.errors import OutOfMemory
 from headrace.core.frozen import frozen
 from headrace.core.units import format_bytes
 from headrace.engine.started_draft import StartedDraft, open_draft
@@ -31,15 +31,14 @@ from headrace.models.registry import model_class
 from headrace.ops.protocol import KVCache, Ops
 from headrace.ops.rank_group import RankGroup
 from headrace.ops.table import make_ops, make_rank_ops
-from headrace.weights.packed_folder import PackedFolder
-from headrace.weights.rounded_reader import RoundedReader
 from headrace.weights.weight_reader import WeightReader, open_weights
 
 if TYPE_CHECKING:
     from headrace.engine.ranks import Ranks
 
-# Loaded where a model is divided.
+# Loaded where a model is divided, and where its layers are rounded.
 _RANKS = "headrace.engine.ranks"
+_ROUNDING = "headrace.weights.rounded_reader"
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share done, 0 to 1."""
@@ -208,17 +207,8 @@ def open_rounded(path: Path, engine: EngineConfig) -> WeightReader:
     reader = open_weights(path)
     if engine.quantization == "none":
         return reader
-    allowed, problem = "none", ""
-    if engine.device == "cpu":
-        problem = "device cpu has no kernel for float8; `headrace quantize` makes smaller files."
-    elif reader.kind == "gguf":
-        problem = "it rounds folders of safetensors with float weights; this is a GGUF file."
-    elif isinstance(reader, PackedFolder):
-        problem = f"{path} is quantized already, and not in float8."
-    if problem:
-        reader.close()
-        raise ConfigError("engine.quantization", engine.quantization, allowed, problem)
-    return RoundedReader(reader)
+    rounded: WeightReader = importlib.import_module(_ROUNDING).round_layers(reader, engine)
+    return rounded
 
 
 def kernels_name(ops: Ops, engine: EngineConfig) -> str:

@@ -7,8 +7,10 @@ requests that wait, or text.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +28,12 @@ from headrace.models.weight_spec import LinearSpec
 from headrace.ops.protocol import AdaptedLinear, Ops, PackedAdapter
 from headrace.ops.step_inputs import AdapterRows, Int32, StepInputs
 from headrace.quant.quant_tensor import QuantTensor
-from headrace.weights.adapters import AdaptedBase, AdapterFile, LoraPart, read_adapter
 
+if TYPE_CHECKING:
+    from headrace.weights.adapters import AdapterFile, LoraPart
+
+# Loaded with the first adapter, with what reads folders.
+_READING = "headrace.weights.adapters"
 PANEL = 16
 """Columns that packed matrices are padded to."""
 
@@ -46,7 +52,7 @@ class AdapterTable:
     def __init__(self, model: Llama, ops: Ops, architecture: str, room_bytes: int) -> None:
         """`room_bytes` are what all adapters may take together."""
         self._model, self._ops, self._room_bytes = model, ops, room_bytes
-        self._base = adapted_base(type(model), model.config, architecture)
+        self._architecture = architecture
         self._loaded: dict[str, _Loaded] = {}
 
     def __contains__(self, sha256: str) -> bool:
@@ -66,7 +72,7 @@ class AdapterTable:
                 f"adapters do not run on {self._ops.name}. Give engine.device = cpu, or merge the "
                 "adapter into its base."
             )
-        file = read_adapter(path, self._base)
+        file = read_fitting(path, type(self._model), self._model.config, self._architecture)
         known = self._loaded.get(file.sha256)
         if known is not None:
             return known.facts
@@ -137,11 +143,17 @@ class AdapterTable:
         return linears
 
 
-def adapted_base(model: type[Llama], config: ModelConfig, architecture: str) -> AdaptedBase:
-    """What adapters of a model must fit. Experts and routers are not adapted."""
+def read_fitting(
+    path: Path, model: type[Llama], config: ModelConfig, architecture: str
+) -> AdapterFile:
+    """Read an adapter of a model. Experts and routers are not adapted.
+
+    Raises: UnsupportedFormat, ModelFileError.
+    """
+    adapters = importlib.import_module(_READING)
     spec = config.attention[0]
     parts = [name for linear in model.layer_spec(config).linears for name in linear.parts]
-    return AdaptedBase(
+    base = adapters.AdaptedBase(
         architecture=architecture,
         num_layers=config.num_layers,
         num_heads=spec.num_heads,
@@ -151,6 +163,8 @@ def adapted_base(model: type[Llama], config: ModelConfig, architecture: str) -> 
         intermediate_size=config.intermediate_size,
         shapes={name: linear_shape(config, name) for name in parts},
     )
+    file: AdapterFile = adapters.read_adapter(path, base)
+    return file
 
 
 def fuse(
@@ -215,11 +229,10 @@ def adapter_room(
             f"engine.adapters names adapters, which do not run on {ops.name}. Give engine.device = "
             "cpu, or merge them into the base."
         )
-    base = adapted_base(model, config, architecture)
     files = {}
     for path in paths:
         try:
-            file = read_adapter(path, base)
+            file = read_fitting(path, model, config, architecture)
             files[file.sha256] = file
         except HeadraceError:
             # Later one that was unloaded may be gone; whoever loads others says what is wrong.

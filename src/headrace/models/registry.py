@@ -1,61 +1,69 @@
-"""model_type -> the class that runs it. An explicit table; files register nothing by themselves."""
+"""model_type -> the class that runs it. An explicit table; files register nothing by themselves.
+
+Classes are named by text: a start imports the one that its file needs.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from headrace.core.errors import UnsupportedFormat
-from headrace.models.bert import Bert
-from headrace.models.distilbert import DistilBert
-from headrace.models.gemma2 import Gemma2
-from headrace.models.gemma3 import Gemma3
 from headrace.models.llama import Llama
-from headrace.models.mixtral import Mixtral
-from headrace.models.phi3 import Phi3
-from headrace.models.qwen2 import Qwen2
-from headrace.models.qwen2_moe import Qwen2Moe
-from headrace.models.qwen3 import Qwen3
-from headrace.models.qwen3_moe import Qwen3Moe
-from headrace.models.roberta import Roberta
 
-MODELS: Mapping[str, type[Llama]] = {
-    "llama": Llama,
-    "mistral": Llama,
-    "mixtral": Mixtral,
-    "qwen2": Qwen2,
-    "qwen2moe": Qwen2Moe,
-    "qwen2_moe": Qwen2Moe,
-    "qwen3": Qwen3,
-    "qwen3moe": Qwen3Moe,
-    "qwen3_moe": Qwen3Moe,
-    "gemma2": Gemma2,
-    "gemma3": Gemma3,
-    "gemma3_text": Gemma3,
-    "phi3": Phi3,
+if TYPE_CHECKING:
+    from headrace.models.bert import Bert
+
+MODELS: Mapping[str, str] = {
+    "llama": "headrace.models.llama:Llama",
+    "mistral": "headrace.models.llama:Llama",
+    "mixtral": "headrace.models.mixtral:Mixtral",
+    "qwen2": "headrace.models.qwen2:Qwen2",
+    "qwen2moe": "headrace.models.qwen2_moe:Qwen2Moe",
+    "qwen2_moe": "headrace.models.qwen2_moe:Qwen2Moe",
+    "qwen3": "headrace.models.qwen3:Qwen3",
+    "qwen3moe": "headrace.models.qwen3_moe:Qwen3Moe",
+    "qwen3_moe": "headrace.models.qwen3_moe:Qwen3Moe",
+    "gemma2": "headrace.models.gemma2:Gemma2",
+    "gemma3": "headrace.models.gemma3:Gemma3",
+    "gemma3_text": "headrace.models.gemma3:Gemma3",
+    "phi3": "headrace.models.phi3:Phi3",
 }
 
-ENCODERS: Mapping[str, type[Bert]] = {
-    "bert": Bert,
-    "camembert": Roberta,
-    "distilbert": DistilBert,
-    "roberta": Roberta,
-    "xlm-roberta": Roberta,
+ENCODERS: Mapping[str, str] = {
+    "bert": "headrace.models.bert:Bert",
+    "camembert": "headrace.models.roberta:Roberta",
+    "distilbert": "headrace.models.distilbert:DistilBert",
+    "roberta": "headrace.models.roberta:Roberta",
+    "xlm-roberta": "headrace.models.roberta:Roberta",
 }
 
 
 def model_class(architecture: str) -> type[Llama]:
     """The class for a file's architecture. Raises: UnsupportedFormat that lists the known ones."""
-    try:
-        return MODELS[architecture]
-    except KeyError:
-        if architecture in ENCODERS:
-            raise UnsupportedFormat(
-                f"The architecture {architecture!r} is an encoder: it makes vectors and does not "
-                "answer. Give its Hugging Face folder to `headrace embed` or headrace.Embedder, or "
-                "serve that for /v1/embeddings."
-            ) from None
-        known = ", ".join(sorted(MODELS))
+    if architecture in MODELS:
+        model: type[Llama] = _load(MODELS[architecture])
+        return model
+    if architecture in ENCODERS:
         raise UnsupportedFormat(
-            f"The architecture {architecture!r} is not supported; known: {known}; encoders: "
-            f"{', '.join(ENCODERS)}."
-        ) from None
+            f"The architecture {architecture!r} is an encoder: it makes vectors and does not "
+            "answer. Give its Hugging Face folder to `headrace embed` or headrace.Embedder, or "
+            "serve that for /v1/embeddings."
+        )
+    known = ", ".join(sorted(MODELS))
+    raise UnsupportedFormat(
+        f"The architecture {architecture!r} is not supported; known: {known}; encoders: "
+        f"{', '.join(ENCODERS)}."
+    )
+
+
+def encoder_class(architecture: str) -> type[Bert]:
+    """The class for an encoder's architecture. Raises: KeyError for what is none."""
+    model: type[Bert] = _load(ENCODERS[architecture])
+    return model
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -12,14 +12,34 @@ from typing import Literal
 
 import numpy as np
 
-from headrace.core.errors import ModelFileError
+from headrace.core.engine_config import EngineConfig
+from headrace.core.errors import ConfigError, ModelFileError
 from headrace.quant.format import F8_E4M3
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.quant.quantize import quantize
+from headrace.weights.packed_folder import PackedFolder
 from headrace.weights.weight_reader import WeightReader
 
 _OF_LAYERS = ".layers."
 _FLOATS = ("f32", "f16", "bf16")
+
+
+def round_layers(reader: WeightReader, engine: EngineConfig) -> RoundedReader:
+    """The reader with `engine.quantization` around it.
+
+    Raises: ConfigError where rounding would be none; the reader is closed then.
+    """
+    problem = ""
+    if engine.device == "cpu":
+        problem = "device cpu has no kernel for float8; `headrace quantize` makes smaller files."
+    elif reader.kind == "gguf":
+        problem = "it rounds folders of safetensors with float weights; this is a GGUF file."
+    elif isinstance(reader, PackedFolder):
+        problem = f"{reader.path} is quantized already, and not in float8."
+    if problem:
+        reader.close()
+        raise ConfigError("engine.quantization", engine.quantization, "none", problem)
+    return RoundedReader(reader)
 
 
 class RoundedReader:

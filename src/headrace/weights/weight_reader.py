@@ -6,6 +6,7 @@ Knows nothing of architectures: names.py maps a file's names to ours.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -13,12 +14,11 @@ from typing import Literal, Protocol
 from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.quant.quant_tensor import QuantTensor
 from headrace.weights.file_kind import SHOWN_BYTES, describe_file
-from headrace.weights.float8_folder import Float8Folder
 from headrace.weights.gguf import GgufReader
 from headrace.weights.gguf_part import GGUF_MAGIC
-from headrace.weights.packed_folder import PackedFolder, quantization_of
-from headrace.weights.packings import is_float8
-from headrace.weights.safetensors import SafetensorsReader
+
+# Loaded where a model is a folder.
+_FOLDERS = "headrace.weights.model_folder"
 
 
 class WeightReader(Protocol):
@@ -73,7 +73,8 @@ def open_weights(path: Path) -> WeightReader:
     Raises: ModelFileError, UnsupportedFormat.
     """
     if path.is_dir():
-        return _open_folder(path)
+        folder: WeightReader = importlib.import_module(_FOLDERS).open_folder(path)
+        return folder
     if not path.exists():
         raise ModelFileError(
             f"{path} does not exist. Give a GGUF file or a folder with config.json and safetensors."
@@ -95,15 +96,3 @@ def open_weights(path: Path) -> WeightReader:
         f"{path} is not a model that headrace reads: it {describe_file(magic)}. Give a GGUF file "
         "or a folder with config.json and safetensors."
     )
-
-
-def _open_folder(path: Path) -> WeightReader:
-    reader = SafetensorsReader(path)
-    try:
-        config = quantization_of(reader)
-        if is_float8(config):
-            return Float8Folder(reader, config)
-        return reader if config is None else PackedFolder(reader, config)
-    except BaseException:
-        reader.close()
-        raise

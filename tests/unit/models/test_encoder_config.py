@@ -6,7 +6,7 @@ import pytest
 
 from headrace.core.errors import ModelFileError
 from headrace.models.encoder_config import encoder_attention, read_labels, read_problem_type
-from headrace.models.registry import ENCODERS
+from headrace.models.registry import encoder_class
 
 IDENTITY, SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
 
@@ -55,9 +55,9 @@ def test_damaged_numbers_are_named(changes: dict[str, object], named: str) -> No
         "type_vocab_size": 2,
         "architectures": ["BertForSequenceClassification"],
     }
-    assert ENCODERS["bert"].config_from_huggingface(config).labels == ("LABEL_0", "LABEL_1")
+    assert encoder_class("bert").config_from_huggingface(config).labels == ("LABEL_0", "LABEL_1")
     with pytest.raises(ModelFileError, match=named):
-        ENCODERS["bert"].config_from_huggingface(config | changes)
+        encoder_class("bert").config_from_huggingface(config | changes)
 
 
 def test_heads_fill_the_width() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from headrace.core.errors import ModelFileError, UnsupportedFormat
 from headrace.models.model_config import LongRope, ModelConfig
-from headrace.models.registry import MODELS, model_class
+from headrace.models.registry import model_class
 
 PLAIN: dict[str, Any] = {
     "model_type": "llama",
@@ -52,7 +52,7 @@ def read(**changes: Any) -> ModelConfig:
 
 def read_gguf(**changes: Any) -> ModelConfig:
     metadata = {**GGUF, **{f"llama.{key}": value for key, value in changes.items()}}
-    return MODELS["llama"].config_from_gguf(metadata)
+    return model_class("llama").config_from_gguf(metadata)
 
 
 def test_old_and_new_spelling_of_rope_are_the_same() -> None:
@@ -98,7 +98,9 @@ def test_the_text_half_of_an_image_and_text_model_may_leave_numbers_out() -> Non
         "sliding_window": 1024,
         "rope_scaling": {"rope_type": "linear", "factor": 8.0},
     }
-    config = MODELS["gemma3"].config_from_huggingface({"model_type": "gemma3", "text_config": text})
+    config = model_class("gemma3").config_from_huggingface(
+        {"model_type": "gemma3", "text_config": text}
+    )
     assert config.vocab_size == 262208
     assert (config.attention[0].window, config.attention[5].window) == (1024, None)
     assert (config.ropes[0].theta, config.ropes[5].theta) == (1e4, 1e6)
@@ -134,7 +136,7 @@ def test_the_largest_gemma2_scales_by_its_width_per_head() -> None:
     }
     metadata = {key.replace("llama.", "gemma2."): value for key, value in GGUF.items()}
     metadata |= {f"gemma2.{key}": value for key, value in numbers.items()}
-    config = MODELS["gemma2"].config_from_gguf(metadata | {"general.architecture": "gemma2"})
+    config = model_class("gemma2").config_from_gguf(metadata | {"general.architecture": "gemma2"})
     assert config.attention[0].scale == pytest.approx(144**-0.5)
     assert [spec.window for spec in config.attention[:2]] == [4096, None]
 
@@ -280,7 +282,9 @@ def test_a_period_of_no_layers_is_refused() -> None:
     gemma = {key.replace("llama.", "gemma3."): value for key, value in GGUF.items()}
     gemma |= {"general.architecture": "gemma3", "gemma3.attention.sliding_window": 16}
     with pytest.raises(ModelFileError, match="sliding_window_pattern is 0"):
-        MODELS["gemma3"].config_from_gguf({**gemma, "gemma3.attention.sliding_window_pattern": 0})
+        model_class("gemma3").config_from_gguf(
+            {**gemma, "gemma3.attention.sliding_window_pattern": 0}
+        )
 
 
 def test_unknown_architectures_list_the_known_ones() -> None:
