@@ -24,9 +24,10 @@ struct Work {
   int64_t begin;
   int64_t end;
   uint8_t* scratch;  // 64-byte aligned, as large as the caller of the kernel asked for
-  // What the worker is likely to read next, to ask for it in time: items [end, share_end), and when
-  // there are none, the span, of the call after this one.
+  // What the worker is likely to read next, to ask for it in time: items [end, share_end), of which
+  // the next chunk ends at next_end, and when there are none, the span, of the call after this one.
   int64_t share_end;
+  int64_t next_end;
   Span after;
 };
 

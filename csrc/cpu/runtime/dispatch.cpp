@@ -61,8 +61,9 @@ void CpuOps::run_chunks(ErasedKernel kernel, const void* args, int64_t num_items
         Work work{};
         work.scratch = scratch;
         work.begin = c.begin_of(i);
-        work.end = work.share_end = c.begin_of(i + 1);
+        work.end = work.share_end = work.next_end = c.begin_of(i + 1);
         if (owner == worker) {
+          if (i + 1 < end) work.next_end = c.begin_of(i + 2);
           work.share_end = c.begin_of(end);
           if (i + 1 == end) work.after = c.ops->first_span(worker);
         }

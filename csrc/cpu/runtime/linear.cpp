@@ -79,8 +79,9 @@ int64_t width_of(const PackedLinear& weight, Gate gate) {
 
 void multiply(CpuOps& ops, const MatmulArgs& args, const PackedLinear& weight) {
   const MatmulKernels& kernels = ops.table().matmul;
-  // Many rows meet two panels at a time.
-  const int64_t unit = args.gated.values ? 4 : args.gate || args.x.num_rows > kFewRows ? 2 : 1;
+  // Many rows meet two panels at a time, few rows four, or four pairs of a gate and its up.
+  const bool is_few = args.x.num_rows <= kFewRows;
+  const int64_t unit = args.gated.values ? 4 : is_few ? args.gate ? 8 : 4 : 2;
   const auto bounds = weight.split(kChunksPerThread * ops.num_threads(), kMinChunkBytes, unit);
   const auto num_chunks = (int64_t)bounds.size() - 1;
   Upcoming spans;

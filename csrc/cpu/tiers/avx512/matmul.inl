@@ -6,12 +6,22 @@ constexpr int kVnniRows = 8;
 // A core keeps more lines of memory under way when it reads several places in turn: one stream of
 // prefetches reached 22 GB/s with two threads, four 31 (docs/log/2026-11.md).
 constexpr int kStreams = 4;
+constexpr int64_t kFarther = (int64_t)1 << 40;  // than a panel is long
 
-template <int num_bytes>
-HR_INLINE void prefetch(const uint8_t* p) {
-  for (int i = 0; i < num_bytes; i += 64)
-    __builtin_prefetch(p + kStreamAhead + i, 0, kStreamLocality);
-}
+// Asks for a stream's bytes some way ahead: those of the panel at hand, then of the next one.
+struct StreamAhead {
+  const uint8_t *at, *end, *next;
+
+  template <int num_bytes>
+  inline __attribute__((always_inline)) void fetch() {
+    if (at >= end) {
+      at = next + (at - end);
+      end = next + kFarther;
+    }
+    for (int i = 0; i < num_bytes; i += 64) __builtin_prefetch(at + i, 0, kStreamLocality);
+    at += num_bytes;
+  }
+};
 
 HR_INLINE __m512i load_line(const uint8_t* p) { return _mm512_loadu_si512(p); }
 
@@ -111,6 +121,7 @@ HR_INLINE void multiply_group(const GroupPlace& place, const GroupScales& s, con
 struct Streams {
   int count;
   int64_t panels[kStreams];
+  int64_t next[kStreams];  // that they go on with
 };
 
 template <uint8_t format, int rows>
@@ -124,18 +135,24 @@ static void vnni_panels(const MatmulArgs* args, const Streams& streams, int64_t 
   const uint8_t* blocks[kStreams];
   const uint8_t* quants[kStreams];
   __m512 y[kStreams * rows], z[kStreams * rows];
-  for (int s = 0; s < streams.count; s++)
-    blocks[s] = args->weight.base + args->weight.offsets[streams.panels[s]];
+  StreamAhead ahead[kStreams];
+  for (int s = 0; s < streams.count; s++) {
+    const int64_t* offsets = args->weight.offsets;
+    const uint8_t* base = args->weight.base;
+    blocks[s] = base + offsets[streams.panels[s]];
+    ahead[s] = {blocks[s] + kStreamAhead, base + offsets[streams.panels[s] + 1],
+                base + offsets[streams.next[s]]};
+  }
   for (int i = 0; i < kStreams * rows; i++) y[i] = z[i] = _mm512_setzero_ps();
   for (int64_t left = x.num_groups; left > 0; left -= layout.block_groups) {
     int groups = left < layout.block_groups ? (int)left : layout.block_groups;
     for (int s = 0; s < streams.count; s++) {
-      prefetch<layout.header_bytes>(blocks[s]);
+      ahead[s].template fetch<layout.header_bytes>();
       quants[s] = blocks[s] + layout.header_bytes;
     }
     for (int j = 0; j < groups; j++) {
       for (int s = 0; s < streams.count; s++) {
-        prefetch<layout.group_bytes>(quants[s]);
+        ahead[s].template fetch<layout.group_bytes>();
         GroupPlace place = {blocks[s], quants[s], j};
         multiply_group<format, rows>(place, group_scales(format, place), at, y + s * rows,
                                      z + s * rows);
@@ -199,20 +216,32 @@ constexpr VnniColumns kVnniColumns[kNumPackedFormats] = {
     vnni_columns<kP51>, vnni_columns<kP4K>, vnni_columns<kP5K>, vnni_columns<kP6K>,
 };
 
+// How many of the panels [begin, end) each stream reads.
+HR_INLINE int64_t stream_panels(const MatmulArgs* args, int64_t begin, int64_t end) {
+  const int64_t unit = args->gate == kNoGate ? 1 : 2;
+  return (end - begin + unit * kStreams - 1) / (unit * kStreams) * unit;
+}
+
+// The panel that stream s goes on with behind its last one of a chunk: its first of the next chunk.
+HR_INLINE int64_t panel_of_next_chunk(const MatmulArgs* args, const Work* work, int s) {
+  return work->end + s * stream_panels(args, work->end, work->next_end);
+}
+
 // Each stream goes through a part of the panels from front to back. A gate and its up are not torn
 // apart: parts are even.
 static void matmul_vnni(const MatmulArgs* args, const Work* work) {
-  const int64_t pairs = (work->end - work->begin + 1) / 2;
-  const int64_t part = (pairs + kStreams - 1) / kStreams * 2;
+  const int64_t part = stream_panels(args, work->begin, work->end);
   for (int64_t i = 0; i < part; i++) {
-    Streams streams = {0, {}};
+    Streams streams = {0, {}, {}};
     uint8_t format = 0;
-    for (int64_t p = work->begin + i; p < work->end; p += part) {
+    for (int64_t p = work->begin + i, s = 0; p < work->end; p += part, s++) {
       if (streams.count && args->weight.formats[p] != format) {
         kVnniColumns[format](args, streams);
         streams.count = 0;
       }
       format = args->weight.formats[p];
+      const int64_t far = panel_of_next_chunk(args, work, (int)s);
+      streams.next[streams.count] = i + 1 == part && far < work->next_end ? far : p + 1;
       streams.panels[streams.count++] = p;
     }
     if (streams.count) kVnniColumns[format](args, streams);
