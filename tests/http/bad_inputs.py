@@ -49,6 +49,10 @@ def text(fields: dict[str, Any], message: str, param: str, **rest: Any) -> BadIn
 
 
 TOOL = {"type": "function", "function": {"name": "f"}}
+_NO_PARTS = (
+    "A form holds the whole answer, not parts of it between marks: write marks and text into "
+    "structured_outputs.grammar, or use tools for calls."
+)
 TOOL_NAMES = "1 to 128 letters, digits and _ . : / -"
 CHOICES = (
     'none, auto, required, {"type": "function", "function": {"name": ...}} or '
@@ -367,6 +371,28 @@ BAD_INPUTS = (
         "response_format.type",
     ),
     *(
+        ask(
+            {"response_format": {"type": "structural_tag", **given}},
+            "response_format.type is 'structural_tag'; allowed: text, json_object or json_schema. "
+            + _NO_PARTS,
+            "response_format.type",
+        )
+        for ask, given in (
+            (
+                chat,
+                {"structures": [{"begin": "<a>", "schema": {}, "end": "</a>"}], "triggers": ["<a"]},
+            ),
+            (text, {"format": {"type": "any_text"}}),
+        )
+    ),
+    BadInput(
+        "/v1/responses",
+        {"model": "tiny", "input": "hi", "text": {"format": {"type": "structural_tag"}}},
+        "text.format.type is 'structural_tag'; allowed: text, json_object or json_schema. "
+        + _NO_PARTS,
+        "text.format.type",
+    ),
+    *(
         chat(
             {"response_format": {"type": kind, name: {"type": "integer"}}},
             f"response_format.{name} is not supported: answers would not be held to it. Give the schema as "
@@ -590,7 +616,7 @@ BAD_INPUTS = (
     ),
     chat(
         {"structured_outputs": {"structural_tag": "{}"}},
-        "structured_outputs.structural_tag is not supported: Use grammar.",
+        f"structured_outputs.structural_tag is not supported: {_NO_PARTS}",
         "structured_outputs.structural_tag",
         code="unsupported_parameter",
     ),

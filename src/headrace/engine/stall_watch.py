@@ -77,7 +77,8 @@ class Silence:
     """Time without a reply, as those who looked saw it pass. Any thread may look. Units: seconds.
 
     A look counts the time since the last one, `longest_look_s` at most: when nobody looked for
-    longer, the machine may have slept, and all of it counts as little as that.
+    longer, the machine may have slept, and all of it counts as little as that. Who waits for twice
+    that to pass and looks rarely sees it at the third look.
     """
 
     def __init__(self, clock: Clock, longest_look_s: float) -> None:

@@ -24,8 +24,12 @@ from headrace.server.generation_schema import (
 
 _SCHEMA = "response_format.json_schema.schema"
 _TEXT_FORMAT = "text.format"
+_PARTS = (
+    "A form holds the whole answer, not parts of it between marks: write marks and text into "
+    "structured_outputs.grammar, or use tools for calls."
+)
 _REFUSED = {
-    "structural_tag": "Use grammar.",
+    "structural_tag": _PARTS,
     "whitespace_pattern": "Use disable_any_whitespace.",
     "disable_additional_properties": 'Write "additionalProperties": false into the schema.',
 }
@@ -110,7 +114,8 @@ def _read_kind(asked: Mapping[str, Any], path: str, schema_at: str) -> str:
     """The kind of form. Raises: RequestError, also for a schema where nothing would read it."""
     kind = asked.get("type")
     if kind not in ("text", "json_object", "json_schema"):
-        raise InvalidParameter(f"{path}.type", kind, "text, json_object or json_schema")
+        hint = _PARTS if kind == "structural_tag" else ""
+        raise InvalidParameter(f"{path}.type", kind, "text, json_object or json_schema", hint)
     for name in ("json_schema", "schema"):
         is_read = kind == "json_schema" and schema_at.startswith(name)
         if asked.get(name) is not None and not is_read:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fakes.fake_clock import FakeClock
 from headrace.core.step import StepStats
-from headrace.engine.stall_watch import FIRST_STEP_S, LOAD_S, SLACK, StallWatch
+from headrace.engine.stall_watch import FIRST_STEP_S, LOAD_S, SLACK, Silence, StallWatch
 
 
 def silence_s(watch: StallWatch, processor_share: float | None, limit_s: float = 2000.0) -> float:
@@ -74,3 +75,24 @@ def test_a_step_waits_for_an_adapter_that_is_read_for_as_long_as_that_computes()
     while not watch.is_stalled(0.5, 7.0, is_loading=True):
         waited_s += 0.5
     assert waited_s <= 6.0
+
+
+def test_a_silence_that_nobody_watched_is_told_at_the_third_look() -> None:
+    clock = FakeClock()
+    silence = Silence(clock, 30.0)
+    seen = []
+    for passed_s in (500.0, 500.0, 0.5):
+        clock.advance(passed_s)
+        seen.append(silence.seen_s())
+    assert seen == [30.0, 60.0, 60.5]
+    silence.end()
+    assert silence.seen_s() == 0.0
+
+
+def test_a_silence_that_is_watched_is_as_long_as_it_is() -> None:
+    clock = FakeClock()
+    silence = Silence(clock, 30.0)
+    for _ in range(6):
+        clock.advance(10.0)
+        shown_s = silence.seen_s()
+    assert shown_s == 60.0
