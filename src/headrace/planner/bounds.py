@@ -47,11 +47,7 @@ def bounds(tasks: Mapping[str, TaskTokens]) -> list[Bound]:
             part / whole
             for part, whole in ((task.input, total_input), (task.output, total_output))
             if whole
-        ]
+        ] or [Fraction(0)]
         at_price = Fraction(task.nano_usd, total) if total and task.nano_usd is not None else None
-        found.append(
-            Bound(
-                name, min(shares, default=Fraction(0)), max(shares, default=Fraction(0)), at_price
-            )
-        )
+        found.append(Bound(name, min(shares), max(shares), at_price))
     return found

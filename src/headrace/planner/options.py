@@ -305,8 +305,9 @@ def _latency(
     if measured is None:
         return TaskLatency(None, None, "none" if objective is None or is_batch else "unmeasured")
     percent = 95.0 if objective is None else objective.percent
-    ttft_s = float(np.percentile(measured.ttft_s, percent))
-    e2e_s = float(np.percentile(measured.e2e_s, percent))
+    # An answer's own time: of six the slowest, or a sixth of them would be over a limit that holds.
+    seen_s = (measured.ttft_s, measured.e2e_s)
+    ttft_s, e2e_s = np.percentile(seen_s, percent, axis=1, method="inverted_cdf").tolist()
     if objective is None or is_batch:
         return TaskLatency(ttft_s, e2e_s, "none")
     return TaskLatency(ttft_s, e2e_s, "holds" if objective.holds(ttft_s, e2e_s) else "fails")

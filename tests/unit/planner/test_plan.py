@@ -468,3 +468,17 @@ def test_a_file_that_repeats_its_lines_proves_no_more(tmp_path: Path) -> None:
     assert "32 of the 40 samples of label have the prompt of another" in said
     assert "rests on 8 samples that differ" in "\n".join(conclusions(often, profile.workload))
     assert "40, 8 differ" in render_report([often], profile)
+
+
+def test_a_percent_of_the_answers_is_no_number_between_two(tmp_path: Path) -> None:
+    """Of eight the slowest is p95: 7 of 8 within a limit are not 95 percent."""
+    tree = workload_tree()
+    tree["tasks"]["summarize"]["latency"] = {"e2e_s": 4, "percent": 95}
+    workload, journal = read_workload(write_workload(tmp_path, tree)), Journal(tmp_path / "p.jsonl")
+    for call, tier in itertools.product(workload.calls, workload.tiers.values()):
+        for place, sample in enumerate(call.samples):
+            answer = answer_to(call, tier, sample, "About sport.", place)
+            journal.add(replace(answer, e2e_s=5.0 if place == 3 else 1.0))
+    plan = make_plan(Profile(workload, journal), workload.scenarios[0], open_price_book([]), DAY)
+    found = next(option for option in plan.options if option.call == "summarize")
+    assert (found.latency["summarize"].e2e_s, found.latency["summarize"].verdict) == (5.0, "fails")
