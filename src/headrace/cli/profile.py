@@ -19,7 +19,7 @@ from headrace.cli.progress import ensure_model
 from headrace.cli.progress_views import count_view, write_line
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import Config
-from headrace.core.errors import ConfigError, ModelFileError, ModelNotFound
+from headrace.core.errors import ConfigError, HeadraceError, ModelFileError, ModelNotFound
 from headrace.core.frozen import frozen
 from headrace.hub.model_store import ModelStore
 from headrace.launch.tier_backends import (
@@ -88,6 +88,7 @@ def profile(
     typer.echo(f"profile: {journal.path}", err=True)
     if silent:
         write_line(f"error: no answer at all: {', '.join(silent)}")
+    if silent or run.has_failed:
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -125,6 +126,7 @@ class _Run:
     ) -> None:
         self._workload, self._journal, self._config = workload, journal, config
         self._samples, self._concurrency = samples, concurrency
+        self.has_failed = False
 
     def plan(self, tier: Tier, calls: Sequence[Call], has_steps: bool) -> _Todo:
         """What the journal lacks."""
@@ -159,8 +161,13 @@ class _Run:
         with profile_progress(num_answers, sum(each.num_runs for each in todo)) as view:
             for each in todo:
                 if each.asks or each.num_runs:
-                    with _naming(each.tier):
-                        await self._ask(each, view)
+                    try:
+                        with _naming(each.tier):
+                            await self._ask(each, view)
+                    except HeadraceError as error:
+                        # The other tiers are measured, and what came is scored, all the same.
+                        self.has_failed = True
+                        write_line(f"error: {error.message}")
         for judge, num_missing in missing_scores(self._workload, self._journal).items():
             with count_view(num_missing, "scores", TimeRemainingColumn()) as scored:
                 scored.begin(f"{judge}: starting")

@@ -165,7 +165,24 @@ async def test_a_model_that_is_not_there_is_told_with_its_tier(tmp_path: Path) -
     text.write_text("no model")
     tree["tiers"]["small"] = {"model": str(text)}
     done = await invoke("profile", str(write_workload(tmp_path, tree)), "--tiers", "small")
-    assert str(done.exception).startswith(f"tiers.small.model is '{text}'; allowed: a language")
+    assert f"error: tiers.small.model is '{text}'; allowed: a language" in done.stderr
+    assert done.exit_code == 1
+
+
+async def test_a_tier_that_does_not_answer_keeps_no_other_from_it(tmp_path: Path) -> None:
+    async with completion_server(know_all) as server:
+        tree = workload_tree()
+        for tier in tree["tiers"].values():
+            tier["url"] = server.url
+        tree["tiers"]["large"]["url"] = "http://127.0.0.1:9/v1"
+        file = write_workload(tmp_path, tree)
+        done = await invoke("profile", str(file), "--samples", "2")
+    assert done.exit_code == 1
+    assert "error: Tier large does not answer: " in done.stderr
+    assert "4 of 8 answers" in done.stderr
+    lines = (tmp_path / "work.profile.jsonl").read_text().splitlines()
+    kept = [json.loads(line) for line in lines]
+    assert [entry["tier"] for entry in kept if entry.get("kind") == "answer"] == ["small"] * 4
 
 
 async def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:
@@ -173,6 +190,8 @@ async def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:
         done = await invoke("profile", str(remote_workload(tmp_path, server)))
     assert done.exit_code != 0
     assert "tiers.large.api_key" in str(done.exception)
+    # Before anything is asked.
+    assert "starting" not in done.stderr
 
 
 async def test_a_key_that_is_not_set_is_told_before_any_tier_is_asked(tmp_path: Path) -> None:
