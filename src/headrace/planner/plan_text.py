@@ -30,7 +30,6 @@ MOVE_HEADINGS = ("move", "at most", "saves here", "risk")
 AGREEMENT_HEADINGS = ("task", "judge", "compares", "pairs", "same in both orders",
                       "prefers the second", "told apart", "as the metric")  # fmt: skip
 FEW_SAMPLES = 30
-CHANCE = 0.5
 _HELD: dict[Verdict, str] = {
     "holds": "yes",
     "unproved": "not shown",
@@ -113,9 +112,7 @@ def agreement_sentences(found: Iterable[Agreement]) -> Iterator[str]:
             yield f"{kept}; no pair is left that it and the metric both tell apart."
             continue
         sense = (
-            "better than a coin"
-            if each.agrees.low > CHANCE
-            else "not shown to be better than a coin"
+            "better than a coin" if each.agrees.low > 0.5 else "not shown to be better than a coin"
         )
         yield (
             f"{kept}; of {each.num_told_apart} that it and the metric tell apart it prefers the "

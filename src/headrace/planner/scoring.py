@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from typing import NamedTuple
 
 from headrace.planner.journal import Journal
 from headrace.planner.judge import Comparison, Scorer, beside_reference, compare
+from headrace.planner.profile import cut_answer
 from headrace.planner.quality import pick
 from headrace.planner.workload import Sample, Task, Tier, Workload
 
@@ -47,8 +49,7 @@ def comparison_of_tiers(
     workload: Workload, journal: Journal, task: Task, pair: tuple[str, str], sample: Sample
 ) -> Comparison | None:
     """Two tiers' answers for a judge. None: one is missing, or they are the same."""
-    found = [_text(journal, task, workload.tiers[name], sample) for name in pair]
-    first, second = found
+    first, second = (_text(journal, task, workload.tiers[name], sample) for name in pair)
     if task.judge is None or first is None or second is None or first == second:
         return None
     return Comparison((first, second), task.call.prompt.render(sample.fields), task.judge.question)
@@ -77,10 +78,13 @@ def _of_metrics(workload: Workload, journal: Journal) -> Iterator[_Missing]:
             task = workload.tasks[name]
             if task.metric.kind not in ("similarity", "judge"):
                 continue
-            for tier in real:
-                for sample in call.samples:
-                    answer = journal.find(call, tier, sample)
-                    text = None if answer is None or answer.error else pick(answer.text, path)
+            for tier, sample in product(real, call.samples):
+                whole = journal.find(call, tier, sample)
+                if whole is None or whole.error is not None:
+                    continue
+                shorter = () if call.is_merged else task.shorter
+                for answer in (whole, *(cut_answer(whole, limit) for limit in shorter)):
+                    text = None if answer is None else pick(answer.text, path)
                     if text is not None:
                         asked = beside_reference(task, sample, text)
                         yield _Missing(name, task.metric.model, asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from fakes.one_seat import OneSeat
 from fakes.workload_files import answer_to, workload_tree, write_workload
 from headrace.core.backend import ModelInfo
 from headrace.core.request import GenerateRequest
+from headrace.core.usage import Usage
 from headrace.planner.agreement import agreements
 from headrace.planner.journal import Journal
 from headrace.planner.judge import Comparison, Scorer, compare
@@ -66,6 +68,27 @@ async def test_a_model_scores_each_text_once(
     found = Profile(workload, again).find(call, tier)
     assert found is not None
     assert np.allclose(found.rows["summarize"][:, 0], score)
+
+
+async def test_shorter_answers_are_scored_too(tmp_path: Path) -> None:
+    """What a smaller max_tokens leaves of an answer is another text; one that fits is the same."""
+    tree = workload_tree()
+    tree["tasks"]["summarize"] |= {
+        "metric": {"kind": "similarity", "model": "some-encoder", "reference": "summary"},
+        "shorter": [4],
+    }
+    workload = read_workload(write_workload(tmp_path, tree))
+    journal = Journal(tmp_path / "p.jsonl")
+    call, tier = workload.call("summarize"), workload.tiers["large"]
+    for number, sample in enumerate(call.samples):
+        text, count = f"About {sample.id} and so", 4 + number % 2 * 4
+        marks = tuple((place + 1, 2 * place + 2) for place in range(count))
+        answer = answer_to(call, tier, sample, text)
+        journal.add(replace(answer, marks=marks, usage=Usage(input_tokens=9, output_tokens=count)))
+    assert missing_scores(workload, journal) == {"some-encoder": 12}
+    await score_answers(workload, journal, "some-encoder", Scorer(FakeBackend()))
+    found = Profile(workload, journal).find(call, tier, 4)
+    assert found is not None and len(found.rows["summarize"]) == 8
 
 
 async def test_a_judge_that_prefers_the_answer_says_a_and_then_b(tmp_path: Path) -> None:
