@@ -9,7 +9,8 @@ Source: start-time fair queueing, Goyal et al. 1996; costs as in arXiv 2401.0058
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, field
 
 from headrace.sched.request_state import RequestSpec, RequestState
 
@@ -24,11 +25,13 @@ _MAX_IDLE_TENANTS = 1000
 
 @dataclass(slots=True)
 class _Line:
-    """A tenant's place in virtual time, in weighted tokens."""
+    """A tenant's place in virtual time, in weighted tokens.
+
+    `starts` are where its open requests begin, ascending: the next one overtakes none of them.
+    """
 
     end: int = 0
-    last_start: int = 0
-    num_open: int = 0
+    starts: list[int] = field(default_factory=list)
 
 
 class FairShare:
@@ -46,9 +49,9 @@ class FairShare:
             self._forget_idle()
         line = self._lines.setdefault(spec.tenant, _Line())
         cost = self._expected_cost(spec)
-        start = max(self._now, line.end, line.last_start)
-        line.end, line.last_start = start + cost, start
-        line.num_open += 1
+        start = max(self._now, line.end, *line.starts[-1:])
+        line.end = start + cost
+        line.starts.append(start)
         self._expected[spec.request_id] = cost
         return (start, arrival)
 
@@ -66,9 +69,7 @@ class FairShare:
             self._mean_output += (num_output - self._mean_output) / 16
         line = self._lines[spec.tenant]
         line.end += cost - self._expected.pop(spec.request_id)
-        line.num_open -= 1
-        if not line.num_open:  # nobody is left whom the next one must not overtake
-            line.last_start = 0
+        del line.starts[bisect_left(line.starts, request.rank[-2])]
 
     def _expected_cost(self, spec: RequestSpec) -> int:
         num_output = min(spec.max_tokens, max(1, round(self._mean_output)))
@@ -76,4 +77,4 @@ class FairShare:
 
     def _forget_idle(self) -> None:
         """Tenants of which nothing is left begin at the present when they come again."""
-        self._lines = {tenant: line for tenant, line in self._lines.items() if line.num_open}
+        self._lines = {tenant: line for tenant, line in self._lines.items() if line.starts}

@@ -151,6 +151,19 @@ def test_an_abort_gives_everything_back() -> None:
     assert ends.index("b-last") <= 2
 
 
+def test_what_was_aborted_holds_up_nobody_who_comes_after_it() -> None:
+    """Also while another request of the tenant goes on."""
+    runs = bench(max_num_seqs=1)
+    runs.add(*flood("a", 50, 20, 10))
+    runs.step()
+    for index in range(1, 50):
+        runs.scheduler.abort(f"a{index}")
+    runs.add(make_spec("a-last", prompt(20, 99), 10, tenant="a"))
+    runs.add(*flood("b", 20, 20, 10))
+    ends = [name for name in order_of_ends(runs) if name[0] == "b" or name == "a-last"]
+    assert ends.index("a-last") <= 2
+
+
 def test_tenants_that_left_are_forgotten() -> None:
     shares = FairShare()
     runs = bench(max_num_seqs=4)
