@@ -12,7 +12,7 @@ from consistency.mixed_requests import SAMPLING, requests
 from fakes.byte_tokenizer import byte_tokenizer
 from fakes.fake_clock import FakeClock
 from fakes.guessing_runner import GuessingRunner
-from headrace.core.request import SamplingParams
+from headrace.core.request import RepetitionDetection, SamplingParams
 from headrace.core.structured_outputs import StructuredOutputs
 from headrace.executor.drafting_runner import DraftingRunner, Runner
 from headrace.models.llama import Llama
@@ -130,6 +130,23 @@ def test_forms(best: Llama) -> None:
     answers = EngineDriver(best, Setting(drafts=guessing(best, alone)), rules).generate(asked)
     assert num_drafted(answers)[1] > 40
     assert answers == alone
+
+
+def test_a_form_that_drafts_complete_behind_the_end(best: Llama) -> None:
+    """The answer has ended in circles by then, as it does without drafts."""
+    rules = LogitsRules(byte_tokenizer, best.config.vocab_size)
+    sampling = SamplingParams(
+        temperature=0.0,
+        structured_outputs=StructuredOutputs(choice=["aaab"]),
+        repetition_detection=RepetitionDetection(max_pattern_size=1, min_count=3),
+    )
+    prompt = tuple(token_ids(20))
+    asked = Asked("r", prompt, sampling, max_tokens=12, predicted=tuple(b"aaab"))
+    alone = each_alone(best, [asked], Setting(), rules)
+    answers = EngineDriver(best, Setting(drafts=looking_up), rules).generate([asked])
+    assert num_drafted(answers)[0] == 3, "the whole rest"
+    assert answers == alone
+    assert answers["r"].finish_reason == alone["r"].finish_reason == "repetition"
 
 
 def test_ends_that_depend_on_the_tokens_before(best: Llama) -> None:

@@ -305,8 +305,10 @@ class Scheduler:
         if row.num_draft_tokens:
             self._count_draft(request, row.num_draft_tokens, num_accepted_tokens)
         request.draft_token_ids = found.draft_token_ids
-        # A complete form is an answer that ended by itself, also at the length limit.
-        is_complete = found.is_complete and finish_reason != "stop"
+        # A complete form is an answer that ended by itself, also at the length limit; but not one
+        # that its drafts complete behind the token that ended it.
+        is_whole = num_new_tokens == len(found.token_ids)
+        is_complete = found.is_complete and is_whole and finish_reason != "stop"
         finish_reason = "stop" if is_complete else finish_reason
         if finish_reason is not None:
             self._places.end(request)
