@@ -165,3 +165,13 @@ def test_preempted_answers_keep_the_distribution(best: Llama, other: Llama) -> N
     answers = driver.generate(requests)
     assert sum(answer.num_preemptions for answer in answers.values()) > 0
     assert all(len(answer.token_ids) == NUM_TOKENS for answer in answers.values())
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 1e-6])
+def test_next_to_no_temperature_is_none(best: Llama, other: Llama, temperature: float) -> None:
+    """One over it is more than a float can be, and nothing is drawn for such a request."""
+    greedy, drawn = (SamplingParams(temperature=each) for each in (0.0, temperature))
+    answers = run(best, best, [Asked("r", PROMPT, drawn, max_tokens=20)], is_rejecting=True)
+    alone = EngineDriver(best, Setting()).generate([Asked("r", PROMPT, greedy, max_tokens=20)])
+    assert answers == alone
+    assert num_drafted(answers)[0] > 0

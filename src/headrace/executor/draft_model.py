@@ -22,6 +22,7 @@ from headrace.executor.draft_slots import DraftSlots
 from headrace.executor.input_batch import flatten
 from headrace.models.llama import Hidden, Llama
 from headrace.ops.protocol import Array, KVCache, Ops
+from headrace.ops.reference.sampling import GREEDY_TEMPERATURE
 from headrace.ops.step_inputs import SampleInputs, StepInputs
 from headrace.sampling.rejection import DrawnGuess, distribution, guess_seed
 from headrace.sampling.sample_rows import SampleRow, gather, make_row
@@ -249,7 +250,9 @@ class DraftModel:
         }
 
     def _is_drawn_for(self, sequence: DraftSequence) -> bool:
-        return self._is_rejecting and not sequence.row.sampling.is_repeatable
+        """Whether rejection settles its guesses. At next to no temperature nothing is drawn."""
+        is_greedy = sequence.row.values["temperature"] < GREEDY_TEMPERATURE
+        return self._is_rejecting and not is_greedy and not sequence.row.sampling.is_repeatable
 
     def _guessing(self, inputs: SampleInputs, sequences: Sequence[DraftSequence]) -> SampleInputs:
         """The target's parameters and noise, sharper; other noise for what rejection settles."""
