@@ -145,6 +145,7 @@ def merge(first: RequestOutput, second: RequestOutput) -> RequestOutput:
         prompt_logprobs=second.prompt_logprobs if prompt_logprobs is None else prompt_logprobs,
         prompt_text=first.prompt_text or second.prompt_text,
         prompt_tokens=first.prompt_tokens or second.prompt_tokens,
+        resolved=second.resolved or first.resolved,
     )
 
 

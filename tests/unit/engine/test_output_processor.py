@@ -85,6 +85,17 @@ async def test_nobody_is_woken_before_the_prompt_is_scored() -> None:
     assert [entry and entry.chosen.token for entry in output.prompt_logprobs] == [None, "b"]
 
 
+async def test_a_slow_reader_is_told_too_how_the_request_was_resolved() -> None:
+    """It comes with the first output, which others may have joined by then."""
+    bench = Bench(max_tokens=9)
+    await bench.apply(gained(0, "x"))
+    await bench.apply(gained(0, "y"))
+    output = bench.take()
+    assert (output.deltas[0].text, output.is_finished) == ("xy", False)
+    assert output.resolved is not None
+    assert output.resolved.max_tokens == 9
+
+
 async def test_a_refused_answer_fails_the_stream_and_its_siblings() -> None:
     bench = Bench(n=2)
     await bench.apply(RequestProgress("r.0", finish_reason="error", error="no room"))
