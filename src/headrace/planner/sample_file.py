@@ -40,7 +40,7 @@ def read_text(path: Path, where: str) -> str:
     try:
         if path.stat().st_size > MAX_DATA_BYTES:
             raise ConfigError(where, str(path), f"at most {MAX_DATA_BYTES} bytes")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(where, str(path), "a readable file", f"{error.strerror}.") from None
     except UnicodeDecodeError as error:

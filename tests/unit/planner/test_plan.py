@@ -482,3 +482,27 @@ def test_a_percent_of_the_answers_is_no_number_between_two(tmp_path: Path) -> No
     plan = make_plan(Profile(workload, journal), workload.scenarios[0], open_price_book([]), DAY)
     found = next(option for option in plan.options if option.call == "summarize")
     assert (found.latency["summarize"].e2e_s, found.latency["summarize"].verdict) == (5.0, "fails")
+
+
+def test_what_never_came_did_not_come_in_time(tmp_path: Path) -> None:
+    tree = workload_tree()
+    tree["tasks"]["summarize"] |= {"latency": {"e2e_s": 60, "percent": 80}, "floor": 0}
+    workload, journal = read_workload(write_workload(tmp_path, tree)), Journal(tmp_path / "p.jsonl")
+    for call, tier in itertools.product(workload.calls, workload.tiers.values()):
+        for place, sample in enumerate(call.samples):
+            num_failed = 1 if tier.name == "large" else 2
+            error = "CapacityError: full" if place < num_failed else None
+            answer = answer_to(call, tier, sample, "About sport.", place)
+            journal.add(replace(answer, error=error))
+    plan = make_plan(Profile(workload, journal), workload.scenarios[0], open_price_book([]), DAY)
+    found = {
+        option.tier: option.latency["summarize"]
+        for option in plan.options
+        if option.call == "summarize" and not option.is_batch
+    }
+    # Seven of eight are 87 percent, six are 75.
+    assert {tier: latency.verdict for tier, latency in found.items()} == {
+        "large": "holds",
+        "small": "fails",
+    }
+    assert found["small"].e2e_s == 1.0

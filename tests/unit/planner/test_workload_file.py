@@ -137,6 +137,14 @@ def test_a_form_that_is_no_map_is_refused(tmp_path: Path) -> None:
         read_workload(write_workload(tmp_path, tree))
 
 
+def test_files_of_windows_are_read(tmp_path: Path) -> None:
+    path = write_workload(tmp_path)
+    for file in (path, tmp_path / "data.jsonl"):
+        text = file.read_text().replace("\n", "\r\n")
+        file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert len(read_workload(path).tasks["label"].call.samples) == 8
+
+
 def test_a_broken_line_of_data_is_named(tmp_path: Path) -> None:
     path = write_workload(tmp_path)
     with (tmp_path / "data.jsonl").open("a") as file:
