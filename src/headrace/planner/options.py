@@ -71,7 +71,7 @@ class TaskQuality:
 
 @frozen
 class TaskLatency:
-    """Of what came, at the objective's percent; the verdict of all. None: unmeasured. In seconds."""
+    """Of what came, at the objective's percent; the verdict of all. None: unmeasured. Seconds."""
 
     ttft_s: float | None
     e2e_s: float | None

@@ -166,8 +166,8 @@ def conclusions(plan: WorkloadPlan, workload: Workload) -> Iterator[str]:
     counts = [option.num_prompts for option in plan.options if option.num_prompts]
     if counts and min(counts) < FEW_SAMPLES:
         yield (
-            f"Some of it rests on {min(counts)} samples that differ. Below {FEW_SAMPLES} intervals are "
-            "too narrow: take what is held as likely, not as shown, and profile more samples."
+            f"Some of it rests on {min(counts)} samples that differ. Below {FEW_SAMPLES} intervals "
+            "are too narrow: take what is held as likely, not as shown, and profile more samples."
         )
 
 
