@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from jinja2 import meta
 from jinja2.exceptions import TemplateError
 
 from headrace.core.clock import Clock, SystemClock
@@ -83,7 +82,7 @@ class ChatTemplate:
         self._has_short_ids = asks_short_ids(source)
         self.compile_error: str | None = None
         try:
-            self._tree, self._template = self._environment.compile_bounded(source)
+            self._template = self._environment.compile_bounded(source)
         except Exception as error:  # what Python says of the code that a template becomes, too
             # Completions do not need the template, so a broken one only refuses chats.
             self.compile_error = _shown(error)
@@ -97,7 +96,7 @@ class ChatTemplate:
     def _names(self) -> frozenset[str]:
         if self.compile_error is not None:
             return frozenset()
-        return frozenset(meta.find_undeclared_variables(self._tree))
+        return frozenset(self._environment.names_read - set(self._environment.globals))
 
     @cached_property
     def variables(self) -> frozenset[str]:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from jinja2 import meta
 from transformers import PreTrainedTokenizerBase
 
 from fakes.fake_clock import FakeClock
@@ -16,6 +17,7 @@ from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.message import Message, Tool, ToolCall
 from headrace.text.chat_template import ChatTemplate, encode_chat
 from headrace.text.control_text import ControlTexts
+from headrace.text.jinja_environment import ChatEnvironment
 from headrace.text.tokenizer import Tokenizer
 
 WEATHER = Tool(
@@ -420,6 +422,23 @@ def test_variables_are_what_a_request_may_set() -> None:
     template = ChatTemplate(source, {"bos_token": "<s>"}, FakeClock())
     assert template.variables == {"enable_thinking", "style"}
     assert ChatTemplate("{% broken", {}).variables == frozenset()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% set a = 1 %}{{ a }}{{ b }}",
+        "{% if c %}{% set a = 1 %}{% endif %}{{ a }}",
+        "{% for m in messages %}{{ m.role }}{{ loop.index }}{{ before }}{% set before = m %}"
+        "{% endfor %}",
+        "{% macro show(x, y=z) %}{{ x }}{{ y }}{{ w }}{% endmacro %}{{ show(a) }}{{ x }}",
+        "{% set ns = namespace(n=0) %}{% set ns.n = start %}{{ ns.n ~ strftime_now('%Y') }}",
+        "{{ a[b:c] }}{{ d['e'] if f is defined and g not in [h] else {i: j} }}",
+    ],
+)
+def test_names_are_those_that_jinja_finds(source: str) -> None:
+    wanted = meta.find_undeclared_variables(ChatEnvironment(FakeClock()).parse(source))
+    assert ChatTemplate(source, {}).variables == wanted - {"messages", "tools"}
 
 
 # As in the templates of Mistral 7B 0.3 and its successors.
