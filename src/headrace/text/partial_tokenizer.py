@@ -27,6 +27,7 @@ SPACE_PIECE = "▁"
 MAX_CHARS = 4096
 """Of all texts together; for more the whole tokenizer is loaded, which then is worth its time."""
 
+_LINE_BYTES = 16384
 _MODEL_RULES = ("unk_token", "fuse_unk", "byte_fallback", "ignore_merges")
 
 
@@ -41,12 +42,21 @@ def split_tokenizer(whole: Tokenizer) -> bytes:
     return json.dumps(frame).encode() + b"\n" + index
 
 
+def cut_line(content: memoryview) -> tuple[bytes, memoryview]:
+    """The first line, and what is behind it, which is not copied."""
+    size = _LINE_BYTES
+    while (end := bytes(content[:size]).find(b"\n")) < 0 and size < len(content):
+        size *= 4
+    end = len(content) if end < 0 else end
+    return bytes(content[:end]), content[end + 1 :]
+
+
 class PartialTokenizer:
     """Grows by the texts it is asked about. Safe to share between threads."""
 
-    def __init__(self, body: bytes, load_whole: Callable[[], Tokenizer]) -> None:
+    def __init__(self, body: bytes | memoryview, load_whole: Callable[[], Tokenizer]) -> None:
         """`body` is what `split_tokenizer` gave, unharmed."""
-        frame, _, index = body.partition(b"\n")
+        frame, index = cut_line(memoryview(body))
         self._index = VocabularyIndex(index)
         self._load_whole = load_whole
         self._lock = Lock()

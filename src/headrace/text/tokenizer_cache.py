@@ -15,12 +15,13 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import tokenizers
 from tokenizers import Tokenizer
 
-from headrace.text.partial_tokenizer import PartialTokenizer, split_tokenizer
+from headrace.text.partial_tokenizer import PartialTokenizer, cut_line, split_tokenizer
 from headrace.text.tokenizer_facts import TokenizerFacts, facts_as_json, facts_from_json
 
 _LOGGER = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def load_cached(cache_dir: Path, key: str) -> tuple[Tokenizer, TokenizerFacts] |
     if found is None:
         return None
     try:
-        return Tokenizer.from_buffer(found[0]), found[1]
+        return Tokenizer.from_buffer(bytes(found[0])), found[1]
     except Exception as error:  # tokenizers raises bare Exception
         _LOGGER.warning("tokenizer cache %s cannot be loaded (%s); building anew", path, error)
         return None
@@ -75,14 +76,19 @@ def forget(cache_dir: Path, key: str) -> int:
     return num_bytes
 
 
-def _read(path: Path, key: str) -> tuple[bytes, TokenizerFacts] | None:
+def _read(path: Path, key: str) -> tuple[memoryview, TokenizerFacts] | None:
+    """The body where it lies in the mapped file, and the facts."""
     try:
-        head, _, body = path.read_bytes().partition(b"\n")
+        with path.open("rb") as file:
+            content = memoryview(mmap(file.fileno(), 0, access=ACCESS_READ))
     except FileNotFoundError:
         return None
+    except ValueError:  # an empty file
+        content = memoryview(b"")
     except OSError as error:
         _LOGGER.warning("tokenizer cache %s cannot be read (%s); building anew", path, error)
         return None
+    head, body = cut_line(content)
     try:
         facts = facts_from_json(json.loads(head)["facts"])
     except (ValueError, KeyError, TypeError):
@@ -108,7 +114,7 @@ def _write(path: Path, key: str, body: bytes, facts: TokenizerFacts) -> None:
         _LOGGER.warning("tokenizer cache %s cannot be written: %s", path, error)
 
 
-def _head(key: str, body: bytes, facts: TokenizerFacts) -> bytes:
+def _head(key: str, body: bytes | memoryview, facts: TokenizerFacts) -> bytes:
     stated = facts_as_json(facts)
     head = {
         "format": _FORMAT,

@@ -27,7 +27,7 @@ _NO_PLACE = 0
 class VocabularyIndex:
     """Looks up tokens in what `index_vocabulary` gave. The bytes are trusted: check them before."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes | memoryview) -> None:
         view = memoryview(body)
         words = view[: len(body) // _WORD * _WORD].cast("I")
         self.max_chars, self.num_ids, num_slots, num_merges = words[:_HEAD]
