@@ -4,6 +4,7 @@
 #include <chrono>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 namespace headrace {
 namespace {
@@ -44,11 +45,21 @@ ThreadPool::ThreadPool(int num_threads) {
                                 "; allowed: 1 to 1024.");
   idle_spans_ = std::vector<IdleSpan>((size_t)num_threads);
   threads_.reserve((size_t)num_threads - 1);
-  for (int worker = 1; worker < num_threads; worker++)
-    threads_.emplace_back([this, worker] { work(worker); });
+  try {
+    for (int worker = 1; worker < num_threads; worker++)
+      threads_.emplace_back([this, worker] { work(worker); });
+  } catch (const std::system_error& error) {
+    const size_t num_started = threads_.size() + 1;
+    stop();
+    throw std::runtime_error("only " + std::to_string(num_started) + " of " +
+                             std::to_string(num_threads) + " threads could be started (" +
+                             error.what() + "). Use fewer, or let this user have more processes.");
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   is_stopping_ = true;
   round_.fetch_add(1, std::memory_order_release);
   round_.notify_all();

@@ -38,6 +38,7 @@ class ThreadPool {
     std::atomic<size_t> size{0};
   };
 
+  void stop();
   bool enter();
   void work(int worker);
 

@@ -1,5 +1,6 @@
 #include "runtime/work_queue.h"
 
+#include <system_error>
 #include <utility>
 
 namespace headrace {
@@ -22,7 +23,12 @@ void WorkQueue::add(size_t num_bytes, std::function<void()> job) {
   if (is_busy_) return;
   if (thread_.joinable()) thread_.join();
   is_busy_ = true;
-  thread_ = std::thread([this] { work(); });
+  try {
+    thread_ = std::thread([this] { work(); });
+  } catch (const std::system_error&) {  // no thread is left to this process: not beside, then
+    lock.unlock();
+    work();
+  }
 }
 
 void WorkQueue::finish() {
