@@ -18,7 +18,8 @@ struct EmbedArgs {
 
 struct EmbedKernels {
   Kernel<EmbedArgs> run;
-  bool (*can_read)(int32_t ggml_type);
+  // Of a row of `width` weights; -1 for a type that is not read, or for no whole blocks.
+  int64_t (*row_bytes)(int32_t ggml_type, int64_t width);
 };
 
 }  // namespace headrace

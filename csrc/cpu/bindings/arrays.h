@@ -51,6 +51,9 @@ struct Sequences {
 void check_sequences(const Sequences& s, int64_t num_blocks, int32_t block_size,
                      int64_t num_requests, int64_t num_rows);
 
+// A row of the table holds `width` weights of a format that embed reads; raises ValueError.
+void check_table(const CpuOps& ops, const In<uint8_t, 2>& table, int32_t ggml_type, int64_t width);
+
 // What ops require of their arrays, called one by one or recorded; raises ValueError.
 void check_rope(int64_t width, const In<float, 2>& cosines, const In<float, 2>& sines,
                 int32_t num_heads, int32_t num_kv_heads, int32_t head_size,

@@ -23,14 +23,14 @@ nb::object take(CpuOps& ops, size_t num_rows, size_t num_columns) {
 }
 
 bool can_embed(const CpuOps& ops, int32_t ggml_type) {
-  return ops.table().embed.can_read(ggml_type);
+  return ops.table().embed.row_bytes(ggml_type, 0) == 0;
 }
 
 void checked_embed(CpuOps& ops, In<int32_t, 1> token_ids, In<uint8_t, 2> table, int32_t ggml_type,
                    float scale, Out<float, 2> out) {
-  require(ops.table().embed.can_read(ggml_type), "the table's format is not one that embed reads");
   require(out.shape(0) == token_ids.shape(0), "out must be [T, C]");
   const auto num_rows = (int64_t)token_ids.shape(0), width = (int64_t)out.shape(1);
+  check_table(ops, table, ggml_type, width);
   require_range(token_ids.data(), num_rows, 0, (int64_t)table.shape(0), "token id");
   const EmbedArgs args{
       token_ids.data(), table.data(), (int64_t)table.shape(1), ggml_type, width, scale, out.data()};
@@ -185,6 +185,7 @@ void checked_attention(CpuOps& ops, In<float, 2> qkv, const KVStorage& cache,
 }  // namespace
 
 void bind_forward(nb::module_& m) {
+  // What is written to is the caller's array, not a copy in another type or order.
   m.def("take", &take, "ops"_a, "num_rows"_a, "num_columns"_a);
   nb::enum_<KVFormat>(m, "KVFormat").value("BF16", kBf16KV).value("INT8", kInt8KV);
   nb::class_<KVStorage>(m, "KVLayer")
@@ -195,24 +196,24 @@ void bind_forward(nb::module_& m) {
         "key_format"_a, "value_format"_a);
   m.def("can_embed", &can_embed, "ops"_a, "ggml_type"_a);
   m.def("embed", &checked_embed, "ops"_a, "token_ids"_a, "table"_a, "ggml_type"_a, "scale"_a,
-        "out"_a);
-  m.def("rms_norm", &checked_rms_norm, "ops"_a, "h"_a, "weight"_a, "eps"_a, "out"_a,
-        "add"_a = nb::none());
-  m.def("layer_norm", &checked_layer_norm, "ops"_a, "h"_a, "weight"_a, "bias"_a, "eps"_a, "out"_a,
-        "add"_a = nb::none());
-  m.def("gelu", &checked_gelu, "ops"_a, "x"_a);
-  m.def("gate", &checked_gate, "ops"_a, "x"_a, "gate"_a, "out"_a);
-  m.def("add_lora", &checked_add_lora, "ops"_a, "x"_a, "a"_a, "b"_a, "rows"_a, "y"_a);
+        "out"_a.noconvert());
+  m.def("rms_norm", &checked_rms_norm, "ops"_a, "h"_a.noconvert(), "weight"_a, "eps"_a,
+        "out"_a.noconvert(), "add"_a = nb::none());
+  m.def("layer_norm", &checked_layer_norm, "ops"_a, "h"_a.noconvert(), "weight"_a, "bias"_a,
+        "eps"_a, "out"_a.noconvert(), "add"_a = nb::none());
+  m.def("gelu", &checked_gelu, "ops"_a, "x"_a.noconvert());
+  m.def("gate", &checked_gate, "ops"_a, "x"_a, "gate"_a, "out"_a.noconvert());
+  m.def("add_lora", &checked_add_lora, "ops"_a, "x"_a, "a"_a, "b"_a, "rows"_a, "y"_a.noconvert());
   m.def("attention_packed", &checked_attention_packed, "ops"_a, "qkv"_a, "query_start"_a,
-        "num_heads"_a, "scale"_a, "out"_a);
-  m.def("rope", &checked_rope, "ops"_a, "qkv"_a, "positions"_a, "cosines"_a, "sines"_a,
+        "num_heads"_a, "scale"_a, "out"_a.noconvert());
+  m.def("rope", &checked_rope, "ops"_a, "qkv"_a.noconvert(), "positions"_a, "cosines"_a, "sines"_a,
         "num_heads"_a, "num_kv_heads"_a, "head_size"_a, "q_norm"_a = nb::none(),
         "k_norm"_a = nb::none(), "eps"_a = 0.0f);
   m.def("store_kv", &checked_store_kv, "ops"_a, "qkv"_a, "layer"_a, "slot_mapping"_a, "num_heads"_a,
         "key_shift"_a = nb::none());
   m.def("attention", &checked_attention, "ops"_a, "qkv"_a, "layer"_a, "positions"_a,
         "query_start"_a, "seq_lens"_a, "block_table"_a, "num_heads"_a, "scale"_a, "window"_a,
-        "soft_cap"_a, "out"_a);
+        "soft_cap"_a, "out"_a.noconvert());
 }
 
 }  // namespace headrace

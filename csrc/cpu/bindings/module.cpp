@@ -76,7 +76,7 @@ void bind_linear(nb::module_& m) {
         Running running(ops);
         linear(ops, x.data(), (int64_t)x.shape(0), weight, kNoGate, y.data());
       },
-      "ops"_a, "x"_a, "weight"_a, "y"_a);
+      "ops"_a, "x"_a, "weight"_a, "y"_a.noconvert());
   m.def(
       "linear",
       [](CpuOps& ops, const QuantizedActivation& x, const PackedLinear& weight, Out<float, 2> y) {
@@ -87,7 +87,7 @@ void bind_linear(nb::module_& m) {
         Running running(ops);
         linear(ops, x, weight, y.data());
       },
-      "ops"_a, "x"_a, "weight"_a, "y"_a);
+      "ops"_a, "x"_a, "weight"_a, "y"_a.noconvert());
   nb::enum_<Gate>(m, "Gate").value("SILU", kSilu).value("GELU_TANH", kGeluTanh);
   m.def(
       "gated_linear",
@@ -100,7 +100,7 @@ void bind_linear(nb::module_& m) {
         Running running(ops);
         linear(ops, x.data(), (int64_t)x.shape(0), weight, gate, y.data());
       },
-      "ops"_a, "x"_a, "weight"_a, "gate"_a, "y"_a);
+      "ops"_a, "x"_a, "weight"_a, "gate"_a, "y"_a.noconvert());
   nb::class_<QuantizedActivation>(m, "QuantizedActivation")
       .def_prop_ro("shape", [](const QuantizedActivation& x) {
         return nb::make_tuple(x.num_rows(), x.depth());

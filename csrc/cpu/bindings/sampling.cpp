@@ -60,6 +60,9 @@ void sample(CpuOps& ops, In<float, 2> logits, Floats temperature, Tokens top_k, 
   require((int64_t)top_k.shape(0) == rows && (int64_t)seeds.shape(0) == rows &&
               (int64_t)positions.shape(0) == rows && (int64_t)token_ids.shape(0) == rows,
           "top_k, seeds, positions and token_ids must be [S]");
+  for (int64_t s = 0; s < rows; s++)
+    require(!(top_p.data()[s] < 0) && !(typical_p.data()[s] < 0),
+            "top_p and typical_p must not be negative");
   const SampleArgs args{logits.data(),    vocab,           temperature.data(), top_k.data(),
                         top_p.data(),     min_p.data(),    typical_p.data(),   seeds.data(),
                         positions.data(), token_ids.data()};
@@ -88,15 +91,15 @@ void logprobs(CpuOps& ops, In<float, 2> logits, Tokens token_ids, Out<float, 1> 
 }  // namespace
 
 void bind_sampling(nb::module_& m) {
-  m.def("adjust_logits", &adjust_logits, "ops"_a, "logits"_a, "token_mask"_a.none(),
+  m.def("adjust_logits", &adjust_logits, "ops"_a, "logits"_a.noconvert(), "token_mask"_a.none(),
         "bias_start"_a.none(), "bias_ids"_a.none(), "bias_values"_a.none(), "prompt_start"_a.none(),
         "prompt_ids"_a.none(), "prompt_values"_a.none(), "output_start"_a.none(),
         "output_ids"_a.none(), "output_values"_a.none(), "repetition"_a, "presence"_a,
         "frequency"_a);
   m.def("sample", &sample, "ops"_a, "logits"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a,
-        "typical_p"_a, "seeds"_a, "positions"_a, "token_ids"_a);
-  m.def("logprobs", &logprobs, "ops"_a, "logits"_a, "token_ids"_a, "out"_a, "ranks"_a, "top_ids"_a,
-        "top_logprobs"_a);
+        "typical_p"_a, "seeds"_a, "positions"_a, "token_ids"_a.noconvert());
+  m.def("logprobs", &logprobs, "ops"_a, "logits"_a, "token_ids"_a, "out"_a.noconvert(),
+        "ranks"_a.noconvert(), "top_ids"_a.noconvert(), "top_logprobs"_a.noconvert());
 }
 
 }  // namespace headrace

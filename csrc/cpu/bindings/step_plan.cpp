@@ -15,7 +15,7 @@ void check_sequences(const Sequences& s, int64_t num_blocks, int32_t block_size,
           "query_start must go from 0 to T");
   for (int64_t r = 0; r < num_requests; r++) {
     const int32_t begin = s.query_start[r], end = s.query_start[r + 1];
-    require(begin <= end, "query_start must ascend");
+    require(begin <= end && end <= num_rows, "query_start must ascend");
     const int64_t used = ((int64_t)s.seq_lens[r] + block_size - 1) / block_size;
     bool is_held = s.seq_lens[r] >= 0 && used <= s.table_width;
     for (int64_t b = 0; is_held && b < used; b++) {
@@ -29,11 +29,18 @@ void check_sequences(const Sequences& s, int64_t num_blocks, int32_t block_size,
   }
 }
 
+void check_table(const CpuOps& ops, const In<uint8_t, 2>& table, int32_t ggml_type, int64_t width) {
+  const int64_t row_bytes = ops.table().embed.row_bytes(ggml_type, width);
+  require(row_bytes >= 0, "the table's format is not one that embed reads in rows of this width");
+  require((int64_t)table.shape(1) == row_bytes, "the table's rows must have the width of out");
+}
+
 void check_rope(int64_t width, const In<float, 2>& cosines, const In<float, 2>& sines,
                 int32_t num_heads, int32_t num_kv_heads, int32_t head_size,
                 const std::optional<In<float, 1>>& q_norm,
                 const std::optional<In<float, 1>>& k_norm) {
-  require(width == (int64_t)(num_heads + 2 * num_kv_heads) * head_size,
+  require(num_heads > 0 && num_kv_heads > 0 && head_size > 0, "H, K and D must be positive");
+  require(width == ((int64_t)num_heads + 2 * (int64_t)num_kv_heads) * head_size,
           "qkv must be [T, (H+2K)*D]");
   require(cosines.shape(0) == sines.shape(0) && cosines.shape(1) == sines.shape(1),
           "cos and sin must have one shape");
@@ -46,7 +53,7 @@ void check_heads(int64_t width, const KVStorage& cache, int32_t num_heads) {
   const KVLayer& layer = cache.layer();
   require(num_heads > 0 && num_heads % layer.num_kv_heads == 0,
           "num_heads must be a multiple of num_kv_heads");
-  require(width == (int64_t)(num_heads + 2 * layer.num_kv_heads) * layer.head_size,
+  require(width == ((int64_t)num_heads + 2 * (int64_t)layer.num_kv_heads) * layer.head_size,
           "qkv must be [T, (H+2K)*D] of the cache's heads");
 }
 
@@ -92,8 +99,8 @@ class RecordedPlan {
   explicit RecordedPlan(CpuOps& ops) : plan_(ops) {}
 
   int embed(In<uint8_t, 2> table, int32_t ggml_type, int64_t width, float scale) {
-    require(plan_.ops().table().embed.can_read(ggml_type),
-            "the table's format is not one that embed reads");
+    require(width > 0, "width must be positive");
+    check_table(plan_.ops(), table, ggml_type, width);
     const auto* data = keep(table);
     return plan_.embed({nullptr, data, (int64_t)table.shape(1), ggml_type, width, scale, nullptr},
                        (int64_t)table.shape(0));
@@ -101,7 +108,9 @@ class RecordedPlan {
 
   int rms_norm(int h, In<float, 1> weight, float eps, std::optional<int> add) {
     require((int64_t)weight.shape(0) == plan_.width(h), "weight must be [C]");
-    require(!add || plan_.width(*add) == plan_.width(h), "add must be [T, C]");
+    require(!add || (plan_.width(*add) == plan_.width(h) &&
+                     plan_.is_wanted(*add) == plan_.is_wanted(h)),
+            "add must be [T, C]");
     return plan_.rms_norm(h, {nullptr, nullptr, keep(weight), eps, plan_.width(h), nullptr},
                           add.value_or(-1));
   }
@@ -140,11 +149,16 @@ class RecordedPlan {
   int attention(int qkv, const KVStorage& cache, int32_t num_heads, float scale, int32_t window,
                 float soft_cap) {
     check_heads(plan_.width(qkv), cache, num_heads);
+    require(!plan_.is_wanted(qkv), "qkv must have a row for every token");
     return plan_.attention(qkv, cache.layer(), num_heads, scale, window, soft_cap);
   }
 
   int take_wanted(int x) { return plan_.take_wanted(x); }
-  void finish(std::vector<int> outputs) { plan_.finish(std::move(outputs)); }
+  void finish(std::vector<int> outputs) {
+    for (const int value : outputs) plan_.width(value);  // throws for one that there is not
+    plan_.finish(std::move(outputs));
+    is_finished_ = true;
+  }
 
   nb::list run(In<int32_t, 1> token_ids, In<int32_t, 1> positions, In<int32_t, 1> slot_mapping,
                In<int32_t, 1> query_start, In<int32_t, 1> seq_lens, In<int32_t, 2> block_table,
@@ -171,6 +185,7 @@ class RecordedPlan {
         (int64_t)block_table.shape(1),
         logit_rows.data(),
         to_rows(adapters, (int64_t)token_ids.shape(0), (int64_t)logit_rows.shape(0))};
+    require(is_finished_, "a plan must be finished before it runs");
     const StepLimits& limits = plan_.limits();
     require(positions.shape(0) == token_ids.shape(0), "positions must be [T]");
     require(slot_mapping.shape(0) == token_ids.shape(0), "slot_mapping must be [T]");
@@ -199,6 +214,7 @@ class RecordedPlan {
   }
 
   StepPlan plan_;
+  bool is_finished_ = false;
   std::vector<std::shared_ptr<void>> kept_;
 };
 

@@ -139,6 +139,10 @@ static void embed(const EmbedArgs* args, const Work* work) {
   }
 }
 
-static bool can_read(int32_t ggml_type) { return block_format(ggml_type) != nullptr; }
+static int64_t row_bytes(int32_t ggml_type, int64_t width) {
+  const BlockFormat* format = block_format(ggml_type);
+  if (format == nullptr || width % format->block_size) return -1;
+  return width / format->block_size * format->block_bytes;
+}
 
-constexpr EmbedKernels kEmbedKernels = {embed, can_read};
+constexpr EmbedKernels kEmbedKernels = {embed, row_bytes};

@@ -8,7 +8,9 @@ namespace {
 
 constexpr int64_t kGrainElements = 16384;  // as in forward.cpp: fewer cost more than they save
 
-int64_t rows_at_once(int64_t width) { return std::max<int64_t>(1, kGrainElements / width); }
+int64_t rows_at_once(int64_t width) {
+  return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, width));
+}
 
 float* floats(const Buffer& buffer) { return reinterpret_cast<float*>(buffer.data()); }
 

@@ -7,7 +7,9 @@ namespace {
 
 constexpr int64_t kSerialElements = 16384;  // fewer are done before a worker is awake
 
-int64_t rows_at_once(int64_t width) { return std::max<int64_t>(1, kSerialElements / width); }
+int64_t rows_at_once(int64_t width) {
+  return std::max<int64_t>(1, kSerialElements / std::max<int64_t>(1, width));
+}
 
 }  // namespace
 

@@ -7,6 +7,8 @@
 namespace headrace {
 namespace {
 
+constexpr int32_t kMaxCount = 1 << 20;  // bytes of a block stay within 2^51
+
 void check(bool is_allowed, const char* what, int64_t value, const std::string& allowed) {
   if (!is_allowed)
     throw std::invalid_argument(std::string(what) + " is " + std::to_string(value) +
@@ -19,10 +21,19 @@ size_t half_bytes(int32_t num_kv_heads, int32_t block_size, int32_t head_size, K
         "multiples of " + std::to_string(kBlockTokens));
   check(head_size > 0 && head_size <= kMaxHeadSize && head_size % 2 == 0, "head_size", head_size,
         "even, to " + std::to_string(kMaxHeadSize));
-  check(num_kv_heads > 0, "num_kv_heads", num_kv_heads, "from 1");
+  check(num_kv_heads > 0 && num_kv_heads <= kMaxCount, "num_kv_heads", num_kv_heads, "1 to 2^20");
+  check(block_size <= kMaxCount, "block_size", block_size, "to 2^20");
   const size_t padded = (size_t)(head_size + 31) / 32 * 32;
   const size_t token = format == kInt8KV ? padded + sizeof(float) : padded * sizeof(uint16_t);
   return (size_t)num_kv_heads * (size_t)block_size * token;
+}
+
+// Whose bytes have a number.
+size_t checked_blocks(int64_t num_blocks, size_t block_bytes) {
+  const auto most = (int64_t)((size_t{1} << 62) / block_bytes);
+  check(num_blocks >= 0 && num_blocks <= most, "num_blocks", num_blocks,
+        "0 to " + std::to_string(most));
+  return (size_t)num_blocks;
 }
 
 }  // namespace
@@ -35,7 +46,9 @@ size_t KVStorage::block_bytes(int32_t num_kv_heads, int32_t block_size, int32_t 
 
 KVStorage::KVStorage(int64_t num_blocks, int32_t num_kv_heads, int32_t block_size,
                      int32_t head_size, KVFormat key_format, KVFormat value_format)
-    : key_bytes_(half_bytes(num_kv_heads, block_size, head_size, key_format) * (size_t)num_blocks),
+    : key_bytes_(half_bytes(num_kv_heads, block_size, head_size, key_format) *
+                 checked_blocks(num_blocks, block_bytes(num_kv_heads, block_size, head_size,
+                                                        key_format, value_format))),
       value_bytes_(half_bytes(num_kv_heads, block_size, head_size, value_format) *
                    (size_t)num_blocks),
       region_(key_bytes_ + value_bytes_) {

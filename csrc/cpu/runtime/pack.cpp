@@ -193,6 +193,7 @@ PackedLinear::Column PackedLinear::column(int64_t index, const std::vector<Weigh
 PackedLinear::PackedLinear(CpuOps& ops, const std::vector<WeightPart>& parts, int64_t depth,
                            const float* bias, bool interleave)
     : num_columns_(0), depth_(depth) {
+  if (depth < 1) throw std::invalid_argument("a matrix must have rows of at least one weight.");
   std::vector<const SourceFormat*> sources;
   for (const WeightPart& part : parts) {
     const SourceFormat& source = source_format(part.format);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <stdexcept>
 #include <tuple>
 
 namespace headrace {
@@ -18,7 +19,11 @@ struct StepPlan::Running {
   int64_t num_rows(Value value) const {
     return plan.shapes_[(size_t)value].is_wanted ? step.num_wanted : step.num_tokens;
   }
-  float* data(Value value) const { return reinterpret_cast<float*>(floats[(size_t)value]->data()); }
+  float* data(Value value) const {
+    const auto& buffer = floats[(size_t)value];
+    if (!buffer) throw std::logic_error("an op reads floats where a plan has int8 groups.");
+    return reinterpret_cast<float*>(buffer->data());
+  }
   float* take(Value value) {
     const auto elements = (size_t)std::max<int64_t>(num_rows(value) * plan.width(value), 1);
     floats[(size_t)value] = std::make_shared<Buffer>(plan.ops_.buffers(), elements * sizeof(float));

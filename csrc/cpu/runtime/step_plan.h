@@ -69,6 +69,7 @@ class StepPlan {
   void finish(std::vector<Value> outputs);
 
   int64_t width(Value value) const { return shapes_.at((size_t)value).width; }
+  bool is_wanted(Value value) const { return shapes_.at((size_t)value).is_wanted; }
   const StepLimits& limits() const { return limits_; }
   CpuOps& ops() const { return ops_; }
   // Checked arrays; the caller holds the ops.
