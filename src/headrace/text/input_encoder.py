@@ -13,6 +13,7 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from headrace.core.errors import InvalidParameter, RequestError
+from headrace.text.tokenizer_faults import text_fault, tokenizer_faults
 
 Input = str | tuple[str, str]
 
@@ -40,14 +41,17 @@ class InputEncoder:
         InvalidParameter where `keep` has no room for the special tokens.
         """
         backend = self._backend
-        try:
-            # Runs in threads of its own and lets other threads go on.
-            found = backend.encode_batch_fast(list(inputs), add_special_tokens=add_special_tokens)
-        except TypeError:
-            for each in inputs:
-                for text in (each,) if isinstance(each, str) else each:
-                    check_unicode(text)
-            raise
+        with tokenizer_faults(text_fault):
+            try:
+                # Runs in threads of its own and lets other threads go on.
+                found = backend.encode_batch_fast(
+                    list(inputs), add_special_tokens=add_special_tokens
+                )
+            except TypeError:
+                for each in inputs:
+                    for text in (each,) if isinstance(each, str) else each:
+                        check_unicode(text)
+                raise
         return [
             InputTokens(encoding.ids, encoding.type_ids)
             if keep is None or len(encoding) <= keep

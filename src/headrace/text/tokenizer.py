@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 
-from headrace.core.errors import InvalidParameter, ModelFileError
+from headrace.core.errors import InvalidParameter, ModelFileError, RequestError
 from headrace.text.control_text import ControlTexts
 from headrace.text.gguf_tokenizer import build_gguf_tokenizer
 from headrace.text.gguf_vocabulary import read_gguf_vocabulary
@@ -29,6 +29,7 @@ from headrace.text.tokenizer_facts import (
     folder_facts,
     gguf_facts,
 )
+from headrace.text.tokenizer_faults import check_growth, text_fault, tokenizer_faults
 from headrace.text.tokenizer_views import TokenizerViews, WholeTokenizer, tokenizer_parts
 
 # A control token that swallows the whitespace around it, as in some tokenizer.json files.
@@ -81,7 +82,11 @@ class Tokenizer:
         Raises: ModelFileError.
         """
         backend = open_tokenizer_json(folder)
-        return Tokenizer(backend, folder_facts(folder))
+        facts = folder_facts(folder)
+        try:
+            return Tokenizer(backend, facts)
+        except RequestError as error:  # it encodes two texts to know itself
+            raise _no_tokenizer(folder / "tokenizer.json", str(error.__cause__)) from error
 
     @staticmethod
     def from_gguf(
@@ -179,7 +184,8 @@ class Tokenizer:
         if not self.is_streamable:
             self._check_ids(ids)
             whole = self._views_for(()).special_aware
-            return str(whole.decode(list(ids), skip_special_tokens))
+            with tokenizer_faults(text_fault):
+                return str(whole.decode(list(ids), skip_special_tokens))
         skipped = self.special_token_ids if skip_special_tokens else frozenset()
         text = b"".join(self.token_bytes(i) for i in ids if i not in skipped).decode(
             "utf-8", "replace"
@@ -238,13 +244,16 @@ def open_tokenizer_json(folder: Path) -> Backend:
             f"{folder} has no tokenizer.json. Save one there with the tokenizers library, "
             "or use a GGUF file, which carries its own."
         )
-    try:
+    with tokenizer_faults(lambda told: _no_tokenizer(path, told)):
         backend = Backend.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ModelFileError(f"{path} is not a tokenizer: {error}.") from error
     backend.no_truncation()
     backend.no_padding()
+    check_growth(path, backend)
     return backend
+
+
+def _no_tokenizer(path: Path, told: str) -> ModelFileError:
+    return ModelFileError(f"{path} is not a tokenizer: {told}.")
 
 
 _NONE: _Strips = (False, False)
@@ -266,10 +275,11 @@ def _build(metadata: Mapping[str, object]) -> tuple[Backend, TokenizerFacts]:
 
 
 def _encode(backend: Backend, text: str, add_special_tokens: bool) -> list[int]:
-    try:
-        # The batch form lets other threads run; `encode` would hold the interpreter throughout.
-        (encoding,) = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-        return list(encoding.ids)
-    except TypeError:
-        check_unicode(text)
-        raise
+    with tokenizer_faults(text_fault):
+        try:
+            # The batch form lets other threads run; `encode` would hold the interpreter throughout.
+            (encoding,) = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        except TypeError:
+            check_unicode(text)
+            raise
+    return list(encoding.ids)
