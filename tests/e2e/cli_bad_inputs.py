@@ -305,6 +305,16 @@ BAD_COMMANDS = (
         "99999",
         message="--max-model-len is 99999; allowed: 1 to 32768, the longest this model was made for.",
     ),
+    serve(
+        "--idle-unload",
+        "-5",
+        message="--idle-unload is -5.0; allowed: a number from 1 to 16777216.",
+    ),
+    serve(
+        "--served-model-name=a",
+        "--served-model-name=a",
+        message='--served-model-name is ["a", "a"]; allowed: each name once.',
+    ),
     # adapters that are not there, before the model is loaded
     serve(
         "--port",

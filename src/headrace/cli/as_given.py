@@ -9,16 +9,21 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from headrace.cli.settings import flag_name
 from headrace.config import env
 from headrace.config.load import FILE_FIELD, SECTIONS, load_keys
+from headrace.core.engine_config import EngineConfig
 from headrace.core.errors import ConfigError, InvalidParameter
 
 CONFIG_FLAG = "--config"
 # Flags that say something else than the value of their setting.
 _OTHER_FLAGS = ("--quiet", "--require-key", "--allow-runtime-adapters")
+# Commands whose help calls a model so.
+_NAMED_BY_NAME = {"pull", "rm"}
+_OF_ENGINES = {field.name for field in fields(EngineConfig)}
 _SHORT = {"--model": "-m"}
 _SETTING = re.compile(rf"\b(?:{'|'.join(SECTIONS)})\.\w+")
 
@@ -30,12 +35,17 @@ def as_given(
     if isinstance(error, InvalidParameter):
         flag = "--" + (error.param or "").replace("_", "-")
         if not _is_given(flag, arguments):
-            return error
+            if error.param != "model":
+                return error
+            flag = "NAME" if set(arguments[:1]) & _NAMED_BY_NAME else "MODEL"
         return InvalidParameter(flag, error.value, error.allowed, error.hint)
     file = _config_file(arguments, environ)
-    written = _written(error.field, arguments, environ)
-    if written == error.field and file is not None and _has(file, error.field):
-        written = f"{file}: {error.field}"
+    # Kernels know what they are set to, and no sections.
+    is_bare = type(error) is ConfigError and error.field in _OF_ENGINES
+    field = f"engine.{error.field}" if is_bare else error.field
+    written = _written(field, arguments, environ)
+    if written == field and file is not None and _has(file, field):
+        written = f"{file}: {field}"
 
     def rewritten(text: str) -> str:
         return _SETTING.sub(lambda found: _written(found[0], arguments, environ), text)

@@ -48,7 +48,7 @@ def check_number(name: str, value: object, low: float, high: float) -> None:
     """A number within bounds. Raises: ConfigError."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:  # type: ignore[operator]
-        raise ConfigError(name, value, f"a number from {low:g} to {high:g}")
+        raise ConfigError(name, value, f"a number from {low:g} to {high:.15g}")
 
 
 def check_boolean(name: str, value: object) -> None:

@@ -45,7 +45,7 @@ def as_written(value: object) -> str:
     """A value of a settings file for people: as YAML has it, of exact numbers the digits alone."""
     if isinstance(value, str | bytes):
         return repr(value).removeprefix("b")
-    shown = _in_json(value) if isinstance(value, bool | list | Mapping) else str(value)
+    shown = _in_json(value) if isinstance(value, bool | list | tuple | Mapping) else str(value)
     return _DECIMAL.sub(r"\1", shown)
 
 

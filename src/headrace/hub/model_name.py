@@ -23,6 +23,8 @@ _HUB_PAGE = re.compile(
     rf"https://(?:huggingface\.co|hf\.co)/(?P<repo>{_SEGMENT}/{_SEGMENT})"
     rf"(?:/(?:blob|resolve)/(?P<revision>{_SEGMENT})/(?P<file>[^?#]+))?/?(?:\?[^#]*)?"
 )
+# As pages are copied, and as other programs name them.
+_HUB_HOSTS = ("huggingface.co/", "hf.co/")
 _SHA256_FRAGMENT = re.compile(r"sha256=([0-9a-fA-F]{64})")
 
 
@@ -49,6 +51,8 @@ def parse_name(text: str, catalogue: Catalogue) -> ModelName:
     entry = catalogue.find(name)
     if entry is not None:
         return ModelName("catalogue", entry.name, entry=entry)
+    if name.startswith(_HUB_HOSTS) and not Path(name).exists():
+        name = f"https://{name}"
     if "://" in name:
         return _parse_url(name, catalogue)
     path = Path(name).expanduser()

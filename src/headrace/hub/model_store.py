@@ -174,10 +174,10 @@ class ModelStore:
             return loose
         folder = self._folder(parsed)
         if parsed.kind in ("path", "unknown") or not folder.is_dir():
-            hint = "Only models in the store are removed; a file given by path is yours to delete. "
+            hint = "Only models in the store are removed; a file given by path is yours to delete."
             what = hint if parsed.kind == "path" else ""
             near = did_you_mean(name, [model.name for model in self.list()])
-            raise ModelNotFound(name, (), f"{what}{near} {self._say_local()}".lstrip())
+            raise ModelNotFound(name, (), " ".join(filter(None, (what, near, self._say_local()))))
         return folder
 
     def partial_bytes(self, name: str) -> int:

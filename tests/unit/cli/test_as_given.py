@@ -44,6 +44,12 @@ def test_a_setting_is_named_as_it_was_given(
     assert told(THREADS, filled, **around) == expected
 
 
+def test_what_kernels_call_a_setting_is_the_engines() -> None:
+    error = ConfigError("isa", "amx", "avx2")
+    assert told(error, ["run", "--isa", "amx"]) == "--isa is 'amx'; allowed: avx2."
+    assert told(error, [], HEADRACE_ISA="amx") == "HEADRACE_ISA is 'amx'; allowed: avx2."
+
+
 def test_other_settings_in_the_sentence_are_too() -> None:
     error = ConfigError("engine.a", 1, "at least engine.num_threads (2)", "See server.port.")
     words = ["serve", "--threads", "2"]
@@ -55,6 +61,11 @@ def test_a_parameter_is_named_by_its_flag_where_there_was_one() -> None:
     assert told(error, ["run", "--top-p", "0"]) == "--top-p is 0.0; allowed: more than 0."
     assert told(error, ["run"]) == "top_p is 0.0; allowed: more than 0."
     assert told(InvalidParameter("model", "", "a name"), ["run", "-m", ""]).startswith("--model is")
+
+
+@pytest.mark.parametrize(("command", "name"), [("pull", "NAME"), ("serve", "MODEL")])
+def test_a_model_that_is_no_flag_is_called_as_the_help_calls_it(command: str, name: str) -> None:
+    assert told(InvalidParameter("model", "", "a name"), [command, ""]).startswith(f"{name} is ''")
 
 
 def test_a_flag_that_says_something_else_is_not_named() -> None:

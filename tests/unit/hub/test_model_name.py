@@ -32,6 +32,8 @@ def parse(text: str) -> ModelName:
         ("owner/repo/sub/file.gguf", "hub", "owner/repo/sub/file.gguf"),
         ("https://huggingface.co/owner/repo", "hub", "owner/repo"),
         ("https://hf.co/owner/repo/resolve/v2/a.gguf?download=true", "hub", "owner/repo/a.gguf@v2"),
+        ("hf.co/owner/repo", "hub", "owner/repo"),
+        ("huggingface.co/owner/repo/blob/main/a.gguf", "hub", "owner/repo/a.gguf"),
         ("https://example.com/a.gguf", "url", "https://example.com/a.gguf"),
         ("/no/such/file.gguf", "path", "/no/such/file.gguf"),
         ("./x.gguf", "path", "x.gguf"),
