@@ -35,11 +35,14 @@ from headrace.engine.messages import (
     EngineEnded,
     EngineMessage,
     EngineNotStarted,
+    EngineOrder,
     EngineReady,
     FormChecked,
+    LoadAdapter,
     LogLine,
     StartEngine,
     Submit,
+    UnloadAdapter,
 )
 from headrace.engine.started_model import StartedModel, kernels_name, start_model
 
@@ -173,7 +176,8 @@ class Worker:
         self._inbox: ThreadChannel[EngineMessage] = ThreadChannel(4 * limits.max_num_requests + 1)
         self._loop = importlib.import_module(_LOOP).EngineLoop(engine, self._inbox, link)
         self._forms = ThreadPoolExecutor(1, thread_name_prefix="headrace-forms")
-        self._held: set[str] = set()
+        # What waits for the compiler: ids of requests, and what came behind those.
+        self._held: set[object] = set()
 
     def run(self) -> None:
         """Take steps in this thread until a Stop or an error."""
@@ -201,26 +205,30 @@ class Worker:
             os._exit(1)
 
     def _must_wait(self, message: EngineMessage) -> bool:
-        """Whether it is about a form that would have the steps wait for the compiler to load.
+        """Whether it is about a form that would have the steps wait for the compiler to load, or
+        about all requests while one of them waits for that.
 
         That is after a restart: before an answer's first submission its form is checked.
         """
         if isinstance(message, Abort):
             return message.request_id in self._held
+        if isinstance(message, LoadAdapter | UnloadAdapter | EngineOrder):
+            if self._held:
+                self._held.add(message)
+            return message in self._held
         if not isinstance(message, Submit) or message.spec.sampling.structured_outputs is None:
             return False
         if not self._rules.is_open:
             self._held.add(message.spec.request_id)
         return message.spec.request_id in self._held
 
-    def _forward(self, message: Submit | Abort) -> None:
+    def _forward(self, message: EngineMessage) -> None:
         """Pass on what had to wait. A form that cannot be held to is told by the step."""
         if isinstance(message, Submit) and message.spec.sampling.structured_outputs is not None:
             with contextlib.suppress(HeadraceError):
                 self._rules.check(message.spec.sampling.structured_outputs)
         self._inbox.send(message, None)
-        if isinstance(message, Submit):
-            self._held.discard(message.spec.request_id)
+        self._held.discard(message.spec.request_id if isinstance(message, Submit) else message)
 
     def _check(self, message: CheckForm) -> None:
         error: Exception | None = None
