@@ -19,10 +19,10 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from headrace.core.errors import CapacityError, EngineDied
+from headrace.core.errors import CapacityError, ConfigError, EngineDied
 from headrace.engine.channel import ThreadChannel
 from headrace.engine.error_record import to_error
-from headrace.engine.frames import FrameSocket
+from headrace.engine.frames import FrameSocket, encode
 from headrace.engine.messages import (
     EngineNotStarted,
     EngineReady,
@@ -50,6 +50,8 @@ class EngineProcess:
     """A child process, told to load a model. Any thread may send; one receives. `close` it."""
 
     def __init__(self, order: StartEngine | StartRank) -> None:
+        """Raises: ConfigError for a path that cannot be told to another process."""
+        _check_texts(order)
         ours, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
@@ -169,6 +171,15 @@ class EngineProcess:
                     self._link.send(message)
                     if isinstance(message, Stop):
                         return
+
+
+def _check_texts(order: StartEngine | StartRank) -> None:
+    """Messages are UTF-8, names of files need not be. Raises: ConfigError."""
+    try:
+        encode(order)
+    except UnicodeEncodeError as error:
+        hint = "Rename the file or folder, or give a link to it."
+        raise ConfigError("a path of the engine", error.object, "UTF-8", hint) from None
 
 
 def log_line(line: LogLine, process_id: int) -> None:

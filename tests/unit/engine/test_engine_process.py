@@ -1,4 +1,4 @@
-"""A real engine process and its messages: what must not overtake what."""
+"""A real engine process and its messages: what must not overtake what, and what cannot be told."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fakes.scheduling import make_spec
 from headrace.config.machine import detect_machine
 from headrace.config.resolve import resolve_engine
 from headrace.core.config import EngineConfig
+from headrace.core.errors import ConfigError
 from headrace.core.request import SamplingParams
 from headrace.core.step import RequestProgress, StepReport
 from headrace.core.structured_outputs import StructuredOutputs
@@ -81,3 +82,8 @@ def test_nothing_about_all_requests_overtakes_one_whose_form_is_compiled(
     ]
     assert [(row.finish_reason, row.error) for row in ends] == [("stop", None)]
     assert any(isinstance(reply, AdapterUnloaded) for reply in seen)
+
+
+def test_a_path_that_is_no_text_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="allowed: UTF-8"):
+        EngineProcess(order_for(tmp_path / "\udcff.gguf", tmp_path))
