@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fakes.random_model import EOS, write_random_model
 from headrace import LLM, SamplingParams
 from headrace.core.errors import BackendError, ConfigError, HeadraceError, ModelNotFound
 from headrace.core.message import Message
@@ -93,6 +95,15 @@ def test_conversations_run_together_and_answer_as_alone(qwen05_path: Path) -> No
         for wrong in (None, "hi", chats[0][0]):
             with pytest.raises(HeadraceError, match=r"messages is .*; allowed: a list"):
                 llm.chat(wrong)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("end_id", [[EOS, 99_999], -1, 10**30])
+def test_ends_that_a_model_cannot_say_end_no_engine(end_id: object, tmp_path: Path) -> None:
+    folder = write_random_model(tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end_id}))
+    with LLM(folder) as llm:
+        (answer,) = llm.generate("a", SamplingParams(max_tokens=3, min_tokens=2, temperature=0))
+    assert answer.usage.output_tokens >= 2
 
 
 def test_a_closed_llm_says_so(qwen05_path: Path) -> None:

@@ -212,7 +212,8 @@ class InputProcessor:
         ends = self._tokenizer.eos_token_ids
         if request.suffix is not None:
             ends |= infill_end_ids(self._tokenizer.id_of)
-        return tuple(sorted(ends))
+        # A model's files may name tokens that it has no logits for; it never says those.
+        return tuple(sorted(i for i in ends if 0 <= i < self._vocab_size))
 
     @staticmethod
     def _refuse_encoder_wishes(request: GenerateRequest) -> None:

@@ -142,7 +142,7 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
 
 def _ids(value: object) -> frozenset[int]:
     values = value if isinstance(value, list) else [value]
-    return frozenset(v for v in values if isinstance(v, int) and not isinstance(v, bool))
+    return frozenset(v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0)
 
 
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
