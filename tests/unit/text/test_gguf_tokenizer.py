@@ -103,6 +103,12 @@ def test_pieces_that_merging_cannot_reach_have_no_merge() -> None:
     assert sentencepiece_merges(scores) == [("b", "c"), ("a", "b")]
 
 
+def test_pieces_whose_merges_take_minutes_are_refused() -> None:
+    scores = {"a": -1.0, "aa": -2.0, "a" * 100_000: -3.0}
+    with pytest.raises(ModelFileError, match="pieces of up to 100000 characters"):
+        sentencepiece_merges(scores)
+
+
 def test_unused_and_special_ids(gpt2_metadata: dict[str, object]) -> None:
     tokenizer = Tokenizer.from_gguf(gpt2_metadata)
     last = tokenizer.vocab_size - 1
