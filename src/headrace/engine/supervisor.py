@@ -224,7 +224,8 @@ class Supervisor:
     def _must_answer(self) -> bool:
         """Whether something is to be heard of the engine. A paused one says nothing."""
         works = len(self._requests) and not self._orders.stands_still
-        return bool(works or len(self._forms) or self._orders.are_open)
+        is_asked = len(self._forms) or self._orders.are_open or self._adapters.are_loading
+        return bool(works or is_asked)
 
     def _recover(self) -> list[EngineReply]:
         """The process has ended. Start the next one, and the unfinished requests in it."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from fakes.random_model import write_random_model
 from fakes.scheduling import make_spec
 from headrace.config.machine import detect_machine
 from headrace.config.resolve import resolve_engine
+from headrace.core.clock import SystemClock
 from headrace.core.config import EngineConfig
 from headrace.core.errors import ConfigError
 from headrace.core.request import SamplingParams
@@ -23,16 +27,25 @@ from headrace.engine.engine_process import EngineProcess
 from headrace.engine.messages import (
     AdapterLoaded,
     AdapterUnloaded,
+    EngineReply,
     LoadAdapter,
     OrderDone,
     PauseEngine,
     StartEngine,
+    Stop,
     Submit,
     UnloadAdapter,
 )
+from headrace.engine.supervisor import StartedProcess, Supervisor
 
 MEMORY_BYTES = 400 * 1024**2
-SETTINGS = EngineConfig(num_threads=1, memory_bytes=MEMORY_BYTES, adapter_memory_bytes=16 * 1024**2)
+SETTINGS = EngineConfig(
+    num_threads=1,
+    memory_bytes=MEMORY_BYTES,
+    adapter_memory_bytes=16 * 1024**2,
+    stall_timeout_s=1.0,
+    max_restarts=100,
+)
 
 
 def order_for(path: Path, cache: Path) -> StartEngine:
@@ -46,7 +59,6 @@ def engine(tmp_path: Path) -> Iterator[EngineProcess]:
     model = write_random_model(tmp_path / "model", num_layers=1)
     process = EngineProcess(order_for(model, tmp_path / "cache"))
     try:
-        process.wait_ready(120.0)
         yield process
     finally:
         process.close()
@@ -67,6 +79,7 @@ def test_nothing_about_all_requests_overtakes_one_whose_form_is_compiled(
 ) -> None:
     """Else its adapter would be gone when it comes, and a pause reached that it belongs to."""
     path = write_random_adapter(tmp_path / "adapter", num_layers=1)
+    engine.wait_ready(120.0)
     engine.send(LoadAdapter(0, str(path)))
     (loaded,) = replies_until(engine, AdapterLoaded)
     assert loaded.error is None
@@ -82,6 +95,28 @@ def test_nothing_about_all_requests_overtakes_one_whose_form_is_compiled(
     ]
     assert [(row.finish_reason, row.error) for row in ends] == [("stop", None)]
     assert any(isinstance(reply, AdapterUnloaded) for reply in seen)
+
+
+def test_an_engine_that_stands_still_over_an_adapter_is_started_again(
+    engine: EngineProcess, tmp_path: Path
+) -> None:
+    """Also when no request waits: whoever loads it does."""
+    path = write_random_adapter(tmp_path / "adapter", num_layers=1)
+    ready = engine.wait_ready(120.0)
+    order = order_for(tmp_path / "model", tmp_path / "cache")
+    supervisor = Supervisor(StartedProcess(engine, order, ready, 1.0), SystemClock())
+    os.kill(engine.id, signal.SIGSTOP)
+    supervisor.send(LoadAdapter(0, str(path)))
+    replies: list[EngineReply] = []
+    reader = Thread(target=lambda: replies.extend(supervisor.receive()), daemon=True)
+    reader.start()
+    reader.join(60)
+    supervisor.send(Stop())
+    reader.join(60)
+    supervisor.join(60)
+    (loaded,) = replies
+    assert isinstance(loaded, AdapterLoaded)
+    assert loaded.error is None
 
 
 def test_a_path_that_is_no_text_is_refused_before_anything_starts(tmp_path: Path) -> None:
