@@ -32,6 +32,7 @@ Float32 = NDArray[np.float32]
 Shape = tuple[int, int]
 
 MAX_RANK = 1024
+_MAX_NAME_CHARACTERS = 512  # matching takes their square; the longest have some 100
 _PEFT_NAME = re.compile(r"(?:.*\.)?(layers\.\d+\.[\w.]+?)\.lora_(A|B)(?:\.[\w-]+)?\.weight")
 _GGUF_NAME = re.compile(r"(.+)\.weight\.lora_(a|b)")
 
@@ -155,9 +156,10 @@ def _pair_up(
     """Pairs by module, in the file's order. Raises: UnsupportedFormat, ModelFileError."""
     pairs: dict[str, _Pair] = {}
     for name, tensor in tensors.items():
-        found = names.fullmatch(name)
+        found = names.fullmatch(name) if len(name) <= _MAX_NAME_CHARACTERS else None
         if found is None:
-            raise UnsupportedFormat(f"{path}: the tensor {name!r} is none of a plain LoRA.")
+            shown = name[:_MAX_NAME_CHARACTERS]
+            raise UnsupportedFormat(f"{path}: the tensor {shown!r} is none of a plain LoRA.")
         if len(tensor.shape) != 2:
             raise UnsupportedFormat(f"{path}: {name!r} has shape {list(tensor.shape)}, no matrix.")
         pair = pairs.setdefault(found[1], _Pair())

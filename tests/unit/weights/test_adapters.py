@@ -93,6 +93,7 @@ def test_what_is_no_plain_lora_is_refused(
         (pair() | {f"{UP}.lora_B.weight": np.ones((96, 5), np.float32)}, r"\[4, 64\] and \[96, 5"),
         (pair() | {f"{UP}.lora_magnitude_vector": np.ones(96, np.float32)}, "none of a plain LoRA"),
         (pair() | {f"{UP}.lora_B.weight": np.full((96, 4), np.nan, np.float32)}, "hold NaN"),
+        ({"layers.1." * 50_000: np.ones((4, 64), np.float32)}, "'layers.1.*none of a plain LoRA"),
         ({}, "has no tensors"),
     ],
 )
