@@ -28,6 +28,9 @@ MAX_CHARS = 4096
 """Of all texts together; for more the whole tokenizer is loaded, which then is worth its time."""
 
 _LINE_BYTES = 16384
+_MAX_TOKEN_CHARS = 512
+"""Of the longest token: every part of a word up to it is looked up. Known ones have 128."""
+
 _MODEL_RULES = ("unk_token", "fuse_unk", "byte_fallback", "ignore_merges")
 
 
@@ -60,7 +63,7 @@ class PartialTokenizer:
         self._index = VocabularyIndex(index)
         self._load_whole = load_whole
         self._lock = Lock()
-        self._num_chars = 0
+        self._num_chars = MAX_CHARS if self._index.max_chars > _MAX_TOKEN_CHARS else 0
         self._is_whole = False
         self._ids: dict[str, int] = {}
         self._merges: dict[int, tuple[str, str]] = {}

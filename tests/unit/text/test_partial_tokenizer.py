@@ -94,6 +94,18 @@ def test_many_characters_load_the_whole(tmp_path: Path) -> None:
     assert cache_path(tmp_path, "key").is_file()
 
 
+def test_a_very_long_token_loads_the_whole(tmp_path: Path) -> None:
+    """Looking up all parts of a word up to its length would take half a minute."""
+    metadata = dict(KINDS["qwen2"]())
+    for key, more in (("tokens", "a" * 5000), ("token_type", 1)):
+        metadata[f"tokenizer.ggml.{key}"] = [*metadata[f"tokenizer.ggml.{key}"], more]
+    whole, _ = both(metadata, tmp_path)
+    cache_path(tmp_path, "key").unlink()
+    part = Tokenizer.from_gguf(metadata, tmp_path, "key", is_partial=True)
+    assert cache_path(tmp_path, "key").is_file()
+    assert part.encode("a" * 4000) == whole.encode("a" * 4000)
+
+
 def test_text_that_is_no_unicode(tmp_path: Path) -> None:
     part = both(KINDS["qwen2"](), tmp_path)[1]
     with pytest.raises(RequestError, match="unpaired surrogate"):
