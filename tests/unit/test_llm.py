@@ -11,7 +11,13 @@ import pytest
 
 from fakes.random_model import EOS, write_random_model
 from headrace import LLM, SamplingParams
-from headrace.core.errors import BackendError, ConfigError, HeadraceError, ModelNotFound
+from headrace.core.errors import (
+    BackendError,
+    ConfigError,
+    HeadraceError,
+    ModelNotFound,
+    UnsupportedFormat,
+)
 from headrace.core.message import Message
 from headrace.llm import as_messages, as_params, as_prompts
 
@@ -104,6 +110,14 @@ def test_ends_that_a_model_cannot_say_end_no_engine(end_id: object, tmp_path: Pa
     with LLM(folder) as llm:
         (answer,) = llm.generate("a", SamplingParams(max_tokens=3, min_tokens=2, temperature=0))
     assert answer.usage.output_tokens >= 2
+
+
+def test_heads_that_no_kernel_reads_are_the_models(tmp_path: Path) -> None:
+    folder = write_random_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"head_dim": 1024}))
+    with pytest.raises(UnsupportedFormat, match="head_size is 1024; allowed: even, to 512"):
+        LLM(folder)
 
 
 def test_a_closed_llm_says_so(qwen05_path: Path) -> None:

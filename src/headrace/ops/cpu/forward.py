@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from headrace import _cpu
-from headrace.core.errors import ConfigError
+from headrace.core.errors import ConfigError, UnsupportedFormat
 from headrace.ops.protocol import AttentionSpec, KVCache, KVCacheDtype
 from headrace.ops.reference import embed as reference_embed
 from headrace.ops.reference.rope import RopeTable
@@ -80,13 +80,18 @@ def _kv_formats(spec: AttentionSpec, dtype: KVCacheDtype) -> tuple[_cpu.KVFormat
 
 
 def kv_bytes_per_block(specs: Sequence[AttentionSpec], block_size: int, dtype: KVCacheDtype) -> int:
-    """Bytes of one block over all layers."""
-    return sum(
-        _cpu.kv_block_bytes(
-            spec.num_kv_heads, block_size, spec.head_size, *_kv_formats(spec, dtype)
+    """Bytes of one block over all layers. Raises: UnsupportedFormat for heads of other sizes."""
+    try:
+        return sum(
+            _cpu.kv_block_bytes(
+                spec.num_kv_heads, block_size, spec.head_size, *_kv_formats(spec, dtype)
+            )
+            for spec in specs
         )
-        for spec in specs
-    )
+    except ValueError as error:
+        raise UnsupportedFormat(
+            f"Device cpu does not run the model's attention: {error}"
+        ) from error
 
 
 def allocate_kv(
