@@ -181,3 +181,31 @@ def test_neighbours_do_not_matter(
         )
         result = values_of(cpu_ops.attention(inputs.qkv[rows].copy(), layer, alone, attention))
         assert result.tobytes() == whole[rows].tobytes(), f"request {r}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_places_in_a_large_cache_do_not_matter(
+    ops: Ops, rng: np.random.Generator, dtype: KVCacheDtype
+) -> None:
+    """Keys and values of several MB, whose first 256 KB are in pages of another size on the CPU."""
+    if not ops.name.startswith("cpu"):
+        pytest.skip("one piece of memory")
+    case = max(ATTENTION_CASES, key=lambda case: case.spec.num_kv_heads * case.spec.head_size)
+    inputs = attention_inputs(case, rng)
+    block_bytes = inputs.block_size * case.spec.num_kv_heads * case.spec.head_size  # at least
+    num_blocks = 2 * (2 * 2**20) // block_bytes + inputs.num_blocks
+    results = []
+    for first in (0, 2**18 // (2 * block_bytes), num_blocks - inputs.num_blocks):
+        table = inputs.step.block_table
+        slots = first * inputs.block_size
+        step = replace(
+            inputs.step,
+            block_table=np.where(table < 0, table, table + first).astype(np.int32),
+            slot_mapping=inputs.step.slot_mapping + np.int32(slots),
+        )
+        moved = replace(
+            inputs, step=step, past_slots=inputs.past_slots + np.int32(slots), num_blocks=num_blocks
+        )
+        results.append(run(ops, case, moved, dtype))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])

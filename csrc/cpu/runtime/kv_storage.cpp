@@ -51,15 +51,16 @@ KVStorage::KVStorage(int64_t num_blocks, int32_t num_kv_heads, int32_t block_siz
                                                         key_format, value_format))),
       value_bytes_(half_bytes(num_kv_heads, block_size, head_size, value_format) *
                    (size_t)num_blocks),
-      region_(key_bytes_ + value_bytes_) {
-  layer_ = {{region_.data(), key_format},
-            {region_.data() + key_bytes_, value_format},
-            num_blocks,
-            block_size,
-            num_kv_heads,
-            head_size};
+      key_region_(region_with_small_head(key_bytes_, keys_)),
+      value_region_(region_with_small_head(value_bytes_, values_)) {
+  layer_ = {{keys_, key_format}, {values_, value_format},
+            num_blocks,          block_size,
+            num_kv_heads,        head_size};
   // Padding must be zero. Without any, pages stay untouched until tokens come.
-  if (head_size % 32 != 0) std::memset(region_.data(), 0, num_bytes());
+  if (head_size % 32 != 0) {
+    std::memset(keys_, 0, key_bytes_);
+    std::memset(values_, 0, value_bytes_);
+  }
 }
 
 }  // namespace headrace

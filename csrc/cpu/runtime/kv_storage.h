@@ -21,7 +21,8 @@ class KVStorage {
 
  private:
   size_t key_bytes_, value_bytes_;
-  Region region_;
+  uint8_t *keys_ = nullptr, *values_ = nullptr;  // in the regions
+  Region key_region_, value_region_;
   KVLayer layer_;
 };
 

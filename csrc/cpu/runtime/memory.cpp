@@ -12,6 +12,7 @@ namespace headrace {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kSmallHead = size_t{256} << 10;
 constexpr size_t kLine = 64;
 constexpr size_t kStoreRegion = size_t{64} << 20;  // untouched pages of the last one cost nothing
 
@@ -46,6 +47,19 @@ Region& Region::operator=(Region&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
+}
+
+Region region_with_small_head(size_t num_bytes, uint8_t*& data) {
+  const bool has_head = num_bytes >= kHugePage;
+  Region region(has_head ? num_bytes + kHugePage - kSmallHead : num_bytes);
+  data = region.data();
+  if (has_head) {
+#if defined(MADV_NOHUGEPAGE)
+    madvise(data, kHugePage, MADV_NOHUGEPAGE);
+#endif
+    data += kHugePage - kSmallHead;  // what is before it is never touched
+  }
+  return region;
 }
 
 std::shared_ptr<uint8_t[]> WeightStore::allocate(size_t num_bytes) {

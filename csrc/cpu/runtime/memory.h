@@ -30,6 +30,10 @@ class Region {
   size_t size_ = 0;
 };
 
+// A region with `num_bytes` from `data` on, whose first 256 KB lie in small pages: who touches only
+// the beginning of many such regions does not wait for 2 MB of each to be cleared.
+Region region_with_small_head(size_t num_bytes, uint8_t*& data);  // throws std::bad_alloc
+
 // Hands out pieces of large regions, so that small weights share huge pages. A region is freed when
 // its last piece is.
 class WeightStore {
