@@ -68,6 +68,11 @@ class RequestPlaces:
         """Whether the executor is to be told of requests that ended."""
         return bool(self._forgotten_ids)
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether more is to be computed of some request than its next token."""
+        return bool(len(self.waiting)) or any(r.num_pending_tokens > 1 for r in self.running)
+
     def find(self, request_id: str) -> RequestState | None:
         """A request that has not ended."""
         return self._requests.get(request_id)

@@ -259,22 +259,25 @@ class Scheduler:
     def _plan_drafts(self, plan: Plan, budget: TokenBudget) -> None:
         """Let the requests of the plan compute their drafts too, with tokens and blocks to spare.
 
-        Where blocks are left then and nobody waits for them, a draft model has room for its next
-        guesses.
+        While a prompt is behind or waits, half of what is left is for it. Where blocks are left
+        then and nobody waits for them, a draft model has room for its next guesses.
         Mutates: plan.
         """
         num_spare = self._admissions.num_spare_blocks
         num_lookahead = 0 if len(self._places.waiting) else self.limits.num_lookahead_tokens
+        num_left = budget.num_left // 2 if self._places.has_prompts else budget.num_left
         for index, (request, num_tokens) in enumerate(plan):
             # The token after the last draft must fit too.
             room = request.max_num_tokens - request.num_tokens - 1
-            num_drafts = min(len(request.draft_token_ids), room)
+            num_drafts = min(len(request.draft_token_ids), room, num_left)
             is_background = request.spec.is_background
             num_slots = request.num_tokens
             if num_drafts >= 1 and budget.has_any(is_background):
                 num_slots += num_drafts
                 if self._kv_cache.allocate(request.block_table, num_slots, (), num_spare):
-                    plan[index] = (request, num_tokens + budget.take(num_drafts, is_background))
+                    num_given = budget.take(num_drafts, is_background)
+                    plan[index] = (request, num_tokens + num_given)
+                    num_left -= num_given
             if num_lookahead and room > 0:
                 num_slots = min(num_slots + num_lookahead, request.max_num_tokens)
                 self._kv_cache.allocate(request.block_table, num_slots, (), num_spare)

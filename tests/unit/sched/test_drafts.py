@@ -102,6 +102,21 @@ def test_drafts_take_no_blocks_that_others_need() -> None:
     assert counts[1] <= counts[0]
 
 
+def test_drafts_starve_no_prompt() -> None:
+    """Also where they could fill every step to its last token."""
+    made = bench(num_right=9, max_num_batched_tokens=8, max_num_seqs=4)
+    made.add(make_spec("a", (1, 2, 3), max_tokens=200))
+    made.step()
+    made.step()
+    made.add(make_spec("b", tuple(range(9)), max_tokens=2))
+    for _ in range(3):  # of seven tokens beside that of the answer, guesses have three
+        assert "b" not in made.answers
+        made.step()
+    assert made.answers["b"].token_ids
+    assert made.answers["a"].num_accepted_tokens > 9
+    assert made.run()["a"].token_ids == expected_output((1, 2, 3), 7, 200, 1000)
+
+
 @pytest.mark.parametrize("num_right", [0, 3])
 def test_counters_of_a_step(num_right: int) -> None:
     made = bench(num_right=num_right)
