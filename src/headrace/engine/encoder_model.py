@@ -140,6 +140,7 @@ class EncoderModel:
             if _is_text(each):
                 tokens = next(made)
                 types = tokens.types if isinstance(each, tuple) else None
+                self._check_made(tokens, types, name)
                 sequence = EncoderSequence(tokens.ids, types)
             else:
                 sequence = EncoderSequence(self._checked_ids(each, name)[:keep])  # type: ignore[arg-type]
@@ -168,6 +169,16 @@ class EncoderModel:
             allowed = f"1 to {limit} tokens, or -1 for as many as fit"
             raise InvalidParameter("truncate_prompt_tokens", truncate, allowed)
         return limit if truncate == -1 else truncate
+
+    def _check_made(self, tokens: InputTokens, types: Sequence[int] | None, name: str) -> None:
+        """Whether the model has what its tokenizer makes: other texts of a batch must not fail."""
+        config = self.facts.config
+        num_types = config.num_token_types if config.reads_token_types else None
+        if max(tokens.ids, default=0) >= config.vocab_size:
+            self._checked_ids(tokens.ids, name)
+        if types and num_types is not None and max(types) >= max(1, num_types):
+            allowed = f"texts whose tokens have types of this model, 0 to {num_types - 1}"
+            raise InvalidParameter(name, max(types), allowed, "Its tokenizer.json is of another.")
 
     def _checked_ids(self, token_ids: Sequence[int], name: str) -> Sequence[int]:
         size = self.facts.config.vocab_size

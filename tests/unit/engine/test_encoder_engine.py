@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest_asyncio
 import torch
 
 from fakes.encoders import encoder_folder, open_backend
+from headrace.core.engine_config import EngineConfig
 from headrace.core.errors import (
     BackendError,
     CapacityError,
@@ -25,7 +28,7 @@ from headrace.core.errors import (
 from headrace.core.output import RequestOutput
 from headrace.core.request import GenerateRequest
 from headrace.embedder import Embedder
-from headrace.engine.encoder_model import EncoderModel
+from headrace.engine.encoder_model import EncoderModel, load_encoder_model
 from headrace.launch.engine_backend import EngineBackend
 from headrace.observe.prometheus import PrometheusMetrics
 from oracle.tiny_encoders import VOCAB, make_encoder, save, save_sentence_parts
@@ -119,6 +122,25 @@ def test_limits_are_checked_before_loading(folder: Path) -> None:
         open_backend(folder, memory_bytes=64 * 2**20)
     assert open_backend(folder).model_info.max_model_len == 40
     assert open_backend(folder, max_model_len=48).model_info.max_model_len == 48
+
+
+def test_tokens_that_the_model_lacks_fail_no_other_text(tmp_path: Path) -> None:
+    """A tokenizer of another model, or one that grew."""
+    folder = encoder_folder(tmp_path)
+    path = folder / "tokenizer.json"
+    tokenizer = path.read_text()
+    other = json.loads(tokenizer)
+    other["model"]["vocab"]["b"] = 94
+    path.write_text(json.dumps(other))
+    with Embedder(folder) as embedder:
+        with pytest.raises(InvalidParameter, match="94; allowed: token ids of this model, 0 to 93"):
+            embedder.embed(["a", "b"])
+        assert len(embedder.embed("a")) == 1
+    path.write_text(re.sub(r'"type_id": ?1', '"type_id": 7', tokenizer))
+    model = load_encoder_model(folder, EngineConfig(device="cpu"))
+    with pytest.raises(InvalidParameter, match="7; allowed: texts whose tokens have types"):
+        model.tokenize(["a", ("a", "b")])
+    assert len(model.tokenize(["a"])) == 1
 
 
 def test_what_callers_are_told(folder: Path) -> None:
