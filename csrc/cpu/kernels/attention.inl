@@ -9,7 +9,8 @@
 // A tier brings `load_query`, `score_rows`, `exp2_weight`, `store_weights`, `mix_values`, `Weight`:
 // kernels/attention_float.inl or tiers/amx/attention_tiles.inl, which includes this file at its
 // end. kFetchesBesideProducts: its products ask for what is read next. kRowsThatWiden: items of so
-// many rows read int8 where it lies; more meet a copy as bf16. Source: arXiv 2205.14135 (online softmax); arXiv 2311.01282 (splits).
+// many rows read int8 where it lies; more meet a copy as bf16. Source: arXiv 2205.14135 (online
+// softmax); arXiv 2311.01282 (splits).
 #pragma once
 
 #include "kernels/exact_math.inl"
