@@ -173,6 +173,8 @@ def main() -> None:
               or peer.peer in arguments.only]  # fmt: skip
     if not wanted:
         sys.exit(f"--only {arguments.only}: allowed are {', '.join(peer.name for peer in peers)}")
+    if not any(is_wanted(cell, arguments.cells) for cell in CELLS):
+        sys.exit(f"--cells {arguments.cells}: allowed are {', '.join(cell.name for cell in CELLS)}")
     store = ModelStore(resolve_config({}, os.environ).hub)
     found = Findings(
         {"rounds": arguments.rounds, "seed": arguments.seed, "num_threads": num_threads}

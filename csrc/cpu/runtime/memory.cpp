@@ -12,7 +12,7 @@ namespace headrace {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kSmallHead = size_t{256} << 10;
+constexpr size_t kSmallHead = size_t{64} << 10;
 constexpr size_t kLine = 64;
 constexpr size_t kStoreRegion = size_t{64} << 20;  // untouched pages of the last one cost nothing
 

@@ -30,7 +30,7 @@ class Region {
   size_t size_ = 0;
 };
 
-// A region with `num_bytes` from `data` on, whose first 256 KB lie in small pages: who touches only
+// A region with `num_bytes` from `data` on, whose first 64 KB lie in small pages: who touches only
 // the beginning of many such regions does not wait for 2 MB of each to be cleared.
 Region region_with_small_head(size_t num_bytes, uint8_t*& data);  // throws std::bad_alloc
 
