@@ -187,9 +187,9 @@ def test_neighbours_do_not_matter(
 def test_places_in_a_large_cache_do_not_matter(
     ops: Ops, rng: np.random.Generator, dtype: KVCacheDtype
 ) -> None:
-    """Keys and values of several MB, whose first 256 KB are in pages of another size on the CPU."""
+    """Keys and values of several MB, whose first 64 KB are in pages of another size on the CPU."""
     if not ops.name.startswith("cpu"):
-        pytest.skip("one piece of memory")
+        pytest.skip("its keys are in pages of one size")
     case = max(ATTENTION_CASES, key=lambda case: case.spec.num_kv_heads * case.spec.head_size)
     inputs = attention_inputs(case, rng)
     block_bytes = inputs.block_size * case.spec.num_kv_heads * case.spec.head_size  # at least

@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from headrace.core.clock import Clock
-from headrace.text.template_limits import MAX_TEXT_CHARACTERS, Spending, check_size, check_whole
+from headrace.text.template_limits import Spending, check_size, check_whole, join_parts
 from headrace.text.template_operations import check_call, check_operator, limited
 
 # The largest templates have some 2**15. One is compiled in 20 us and 2 KiB a character.
@@ -121,13 +121,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         Raises: SecurityError over a limit; whatever else the template raises.
         """
         self._spent.start()
-        parts: list[str] = []
-        size = 0
-        for part in template.generate(variables):
-            size += len(part)
-            check_size(size, MAX_TEXT_CHARACTERS, "the text exceeds {} characters")
-            parts.append(part)
-        return "".join(parts)
+        return join_parts(template.generate(variables))
 
     def begin_round(self) -> None:
         """A round of a loop begins. The call itself is its step."""
@@ -182,10 +176,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def concat(self, parts: Iterable[str]) -> str:
         """The text of a macro or of a block that is set."""
         self._spent.step()
-        parts = list(parts)
-        size = sum(map(len, parts))
-        check_size(size, MAX_TEXT_CHARACTERS, "a text exceeds {} characters")
-        return str(self._spent.make("".join(parts)))
+        return str(self._spent.make(join_parts(parts)))
 
 
 def _bound(node: nodes.Node) -> None:
@@ -233,15 +224,7 @@ def _tojson(
     encoder = json.JSONEncoder(
         ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
-    if indent is None:
-        return encoder.encode(value)
-    parts: list[str] = []
-    size = 0
-    for part in encoder.iterencode(value):
-        size += len(part)
-        check_size(size, MAX_TEXT_CHARACTERS, "a text exceeds {} characters")
-        parts.append(part)
-    return "".join(parts)
+    return encoder.encode(value) if indent is None else join_parts(encoder.iterencode(value))
 
 
 class _TemplateDict:

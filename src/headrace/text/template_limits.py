@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
@@ -78,6 +78,17 @@ def check_size(size: int, limit: int, message: str) -> None:
     """Raises: SecurityError, `message` with the limit in it."""
     if size > limit:
         raise SecurityError(message.format(limit))
+
+
+def join_parts(parts: Iterable[str]) -> str:
+    """A text that comes in parts, given up as soon as it is too long. Raises: SecurityError."""
+    kept: list[str] = []
+    size = 0
+    for part in parts:
+        size += len(part)
+        check_size(size, MAX_TEXT_CHARACTERS, "a text exceeds {} characters")
+        kept.append(part)
+    return "".join(kept)
 
 
 def check_whole(*values: Any) -> int:
