@@ -38,7 +38,7 @@ from headrace.core.batches import NewBatch
 from headrace.core.cache_control import CacheControl
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import ServerConfig
-from headrace.core.errors import CapacityError, ContextTooLong, EngineDied
+from headrace.core.errors import CapacityError, ContextTooLong, EngineDied, TooManyAnswers
 from headrace.core.files import FilePage
 from headrace.core.request import GenerateRequest
 from headrace.core.step import SchedulerOutput
@@ -480,6 +480,17 @@ def test_a_full_or_failing_engine_is_asked_again(tmp_path: Path) -> None:
     assert refusals["poison"] == 96
     assert [row["http_status"] for row in rows].count(200) == 3
     assert len(rows) == 4
+
+
+def test_a_line_that_never_fits_is_not_asked_again(tmp_path: Path) -> None:
+    async def admit(request: GenerateRequest) -> None:
+        raise TooManyAnswers(request.sampling.n, 2, request.sampling.n)
+
+    with serving(tmp_path, FakeBackend(admission=admit)) as served, served.openai() as client:
+        batch = wait_for(client, begin(client, [chat_line("many", "many", n=3)]).id)
+        errors = results(client, batch.error_file_id)
+    answer = errors["many"]["response"]
+    assert (answer["status_code"], answer["body"]["error"]["param"]) == (400, "n")
 
 
 class Resting(FakeBackend):

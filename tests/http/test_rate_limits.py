@@ -102,14 +102,47 @@ def test_headers_of_a_stream_show_what_is_held() -> None:
             assert answer.headers["x-ratelimit-reset-tokens"] == "24s"
 
 
-def test_an_answer_that_never_fits_is_not_to_be_tried_again() -> None:
+@pytest.mark.parametrize(
+    ("body", "most"),
+    [
+        ({"max_tokens": 101}, "at most 100,"),
+        ({"max_tokens": 60, "n": 2}, "at most 50 tokens for each of 2 answers,"),
+        ({"max_tokens": 40, "prompt": ["a", "b", "c"]}, "at most 33 tokens for each of 3 answers,"),
+    ],
+)
+def test_an_answer_that_never_fits_is_refused_for_good(body: dict[str, Any], most: str) -> None:
     with limited(output_tokens_per_minute=100) as serving:
-        for body in ({"max_tokens": 101}, {"max_tokens": 60, "n": 2}):
-            refused = serving.post(**body)
-            assert refused.status_code == 429
-            assert refused.headers["x-should-retry"] == "false"
-            assert "retry-after" not in refused.headers
+        refused = serving.post(**body)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["param"]) == (400, "max_tokens")
+        assert error["message"].startswith(f"max_tokens is {body['max_tokens']}; allowed: {most}")
+        assert "limited to 100 output tokens per minute" in error["message"]
+        assert "retry-after" not in refused.headers
         assert left(refused, "output-tokens") == 100
+        assert serving.server.backend.requests == []
+
+
+def test_a_length_has_the_name_it_was_given_by() -> None:
+    with limited(output_tokens_per_minute=100) as serving:
+        body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": None}
+        refused = serving.post(CHAT, **body, max_completion_tokens=101).json()["error"]
+        assert refused["param"] == "max_completion_tokens"
+        assert refused["message"].startswith("max_completion_tokens is 101; allowed: at most 100,")
+
+
+def test_prompts_of_more_than_a_minute_in_one_call_leave_a_debt() -> None:
+    with limited(input_tokens_per_minute=10) as serving:
+        assert serving.post(prompt=["a" * 9] * 3).status_code == 200
+        refused = serving.post(prompt="a")
+        assert refused.status_code == 429
+        serving.clock.advance(int(refused.headers["retry-after"]))
+        assert serving.post(prompt="a").status_code == 200
+
+
+def test_vectors_take_no_output_tokens() -> None:
+    with limited(output_tokens_per_minute=1, input_tokens_per_minute=1000) as serving:
+        answer = serving.post("/v1/embeddings", input=["a", "b", "c"])
+        assert (answer.status_code, left(answer, "output-tokens")) == (200, 1)
 
 
 def test_without_a_length_a_minute_is_held() -> None:
@@ -135,8 +168,12 @@ def test_a_refused_request_gives_its_tokens_back() -> None:
 
 
 def test_one_prompt_too_many_stops_the_others_of_its_call() -> None:
-    with limited(output_tokens_per_minute=100) as serving:
-        refused = serving.post(prompt=["a", "b", "c"], max_tokens=40)
+    async def refuse(request: GenerateRequest) -> None:
+        if request.prompt == "c":
+            raise CapacityError("full")
+
+    with limited(FakeBackend(admission=refuse), output_tokens_per_minute=100) as serving:
+        refused = serving.post(prompt=["a", "b", "c"], max_tokens=30)
         assert refused.status_code == 429
         assert serving.server.backend.num_running == 0
         assert left(serving.post(max_tokens=100), "output-tokens") == 95

@@ -26,7 +26,7 @@ from fakes.upstreams import (
     well,
 )
 from headrace.core.backend import Health
-from headrace.core.errors import CapacityError
+from headrace.core.errors import CapacityError, TooManyAnswers
 from headrace.core.request import GenerateRequest
 
 PRICE_A = {"input_per_1m": 1, "output_per_1m": 2}
@@ -192,6 +192,26 @@ async def test_a_caller_without_patience_rests_no_backend(near: RunningServer) -
         await settled(rows, 2)
     assert hasty.headers["x-headrace-selected-backend"] == "near/tiny"
     assert patient.headers["x-headrace-selected-backend"] == "tiny"
+
+
+async def test_more_answers_than_one_backend_holds_are_asked_elsewhere(near: RunningServer) -> None:
+    async def refuse(request: GenerateRequest) -> None:
+        if request.sampling.n > 2:
+            raise TooManyAnswers(request.sampling.n, 2, request.sampling.n)
+
+    given = {
+        "upstreams": {"near": far(f"{near.address}/v1")},
+        "tiers": tiers(cheap=["tiny", {"model": "tiny", "upstream": "near"}]),
+    }
+    with route(given, FakeBackend(admission=refuse)) as (server, rows):
+        async with client_of(server) as client:
+            large = await client.post("/v1/chat/completions", json=chat(n=3))
+            small = await client.post("/v1/chat/completions", json=chat())
+        await settled(rows, 2)
+    assert len(large.json()["choices"]) == 3
+    assert large.headers["x-headrace-selected-backend"] == "near/tiny"
+    # Nothing is wrong with the one that could not take it.
+    assert small.headers["x-headrace-selected-backend"] == "tiny"
 
 
 async def test_the_callers_own_fault_is_not_asked_elsewhere(near: RunningServer) -> None:

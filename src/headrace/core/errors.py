@@ -6,6 +6,7 @@ HeadraceError
 |   |-- InvalidParameter (UndeclaredTask), UnsupportedParameter, InvalidGrammar (param)
 |   |-- ModelNotFound
 |   |-- ContextTooLong     num_tokens, max_model_len
+|   |-- TooManyAnswers     num_answers, max_num_answers
 |   |-- NotAuthenticated, NotPermitted
 |   |-- RateLimited        retry_after_s
 |   `-- BudgetExceeded     budget
@@ -167,6 +168,23 @@ class ContextTooLong(RequestError):
         )
 
 
+class TooManyAnswers(RequestError):
+    """A call asks for more answers at a time than the engine ever has room for."""
+
+    def __init__(self, num_answers: int, max_num_answers: int, n: int = 1) -> None:
+        """`num_answers` are those of all prompts of the call, `n` to each."""
+        self.num_answers, self.max_num_answers = num_answers, max_num_answers
+        is_one = n == num_answers
+        given = f"n is {n}" if is_one else f"prompt and n ({n}) ask for {num_answers} answers"
+        super().__init__(
+            f"{given}; allowed: at most {max_num_answers} at a time, which is how many may run and "
+            "wait here (engine.max_num_seqs and engine.max_waiting_requests). Send several "
+            "requests.",
+            "n" if is_one else "prompt",
+            "invalid_value",
+        )
+
+
 class ModelNotFound(RequestError):
     """No such model here. `known` are names that would work."""
 
@@ -189,10 +207,10 @@ class NotPermitted(RequestError):
 
 
 class RateLimited(RequestError):
-    """A limit of the key is used up; without `can_retry` it never fits. Units: seconds."""
+    """A limit of the key is used up. Units: seconds."""
 
-    def __init__(self, message: str, retry_after_s: float, can_retry: bool = True) -> None:
-        self.retry_after_s, self.can_retry = retry_after_s, can_retry
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
         super().__init__(message, None, "rate_limit_exceeded")
 
 

@@ -251,6 +251,9 @@ class GenerateRequest:
     `cache_key`: requests with the same one are likely to begin alike; where several backends could
     answer, they go to the same.
 
+    `num_call_answers`: those of all requests of its call, which are admitted together or not at
+    all; 0 where it is the only one.
+
     `patience_s`: how long the caller waits; who would not start in it is refused at once.
 
     Of an answer to `messages`, calls of `tools` come apart from its text; `splits_reasoning` wants
@@ -279,6 +282,7 @@ class GenerateRequest:
     tenant: str = "default"
     cache_salt: str = ""
     priority: int = 0
+    num_call_answers: int = 0
     patience_s: float | None = None
     is_background: bool = False
     call_id: str = ""

@@ -276,20 +276,29 @@ class Metered:
                 self._accounts.budgets.release(hold)
 
     def _reserve(self, request: GenerateRequest, num_input_tokens: int) -> Reservation | None:
-        """Hold what the request may use. Raises: RateLimited."""
+        """Hold what the request may use. Raises: RateLimited, InvalidParameter."""
         if self._account is None:
             return None
+        now_s, is_further = self._clock.monotonic_s(), bool(self._progress.attempts)
+        if request.pooling is not None:
+            return self._account.reserve(num_input_tokens, 0, now_s, is_further=is_further)
         sampling, limit = request.sampling, self._account.output_limit
+        num_answers = max(sampling.n, request.num_call_answers)
+        self._account.check_size(sampling.max_tokens, sampling.n, num_answers)
         num_output_tokens = sampling.max_tokens or 0
         if sampling.max_tokens is None and limit is not None:
             # What the server or the context leaves; no more than a minute's worth, so that it can
             # run at all.
             lengths = (info.max_model_len for info in self.models() if info.name == request.model)
             longest = request.default_max_tokens or next(lengths, limit)
-            num_output_tokens = min(longest, max(1, limit // sampling.n))
-        num_output_tokens *= sampling.n
-        now_s = self._clock.monotonic_s()
-        return self._account.reserve(num_input_tokens, num_output_tokens, now_s)
+            num_output_tokens = min(longest, limit // num_answers)
+        return self._account.reserve(
+            num_input_tokens,
+            num_output_tokens * sampling.n,
+            now_s,
+            call_output_tokens=0 if is_further else num_output_tokens * num_answers,
+            is_further=is_further,
+        )
 
     def _leave(self) -> None:
         """Give the call's place back before its client can know that it has ended and ask again."""

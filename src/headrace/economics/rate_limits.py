@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from headrace.core.errors import RateLimited
+from headrace.core.errors import InvalidParameter, RateLimited
 from headrace.core.frozen import frozen
 from headrace.core.stores import Caller, KeyLimits
 
@@ -99,24 +99,51 @@ class KeyAccount:
         """Give the place of a call back."""
         self._num_running -= 1
 
-    def reserve(self, input_tokens: int, output_tokens: int, now_s: float) -> Reservation:
+    def check_size(self, max_tokens: int | None, n: int, num_answers: int) -> None:
+        """Refuse answers that would not fit into a full minute, with a token each or more.
+
+        `num_answers` are those of all prompts of the call, `n` to each. Raises: InvalidParameter.
+        """
+        limit = self.output_limit
+        if limit is None or num_answers * (max_tokens or 1) <= limit:
+            return
+        most = limit // num_answers
+        name, value = ("max_tokens", max_tokens) if max_tokens and most else ("n", n)
+        told = f"at most {limit}"
+        if not most:
+            told += " answers to all prompts"
+        elif num_answers > 1:
+            told = f"at most {most} tokens for each of {num_answers} answers"
+        allowed = (
+            f"{told}, as the key hr_{self._key_id} is limited to {limit} output tokens per minute"
+        )
+        hint = "Lower max_tokens, or ask for fewer answers at once."
+        raise InvalidParameter(name, value, allowed, hint)
+
+    def reserve(
+        self,
+        input_tokens: int,
+        output_tokens: int,
+        now_s: float,
+        *,
+        call_output_tokens: int = 0,
+        is_further: bool = False,
+    ) -> Reservation:
         """Hold both or nothing.
 
-        A prompt of more than a minute's worth waits for a full minute and leaves a debt.
-        Raises: RateLimited, for good when the answer could never fit.
+        A prompt of more than a minute's worth waits for a full minute and leaves a debt, and so do
+        further prompts of a call. Its first waits until there is room for all its answers,
+        `call_output_tokens`. Raises: RateLimited.
         """
-        if self._output is not None and output_tokens > self._output.limit:
-            raise RateLimited(
-                f"The request may generate {output_tokens} tokens; the key hr_{self._key_id} is "
-                f"limited to {self._output.limit} output tokens per minute. Lower max_tokens or n.",
-                MINUTE_S,
-                can_retry=False,
-            )
-        wanted = [(self._input, input_tokens), (self._output, output_tokens)]
-        limited = [(bucket, amount) for bucket, amount in wanted if bucket is not None]
-        self._check(limited, now_s)
-        for bucket, amount in limited:
-            bucket.take(amount, now_s)
+        awaited_input = 0 if is_further else input_tokens
+        wanted = (
+            (self._input, input_tokens, awaited_input),
+            (self._output, output_tokens, max(output_tokens, call_output_tokens)),
+        )
+        limited = [(each[0], each) for each in wanted if each[0] is not None]
+        self._check([(bucket, each[2]) for bucket, each in limited if each[2]], now_s)
+        for bucket, each in limited:
+            bucket.take(each[1], now_s)
         return Reservation(input_tokens, output_tokens)
 
     def settle(

@@ -1,15 +1,16 @@
 """Admission: whether there is room for a request, and how long it would wait for its first step.
 
-In: reports of steps, requests that want in. Out: nothing, or a CapacityError that says when to come
-back. The wait is what the queue shows: how many are before a request, and how fast their like were
-started lately (Little's law). Answers of unknown length are not guessed at.
+In: reports of steps, requests that want in. Out: nothing, a CapacityError that says when to come
+back, or a TooManyAnswers where that would not help. The wait is what the queue shows: how many are
+before a request, and how fast their like were started lately (Little's law). Answers of unknown
+length are not guessed at.
 """
 
 from __future__ import annotations
 
 import math
 
-from headrace.core.errors import CapacityError
+from headrace.core.errors import CapacityError, TooManyAnswers
 from headrace.core.step import StepReport
 from headrace.engine.stats import EngineStats
 
@@ -57,6 +58,12 @@ class Admission:
     def predict_start_s(self, queue_position: int) -> float:
         """Seconds until the request at this place of the queue, from 1, runs."""
         return queue_position * self._s_per_start()
+
+    def check_size(self, num_answers: int, num_call_answers: int) -> None:
+        """Refuse what would not fit if nothing else were there. Raises: TooManyAnswers."""
+        num_together = max(num_answers, num_call_answers)
+        if num_together > self.max_num_requests:
+            raise TooManyAnswers(num_together, self.max_num_requests, num_answers)
 
     def check(self, num_unfinished: int, num_answers: int, patience_s: float | None) -> None:
         """Refuse what cannot be taken, or what would wait longer than its client does.

@@ -200,6 +200,7 @@ class AsyncEngine:
         arrived_at_s = self._clock.monotonic_s()
         # An unknown name waits for nothing; what a known one stands for is asked when it is sent.
         self._adapters.sha256(request.model)
+        self._room.check_size(request.sampling.n, request.num_call_answers)
         self._check_room(request.sampling.n, request.patience_s)
         unique_id = f"{request.request_id}-{next(self._serial)}"
         with self._activity.preparing(unique_id, request):

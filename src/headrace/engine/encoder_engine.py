@@ -25,6 +25,7 @@ from headrace.core.errors import (
     InvalidParameter,
     ModelNotFound,
     RequestError,
+    TooManyAnswers,
     UnsupportedFormat,
 )
 from headrace.core.output import RequestOutput, RequestTimes
@@ -157,6 +158,8 @@ class EncoderEngine:
         arrived_at_s = self._clock.monotonic_s()
         self._check_model(request.model)
         pooling = self._check(request)
+        if request.num_call_answers > self._max_waiting:
+            raise TooManyAnswers(request.num_call_answers, self._max_waiting)
         self._take_room()
         loop = asyncio.get_running_loop()
         try:

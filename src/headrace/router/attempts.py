@@ -18,6 +18,7 @@ from headrace.core.errors import (
     ContextTooLong,
     ModelNotFound,
     RequestError,
+    TooManyAnswers,
     UnsupportedParameter,
 )
 from headrace.core.output import RequestOutput
@@ -34,6 +35,7 @@ ELSEWHERE = (
     BackendError,
     CapacityError,
     ContextTooLong,
+    TooManyAnswers,
     UnsupportedParameter,
     ModelNotFound,
 )

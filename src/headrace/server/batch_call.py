@@ -172,9 +172,9 @@ def check_line(line: BatchLine) -> None:
 
 def _is_passing(error: Exception) -> bool:
     """Whether the same request may be answered later."""
-    if isinstance(error, RateLimited):
-        return error.can_retry
-    return isinstance(error, CapacityError) or (isinstance(error, BackendError) and error.retryable)
+    if isinstance(error, BackendError):
+        return error.retryable
+    return isinstance(error, CapacityError | RateLimited)
 
 
 def _make_outcome(line: BatchLine, request_id: str, reply: JsonReply, rows: _Rows) -> Outcome:

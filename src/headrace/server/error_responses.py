@@ -140,8 +140,7 @@ def _describe_upstream(error: UpstreamError) -> ErrorReply:
 def _describe_request_error(error: RequestError) -> ErrorReply:
     status = next((status for kind, status in _STATUS_OF if isinstance(error, kind)), 400)
     if isinstance(error, RateLimited):
-        can_retry = error.can_retry
-        headers = _retry_headers(error.retry_after_s) if can_retry else {"x-should-retry": "false"}
+        headers = _retry_headers(error.retry_after_s)
         return ErrorReply(
             status, "rate_limit_error", error.message, error.param, error.code, headers
         )

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from headrace.core.backend import ModelInfo
-from headrace.core.errors import BackendError, InvalidParameter
+from headrace.core.errors import BackendError, InvalidParameter, TooManyAnswers
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.usage import Usage
 from headrace.server.generation_schema import refuse_unsupported, unknown_names, validate
@@ -121,9 +121,15 @@ async def each_vector(
     `names`: what the caller calls the text of each. Raises: RequestError, CapacityError,
     BackendError.
     """
-    for start in range(0, len(requests), _WINDOW):
-        window = slice(start, start + _WINDOW)
-        found = await _run(services, requests[window], names[window])
+    start, num_together = 0, _WINDOW
+    while start < len(requests):
+        window = slice(start, start + num_together)
+        try:
+            found = await _run(services, requests[window], names[window])
+        except TooManyAnswers as error:
+            num_together = error.max_num_answers
+            continue
+        start += num_together
         for vector, usage in zip(*found, strict=True):
             yield vector, usage
 

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
+from dataclasses import replace
 
 from headrace.core.backend import Backend
 from headrace.core.config import ServerConfig
@@ -140,6 +141,9 @@ async def open_batches(
     `names`: what the caller calls the prompt of each request, where they have names.
     Raises: what the backend raises; RequestError when the answers take too long.
     """
+    if len(requests) > 1:
+        num_answers = sum(request.sampling.n for request in requests)
+        requests = [replace(request, num_call_answers=num_answers) for request in requests]
     async with AsyncExitStack() as stack:
         streams = []
         for index, request in enumerate(requests):

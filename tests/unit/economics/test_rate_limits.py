@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from headrace.core.errors import RateLimited
+from headrace.core.errors import InvalidParameter, RateLimited
 from headrace.core.stores import ANONYMOUS, NO_LIMITS, Caller, KeyLimits
 from headrace.economics.rate_limits import KeyAccount, RateLimits, Reservation, format_reset
 
@@ -80,15 +80,35 @@ def test_both_or_nothing() -> None:
 
 def test_an_answer_that_never_fits_is_refused_for_good_and_a_long_prompt_is_not() -> None:
     limited = account(input_tokens_per_minute=100, output_tokens_per_minute=100)
-    with pytest.raises(RateLimited, match="Lower max_tokens or n") as caught:
-        limited.reserve(1, 101, 0.0)
-    assert not caught.value.can_retry
+    limited.check_size(100, 1, 1)
+    limited.check_size(50, 2, 2)
+    limited.check_size(None, 1, 100)
+    for max_tokens, n, num_answers, told in (
+        (101, 1, 1, "max_tokens is 101; allowed: at most 100, as the key hr_k is limited to 100 "),
+        (60, 2, 2, "max_tokens is 60; allowed: at most 50 tokens for each of 2 answers"),
+        (26, 2, 4, "max_tokens is 26; allowed: at most 25 tokens for each of 4 answers"),
+        (None, 101, 101, "n is 101; allowed: at most 100 answers to all prompts, as the key"),
+    ):
+        with pytest.raises(InvalidParameter, match=told):
+            limited.check_size(max_tokens, n, num_answers)
     held = limited.reserve(1000, 1, 0.0)
     limited.settle(held, 1000, 1, 0.0)
     with pytest.raises(RateLimited) as waits:
         limited.reserve(1, 1, 0.0)
-    assert waits.value.can_retry
     assert waits.value.retry_after_s > 540
+
+
+def test_the_first_of_a_call_waits_for_all_and_the_others_leave_a_debt() -> None:
+    limited = account(input_tokens_per_minute=100, output_tokens_per_minute=100)
+    limited.reserve(80, 40, 0.0)
+    with pytest.raises(RateLimited) as waits:
+        limited.reserve(20, 40, 0.0, call_output_tokens=80)
+    assert waits.value.retry_after_s == pytest.approx(12)
+    limited.reserve(20, 40, 12.0, call_output_tokens=80)
+    limited.reserve(80, 40, 12.0, is_further=True)
+    with pytest.raises(RateLimited) as waits:
+        limited.reserve(1, 0, 12.0)
+    assert waits.value.retry_after_s == pytest.approx(61 * 0.6)
 
 
 @pytest.mark.parametrize("seed", range(5))
