@@ -66,6 +66,25 @@ def test_bad_body(client: httpx.Client, row: BadBody) -> None:
 
 
 @pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"),
+        *("/v1/messages", "/v1/messages/count_tokens", "/rerank", "/score", "/classify"),
+        *("/tokenize", "/detokenize", "/invocations"),
+    ],
+)
+def test_a_name_that_is_there_twice(client: httpx.Client, path: str) -> None:
+    body = b'{"model": "tiny", "messages": [{"role": "user", "content": "a", "content": "b"}]}'
+    reply = client.post(path, content=body, headers={"content-type": "application/json"})
+    error = reply.json()["error"]
+    assert reply.status_code == 400
+    assert error["message"] == (
+        "The request body has messages[0].content twice; allowed: each name once in an object. "
+        "Leave one out."
+    )
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status", "message", "allow"),
     [
         ("GET", "/v1/nothing", 404, "There is no route '/v1/nothing'.", None),

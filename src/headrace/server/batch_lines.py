@@ -33,7 +33,7 @@ class LineLimits:
 
 
 # For a file that was checked: the server's limits may be smaller since.
-CHECKED = LineLimits(max_bytes=2**32, json=JsonLimits(max_depth=256, max_objects=2**24))
+CHECKED = LineLimits(2**32, JsonLimits(max_depth=256, max_objects=2**24, is_name_unique=False))
 
 
 @frozen

@@ -21,6 +21,7 @@ from headrace.core.errors import CapacityError, RequestError
 from headrace.core.frozen import frozen
 from headrace.server.body_room import RETRY_AFTER_S, BodyShare
 from headrace.server.error_responses import HttpRefusal
+from headrace.server.json_names import find_repeated_name
 
 # Without backing up: a text that never ends is looked through once.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -124,10 +125,14 @@ async def _read(receive: Receive, max_bytes: int, share: BodyShare) -> bytearray
 
 @frozen
 class JsonLimits:
-    """Lists and objects that may be in a body: within each other, and in all."""
+    """Lists and objects that may be in a body: within each other, and in all.
+
+    `is_name_unique`: a name that its object has before is an error.
+    """
 
     max_depth: int
     max_objects: int
+    is_name_unique: bool = True
 
     @classmethod
     def of(cls, config: ServerConfig) -> JsonLimits:
@@ -140,14 +145,16 @@ def decode_json_object(
 ) -> dict[str, Any]:
     """Decode a JSON object; `what` names it in errors.
 
-    Raises: RequestError for broken JSON, another kind of value, too much nesting, too many objects.
+    Raises: RequestError for broken JSON, another kind of value, too much nesting, too many objects,
+    a name that an object has twice.
     """
     too_deep = RequestError(
         f"{what} nests lists and objects more than {limits.max_depth} deep, this server's "
         "limit (max_json_depth). Send a flatter body."
     )
-    num_openers, max_names = _count_openers(body), _NAMES_PER_OBJECT * limits.max_objects
-    if num_openers > limits.max_objects or body.count(b":") > max_names:
+    num_openers, num_colons = _count_openers(body), body.count(b":")
+    max_names = _NAMES_PER_OBJECT * limits.max_objects
+    if num_openers > limits.max_objects or num_colons > max_names:
         # Those in texts are none.
         bare = _STRING.sub(b"", body)
         for num, most, counted in (
@@ -159,18 +166,15 @@ def decode_json_object(
                     f"{what} has {num} {counted}; allowed: at most {most}, this server's limit "
                     "(max_json_objects). Send several requests."
                 )
+    if body.startswith(_BOM):
+        # Spaces in its place: what is wrong has its own place in errors.
+        body = b"   " + body[len(_BOM) :]
     try:
-        # Spaces in the place of a mark: what is wrong has its own place in errors.
-        value = msgspec.json.decode(b"   " + body[len(_BOM) :] if body.startswith(_BOM) else body)
+        value = msgspec.json.decode(body)
     except RecursionError:
         raise too_deep from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        reason = str(error)
-        if isinstance(error, UnicodeDecodeError):
-            # It counts from the beginning of a text inside.
-            reason = f"JSON is malformed: not UTF-8 (byte {_not_utf8_at(body)})"
-        if reason.endswith("truncated") and _HALF_PAIR.search(body[-_TAIL_BYTES:]):
-            reason = _HALF_PAIR_REASON
+        reason = _why_broken(body, error)
         raise RequestError(f"{what} is not valid JSON: {reason}. Send a JSON object.") from None
     if not isinstance(value, dict):
         kind = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
@@ -178,7 +182,23 @@ def decode_json_object(
         raise RequestError(f"{what} is {given}; allowed: a JSON object.")
     if num_openers > limits.max_depth and _is_deeper(value, limits.max_depth):
         raise too_deep
+    try:
+        repeated = find_repeated_name(body, value, num_colons) if limits.is_name_unique else None
+    except RecursionError:
+        raise too_deep from None
+    if repeated is not None:
+        text = f"{what} has {repeated} twice; allowed: each name once in an object. Leave one out."
+        raise RequestError(text, repeated, "invalid_value")
     return value
+
+
+def _why_broken(body: bytes | bytearray, error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        # It counts from the beginning of a text inside.
+        return f"JSON is malformed: not UTF-8 (byte {_not_utf8_at(body)})"
+    reason = str(error)
+    is_half = reason.endswith("truncated") and _HALF_PAIR.search(body[-_TAIL_BYTES:])
+    return _HALF_PAIR_REASON if is_half else reason
 
 
 def _not_utf8_at(body: bytes | bytearray) -> int:

@@ -54,6 +54,7 @@ def test_line_ends_empty_lines_and_a_mark_at_the_beginning(end: bytes) -> None:
     [
         (b"{", "invalid_json_line", None, "This line is not valid JSON"),
         (b"\xff", "invalid_json_line", None, "This line is not valid JSON"),
+        (b'{"body": {"a": 1, "a": 2}}', "invalid_json_line", None, "This line has body.a twice"),
         (b"[]", "invalid_json_line", None, "This line is an array; allowed: a JSON object."),
         (changed(body={"a": [[[[[[[[[]]]]]]]]]}), "invalid_json_line", None, "more than 8 deep"),
         (changed(custom_id="gone"), "missing_required_parameter", "custom_id", "is missing"),
