@@ -22,7 +22,7 @@ from headrace.core.step import (
 from headrace.ops.protocol import ChoosingStep, PendingTokens
 from headrace.ops.step_inputs import Int32, StepInputs
 from headrace.sampling.no_choice import DAMAGED
-from headrace.sampling.sample_rows import SampleRow, gather_plain
+from headrace.sampling.sample_rows import SampleGatherer, SampleRow
 
 PendingOutput = Callable[[], ModelRunnerOutput]
 
@@ -32,6 +32,7 @@ class DeviceChoices:
 
     def __init__(self, run: ChoosingStep) -> None:
         self._run = run
+        self._gatherer = SampleGatherer()
         self._row_of: dict[str, int] = {}
 
     def can_take(
@@ -55,7 +56,7 @@ class DeviceChoices:
         own = [rows[request.request_id] for request in sampled]
         places = [request.num_computed_tokens + len(request.token_ids) for request in sampled]
         step = replace(step, token_ids=np.maximum(step.token_ids, 0))
-        tokens = self._run(step, sources, gather_plain(own, places))
+        tokens = self._run(step, sources, self._gatherer.gather_plain(own, places))
         self._row_of = {request.request_id: row for row, request in enumerate(sampled)}
         return partial(_collect, output, own, tokens)
 

@@ -25,7 +25,7 @@ from headrace.ops.protocol import Array, KVCache, Ops
 from headrace.ops.reference.sampling import GREEDY_TEMPERATURE
 from headrace.ops.step_inputs import SampleInputs, StepInputs
 from headrace.sampling.rejection import DrawnGuess, distribution, guess_seed
-from headrace.sampling.sample_rows import SampleRow, gather, make_row
+from headrace.sampling.sample_rows import SampleGatherer, SampleRow, make_row
 
 SHARPNESS = 1.4
 """A small model is less sure than a large one. Of 728 tokens at temperature 0.7, qwen2.5-coder 0.5B
@@ -103,6 +103,7 @@ class DraftModel:
         self._replay = None if is_eager else ops.record(self._recorded)
         self._slots = DraftSlots(cache.num_blocks, cache.block_size)
         self._sequences: dict[str, DraftSequence] = {}
+        self._gatherer = SampleGatherer()
 
     def follow(self, output: SchedulerOutput) -> None:
         """Take in a step of the target before its result. Mutates: self."""
@@ -227,7 +228,8 @@ class DraftModel:
         positions = [len(each.token_ids) + len(each.guesses) for each in sequences]
         if logits.shape[1] < self._vocab_size and not all(_is_plain(row) for row in rows):
             logits = _widen(logits, self._vocab_size)
-        inputs = self._guessing(gather(rows, positions, self._vocab_size), sequences)
+        inputs = self._gatherer.gather(rows, positions, self._vocab_size)
+        inputs = self._guessing(inputs, sequences)
         self._ops.adjust_logits(logits, inputs)
         try:
             chosen = self._ops.sample(logits, inputs)

@@ -14,43 +14,41 @@ from headrace.ops.step_inputs import Int32, StepInputs
 
 
 def flatten(scheduled: Sequence[ScheduledRequest], block_size: int) -> StepInputs:
-    """Lay the step's tokens end to end. Shapes: see StepInputs."""
-    lengths = np.fromiter((len(r.token_ids) for r in scheduled), np.int32, len(scheduled))
-    starts = np.fromiter((r.num_computed_tokens for r in scheduled), np.int32, len(scheduled))
-    query_start = np.zeros(len(scheduled) + 1, dtype=np.int32)
-    np.cumsum(lengths, out=query_start[1:])
-    num_tokens = int(query_start[-1])
-    token_ids = np.fromiter((t for r in scheduled for t in r.token_ids), np.int32, num_tokens)
-    request_of_token = np.repeat(np.arange(len(scheduled)), lengths)  # [T]
-    offset = np.arange(num_tokens, dtype=np.int32) - query_start[request_of_token]
-    positions = (starts[request_of_token] + offset).astype(np.int32)
-    block_table = pad_blocks(scheduled)
-    block_ids = block_table[request_of_token, positions // block_size]
+    """Lay the step's tokens end to end. Shapes: see StepInputs.
+
+    Lists first: a step of few tokens has a dozen calls of numpy's to wait for otherwise, each of
+    them cold behind the weights of a step.
+    """
+    token_ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    query_start, seq_lens = [0], list[int]()
+    wanted: list[int] = []
+    for request in scheduled:
+        begin = request.num_computed_tokens
+        end = begin + len(request.token_ids)
+        token_ids += request.token_ids
+        positions += range(begin, end)
+        for index in range(begin // block_size, -(-end // block_size)):
+            first, last = max(begin, index * block_size), min(end, (index + 1) * block_size)
+            shift = (request.block_ids[index] - index) * block_size
+            slots += range(first + shift, last + shift)
+        query_start.append(len(token_ids))
+        seq_lens.append(end)
+        wanted += range(len(token_ids) - request.num_logit_rows, len(token_ids))
     return StepInputs(
-        token_ids=token_ids,
-        positions=positions,
-        slot_mapping=(block_ids * block_size + positions % block_size).astype(np.int32),
-        query_start=query_start,
-        seq_lens=(starts + lengths).astype(np.int32),
-        block_table=block_table,
-        logit_rows=logit_rows(scheduled, query_start),
+        token_ids=np.array(token_ids, dtype=np.int32),
+        positions=np.array(positions, dtype=np.int32),
+        slot_mapping=np.array(slots, dtype=np.int32),
+        query_start=np.array(query_start, dtype=np.int32),
+        seq_lens=np.array(seq_lens, dtype=np.int32),
+        block_table=block_table(scheduled),
+        logit_rows=np.array(wanted, dtype=np.int32),
     )
 
 
-def pad_blocks(scheduled: Sequence[ScheduledRequest]) -> Int32:
+def block_table(scheduled: Sequence[ScheduledRequest]) -> Int32:
     """Block tables as one matrix. Shapes: [R, P], -1 beyond a request's own."""
     width = max(len(request.block_ids) for request in scheduled)
-    table = np.full((len(scheduled), width), -1, dtype=np.int32)
-    for row, request in enumerate(scheduled):
-        table[row, : len(request.block_ids)] = request.block_ids
-    return table
-
-
-def logit_rows(scheduled: Sequence[ScheduledRequest], query_start: Int32) -> Int32:
-    """Rows of the flat batch whose logits are wanted: the last of each request, in order."""
-    rows = [
-        np.arange(end - request.num_logit_rows, end, dtype=np.int32)
-        for request, end in zip(scheduled, query_start[1:], strict=True)
-        if request.num_logit_rows
-    ]
-    return np.concatenate(rows).astype(np.int32) if rows else np.zeros(0, dtype=np.int32)
+    rows = [[*r.block_ids, *[-1] * (width - len(r.block_ids))] for r in scheduled]
+    return np.array(rows, dtype=np.int32)

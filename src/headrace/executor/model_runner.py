@@ -33,7 +33,7 @@ from headrace.ops.step_inputs import Int32, SampleInputs, StepInputs
 from headrace.sampling.logits_rule import LogitsRule, LogitsRules
 from headrace.sampling.no_choice import DAMAGED, NoChoice, explain_no_choice
 from headrace.sampling.rejection import DrawnGuesses, decide, distribution
-from headrace.sampling.sample_rows import SampleRow, gather, make_row
+from headrace.sampling.sample_rows import SampleGatherer, SampleRow, make_row
 
 NOT_CHOSEN = -1
 """In the place of a token id."""
@@ -124,6 +124,7 @@ class ModelRunner:
             self._choices = DeviceChoices(run)
         self._rules, self._adapters, self._guesses = rules, adapters, guesses
         self._rows: dict[str, SampleRow] = {}
+        self._gatherer = SampleGatherer()
         self._pooling = PoolingSums()
         self._submitted: deque[PendingOutput] = deque()
 
@@ -338,7 +339,8 @@ class ModelRunner:
 
     def _inputs(self, rows: Sequence[LogitRow]) -> SampleInputs:
         vocab_size = self.model.config.vocab_size
-        return gather([r.sample_row for r in rows], [r.position for r in rows], vocab_size)
+        positions = [row.position for row in rows]
+        return self._gatherer.gather([row.sample_row for row in rows], positions, vocab_size)
 
     def _score(
         self, raw: Array, token_ids: Int32, rows: list[LogitRow], found: Mapping[str, Gathered]

@@ -96,3 +96,9 @@ class SampleInputs:
     output_counts: TokenLists | None = None
     bias: TokenLists | None = None
     token_mask: UInt32 | None = None
+
+    @property
+    def adjusts_logits(self) -> bool:
+        """Whether any row has a mask, a bias or a penalty."""
+        parts = (self.token_mask, self.bias, self.prompt_counts, self.output_counts)
+        return any(part is not None for part in parts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import is_not
 from typing import Any
 
 import numpy as np
@@ -128,30 +129,46 @@ def token_mask(token_ids: Sequence[int], vocab_size: int) -> UInt32:
     return mask
 
 
-def gather(rows: Sequence[SampleRow], positions: Sequence[int], vocab_size: int) -> SampleInputs:
-    """The arrays of a step's S sampled rows; `positions` are where the new tokens will stand."""
-    penalized = any(row.has_penalty for row in rows)
-    biases = [row.bias() for row in rows]
-    return SampleInputs(
-        **_columns(rows, positions),
-        prompt_counts=token_lists([row.prompt_counts for row in rows]) if penalized else None,
-        output_counts=token_lists([row.output_counts for row in rows]) if penalized else None,
-        bias=token_lists(biases) if any(biases) else None,
-        token_mask=masks(rows, vocab_size),
-    )
+class SampleGatherer:
+    """Gathers the rows of steps. Most steps choose for the rows of the step before: what does not
+    change from token to token is kept."""
 
+    def __init__(self) -> None:
+        self._rows: Sequence[SampleRow] = ()
+        self._columns: dict[str, Any] = {}
 
-def gather_plain(rows: Sequence[SampleRow], positions: Sequence[int]) -> SampleInputs:
-    """As `gather`, of rows that are all plain."""
-    return SampleInputs(**_columns(rows, positions))
+    def gather(
+        self, rows: Sequence[SampleRow], positions: Sequence[int], vocab_size: int
+    ) -> SampleInputs:
+        """The arrays of a step's S sampled rows; `positions` are where the new tokens will stand.
 
+        Read only: the next step may have them again.
+        """
+        if all(row.is_plain for row in rows):
+            return self.gather_plain(rows, positions)
+        penalized = any(row.has_penalty for row in rows)
+        biases = [row.bias() for row in rows]
+        return SampleInputs(
+            **self._columns_of(rows),
+            positions=np.array(positions, dtype=np.int64),
+            prompt_counts=token_lists([row.prompt_counts for row in rows]) if penalized else None,
+            output_counts=token_lists([row.output_counts for row in rows]) if penalized else None,
+            bias=token_lists(biases) if any(biases) else None,
+            token_mask=masks(rows, vocab_size),
+        )
 
-def _columns(rows: Sequence[SampleRow], positions: Sequence[int]) -> dict[str, Any]:
-    table = np.array([row.values for row in rows], dtype=_ROW)
-    columns: dict[str, Any] = {name: np.ascontiguousarray(table[name]) for name in _ROW.names or ()}
-    columns["seeds"] = columns.pop("seed")
-    columns["positions"] = np.asarray(positions, dtype=np.int64)
-    return columns
+    def gather_plain(self, rows: Sequence[SampleRow], positions: Sequence[int]) -> SampleInputs:
+        """As `gather`, of rows that are all plain."""
+        columns = self._columns_of(rows)
+        return SampleInputs(**columns, positions=np.array(positions, dtype=np.int64))
+
+    def _columns_of(self, rows: Sequence[SampleRow]) -> dict[str, Any]:
+        if len(rows) != len(self._rows) or any(map(is_not, rows, self._rows)):
+            table = np.array([row.values for row in rows], dtype=_ROW)
+            columns = {name: np.ascontiguousarray(table[name]) for name in _ROW.names or ()}
+            columns["seeds"] = columns.pop("seed")
+            self._rows, self._columns = list(rows), columns
+        return self._columns
 
 
 def token_lists(rows: Sequence[dict[int, float]] | Sequence[Counter[int]]) -> TokenLists:

@@ -19,7 +19,7 @@ from headrace.sampling.rejection import (
     distribution,
     guess_seed,
 )
-from headrace.sampling.sample_rows import gather, make_row
+from headrace.sampling.sample_rows import SampleGatherer, make_row
 
 VOCAB_SIZE = 600
 NUM_DRAWS = 3000
@@ -27,7 +27,7 @@ NUM_DRAWS = 3000
 
 def inputs_of(seed: int = 0, position: int = 9, **sampling: Any) -> SampleInputs:
     row = make_row(NewRequest("a", (1,), SamplingParams(**sampling), seed), VOCAB_SIZE)
-    return gather([row], [position], VOCAB_SIZE)
+    return SampleGatherer().gather([row], [position], VOCAB_SIZE)
 
 
 def random_logits(seed: int, spread: float = 6.0) -> Float32:

@@ -223,7 +223,9 @@ class CpuOps:
         add: Float32 | None = None,
         soft_cap: float | None = None,
     ) -> Float32:
-        wanted = h[rows] if add is None else h[rows] + add[rows]
+        wanted = self.take_rows(h, rows)
+        if add is not None:
+            wanted = wanted + self.take_rows(add, rows)
         result = self.linear(self.norm_array(wanted, norm, eps), head)
         if soft_cap is not None:
             np.tanh(result / np.float32(soft_cap), out=result)

@@ -18,6 +18,8 @@ from headrace.ops.step_inputs import Float32, Int32, SampleInputs, TokenLists
 
 def adjust_logits(ops: _cpu.CpuOps, logits: Float32, inputs: SampleInputs) -> None:
     """Mask, bias, then penalties. Mutates: logits. Raises: IndexError."""
+    if not inputs.adjusts_logits:
+        return
     _cpu.adjust_logits(
         ops,
         logits,
