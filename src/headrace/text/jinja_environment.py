@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from headrace.core.clock import Clock
-from headrace.text.template_limits import Spending, check_size, check_whole, join_parts
+from headrace.text.template_limits import ThreadSpending, check_size, check_whole, join_parts
 from headrace.text.template_operations import check_call, check_operator, limited
 
 # The largest templates have some 2**15. One is compiled in 20 us and 2 KiB a character.
@@ -32,7 +32,8 @@ MAX_SOURCE_CHARACTERS = 1 << 17
 _SLOW_FILTERS = ("pprint", "striptags", "urlize", "wordwrap")
 _MAX_DATE_FORM = 1_000
 _MAX_JSON_INDENT = 1_000
-_BOUNDED = (nodes.For, nodes.Compare, nodes.Operand, nodes.Pair, nodes.Concat, nodes.Getitem)
+_BOUNDED = (nodes.For, nodes.Compare, nodes.Pair, nodes.Concat, nodes.Getitem)
+_DICT_ATTRIBUTES = frozenset(dir(dict))
 # They make bytes, or as much as they are told.
 _UNSAFE_METHODS = frozenset(
     {"encode", "from_bytes", "maketrans", "striptags", "to_bytes", "translate", "unescape"}
@@ -69,6 +70,18 @@ class _NamingGenerator(CodeGenerator):
             if action == VAR_LOAD_RESOLVE and name is not None
         }
 
+    def visit_Call(self, node: nodes.Call, frame: Frame, *how: Any, **named: Any) -> None:
+        if not isinstance(node.node, nodes.EnvironmentAttribute):
+            super().visit_Call(node, frame, *how, **named)
+            return
+        # What _bound put there is called as it is: nothing of it is the template's choice.
+        self.visit(node.node, frame)
+        self.write("(")
+        for value in node.args:
+            self.visit(value, frame)
+            self.write(", ")
+        self.write(")")
+
 
 class ChatEnvironment(ImmutableSandboxedEnvironment):
     """Sandbox that counts loop rounds, lookups, calls and operators of a rendering.
@@ -88,7 +101,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             finalize=_printable,
         )
         self.names_read: set[str] = set()
-        self._spent = Spending()
+        self._spent = ThreadSpending()
         self.filters["tojson"] = _tojson
         for name in _SLOW_FILTERS:
             del self.filters[name]
@@ -124,10 +137,12 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         return join_parts(template.generate(variables))
 
     def begin_round(self) -> None:
-        """A round of a loop begins. The call itself is its step."""
+        """A round of a loop begins."""
+        self._spent.now.step()
 
     def whole(self, value: Any) -> Any:
         """A value that is compared, or hashed, as it is."""
+        self._spent.now.step()
         if not isinstance(value, str):
             check_whole(value)
         return value
@@ -139,7 +154,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     def sliced(self, value: Any) -> Any:
         """A value that is about to be copied in part."""
-        return self._spent.make(value)
+        self._spent.now.step()
+        return self._spent.now.make(value)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
@@ -152,39 +168,48 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         return attr not in _UNSAFE_METHODS and super().is_safe_attribute(obj, attr, value)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        self._spent.step()
+        self._spent.now.step()
+        if type(obj) is dict and attribute not in _DICT_ATTRIBUTES:
+            # The common case without an exception on its way, as jinja2 would look it up.
+            return obj[attribute] if attribute in obj else super().getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        self._spent.step()
-        check_whole(argument)
+        self._spent.now.step()
+        if type(argument) is not str:
+            check_whole(argument)
         return super().getitem(obj, argument)
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self._spent.step()
-        if getattr(obj, "__self__", None) is self:  # what _parse put there
-            return obj(*args)
+        self._spent.now.step()
         if not isinstance(obj, Macro):
             args = check_call(obj, args, kwargs)
-        return self._spent.make(super().call(context, obj, *args, **kwargs))
+        return self._spent.now.make(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        self._spent.step()
+        spent = self._spent.now
+        spent.step()
+        if operator == "+":
+            return spent.make(left + right)
         check_operator(operator, left, right)
-        return self._spent.make(super().call_binop(context, operator, left, right))
+        return spent.make(super().call_binop(context, operator, left, right))
 
     def concat(self, parts: Iterable[str]) -> str:
         """The text of a macro or of a block that is set."""
-        self._spent.step()
-        return str(self._spent.make(join_parts(parts)))
+        spent = self._spent.now
+        spent.step()
+        return str(spent.make(join_parts(parts)))
 
 
 def _bound(node: nodes.Node) -> None:
     """Put the environment's checks around what this node spends."""
     if isinstance(node, nodes.For):
         node.body.insert(0, nodes.ExprStmt(_call("begin_round")).set_lineno(node.lineno))
-    elif isinstance(node, nodes.Compare | nodes.Operand):
-        node.expr = _whole(node.expr)
+    elif isinstance(node, nodes.Compare):
+        if not _is_quick(node):
+            node.expr = _whole(node.expr)
+            for operand in node.ops:
+                operand.expr = _whole(operand.expr)
     elif isinstance(node, nodes.Pair):
         node.key = _whole(node.key)
     elif isinstance(node, nodes.Concat):
@@ -194,8 +219,15 @@ def _bound(node: nodes.Node) -> None:
 
 
 def _call(method: str, *values: nodes.Expr) -> nodes.Call:
-    """A call of a method of the environment; it passes ChatEnvironment.call."""
+    """A call of a method of the environment."""
     return nodes.Call(nodes.EnvironmentAttribute(method), list(values), [], None, None)
+
+
+def _is_quick(node: nodes.Compare) -> bool:
+    """Whether a value is only seen to be a constant or not, which reads no more than that."""
+    first, *others = node.ops
+    is_equality = not others and first.op in ("eq", "ne")
+    return is_equality and any(isinstance(each.expr, nodes.Const) for each in (node, first))
 
 
 def _whole(value: nodes.Expr) -> nodes.Expr:
@@ -203,7 +235,8 @@ def _whole(value: nodes.Expr) -> nodes.Expr:
 
 
 def _printable(value: Any) -> Any:
-    check_whole(value)
+    if type(value) is not str:  # those are measured where they are joined
+        check_whole(value)
     return value
 
 

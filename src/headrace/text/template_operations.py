@@ -18,7 +18,7 @@ from jinja2.runtime import Context
 
 from headrace.text.template_limits import (
     MAX_ITEMS,
-    Spending,
+    ThreadSpending,
     check_format,
     check_join,
     check_lines,
@@ -52,13 +52,13 @@ _SCOPES = ("_block_vars", "_loop_vars")  # what jinja2 passes to calls inside of
 _Arguments = tuple[Any, ...]
 
 
-def limited(name: str, operation: Callable[..., Any], spent: Spending) -> Callable[..., Any]:
+def limited(name: str, operation: Callable[..., Any], spent: ThreadSpending) -> Callable[..., Any]:
     """A filter or a test that raises SecurityError for what would take long."""
     check = _CHECKS.get(name)
 
     @functools.wraps(operation)
     def bounded(*args: Any, **kwargs: Any) -> Any:
-        spent.step()
+        spent.now.step()
         at = 1 if args and isinstance(args[0], Environment | EvalContext | Context) else 0
         values = tuple(whole_iterator(value) for value in args[at:])
         if name not in _SHALLOW:
@@ -71,8 +71,8 @@ def limited(name: str, operation: Callable[..., Any], spent: Spending) -> Callab
             check(*values, **kwargs)
         result = operation(*args[:at], *values, **kwargs)
         if isinstance(result, Iterator):
-            return iter(spent.make(whole_iterator(result)))
-        return spent.make(result)
+            return iter(spent.now.make(whole_iterator(result)))
+        return spent.now.make(result)
 
     return bounded
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from headrace.core.errors import RequestError
 from headrace.core.message import Message
@@ -129,6 +132,37 @@ def test_time_is_bounded_where_steps_are_long(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(template_limits, "MAX_SECONDS", 0.2)
     source = "{% for i in range(99999) %}{% set x = range(99999) | list | length %}{% endfor %}"
     assert "takes more than 0.2 s" in _error(source)
+
+
+def test_comparisons_outside_of_loops_take_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_limits, "MAX_SECONDS", 0.2)
+    source = (
+        "{% set n = 10000000 %}{% set s = 'x' * n %}{% set t = 'x' * n %}"
+        + "{% set same = s == t %}" * 2000
+    )
+    assert "takes more than 0.2 s" in _error(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+        "{% for i in range(9999) %}{% for j in range(9999) %}{% if messages.n == 1 %}{% endif %}"
+        "{% endfor %}{% endfor %}",
+    ],
+)
+def test_rounds_are_steps(source: str) -> None:
+    assert "takes more than 1000000 steps" in _error(source)
+
+
+@pytest.mark.parametrize("name", ["keys", "get", "pop", "__class__", "role", "nothing"])
+def test_attributes_of_messages_are_what_the_sandbox_says(name: str) -> None:
+    source = f"{{{{ messages[0].{name} }}}}|{{{{ messages[0].{name} is defined }}}}"
+    sandbox = ImmutableSandboxedEnvironment().from_string(source)
+    expected = sandbox.render(messages=[{"role": "user", "content": "x"}])
+    ours = ChatTemplate(source, {}).render((Message("user", "x"),)).text
+    addresses = re.compile("0x[0-9a-f]+")
+    assert addresses.sub("", ours) == addresses.sub("", expected)
 
 
 def test_what_is_made_in_all_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
