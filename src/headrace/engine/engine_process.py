@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -42,6 +43,7 @@ from headrace.engine.{module} import main
 main(int(sys.argv[1]), int(sys.argv[2]))
 """
 _TICK_S = 0.25
+TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MAX_WAITING_MESSAGES = 2**20
 """More than the limits of requests let come together; they are checked before."""
 
@@ -63,9 +65,10 @@ class EngineProcess:
             code = _CODE.format(what=what, model=model, module=module)
             command = [sys.executable, "-P", "-c", code, str(number), str(os.getpid()), folders]
             environ = {"OPENBLAS_NUM_THREADS": "1"} | dict(os.environ)
-            self._process = subprocess.Popen(  # noqa: S603  (our own code, no shell)
-                command, stdin=subprocess.DEVNULL, pass_fds=(number,), env=environ
-            )
+            with _signals_held():
+                self._process = subprocess.Popen(  # noqa: S603  (our own code, no shell)
+                    command, stdin=subprocess.DEVNULL, pass_fds=(number,), env=environ
+                )
         self._link = FrameSocket(ours)
         self._waiting: ThreadChannel[ToProcess | None] = ThreadChannel(MAX_WAITING_MESSAGES)
         # A process that reads nothing must not hold up those who send to it.
@@ -171,6 +174,19 @@ class EngineProcess:
                     self._link.send(message)
                     if isinstance(message, Stop):
                         return
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """What a terminal sends to all its processes is the parent's to answer.
+
+    A child inherits what this thread holds back, from its first moment on; it ignores them later.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check_texts(order: StartEngine | StartRank) -> None:

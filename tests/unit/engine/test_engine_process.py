@@ -23,7 +23,7 @@ from headrace.core.errors import ConfigError
 from headrace.core.request import SamplingParams
 from headrace.core.step import RequestProgress, StepReport
 from headrace.core.structured_outputs import StructuredOutputs
-from headrace.engine.engine_process import EngineProcess
+from headrace.engine.engine_process import TERMINAL_SIGNALS, EngineProcess
 from headrace.engine.messages import (
     AdapterLoaded,
     AdapterUnloaded,
@@ -117,6 +117,18 @@ def test_an_engine_that_stands_still_over_an_adapter_is_started_again(
     (loaded,) = replies
     assert isinstance(loaded, AdapterLoaded)
     assert loaded.error is None
+
+
+def test_signals_of_the_terminal_are_left_to_the_parent(engine: EngineProcess) -> None:
+    """From the first moment on: a child that still loads would die of them, with a traceback."""
+    for number in TERMINAL_SIGNALS:
+        os.kill(engine.id, number)
+    engine.wait_ready(120.0)
+    for number in TERMINAL_SIGNALS:
+        os.kill(engine.id, number)
+    engine.send(Stop())
+    assert engine.close(120.0) == "ended with code 0"
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
 def test_a_path_that_is_no_text_is_refused_before_anything_starts(tmp_path: Path) -> None:
