@@ -47,6 +47,27 @@ except SystemExit as end:
     }))
 """
 
+# What is imported while Ctrl-C would raise in the middle of it.
+INTERRUPTIBLE_IMPORTS = """
+import _signal, io, json, sys
+from headrace.cli.main import main
+
+found = []
+
+def watch(event, arguments):
+    if event == "import" and _signal.getsignal(2) is _signal.default_int_handler:
+        found.append(arguments[0])
+
+_signal.signal(2, _signal.default_int_handler)
+sys.addaudithook(watch)
+shown, sys.stdout = sys.stdout, io.StringIO()
+try:
+    main(["run", "--json", "--model", sys.argv[1], "--max-tokens", "1", "hi"])
+except SystemExit as end:
+    restored = _signal.getsignal(2) is _signal.default_int_handler
+    print(json.dumps({"code": end.code, "found": found, "restored": restored}), file=shown)
+"""
+
 # Whether the collector runs again, and over how much less.
 COLLECTOR = """
 import gc
@@ -120,11 +141,20 @@ def test_ctrl_c_while_it_loads_is_quiet(after_s: float, tmp_path: Path) -> None:
         assert "error" not in program.stderr.lower()
 
 
+def test_ctrl_c_raises_in_no_import_before_the_answer(qwen05_path: Path) -> None:
+    """A library that catches it half-way hides it, and a C++ extension aborts."""
+    found = python(INTERRUPTIBLE_IMPORTS, str(qwen05_path))
+    assert found == {"code": 0, "found": [], "restored": True}
+
+
 def test_the_entry_point_loads_next_to_nothing() -> None:
+    """Not even `signal`, whose enumerations are a moment in which Ctrl-C would still raise."""
     found = python(
-        "import json, sys, headrace.cli.main; print(json.dumps(dict(m=list(sys.modules))))"
+        "import sys; before = set(sys.modules); import headrace.cli.main\n"
+        "new = set(sys.modules) - before; import json; print(json.dumps(dict(m=list(new))))"
     )
-    assert {"typer", "click", "numpy", "asyncio"} & set(found["m"]) == set()  # type: ignore[call-overload]
+    heavy = {"typer", "click", "numpy", "asyncio", "signal", "enum", "contextlib"}
+    assert heavy & set(found["m"]) == set()  # type: ignore[call-overload]
 
 
 def test_what_was_imported_is_not_looked_through_for_garbage() -> None:

@@ -42,6 +42,7 @@ from headrace.cli.generation import (
     check_max_tokens,
     find_model,
 )
+from headrace.cli.interrupts import Interruptible
 from headrace.cli.prompt import not_utf8
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.backend import Backend
@@ -169,7 +170,8 @@ def chat(
                 typer.echo(
                     f"{engine.model_info.name}. /help for commands, Ctrl-D leaves.", err=True
                 )
-            converse(conversation, runner, input, print_text, is_verbose=verbose)
+            with Interruptible():
+                converse(conversation, runner, input, print_text, is_verbose=verbose)
         finally:
             runner.run(engine.stop())
 

@@ -19,6 +19,7 @@ from headrace.cli.generation import (
     ThreadsOption,
     find_model,
 )
+from headrace.cli.interrupts import Interruptible
 from headrace.cli.output_file import check_output_file
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_ENCODER
@@ -148,7 +149,7 @@ def embed(
             "truncate_prompt_tokens": truncate,
         },
     )
-    with embedder_class(model, config=config) as embedder:
+    with embedder_class(model, config=config) as embedder, Interruptible():
         run.embed_all(embedder, inputs, output, options)
 
 

@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from headrace.cli.interrupts import EXIT_INTERRUPTED
 from headrace.config.env import is_debugging
 from headrace.core.errors import (
     ConfigError,
@@ -23,7 +24,6 @@ from headrace.core.errors import (
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 
 def run_guarded(run: Callable[[], object], arguments: Sequence[str] = ()) -> int:

@@ -1,7 +1,8 @@
-"""The `headrace` command: where the process enters, and how Ctrl-C leaves while it still loads.
+"""The `headrace` command: where the process enters and ends.
 
 In: arguments. Out: an exit code. Imports next to nothing itself: everything else is loaded inside
-`main`, where an interrupt ends the process at once instead of in the middle of some import.
+`main`, where Ctrl-C ends the process at once. Commands that do not load a model in their own
+process raise it from their first line on, the others when their answer begins.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-import signal
 import sys
+
+from headrace.cli.interrupts import Interruptible, leave_on_interrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # takes longer to load than all the rest
     from collections.abc import Callable, Sequence
-    from typing import Any
 
-EXIT_INTERRUPTED = 130
+# They say themselves from where on there is something to close.
+_LOADING_COMMANDS = ("run", "chat", "embed", "serve")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,13 +27,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     `arguments` are those after the program's name; None takes them from `sys.argv`.
     """
+    is_left = leave_on_interrupt()
     # numpy's BLAS starts a thread per core that spins and is never asked: the kernels are our own.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is not None:
-        sys.exit(_load_quietly(given)())
+        try:
+            sys.exit(_load(given)())
+        finally:
+            if is_left:
+                Interruptible().__enter__()
     gc.disable()
-    command = _load_quietly(given)
+    command = _load(given)
     gc.freeze()  # what was imported stays: nobody looks through it for garbage, now or later
     gc.enable()
     code = command()
@@ -54,37 +61,24 @@ def _end_process(code: int) -> None:
     os._exit(code)
 
 
-def _load_quietly(given: Sequence[str]) -> Callable[[], int]:
-    """Import what the arguments name; until that is done Ctrl-C ends the process silently.
-
-    An exception would not do: libraries catch it half-way through their import and report it as
-    an error of their own. Nothing is open yet that wants closing.
-    """
-    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    try:
-        if is_ours:
-            signal.signal(signal.SIGINT, _leave)
-        return _load(given)
-    except KeyboardInterrupt:
-        os._exit(EXIT_INTERRUPTED)
-    finally:
-        if is_ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def _load(given: Sequence[str]) -> Callable[[], int]:
+    """Import what the arguments name."""
     run_guarded = importlib.import_module("headrace.cli.errors").run_guarded
     build_app = importlib.import_module("headrace.cli.app").build_app
+    app = build_app(given)
+
+    def call() -> None:
+        app(given, prog_name="headrace", standalone_mode=True)
+
+    def call_interruptible() -> None:
+        with Interruptible():
+            call()
+
+    chosen = next((word for word in given if not word.startswith("-")), None)
 
     def run() -> int:
-        code: int = run_guarded(
-            lambda: app(given, prog_name="headrace", standalone_mode=True), given
-        )
+        wanted = call if chosen in _LOADING_COMMANDS else call_interruptible
+        code: int = run_guarded(wanted, given)
         return code
 
-    app = build_app(given)
     return run
-
-
-def _leave(_signal: int, _frame: Any) -> None:
-    os._exit(EXIT_INTERRUPTED)

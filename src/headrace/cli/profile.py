@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 from rich.progress import TimeRemainingColumn
 
-from headrace.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
+from headrace.cli.errors import EXIT_FAILED
 from headrace.cli.generation import MemoryOption, ThreadsOption
+from headrace.cli.interrupts import EXIT_INTERRUPTED
 from headrace.cli.plan_files import ProfileOption, WorkloadArgument, choose, open_journal
 from headrace.cli.plan_progress import ProfileView, profile_progress
 from headrace.cli.progress import ensure_model

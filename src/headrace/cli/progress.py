@@ -18,7 +18,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from headrace.cli.errors import EXIT_INTERRUPTED
+from headrace.cli.interrupts import EXIT_INTERRUPTED, Interruptible
 from headrace.cli.progress_views import BarView, LineView, write_line
 from headrace.core.errors import ModelNotFound
 from headrace.core.units import format_bytes
@@ -33,7 +33,7 @@ def pull_model(store: ModelStore, name: str) -> LocalModel:
     """Pull a model and show how it goes."""
     view: PullBar | PullLines = PullBar() if sys.stderr.isatty() else PullLines()
     try:
-        with view:
+        with Interruptible(), view:
             return store.pull(name, view.show)
     except KeyboardInterrupt:
         write_line(f"\nstopped; {describe_kept(store.partial_bytes(name))}")

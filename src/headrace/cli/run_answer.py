@@ -9,6 +9,7 @@ import typer
 
 from headrace.cli.answer import Answer, make_request, print_text, read_answer, summarize
 from headrace.cli.generation import CONTINUED_MAX_TOKENS
+from headrace.cli.interrupts import Interruptible
 from headrace.core.backend import Backend
 from headrace.core.errors import ConfigError
 from headrace.core.frozen import frozen
@@ -32,21 +33,21 @@ def answer_prompt(
     engine: LocalEngine, sampling: SamplingParams, default_max_tokens: int, options: RunOptions
 ) -> None:
     """Start the engine, answer, stop it. Raises: ConfigError, RequestError, BackendError."""
-    asyncio.run(_run(engine, sampling, default_max_tokens, options))
+    with asyncio.Runner() as runner:
+        runner.run(engine.start())
+        try:
+            with Interruptible():
+                runner.run(_answer(engine, sampling, default_max_tokens, options))
+        finally:
+            runner.run(engine.stop())
 
 
-async def _run(
+async def _answer(
     engine: LocalEngine, sampling: SamplingParams, default_max_tokens: int, options: RunOptions
 ) -> None:
-    await engine.start()
-    try:
-        has_template = engine.chat_template is not None
-        request = plan_request(
-            engine, sampling, default_max_tokens, options, has_template=has_template
-        )
-        await show_answer(engine, request, options)
-    finally:
-        await engine.stop()
+    has_template = engine.chat_template is not None
+    request = plan_request(engine, sampling, default_max_tokens, options, has_template=has_template)
+    await show_answer(engine, request, options)
 
 
 def plan_request(
