@@ -63,9 +63,13 @@ BAD_COMMANDS = (
     run(
         "-m",
         "qwen2.5-coder:0.6b",
-        message=f"The model 'qwen2.5-coder:0.6b' does not exist here. Did you mean qwen2.5-coder:0.5b or qwen2.5-coder:1.5b? {NAMES}",
+        message=f"--model: The model 'qwen2.5-coder:0.6b' does not exist here. Did you mean qwen2.5-coder:0.5b or qwen2.5-coder:1.5b? {NAMES}",
     ),
-    run("-m", "gpt-5", message=f"The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}"),
+    run(
+        "-m",
+        "gpt-5",
+        message=f"--model: The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}",
+    ),
     run(
         "-m",
         "",
@@ -76,19 +80,24 @@ BAD_COMMANDS = (
         "-m",
         "qwen2.5-coder:0.5b",
         "--no-pull",
-        message="The model 'qwen2.5-coder:0.5b' does not exist here. Fetch it with `headrace pull qwen2.5-coder:0.5b`. On this machine: no model yet.",
+        message="--model: The model 'qwen2.5-coder:0.5b' does not exist here. Fetch it with `headrace pull qwen2.5-coder:0.5b`. On this machine: no model yet.",
     ),
     run(
         "-m",
         "owner/repo",
-        message="The model 'owner/repo' does not exist here. Fetch it with `headrace pull owner/repo`. On this machine: no model yet.",
+        message="--model: The model 'owner/repo' does not exist here. Fetch it with `headrace pull owner/repo`. On this machine: no model yet.",
     ),
     BadCommand(
-        ("chat", "-m", "gpt-5"), f"The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}"
+        ("chat", "-m", "gpt-5"),
+        f"--model: The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}",
     ),
     BadCommand(
         ("serve", "gpt-5", "--port", "0"),
         f"The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}",
+    ),
+    BadCommand(
+        ("serve", "{model}", "--port", "0", "--draft-model", "gpt-5"),
+        f"--draft-model: The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}",
     ),
     BadCommand(("bench", "gpt-5"), f"The model 'gpt-5' does not exist here. Known: {ALL}. {NAMES}"),
     BadCommand(
@@ -104,7 +113,7 @@ BAD_COMMANDS = (
     # files
     file(
         "none.gguf",
-        "The model '{files}/none.gguf' does not exist here. There is no file or folder {files}/none.gguf.",
+        "--model: The model '{files}/none.gguf' does not exist here. There is no file or folder {files}/none.gguf.",
     ),
     file(
         "cut.gguf",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,7 +16,12 @@ from headrace.cli.settings import flag_name
 from headrace.config import env
 from headrace.config.load import FILE_FIELD, SECTIONS, load_keys
 from headrace.core.engine_config import EngineConfig
-from headrace.core.errors import ConfigError, InvalidParameter
+from headrace.core.errors import (
+    ConfigError,
+    InvalidParameter,
+    ModelNotFound,
+    UnsupportedParameter,
+)
 
 CONFIG_FLAG = "--config"
 # Flags that say something else than the value of their setting.
@@ -25,7 +30,24 @@ _OTHER_FLAGS = ("--quiet", "--require-key", "--allow-runtime-adapters")
 _NAMED_BY_NAME = {"pull", "rm"}
 _OF_ENGINES = {field.name for field in fields(EngineConfig)}
 _SHORT = {"--model": "-m"}
+_MODEL_FLAGS = {"--model": "--model", "-m": "--model", "--draft-model": "--draft-model"}
 _SETTING = re.compile(rf"\b(?:{'|'.join(SECTIONS)})\.\w+")
+
+
+def in_words(
+    error: ConfigError | InvalidParameter | UnsupportedParameter | ModelNotFound,
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+) -> str:
+    """What the command line is told."""
+    if isinstance(error, ModelNotFound):
+        return _with_flag(error, arguments)
+    if isinstance(error, UnsupportedParameter):
+        flag = _flag_of(error.param, arguments)
+        return error.message if flag is None else UnsupportedParameter(flag, error.reason).message
+    # Who types flags and files leaves a thing out, and writes no None.
+    told = as_given(error, arguments, environ).message
+    return told.replace(" is None; allowed:", " is not given; allowed:", 1)
 
 
 def as_given(
@@ -33,8 +55,8 @@ def as_given(
 ) -> ConfigError | InvalidParameter:
     """The error in words of the command line."""
     if isinstance(error, InvalidParameter):
-        flag = "--" + (error.param or "").replace("_", "-")
-        if not _is_given(flag, arguments):
+        flag = _flag_of(error.param, arguments)
+        if flag is None:
             if error.param != "model":
                 return error
             flag = "NAME" if set(arguments[:1]) & _NAMED_BY_NAME else "MODEL"
@@ -51,6 +73,20 @@ def as_given(
         return _SETTING.sub(lambda found: _written(found[0], arguments, environ), text)
 
     return type(error)(written, error.value, rewritten(error.allowed), rewritten(error.hint))
+
+
+def _with_flag(error: ModelNotFound, arguments: Sequence[str]) -> str:
+    """The error behind the flag that named the model, where one did."""
+    for name, value in _named_values(arguments):
+        if name in _MODEL_FLAGS and value == error.model:
+            return f"{_MODEL_FLAGS[name]}: {error.message}"
+    return error.message
+
+
+def _flag_of(param: str | None, arguments: Sequence[str]) -> str | None:
+    """The flag that gave a parameter."""
+    flag = "--" + (param or "").replace("_", "-")
+    return flag if _is_given(flag, arguments) else None
 
 
 def _written(field: str, arguments: Sequence[str], environ: Mapping[str, str]) -> str:
@@ -74,11 +110,17 @@ def _before_dashes(arguments: Sequence[str]) -> Sequence[str]:
 
 def _config_file(arguments: Sequence[str], environ: Mapping[str, str]) -> Path | None:
     found = env.config_file(environ)
+    for name, value in _named_values(arguments):
+        if name == CONFIG_FLAG:
+            found = Path(value)
+    return found
+
+
+def _named_values(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Words with what is behind their `=`, or else with the next word."""
     for word, after in itertools.pairwise([*_before_dashes(arguments), ""]):
         name, mark, value = word.partition("=")
-        if name == CONFIG_FLAG:
-            found = Path(value if mark else after)
-    return found
+        yield name, value if mark else after
 
 
 def _has(file: Path, field: str) -> bool:

@@ -19,6 +19,7 @@ from headrace.core.errors import (
     ConfigError,
     HeadraceError,
     InvalidParameter,
+    ModelNotFound,
     UnsupportedParameter,
 )
 
@@ -44,11 +45,11 @@ def run_guarded(run: Callable[[], object], arguments: Sequence[str] = ()) -> int
         # The reader went away (`headrace models | head`); keep the interpreter's last flush quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-    except (ConfigError, InvalidParameter) as error:
-        as_given = importlib.import_module("headrace.cli.as_given").as_given
-        return _report(error, _in_words(as_given(error, arguments, os.environ)), EXIT_USAGE)
-    except UnsupportedParameter as error:
-        return _report(error, error.message, EXIT_USAGE)
+    except (ConfigError, InvalidParameter, UnsupportedParameter, ModelNotFound) as error:
+        # What knows the words is loaded when something is wrong.
+        in_words = importlib.import_module("headrace.cli.as_given").in_words
+        code = EXIT_FAILED if isinstance(error, ModelNotFound) else EXIT_USAGE
+        return _report(error, in_words(error, arguments, os.environ), code)
     except HeadraceError as error:
         return _report(error, error.message, EXIT_FAILED)
     except OSError as error:
@@ -64,11 +65,6 @@ def _report(error: BaseException, text: str, code: int) -> int:
         traceback.print_exception(error, file=sys.stderr)
     sys.stderr.write(f"error: {text}\n")
     return code
-
-
-def _in_words(error: HeadraceError) -> str:
-    """Who types flags and files leaves a thing out, and writes no None."""
-    return error.message.replace(" is None; allowed:", " is not given; allowed:", 1)
 
 
 def _describe(error: OSError) -> str:

@@ -133,6 +133,7 @@ class UnsupportedParameter(RequestError):
     """A field is known and has an effect, but this server or model cannot honour it."""
 
     def __init__(self, param: str, reason: str) -> None:
+        self.reason = reason
         super().__init__(f"{param} is not supported: {reason}", param, "unsupported_parameter")
 
 

@@ -181,7 +181,9 @@ class ServerConfig:
                 raise ConfigError(f"server.{field_name}", path, "a file path")
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             shown = str(self.ssl_keyfile)
-            raise ConfigError("server.ssl_keyfile", shown, "a key together with ssl_certfile")
+            raise ConfigError(
+                "server.ssl_keyfile", shown, "a key together with server.ssl_certfile"
+            )
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 allowed = "origins as browsers send them, such as https://app.example.org, or *"

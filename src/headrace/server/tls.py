@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 
 from headrace.core.config import ServerConfig
 from headrace.core.errors import ConfigError
@@ -32,11 +33,22 @@ def load_certificate(config: ServerConfig) -> ssl.SSLContext | None:
         hint = "`openssl pkey -in FILE -out NEWFILE` takes it off."
         raise ConfigError("server.ssl_keyfile", str(key), allowed, hint) from None
     except (ssl.SSLError, OSError) as error:
-        allowed = "a certificate chain and its private key in PEM"
-        raise ConfigError(
-            "server.ssl_certfile", str(config.ssl_certfile), allowed, f"{error}."
-        ) from None
+        raise _say_which(config.ssl_certfile, config.ssl_keyfile, error) from None
     return context
+
+
+def _say_which(certificate: Path, key: Path | None, error: OSError) -> ConfigError:
+    """OpenSSL has the same words for a file that is no certificate and one that is no key."""
+    if key is None:
+        allowed = "a certificate chain and its private key in PEM"
+        return ConfigError("server.ssl_certfile", str(certificate), allowed, f"{error}.")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(certificate)
+    except (ssl.SSLError, OSError) as wrong:
+        allowed = "a certificate chain in PEM"
+        return ConfigError("server.ssl_certfile", str(certificate), allowed, f"{wrong}.")
+    allowed = "the private key in PEM of the certificate in server.ssl_certfile"
+    return ConfigError("server.ssl_keyfile", str(key), allowed, f"{error}.")
 
 
 class _Encrypted(Exception):

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from headrace.cli.as_given import as_given
-from headrace.core.errors import ConfigError, InvalidParameter
+from headrace.cli.as_given import as_given, in_words
+from headrace.core.errors import (
+    ConfigError,
+    InvalidParameter,
+    ModelNotFound,
+    UnsupportedParameter,
+)
 
 
 def told(error: ConfigError | InvalidParameter, words: Sequence[str], **environ: str) -> str:
@@ -66,6 +71,30 @@ def test_a_parameter_is_named_by_its_flag_where_there_was_one() -> None:
 @pytest.mark.parametrize(("command", "name"), [("pull", "NAME"), ("serve", "MODEL")])
 def test_a_model_that_is_no_flag_is_called_as_the_help_calls_it(command: str, name: str) -> None:
     assert told(InvalidParameter("model", "", "a name"), [command, ""]).startswith(f"{name} is ''")
+
+
+def test_what_is_not_supported_is_named_by_its_flag() -> None:
+    error = UnsupportedParameter("top_k", "an upstream has none.")
+    assert in_words(error, ["run", "--top-k", "3"], {}) == (
+        "--top-k is not supported: an upstream has none."
+    )
+    assert in_words(error, ["run"], {}) == error.message
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["run", "-m", "nope"], "--model: "),
+        (["run", "--model=nope"], "--model: "),
+        (["serve", "small", "--draft-model", "nope"], "--draft-model: "),
+        (["serve", "nope"], ""),
+        (["run", "--system", "nope"], ""),
+        (["run", "-m", "other", "--", "-m", "nope"], ""),
+    ],
+)
+def test_a_model_that_is_not_there_is_told_with_its_flag(words: list[str], place: str) -> None:
+    error = ModelNotFound("nope", ["a"])
+    assert in_words(error, words, {}) == place + error.message
 
 
 def test_a_flag_that_says_something_else_is_not_named() -> None:

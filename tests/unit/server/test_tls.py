@@ -32,12 +32,17 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     certificate = make_certificate(tmp_path)
     other = make_certificate(tmp_path, "other").with_suffix(".key")
     locked = make_certificate(tmp_path, "locked", "secret")
-    missing = tmp_path / "missing.pem"
+    missing, prose = tmp_path / "missing.pem", tmp_path / "prose.pem"
+    prose.write_text("words")
     for files, field, words in (
         ((missing, other), "server.ssl_certfile", "No such file"),
         ((certificate, missing), "server.ssl_keyfile", "No such file"),
         ((certificate, tmp_path), "server.ssl_keyfile", "Is a directory"),
-        ((certificate, other), "server.ssl_certfile", "chain and its private key"),
+        ((certificate, other), "server.ssl_keyfile", "the private key in PEM of the certificate"),
+        ((certificate, prose), "server.ssl_keyfile", "the private key in PEM of the certificate"),
+        ((certificate, certificate), "server.ssl_keyfile", "the private key in PEM of the cert"),
+        ((prose, other), "server.ssl_certfile", "a certificate chain in PEM"),
+        ((other, other), "server.ssl_certfile", "a certificate chain in PEM"),
         ((certificate, None), "server.ssl_certfile", "chain and its private key"),
         ((locked, locked.with_suffix(".key")), "server.ssl_keyfile", "without a password"),
     ):
@@ -48,5 +53,5 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
 
 
 def test_a_key_without_a_certificate_is_a_wrong_setting() -> None:
-    with pytest.raises(ConfigError, match="together with ssl_certfile"):
+    with pytest.raises(ConfigError, match=r"together with server\.ssl_certfile"):
         ServerConfig(ssl_keyfile=Path("server.key"))
