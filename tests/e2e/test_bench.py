@@ -62,6 +62,22 @@ def test_a_server_under_open_load(served: ServedModel, tmp_path: Path) -> None:
     served.wait_until_idle()
 
 
+def test_a_second_run_finds_no_prompt_in_the_cache(served: ServedModel) -> None:
+    load = ("--num-requests", "6", "--prompt-tokens", "200", "--output-tokens", "2", "--seed", "77")
+    ask = ("bench", "serve", "--url", served.base_url, "--rate", "50", *load, "--json")
+    # The chat template stands at the front of every prompt, and nothing else.
+    results = [headrace(*ask) for _ in range(2)]
+    for result in results:
+        found = report_of(result)
+        assert found["tokens"]["cached_input"] <= 6 * found["target"]["overhead_tokens"]
+        assert "cache" not in result.stderr
+    one, two = [json.loads(result.stdout)["tokens"]["input_per_request"] for result in results]
+    assert one == two
+    repeated = [headrace(*ask, "--repeat-prompts") for _ in range(2)][1]
+    assert report_of(repeated)["tokens"]["cached_input"] > 6 * 150
+    assert "Leave out --repeat-prompts, or start the server anew." in repeated.stderr
+
+
 def test_both_routes_count_alike(served: ServedModel, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "The capital of France is", "max_tokens": 3}\n')

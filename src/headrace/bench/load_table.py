@@ -18,6 +18,7 @@ MEASURES = (
     ("e2e_s", "end to end"),
 )
 LATE_CLIENT_S = 0.010
+MUCH_CACHED = 0.1
 
 
 def title_of(report: Mapping[str, Any]) -> str:
@@ -85,12 +86,31 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         )
     if requests["cut_short"]:
         found.append(f"{requests['cut_short']} answers ended before the length that was asked for.")
+    found += _cache_note(report)
     if delay["p99"] > LATE_CLIENT_S:
         found.append(
             f"The client sent requests late, p99 {in_ms(delay['p99'])} ms; latencies include it. "
             "Leave it more processor time or lower the rate."
         )
     return found
+
+
+def _cache_note(report: Mapping[str, Any]) -> list[str]:
+    """What a chat template is at the front of every prompt is as good as always cached."""
+    tokens, target = report["tokens"], report["target"]
+    overhead = target.get("overhead_tokens", 0.0) * report["requests"]["finished"]
+    cached = (tokens["cached_input"] or 0) - overhead
+    if cached <= MUCH_CACHED * tokens["input"]:
+        return []
+    return [
+        f"{tokens['cached_input']} of {tokens['input']} prompt tokens came out of a cache of "
+        "prefixes, so TTFT and throughput are those of prompts that were sent before. "
+        + (
+            "Leave out --repeat-prompts, or start the server anew."
+            if target.get("fresh_words") == 0
+            else "The prompts begin alike, or the server had them from another run."
+        )
+    ]
 
 
 def _per_request(found: Mapping[str, float] | None) -> str:

@@ -1,8 +1,8 @@
 """Prompts of a wanted length in tokens for a server whose tokenizer is not known.
 
-In: a target, a seed. Out: texts of random common words, and how many tokens a word costs there:
-found by asking the server twice and reading its usage. What a prompt really had is in the usage of
-its own answer; reports show that.
+In: a target, a seed, another for the words at the front. Out: texts of random common words, and
+how many tokens a word costs there: found by asking the server twice and reading its usage. What a
+prompt really had is in the usage of its own answer; reports show that.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ morning reason research girl guy moment air teacher force education
 """
 WORDS = tuple(_TEXT.split())
 FEW_WORDS, MANY_WORDS = 32, 96
+FRESH_WORDS = 8
+"""99^8 fronts: no server has the one that is drawn in its cache of prefixes."""
 
 
 @frozen
@@ -36,10 +38,13 @@ class Calibration:
 
 
 class WordPrompts:
-    """A PromptMaker of random words."""
+    """A PromptMaker of random words. `fresh_seed` decides those at the front, so that a run with
+    the same `seed` differs there alone; without it nothing does.
+    """
 
-    def __init__(self, seed: int, calibration: Calibration) -> None:
+    def __init__(self, seed: int, calibration: Calibration, fresh_seed: int | None) -> None:
         self._random = generator(seed, "prompts")
+        self._fresh = None if fresh_seed is None else generator(fresh_seed, "fresh words")
         self._calibration = calibration
 
     def make(self, num_tokens: int) -> str:
@@ -53,7 +58,13 @@ class WordPrompts:
             least = round(known.overhead_tokens + known.tokens_per_word)
             hint = f"The server itself adds {known.overhead_tokens:.0f} tokens to each prompt."
             raise ConfigError("--prompt-tokens", num_tokens, f"{least} or more", hint)
-        return " ".join(self._random.choices(WORDS, k=num_words))
+        words = self._random.choices(WORDS, k=num_words)
+        if self._fresh is not None:
+            # The first stays: without a space before it, some words are two tokens.
+            words[1 : FRESH_WORDS + 1] = self._fresh.choices(
+                WORDS, k=min(FRESH_WORDS, num_words - 1)
+            )
+        return " ".join(words)
 
 
 async def calibrate(target: Target, seed: int) -> Calibration:

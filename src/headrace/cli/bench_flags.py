@@ -59,6 +59,7 @@ class ServerFlags:
     api: Api
     api_key_env: str | None
     body: str | None
+    repeat_prompts: bool
 
 
 @frozen
@@ -132,9 +133,11 @@ def check_output(output: Output) -> None:
 
 def check_engine_only(server: ServerFlags) -> None:
     """Raises: ConfigError for a flag that only a server knows."""
-    given = {"--api-key-env": server.api_key_env, "--body": server.body}
+    given: dict[str, str | None] = {"--api-key-env": server.api_key_env, "--body": server.body}
     if server.api != "chat":
         given["--api"] = server.api
+    if server.repeat_prompts:
+        given["--repeat-prompts"] = "on"
     for flag, value in given.items():
         if value is not None:
             raise ConfigError(flag, value, "nothing without --url", "Add --url, or leave it out.")
@@ -157,7 +160,7 @@ def read_body(text: str | None) -> dict[str, Any]:
     Raises: ConfigError.
     """
     try:
-        found = {} if text is None else json.loads(text)
+        found = {} if text is None else json.loads(text, object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as error:
         raise ConfigError("--body", text, "a JSON object", f"{error}.") from None
     if not isinstance(found, dict):
@@ -166,6 +169,16 @@ def read_body(text: str | None) -> dict[str, Any]:
     if fixed:
         hint = f"{', '.join(fixed)} cannot change: one stream with usage is what is measured."
         raise ConfigError("--body", text, "fields other than these", hint)
+    return found
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises: ValueError, for JSON itself would take the last one without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{json.dumps(twice)} is given twice; give it once")
     return found
 
 
@@ -183,8 +196,12 @@ def read_key(variable: str | None) -> str | None:
     return key
 
 
-def check_route(api: Api, prompts: tuple[FilePrompt, ...] | None) -> None:
-    """Raises: ConfigError for messages where the route takes a text."""
+def check_prompts(server: ServerFlags, prompts: tuple[FilePrompt, ...] | None) -> None:
+    """Raises: ConfigError for messages where the route takes a text, for a file made to repeat."""
+    if prompts is not None and server.repeat_prompts:
+        hint = "A file's prompts are sent as they are; leave one of both out."
+        raise ConfigError("--repeat-prompts", "on", "nothing with --prompts", hint)
+    api = server.api
     for line in prompts or ():
         if api == "completions" and isinstance(line.prompt, tuple):
             hint = "The file has messages, which the chat route takes."

@@ -62,6 +62,13 @@ BodyOption = Annotated[
         show_default=False,
     ),
 ]
+RepeatOption = Annotated[
+    bool,
+    typer.Option(
+        "--repeat-prompts",
+        help="Send a server the very prompts of --seed; its cache may hold them from another run.",
+    ),
+]
 RequestsOption = Annotated[
     int, typer.Option("--num-requests", metavar="N", min=1, help="Requests to make.")
 ]
@@ -93,7 +100,12 @@ PromptsOption = Annotated[
     ),
 ]
 SeedOption = Annotated[
-    int, typer.Option("--seed", metavar="N", help="Same seed, same prompts, lengths and arrivals.")
+    int,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        help="Same seed, same arrivals, lengths and prompts (a server's, but for a few words).",
+    ),
 ]
 EosOption = Annotated[
     bool,
@@ -144,6 +156,7 @@ def latency(
     api: ApiOption = "chat",
     api_key_env: KeyOption = None,
     body: BodyOption = None,
+    repeat_prompts: RepeatOption = False,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
@@ -164,7 +177,7 @@ def latency(
         model,
         Shape("latency", "128", "64", concurrency=1),
         Asked(num_requests, prompt_tokens, output_tokens, prompts, seed, ignore_eos, timeout, slo),
-        ServerFlags(url, api, api_key_env, body),
+        ServerFlags(url, api, api_key_env, body, repeat_prompts),
         EngineFlags(
             threads,
             isa,
@@ -196,6 +209,7 @@ def throughput(
     api: ApiOption = "chat",
     api_key_env: KeyOption = None,
     body: BodyOption = None,
+    repeat_prompts: RepeatOption = False,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
@@ -216,7 +230,7 @@ def throughput(
         model,
         Shape("throughput", "128", "64", concurrency=concurrency),
         Asked(num_requests, prompt_tokens, output_tokens, prompts, seed, ignore_eos, timeout, slo),
-        ServerFlags(url, api, api_key_env, body),
+        ServerFlags(url, api, api_key_env, body, repeat_prompts),
         EngineFlags(
             threads,
             isa,
@@ -258,6 +272,7 @@ def serve(
     api: ApiOption = "chat",
     api_key_env: KeyOption = None,
     body: BodyOption = None,
+    repeat_prompts: RepeatOption = False,
     as_json: JsonOption = False,
     save_json: SaveJsonOption = None,
     save_html: SaveHtmlOption = None,
@@ -271,7 +286,7 @@ def serve(
         model,
         Shape("serve", "log:32..512", "log:16..128", rate_per_s=rate),
         Asked(num_requests, prompt_tokens, output_tokens, prompts, seed, ignore_eos, timeout, slo),
-        ServerFlags(url, api, api_key_env, body),
+        ServerFlags(url, api, api_key_env, body, repeat_prompts),
         EngineFlags(),
         Output(as_json, save_json, save_html),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -29,7 +30,7 @@ from headrace.bench.load_table import (
 )
 from headrace.bench.outcome import RequestFailed
 from headrace.bench.run_load import LoadPlan, run_load
-from headrace.bench.word_prompts import WordPrompts, calibrate, warm_up
+from headrace.bench.word_prompts import FRESH_WORDS, WordPrompts, calibrate, warm_up
 from headrace.bench.workload import Ask, FilePrompt, PromptMaker, read_prompts
 from headrace.cli.bench_flags import (
     Asked,
@@ -39,7 +40,7 @@ from headrace.cli.bench_flags import (
     Shape,
     check_engine_only,
     check_output,
-    check_route,
+    check_prompts,
     check_server_only,
     make_settings,
     read_body,
@@ -128,13 +129,13 @@ async def _run_server(
     settings: LoadSettings,
     prompts: FilePrompts | None,
 ) -> dict[str, Any]:
-    check_route(flags.api, prompts)
+    check_prompts(flags, prompts)
     extra_body, api_key = read_body(flags.body), read_key(flags.api_key_env)
     with _first_answer(endpoint.url, settings.timeout_s):
         async with asyncio.timeout(settings.timeout_s):
             name = model or await _only_model(endpoint, api_key)
             target = HttpTarget(endpoint, name, flags.api, settings.ignore_eos, extra_body, api_key)
-            maker, known = await _prompts_for(target, settings, prompts)
+            maker, known = await _prompts_for(target, flags, settings, prompts)
     described = {
         "kind": "http",
         "url": endpoint.url,
@@ -147,7 +148,7 @@ async def _run_server(
 
 
 async def _prompts_for(
-    target: HttpTarget, settings: LoadSettings, prompts: FilePrompts | None
+    target: HttpTarget, flags: ServerFlags, settings: LoadSettings, prompts: FilePrompts | None
 ) -> tuple[PromptMaker | FilePrompts, dict[str, float]]:
     """Where prompts come from, and what a word costs at this server. Warms it up on the way.
 
@@ -160,8 +161,10 @@ async def _prompts_for(
     known = {
         "tokens_per_word": round(found.tokens_per_word, 4),
         "overhead_tokens": round(found.overhead_tokens, 4),
+        "fresh_words": 0 if flags.repeat_prompts else FRESH_WORDS,
     }
-    return WordPrompts(settings.seed, found), known
+    fresh_seed = None if flags.repeat_prompts else secrets.randbits(64)
+    return WordPrompts(settings.seed, found, fresh_seed), known
 
 
 async def _only_model(endpoint: Endpoint, api_key: str | None) -> str:

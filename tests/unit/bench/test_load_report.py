@@ -26,7 +26,9 @@ SETTINGS = LoadSettings(
     ignore_eos=True, timeout_s=5.0, slo=parse_slo("ttft=250ms"),
 )  # fmt: skip
 HOSTILE = "<script>alert(1)</script> [red]&amp;"
-TARGET = {"kind": "http", "url": "http://h/v1", "model": HOSTILE, "api": "chat"}
+TARGET = {
+    "kind": "http", "url": "http://h/v1", "model": HOSTILE, "api": "chat", "overhead_tokens": 2.0,
+}  # fmt: skip
 ENVIRONMENT = {
     "headrace_version": "1", "python_version": "3", "client_cpu": "c", "started_unix_s": 0.0,
 }  # fmt: skip
@@ -127,6 +129,24 @@ def test_notes_warn_of_a_late_client_and_of_short_answers() -> None:
     assert found[0] == "1 answers ended before the length that was asked for."
     assert found[1].startswith("The client sent requests late, p99 99 ms")
     assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({}, "The prompts begin alike, or the server had them from another run."),
+        ({"fresh_words": 0}, "Leave out --repeat-prompts, or start the server anew."),
+    ],
+)
+def test_a_note_warns_of_prompts_that_were_cached(changes: dict[str, int], hint: str) -> None:
+    """More than the chat template, which stands at the front of all."""
+    warm = [replace(OUTCOMES[0], cached_input_tokens=7), OUTCOMES[1]]
+    (note,) = notes(summarize(SETTINGS, warm, {**TARGET, **changes}, ENVIRONMENT))
+    assert note.startswith("9 of 17 prompt tokens came out of a cache of prefixes, so TTFT")
+    assert note.endswith(hint)
+    unknown = [replace(outcome, cached_input_tokens=None) for outcome in warm]
+    for quiet in (OUTCOMES[:2], unknown):
+        assert notes(summarize(SETTINGS, quiet, TARGET, ENVIRONMENT)) == []
 
 
 class PageReader(HTMLParser):

@@ -67,11 +67,28 @@ def test_prompts_differ_and_have_their_lengths() -> None:
 
 
 def test_words_make_up_the_length_beside_what_the_server_adds() -> None:
-    maker = WordPrompts(0, Calibration(tokens_per_word=1.25, overhead_tokens=20))
+    maker = WordPrompts(0, Calibration(tokens_per_word=1.25, overhead_tokens=20), None)
     words = maker.make(120).split()
     assert len(words) == 80 and set(words) <= set(WORDS)
     with pytest.raises(ConfigError, match=r"--prompt-tokens is 20; allowed: 21 or more"):
         maker.make(20)
+
+
+def test_a_run_has_words_of_its_own_at_the_front() -> None:
+    """A server that keeps prefixes must not have them from the run before."""
+    calibration = Calibration(tokens_per_word=1.0, overhead_tokens=0)
+
+    def run(fresh_seed: int | None) -> list[list[str]]:
+        maker = WordPrompts(5, calibration, fresh_seed)
+        return [maker.make(num_words).split() for num_words in (40, 9, 3, 40)]
+
+    assert run(None) == run(None) and run(1) == run(1)
+    plain, first, second = run(None), run(1), run(2)
+    for a, b, c in zip(plain, first, second, strict=True):
+        assert len(a) == len(b) == len(c)
+        assert (a[:1], a[9:]) == (b[:1], b[9:]) == (c[:1], c[9:])
+        assert a[1:9] != b[1:9] != c[1:9]
+    assert first[0][1:9] != first[3][1:9]
 
 
 def test_a_file_is_read_in_order_and_again_from_its_beginning(tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ def bench(*arguments: str) -> int:
         (("serve", "--url", "localhost"), "--url is 'localhost'; allowed: an http or https address such as http://127.0.0.1:8000/v1."),
         (("serve", "--body", "[1]"), "--body is '[1]'; allowed: a JSON object."),
         (("serve", "--body", '{"n": 2}'), "--body is '{\"n\": 2}'; allowed: fields other than these. n cannot change: one stream with usage is what is measured."),
+        (("serve", "--body", '{"a": 1, "a": 2}'), "--body is '{\"a\": 1, \"a\": 2}'; allowed: a JSON object. \"a\" is given twice; give it once."),
+        (("latency", "--repeat-prompts"), "--repeat-prompts is 'on'; allowed: nothing without --url. Add --url, or leave it out."),
         (("serve", "--api", "BAD"), "--api is 'BAD'; allowed: chat, completions."),
         (("serve", "--api-key-env", "NO_SUCH_KEY"), "--api-key-env is 'NO_SUCH_KEY'; allowed: a variable that holds a key. Set the variable before the command runs."),
         (("serve", "--save-html", "/none/x.html"), "--save-html is '/none/x.html'; allowed: a file in a folder that exists. There is no folder /none; make it first."),
@@ -142,7 +144,8 @@ def test_a_seed_makes_the_same_load(capsys: pytest.CaptureFixture[str]) -> None:
     bodies = []
     for seed in ("1", "1", "2"):
         with served() as server:
-            assert bench("serve", "--url", server.url, *TINY, "--rate", "500", "--seed", seed) == 0
+            ask = ("serve", "--url", server.url, *TINY, "--rate", "500", "--repeat-prompts")
+            assert bench(*ask, "--seed", seed) == 0
         chats = [exchange.body for exchange in server.seen if exchange.body]
         bodies.append(sorted(json.dumps(body) for body in chats))
     assert bodies[0] == bodies[1] != bodies[2]
