@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from headrace.cli import standard_streams
 from headrace.cli.interrupts import EXIT_INTERRUPTED
 from headrace.config.env import is_debugging
 from headrace.core.errors import (
@@ -30,8 +31,14 @@ EXIT_USAGE = 2
 def run_guarded(run: Callable[[], object], arguments: Sequence[str] = ()) -> int:
     """Run a command and turn what it raises into a line on stderr and an exit code.
 
-    `arguments` are those that it was given, for errors in their words.
+    `arguments` are those that it was given, for errors in their words. Output that cannot be
+    written is an error of the command.
     """
+    code = _run(run, arguments)
+    return code if code else _run(standard_streams.write_out, arguments)
+
+
+def _run(run: Callable[[], object], arguments: Sequence[str]) -> int:
     try:
         run()
     except SystemExit as stop:
@@ -43,7 +50,7 @@ def run_guarded(run: Callable[[], object], arguments: Sequence[str] = ()) -> int
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader went away (`headrace models | head`); keep the interpreter's last flush quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        standard_streams.drop_rest()
         return EXIT_FAILED
     except (ConfigError, InvalidParameter, UnsupportedParameter, ModelNotFound) as error:
         # What knows the words is loaded when something is wrong.
@@ -53,8 +60,14 @@ def run_guarded(run: Callable[[], object], arguments: Sequence[str] = ()) -> int
     except HeadraceError as error:
         return _report(error, error.message, EXIT_FAILED)
     except OSError as error:
-        return _report(error, _describe(error), EXIT_FAILED)
+        told = standard_streams.told_of(error)
+        if told is not None:
+            standard_streams.drop_rest()
+        return _report(error, told or _describe(error), EXIT_FAILED)
     except Exception as error:
+        told = standard_streams.told_of(error) if isinstance(error, UnicodeEncodeError) else None
+        if told is not None:
+            return _report(error, told, EXIT_FAILED)
         hint = "This is a bug in headrace; HEADRACE_LOG_LEVEL=debug shows where."
         return _report(error, f"{type(error).__name__}: {error} ({hint})", EXIT_FAILED)
     return 0

@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         finally:
             if is_left:
                 Interruptible().__enter__()
+    importlib.import_module("headrace.cli.standard_streams").prepare()
     gc.disable()
     command = _load(given)
     gc.freeze()  # what was imported stays: nobody looks through it for garbage, now or later

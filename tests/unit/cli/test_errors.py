@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
+import sys
 
 import pytest
 
@@ -41,3 +43,17 @@ def test_failures(
 
 def test_success() -> None:
     assert run_guarded(lambda: None) == 0
+
+
+def test_a_character_that_stdout_does_not_have(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin1"))
+    assert run_guarded(lambda: sys.stdout.write("a 你")) == 1
+    assert capsys.readouterr().err == (
+        "error: stdout is written in latin1, which has no '\\u4f60' (U+4F60). Set "
+        "PYTHONIOENCODING=utf-8, or leave it out and choose a locale of UTF-8, such as "
+        "LC_ALL=C.UTF-8.\n"
+    )
+    assert run_guarded(lambda: "你".encode("ascii")) == 1
+    assert "This is a bug in headrace" in capsys.readouterr().err

@@ -308,3 +308,33 @@ def test_a_reader_that_leaves_early_is_no_error(home: Path) -> None:
     shell = ["bash", "-o", "pipefail", "-c", command]
     result = subprocess.run(shell, capture_output=True, text=True, env=environ, check=False)
     assert "Traceback" not in result.stderr and "Exception" not in result.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        (">&-", "error: stdout is closed. Send it to a file, a program or a terminal, "),
+        (">/dev/full", "error: stdout cannot be written: no space left where it goes. Send"),
+    ],
+)
+def test_output_that_cannot_be_written_is_an_error_of_stdout(
+    place: str, text: str, unbuffered: str, home: Path
+) -> None:
+    for arguments in ("--help", "models"):
+        command = f"{sys.executable} -m headrace {arguments} {place}"
+        environ = {**os.environ, "HEADRACE_HOME": str(home), "PYTHONUNBUFFERED": unbuffered}
+        shell = ["bash", "-c", command]
+        result = subprocess.run(shell, capture_output=True, text=True, env=environ, check=False)
+        assert result.returncode == 1
+        assert result.stderr.startswith(text)
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "code"), [("models", 0), ("nope", 2)])
+def test_a_closed_stderr_is_no_error(arguments: str, code: int, home: Path) -> None:
+    shell = ["bash", "-c", f"{sys.executable} -m headrace {arguments} <&- 2>&-"]
+    environ = {**os.environ, "HEADRACE_HOME": str(home)}
+    result = subprocess.run(shell, stdout=subprocess.PIPE, text=True, env=environ, check=False)
+    assert result.returncode == code
+    assert ("NAME" in result.stdout) == (code == 0)
