@@ -5,9 +5,10 @@ In: LoadSettings, a target, where prompts come from. Out: the JSON object of `lo
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headrace.bench.load import LoadRun, OnEnd, Target
@@ -24,6 +25,8 @@ from headrace.bench.workload import (
 from headrace.core.frozen import frozen
 from headrace.core.version import headrace_version
 
+_DRAWN_AT_ONCE = 256
+
 
 @frozen
 class LoadPlan:
@@ -34,8 +37,8 @@ class LoadPlan:
     description: Mapping[str, Any]
     prompts: PromptMaker | tuple[FilePrompt, ...]
 
-    def asks(self) -> list[Ask]:
-        """The requests, before the first is made."""
+    def asks(self) -> Iterator[Ask]:
+        """The requests, each drawn when it is asked for."""
         settings = self.settings
         if isinstance(self.prompts, tuple):
             return file_asks(
@@ -54,7 +57,11 @@ class LoadPlan:
 
 async def run_load(plan: LoadPlan, on_end: OnEnd, cpu_model: str) -> dict[str, Any]:
     """Run it. `on_end` hears of each request that ended."""
-    asks = plan.asks()
+    asks: list[Ask] = []
+    for ask in plan.asks():
+        asks.append(ask)
+        if len(asks) % _DRAWN_AT_ONCE == 0:
+            await asyncio.sleep(0)  # Ctrl-C is heard
     environment = {
         "headrace_version": headrace_version(),
         "python_version": platform.python_version(),

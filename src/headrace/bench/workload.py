@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,25 +55,23 @@ def generator(seed: int, purpose: str) -> random.Random:
 
 def made_asks(
     maker: PromptMaker, count: int, prompts: Lengths, answers: Lengths, seed: int
-) -> list[Ask]:
+) -> Iterator[Ask]:
     """Requests with drawn lengths."""
     source = generator(seed, "lengths")
-    lengths = [(prompts.draw(source), answers.draw(source)) for _ in range(count)]
-    return [
-        Ask(index, maker.make(num_tokens), max_tokens)
-        for index, (num_tokens, max_tokens) in enumerate(lengths)
-    ]
+    for index in range(count):
+        num_tokens, max_tokens = prompts.draw(source), answers.draw(source)
+        yield Ask(index, maker.make(num_tokens), max_tokens)
 
 
-def file_asks(lines: Sequence[FilePrompt], count: int, answers: Lengths, seed: int) -> list[Ask]:
+def file_asks(
+    lines: Sequence[FilePrompt], count: int, answers: Lengths, seed: int
+) -> Iterator[Ask]:
     """Requests from a file, in its order and again from its beginning when it is too short."""
     source = generator(seed, "lengths")
-    asks = []
     for index in range(count):
         line = lines[index % len(lines)]
         drawn = answers.draw(source)
-        asks.append(Ask(index, line.prompt, drawn if line.max_tokens is None else line.max_tokens))
-    return asks
+        yield Ask(index, line.prompt, drawn if line.max_tokens is None else line.max_tokens)
 
 
 def poisson_arrivals(count: int, rate_per_s: float, seed: int) -> list[float]:

@@ -24,6 +24,8 @@ from headrace.core.frozen import frozen
 
 _UNITS_OF_TIME = "more than 0, such as 90s or 5min"
 MAX_RATE_PER_S = 1e5
+MAX_NUM_REQUESTS = 100_000
+"""All are drawn, and in memory, before the first is made."""
 
 
 @frozen
@@ -93,6 +95,9 @@ def make_settings(shape: Shape, asked: Asked) -> LoadSettings:
     rate = shape.rate_per_s
     if rate is not None and not 0 < rate <= MAX_RATE_PER_S:
         raise ConfigError("--rate", rate, "more than 0 requests per second, at most 100000")
+    if not 1 <= asked.num_requests <= MAX_NUM_REQUESTS:
+        hint = "All are drawn before the first is made; run it again with another --seed for more."
+        raise ConfigError("--num-requests", asked.num_requests, f"1 to {MAX_NUM_REQUESTS}", hint)
     timeout_s = parse_seconds(asked.timeout, "--timeout")
     if timeout_s <= 0:
         raise ConfigError("--timeout", asked.timeout, _UNITS_OF_TIME)

@@ -70,7 +70,8 @@ RepeatOption = Annotated[
     ),
 ]
 RequestsOption = Annotated[
-    int, typer.Option("--num-requests", metavar="N", min=1, help="Requests to make.")
+    int,
+    typer.Option("--num-requests", metavar="N", min=1, help="Requests to make, at most 100000."),
 ]
 PromptTokensOption = Annotated[
     str | None,

@@ -11,10 +11,13 @@ import pytest
 
 from fakes.completion_server import Exchange, answer, completion_server
 from fakes.running_engine import running_engine
-from headrace.bench.engine_target import EngineTarget
+from headrace.bench.engine_target import EngineTarget, TokenPrompts
 from headrace.bench.http_target import HttpTarget
+from headrace.bench.lengths import Lengths
 from headrace.bench.load import LoadRun
+from headrace.bench.load_report import LoadSettings
 from headrace.bench.outcome import Outcome
+from headrace.bench.run_load import LoadPlan, run_load
 from headrace.bench.workload import Ask
 from headrace.client.endpoint import parse_endpoint
 from headrace.core.message import Message
@@ -131,6 +134,40 @@ async def test_failures_take_their_place_and_the_rest_goes_on() -> None:
         outcomes = await make_run(server.url).closed(asks(6), 2)
     kinds = [outcome.failure and outcome.failure.kind for outcome in outcomes]
     assert kinds == ["http_500", None, None, "http_500", None, None]
+
+
+async def test_drawing_many_requests_can_be_cancelled() -> None:
+    """They are drawn in the event loop, which hears Ctrl-C between them."""
+    prompts, num_made = TokenPrompts(50_000, 0), 0
+
+    class Counted:
+        def make(self, num_tokens: int) -> tuple[int, ...]:
+            nonlocal num_made
+            num_made += 1
+            return prompts.make(num_tokens)
+
+    settings = LoadSettings(
+        mode="latency",
+        num_requests=10**11,
+        concurrency=1,
+        rate_per_s=None,
+        seed=0,
+        prompt_tokens=Lengths(8, 8),
+        output_tokens=Lengths(1, 1),
+        prompts_file=None,
+        ignore_eos=False,
+        timeout_s=20.0,
+        slo=None,
+    )
+    target = HttpTarget(parse_endpoint("http://127.0.0.1:9"), "tiny")
+    plan = LoadPlan(settings, target, {}, Counted())
+    running = asyncio.create_task(run_load(plan, lambda ended: None, "CPU"))
+    while not num_made:
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert num_made < 10_000
 
 
 async def test_an_engine_in_this_process() -> None:

@@ -27,7 +27,7 @@ PROMPTS, ANSWERS = Lengths(5, 50), Lengths(1, 9)
 
 
 def asks(seed: int) -> list[Ask]:
-    return made_asks(TokenPrompts(50_000, seed), 40, PROMPTS, ANSWERS, seed)
+    return list(made_asks(TokenPrompts(50_000, seed), 40, PROMPTS, ANSWERS, seed))
 
 
 def test_a_seed_repeats_and_another_differs() -> None:
@@ -102,7 +102,7 @@ def test_a_file_is_read_in_order_and_again_from_its_beginning(tmp_path: Path) ->
     read = read_prompts(path)
     messages = (Message("system", "Be short."), Message("user", "Hi\u2028there"))
     assert read == [FilePrompt("One", None), FilePrompt(messages, 7)]
-    made = file_asks(read, 3, Lengths(4, 4), seed=0)
+    made = list(file_asks(read, 3, Lengths(4, 4), seed=0))
     assert [(ask.prompt, ask.max_tokens) for ask in made] == [
         ("One", 4), (messages, 7), ("One", 4),
     ]  # fmt: skip

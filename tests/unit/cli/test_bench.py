@@ -72,6 +72,7 @@ def bench(*arguments: str) -> int:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("latency", "--num-requests", "100000000000"), "--num-requests is 100000000000; allowed: 1 to 100000. All are drawn before the first is made; run it again with another --seed for more."),
         (("serve", "--rate", "0"), "--rate is 0.0; allowed: more than 0 requests per second, at most 100000."),
         (("serve", "--rate", "nan"), "--rate is nan; allowed: more than 0 requests per second, at most 100000."),
         (("serve", "--timeout", "5"), "--timeout is '5'; allowed: a number with a unit among us, ms, s, min, h, such as 500ms or 1.5s."),
