@@ -17,6 +17,7 @@ from threading import Event, Lock, Thread
 from headrace.core.activity import ModelActivity
 from headrace.core.backend import Health, ModelInfo, ModelText, PauseMode
 from headrace.core.clock import Clock
+from headrace.core.engine_config import QueuePolicy
 from headrace.core.errors import (
     BackendError,
     CapacityError,
@@ -31,8 +32,9 @@ from headrace.core.errors import (
 from headrace.core.output import RequestOutput, RequestTimes
 from headrace.core.request import GenerateRequest, Pooling
 from headrace.core.usage import Usage
-from headrace.engine.encoder_jobs import EncoderJob, Result, deliver, describe, next_jobs
+from headrace.engine.encoder_jobs import EncoderJob, Result, deliver, describe
 from headrace.engine.encoder_model import EncoderInput, EncoderModel
+from headrace.engine.encoder_queue import EncoderQueue
 from headrace.engine.encoder_stats import EncoderStats
 from headrace.engine.encoder_text import EncoderText
 from headrace.engine.given_orders import PAUSED
@@ -60,9 +62,11 @@ class EncoderEngine:
         stats: EncoderStats,
         *,
         max_waiting_requests: int,
+        policy: QueuePolicy = "fair",
     ) -> None:
         self._model, self._info, self._clock = model, info, clock
         self._stats, self._max_waiting = stats, max_waiting_requests
+        self._waiting = EncoderQueue(policy)
         self._inbox: queue.SimpleQueue[EncoderJob | None] = queue.SimpleQueue()
         self._lock = Lock()
         self._num_unfinished = self._num_running = 0
@@ -281,17 +285,16 @@ class EncoderEngine:
 
     def _run(self) -> None:
         """Body of the thread: passes until the end."""
-        waiting: list[EncoderJob] = []
-        while self._receive(waiting):
+        while self._receive():
             if not self._may_run.is_set():
                 self._may_run.wait()
                 continue  # what has come meanwhile may be more urgent
             with self._passing:
                 # It may have been paused, or stopped, since.
                 is_wanted = self._may_run.is_set() and self._state != "dead"
-                if is_wanted and (jobs := next_jobs(waiting)):
+                if is_wanted and (jobs := self._waiting.take()):
                     self._run_pass(jobs)
-        self._end(waiting)
+        self._end()
 
     def _run_pass(self, jobs: Sequence[EncoderJob]) -> None:
         results: Sequence[Result | HeadraceError]
@@ -320,13 +323,13 @@ class EncoderEngine:
         with self._passing:
             return not self._may_run.is_set()
 
-    def _receive(self, waiting: list[EncoderJob]) -> bool:
-        """Wait for a job, take all that are there. False at the end. Mutates: waiting."""
-        while not waiting or not self._inbox.empty():
+    def _receive(self) -> bool:
+        """Wait for a job, take all that are there. False at the end."""
+        while not self._waiting or not self._inbox.empty():
             job = self._inbox.get()
             if job is None:
                 return False
-            waiting.append(job)
+            self._waiting.add(job)
         return True
 
     def _answer(self, jobs: Sequence[EncoderJob]) -> list[Result | HeadraceError]:
@@ -344,7 +347,8 @@ class EncoderEngine:
         damaged = BackendError(NOT_NUMBERS)
         return [tuple(row) if is_finite(row) else damaged for row in rows.tolist()]
 
-    def _end(self, waiting: list[EncoderJob]) -> None:
+    def _end(self) -> None:
+        waiting = self._waiting.clear()
         with self._lock:
             self._has_ended = True
         while not self._inbox.empty():

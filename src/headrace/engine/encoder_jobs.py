@@ -1,6 +1,6 @@
-"""Requests that wait for an encoder: which of them a pass takes, and how they learn of its vectors.
+"""Requests that wait for an encoder, and how they learn of its vectors.
 
-In: jobs, results of passes. Out: the jobs of a pass, futures that are done, records for operators.
+In: jobs, results of passes. Out: futures that are done, records for operators.
 Knows nothing of models.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from headrace.core.activity import RequestActivity
 from headrace.core.errors import HeadraceError
 from headrace.core.request import GenerateRequest, Pooling
-from headrace.executor.encoder_runner import MAX_PASS_TOKENS, EncoderSequence
+from headrace.executor.encoder_runner import EncoderSequence
 
 logger = logging.getLogger(__name__)
 
@@ -50,25 +50,6 @@ def describe(job: EncoderJob, now_s: float, is_paused: bool) -> RequestActivity:
         has_reader=not job.future.done(),
         num_prompt_tokens=len(job.sequence.token_ids),
     )
-
-
-def next_jobs(waiting: list[EncoderJob]) -> list[EncoderJob]:
-    """The jobs of about one pass: the most urgent, of these those that came first, but none that
-    nobody waits for any more. Mutates: waiting."""
-    waiting[:] = sorted((job for job in waiting if not job.future.done()), key=_rank)
-    num_jobs = num_tokens = 0
-    for job in waiting:
-        num_tokens += len(job.sequence.token_ids)
-        if num_jobs and num_tokens > MAX_PASS_TOKENS:
-            break
-        num_jobs += 1
-    jobs = waiting[:num_jobs]
-    del waiting[:num_jobs]
-    return jobs
-
-
-def _rank(job: EncoderJob) -> tuple[bool, int]:
-    return job.request.is_background, job.request.priority
 
 
 def deliver(jobs: Sequence[EncoderJob], results: Sequence[Result | HeadraceError]) -> None:

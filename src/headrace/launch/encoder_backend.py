@@ -49,6 +49,7 @@ def open_encoder_backend(
         clock,
         EncoderStats(make_sink(local.name) if make_sink is not None else NoMetrics()),
         max_waiting_requests=config.engine.max_waiting_requests,
+        policy=config.engine.policy,
     )
     environment = {
         "ops": f"{model.ops_name}, {facts.plan.dtype}",

@@ -263,7 +263,9 @@ async def test_the_most_urgent_come_first(
     backend: EngineBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches after all others; of one rank those that came first."""
-    monkeypatch.setattr("headrace.engine.encoder_jobs.MAX_PASS_TOKENS", 1)  # one text for each pass
+    monkeypatch.setattr(
+        "headrace.engine.encoder_queue.MAX_PASS_TOKENS", 1
+    )  # one text for each pass
     await backend.pause("keep")
     ends: list[str] = []
 
@@ -283,6 +285,72 @@ async def test_the_most_urgent_come_first(
     await backend.resume()
     await asyncio.gather(*tasks)
     assert ends == ["urgent", "plain", "batch"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("fair", "a0 b0 a1 b1 a2 a3"),
+        ("fcfs", "a0 a1 a2 a3 b0 b1"),
+        ("priority", "a0 a1 a2 a3 b0 b1"),
+    ],
+)
+async def test_a_tenant_with_many_texts_does_not_hold_up_another_one(
+    policy: str, expected: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.engine.encoder_queue.MAX_PASS_TOKENS", 1)
+    backend = open_backend(folder, max_waiting_requests=100, policy=policy)
+    await backend.start()
+    await backend.pause("keep")
+    ends: list[str] = []
+
+    async def note(name: str) -> None:
+        await answer(backend, ask(request_id=name, tenant=name[0]))
+        ends.append(name)
+
+    tasks = []
+    for number, name in enumerate(("a0", "a1", "a2", "a3", "b0", "b1"), 1):
+        tasks.append(asyncio.create_task(note(name)))
+        await open_requests(backend, number)
+    await backend.resume()
+    await asyncio.gather(*tasks)
+    await backend.stop()
+    assert " ".join(ends) == expected
+
+
+async def test_what_a_tenant_takes_back_costs_it_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.engine.encoder_queue.MAX_PASS_TOKENS", 1)
+    backend = open_backend(folder, max_waiting_requests=100)
+    await backend.start()
+    await backend.pause("keep")
+    ends: list[str] = []
+
+    async def note(name: str) -> None:
+        await answer(backend, ask(request_id=name, tenant=name[0]))
+        ends.append(name)
+
+    gone = []
+    for number in range(1, 4):
+        gone.append(asyncio.create_task(note("a-gone")))
+        await open_requests(backend, number)
+    for task in gone:
+        task.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)
+    await open_requests(backend, 0)
+    await backend.resume()
+    # Through a whole pass: what was taken back is known to be gone before the others come.
+    await answer(backend, ask(tenant="c"))
+    await backend.pause("keep")
+    tasks = []
+    for number, name in enumerate(("b0", "b1", "a0"), 1):
+        tasks.append(asyncio.create_task(note(name)))
+        await open_requests(backend, number)
+    await backend.resume()
+    await asyncio.gather(*tasks)
+    await backend.stop()
+    assert ends == ["b0", "a0", "b1"]
 
 
 async def test_outputs_that_are_no_numbers_are_an_error_of_their_own_request(

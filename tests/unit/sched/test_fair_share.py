@@ -173,5 +173,5 @@ def test_tenants_that_left_are_forgotten() -> None:
         runs.add(make_spec(f"r{index}", (1, 2), 1, tenant=f"t{index}"))
         runs.step()
     order_of_ends(runs)
-    assert len(shares._lines) < many
+    assert len(shares._time._lines) < many
     assert not shares._expected
