@@ -176,6 +176,17 @@ def test_a_cut_call_says_so(served: ServedModel) -> None:
     assert [name for name, _ in found["calls"]] == ["add"]
 
 
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_what_is_left_of_a_call_is_no_content(served: ServedModel, most: int) -> None:
+    """The mark of calls and the name need five tokens at least."""
+    fields = {"tool_choice": "required", "max_completion_tokens": most}
+    answer = create(served, **fields)
+    found = whole(answer)
+    assert (found["content"], found["calls"], found["reason"]) == ("", [], "length")
+    assert answer.usage.completion_tokens == most
+    assert joined(create(served, stream=True, **fields)) == found
+
+
 @pytest.mark.parametrize(
     ("parameters", "reason"),
     [

@@ -100,7 +100,8 @@ class Answer:
         is_stopped = self._stops.stop is not None or self._parts.is_over
         self.finish_reason = "stop" if is_stopped else progress.finish_reason
         if self.finish_reason is not None:
-            gained.append(self._parts.flush(is_cut=self._stops.stop is not None))
+            is_cut = self._stops.stop is not None or self.finish_reason != "stop"
+            gained.append(self._parts.flush(is_cut))
 
     def _delta(self, progress: RequestProgress, num_taken: int, gained: Parts) -> CompletionDelta:
         logprobs = None

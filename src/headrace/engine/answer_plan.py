@@ -51,6 +51,7 @@ class AnswerPlanner:
             max_calls=None if request.tool_choice.allows_parallel else 1,
             exact_names=names if held_tools(request) else (),
             calls_come_first=is_either,
+            calls_stand_alone=request.tool_choice.mode == "required",
         )
         shown = frozenset(self._control_ids(form.markers).values())
         return replace(form, shown_token_ids=shown)

@@ -23,7 +23,7 @@ class AnswerFormat:
         reasoning: its marks; None leaves reasoning in the text. is_reasoning_open: by the prompt.
         calls: how calls are written; None leaves them in the text.
         tool_names: what may be called. max_calls: None for any number.
-        exact_names, calls_come_first: see ToolCallParser.
+        exact_names, calls_come_first, calls_stand_alone: see ToolCallParser.
         shown_token_ids: control tokens among the marks, whose text is needed.
     """
 
@@ -34,6 +34,7 @@ class AnswerFormat:
     max_calls: int | None = None
     exact_names: tuple[str, ...] = ()
     calls_come_first: bool = False
+    calls_stand_alone: bool = False
     shown_token_ids: frozenset[int] = frozenset()
 
     @property
@@ -71,6 +72,7 @@ class AnswerParts:
                 form.max_calls,
                 form.exact_names,
                 form.calls_come_first,
+                form.calls_stand_alone,
             )
 
     @property

@@ -19,6 +19,8 @@ from headrace.text.json_calls import read_json_call
 from headrace.text.json_extent import JsonExtent
 from headrace.text.loose_calls import Calls, read_gemma_calls, read_python_calls
 
+# As much of a call as says whose it is; the name may be cut off.
+_BEGUN = re.compile(r'\{\s*"name"\s*:\s*"([^"\\]*)("?)')
 # A call's usual beginning, up to its arguments. Any other object is read when it is whole.
 _HEAD = re.compile(r'\{\s*"name"\s*:\s*"([^"\\]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
 _NAMED_HEAD = re.compile(r"\s*([^\s\[\]{}]+)(?:\[CALL_ID\][^\s\[\]{}]*)?\[ARGS\]\s*(?=\{)")
@@ -46,7 +48,7 @@ class ToolCallParser:
     """The calls of one answer. `names` are the tools it may call, `max_calls` how many.
 
     Those of `exact_names` are called in the usual order of keys only. With `come_first` calls begin
-    the answer, with their opening, or there are none.
+    the answer, with their opening, or there are none; with `stand_alone` there is nothing else.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class ToolCallParser:
         max_calls: int | None = None,
         exact_names: Collection[str] = (),
         come_first: bool = False,
+        stand_alone: bool = False,
     ) -> None:
         self.num_calls = 0
         self.is_in_call = False
@@ -69,6 +72,7 @@ class ToolCallParser:
         self._raw = ""
         self._exact_names = frozenset(exact_names)
         self._state: Callable[[], bool] = self._at_opening if come_first else self._at_start
+        self._stand_alone = stand_alone
         self._is_final = self._is_cut = False
         self._is_marked = False
         self._is_after_call = False
@@ -95,8 +99,8 @@ class ToolCallParser:
     def flush(self, is_cut: bool = False) -> Gained:
         """End the answer: what was held back is text, or the end of a call.
 
-        `is_cut`: the caller's stop text ended it. What began with an opening is then no text: it
-        was cut off before it could be a call.
+        `is_cut`: a stop text or the limit of tokens ended it. What was begun as a call is then no
+        text: it was cut off before it could be one.
         """
         self._is_final, self._is_cut = True, is_cut
         return self._advance()
@@ -131,7 +135,7 @@ class ToolCallParser:
         if found is None and not self._is_final and _may_begin_list(body):
             return False
         is_call = found is not None and self._known(found.group(1)) is not None
-        self._at = 0
+        self._at, self._is_marked = 0, is_call
         self._state = self._in_whole if is_call else self._in_text
         return True
 
@@ -155,13 +159,14 @@ class ToolCallParser:
             self._emit_text(self._held[:end])
             self._closing = self._syntax.openings[found.group()]
             self._is_bare = self._is_in_list = False
-            self._is_marked = True
+            self._is_marked = found.group() not in self._syntax.fences
             self._raw = self._held[end : found.end()]
             self._held = self._held[found.end() :]
             self._state = self._after_opening
             return True
         if self._is_final:
-            if not self._is_after_call or self._held.strip(_SPACE):
+            is_markup = self._is_cut and self._stand_alone
+            if not is_markup and (not self._is_after_call or self._held.strip(_SPACE)):
                 self._emit_text(self._held)
             self._held = ""
             return False
@@ -372,11 +377,22 @@ class ToolCallParser:
 
     def _refuse(self) -> None:
         """It is no call: what was read of it is text, and what is held is looked at as text."""
-        if self._is_cut and self._is_marked:
+        if self._is_cut and self._has_begun():
             self._raw = self._held = ""
         self._emit_text(self._raw)
         self._raw, self._state = "", self._in_text
         self._is_in_list = False
+
+    def _has_begun(self) -> bool:
+        """Whether what is held is a call's beginning, and can be nothing else."""
+        if self._is_marked or self._stand_alone:
+            return True
+        # An object is likely to be a call of these tools where no other form begins one.
+        found = None if self._is_bare and self._syntax.opening else _BEGUN.match(self._held)
+        if found is None:
+            return False
+        name, is_whole = found.group(1), bool(found.group(2))
+        return name in self._names if is_whole else any(n.startswith(name) for n in self._names)
 
     def _emit_text(self, text: str) -> None:
         if text:

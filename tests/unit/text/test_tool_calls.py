@@ -429,9 +429,49 @@ def test_a_call_that_never_ends_is_given_up_and_comes_back_whole() -> None:
         ("a <tool", "a <tool"),
     ],
 )
-def test_what_a_stop_text_cuts_off_of_a_call_is_no_text(begun: str, text: str) -> None:
+def test_what_is_cut_off_of_a_call_is_no_text(begun: str, text: str) -> None:
     for pieces in ([begun], list(begun)):
         parser = ToolCallParser(HERMES, NAMES)
         gained = [parser.append(piece) for piece in pieces]
         found, calls = joined([*gained, parser.flush(is_cut=True)])
         assert (found, calls) == (text, [("add", ADD)] if HERMES_ADD in begun else [])
+
+
+CUT_OFF = [
+    (MISTRAL, '[TOOL_CALLS] [{"name": "add", "argu', {}, ""),
+    (MISTRAL_ARGS, "So: [TOOL_CALLS]add[AR", {}, "So:"),
+    (FENCED, "```tool_code\nadd(a=1", {}, ""),
+    (FENCED, "[add(a=1, ", {}, ""),
+    (FUNCTION_GEMMA, "<start_function_call>call:add{a:", {}, ""),
+    (LLAMA3, '<|python_tag|>{"name": "a', {}, ""),
+    (LLAMA3, '{"name": "add", "parameters"', {}, ""),
+    (LLAMA3, '{"name": "ad', {}, ""),
+    (HERMES, '```json\n{"name": "add", "arg', {}, ""),
+    # They begin like calls, and may be answers.
+    (LLAMA3, '{"name": "Alice", "age"', {}, '{"name": "Alice", "age"'),
+    (LLAMA3, '{"na', {}, '{"na'),
+    (HERMES, '```json\n{"a": 1, "b', {}, '```json\n{"a": 1, "b'),
+    (FENCED, "```", {}, "```"),
+    (FENCED, "[ad", {}, "[ad"),
+    # Where nothing but calls is asked for, nothing is an answer.
+    (LLAMA3, '{"na', {"stand_alone": True}, ""),
+    (FENCED, "```to", {"stand_alone": True}, ""),
+    (HERMES, '{"name": "ad', {"stand_alone": True}, ""),
+    (HERMES, "\n", {"stand_alone": True}, ""),
+]
+
+
+@pytest.mark.parametrize(("syntax", "begun", "limits", "text"), CUT_OFF)
+def test_a_call_of_any_form_that_is_cut_off(
+    syntax: CallSyntax, begun: str, limits: dict[str, bool], text: str
+) -> None:
+    for pieces in ([begun], list(begun)):
+        parser = ToolCallParser(syntax, NAMES, **limits)
+        gained = [parser.append(piece) for piece in pieces]
+        assert joined([*gained, parser.flush(is_cut=True)]) == (text, [])
+
+
+@pytest.mark.parametrize("begun", ["<tool_call>\n", '<tool_call>{"name": "ad', "a ```tool_code\n"])
+def test_what_a_model_ends_by_itself_stays(begun: str) -> None:
+    for syntax in (HERMES, FENCED):
+        assert parse(syntax, [begun]) == (begun, [])
