@@ -144,6 +144,11 @@ BAD_INPUTS = (
         "logit_bias",
     ),
     chat(
+        {"logit_bias": {"1": 1, "01": 2}},
+        'logit_bias is {"01": 2}; allowed: a token once.',
+        "logit_bias",
+    ),
+    chat(
         {"logit_bias": [1]},
         "logit_bias is [1]; allowed: token ids with numbers from -100 to 100.",
         "logit_bias",
@@ -330,8 +335,9 @@ BAD_INPUTS = (
     ),
     chat(
         {"response_format": {"type": "json_schema"}},
-        "response_format.json_schema is null; allowed: an object with name and schema.",
+        "response_format.json_schema is missing; give an object with name and schema.",
         "response_format.json_schema",
+        code="missing_required_parameter",
     ),
     chat(
         {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
@@ -417,8 +423,9 @@ BAD_INPUTS = (
     ),
     chat(
         {"response_format": {}},
-        "response_format.type is null; allowed: text, json_object or json_schema.",
+        "response_format.type is missing; give text, json_object or json_schema.",
         "response_format.type",
+        code="missing_required_parameter",
     ),
     chat(
         {"response_format": "json"},
@@ -438,6 +445,12 @@ BAD_INPUTS = (
     ),
     chat(
         {"tools": [{"type": "function"}]},
+        "tools[0].function is missing; give an object with a name.",
+        "tools[0].function",
+        code="missing_required_parameter",
+    ),
+    chat(
+        {"tools": [{"type": "function", "function": None}]},
         "tools[0].function is null; allowed: an object with a name.",
         "tools[0].function",
     ),
@@ -468,8 +481,13 @@ BAD_INPUTS = (
     ),
     chat(
         {"tools": [TOOL, TOOL]},
-        "tools is 'f'; allowed: tools that have names of their own.",
-        "tools",
+        "tools[1].function.name is 'f'; allowed: a name that no other tool has. tools[0] has this one.",
+        "tools[1].function.name",
+    ),
+    chat(
+        {"tool_choice": {"type": "function", "function": {"name": "g"}}},
+        'tool_choice is {"type": "function", "function": {"name": "g"}}; allowed: auto or none without tools.',
+        "tool_choice",
     ),
     chat(
         {"tool_choice": "required"},
@@ -489,8 +507,9 @@ BAD_INPUTS = (
     ),
     chat(
         {"tools": [TOOL], "tool_choice": {"type": "function"}},
-        "tool_choice.function.name is null; allowed: the name of one of the tools.",
+        "tool_choice.function.name is missing; give the name of one of the tools.",
         "tool_choice.function.name",
+        code="missing_required_parameter",
     ),
     chat(
         {
@@ -766,7 +785,11 @@ BAD_INPUTS = (
     ),
     text({"n": 3, "best_of": 2}, "best_of is 2; allowed: at least n (3).", "best_of"),
     text({"echo": "x"}, "echo is 'x'; allowed: true or false.", "echo"),
-    text({"max_tokens": 0}, "max_tokens is 0; allowed: 1 or more.", "max_tokens"),
+    text(
+        {"max_tokens": 0},
+        "max_tokens is 0; allowed: 1 or more; 0 together with echo.",
+        "max_tokens",
+    ),
     text({"max_tokens": -1, "echo": True}, "max_tokens is -1; allowed: 0 or more.", "max_tokens"),
     text(
         {"response_format": {"type": "xml"}},

@@ -188,7 +188,10 @@ FORM = {"format": {"type": "json_schema", "schema": {}}}
             "tools[0].input_schema is missing; give a JSON schema: an object.",
         ),
         tool({"name": "a b"}, f"tools[1].name is 'a b'; allowed: {NAMES}."),
-        tool({"name": "f"}, "tools is 'f'; allowed: tools that have names of their own."),
+        tool(
+            {"name": "f"},
+            "tools[1].name is 'f'; allowed: a name that no other tool has. tools[0] has this one.",
+        ),
         tool(
             {"input_schema": {"type": "string"}},
             "tools[1].input_schema.type is 'string'; allowed: object.",

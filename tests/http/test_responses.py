@@ -415,7 +415,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [{"name": "f"}]}, "tools[0]", "an object"),
     ({"tools": [{"type": "function"}]}, "tools[0].name", "missing"),
     ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name", "letters"),
-    ({"tools": [F, F]}, "tools", "names of their own"),
+    ({"tools": [F, F]}, "tools[1].name", "a name that no other tool has"),
     ({"tool_choice": "required"}, "tool_choice", "auto or none without tools"),
     ({"tool_choice": {}}, "tool_choice", "allowed_tools"),
     ({"tools": [F], "tool_choice": {"type": "function"}}, "tool_choice.name", "one of the tools"),

@@ -188,6 +188,8 @@ class SamplingParams:
             if not is_id or int(key) < 0 or not is_number or not -100 <= value <= 100:
                 allowed = "token ids with numbers from -100 to 100"
                 raise InvalidParameter("logit_bias", {key: value}, allowed)
+            if int(key) in bias:
+                raise InvalidParameter("logit_bias", {key: value}, "a token once")
             bias[int(key)] = float(value)
         object.__setattr__(self, "logit_bias", bias)
 

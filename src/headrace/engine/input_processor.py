@@ -268,8 +268,10 @@ class InputProcessor:
         ):
             for token_id in token_ids:
                 if type(token_id) is not int or not 0 <= token_id < self._vocab_size:
+                    bias = sampling.logit_bias
+                    given = {token_id: bias[token_id]} if name == "logit_bias" else token_id
                     raise InvalidParameter(
-                        name, token_id, f"token ids of this model, 0 to {self._vocab_size - 1}"
+                        name, given, f"token ids of this model, 0 to {self._vocab_size - 1}"
                     )
 
     def _refuse_far_too_long(self, request: GenerateRequest, param: str, text: str) -> None:

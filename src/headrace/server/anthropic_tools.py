@@ -66,7 +66,7 @@ def read_tools(fields: PromptFields) -> ToolsAsked:
         tool, keys = _read_tool(value, f"tools[{index}]")
         tools.append(tool)
         unknown += keys
-    check_tools(tools)
+    check_tools(tools, "name")
     choice, more = _read_choice(fields.tool_choice, tools)
     return ToolsAsked(tuple(tools), choice, (*unknown, *more))
 
@@ -120,4 +120,5 @@ def _read_choice(
         )
     names = [fields.name] if fields.type == "tool" and fields.name is not None else None
     with worded({"tool_choice": "tool_choice.name"}):
-        return make_choice(tools, mode, names, not fields.disable_parallel_tool_use), unknown
+        allows_parallel = not fields.disable_parallel_tool_use
+        return make_choice(tools, mode, names, allows_parallel, fields.name), unknown

@@ -218,8 +218,14 @@ def describe_validation(
     schema_field = schema.model_fields.get(name)
     allowed = (schema_field.description if schema_field else None) or str(first["msg"])
     path = f"{prefix}{name}"
-    if name not in body:
-        return RequestError(
-            f"{path} is missing; give {allowed}.", path, "missing_required_parameter"
-        )
-    return InvalidParameter(path, body[name], allowed)
+    return wrong_member(body, name, path, allowed)
+
+
+def wrong_member(
+    body: Mapping[str, Any], name: str, path: str, allowed: str, hint: str = ""
+) -> RequestError:
+    """What to say of a member at `path` that is missing, or is not what is allowed."""
+    if name in body:
+        return InvalidParameter(path, body[name], allowed, hint)
+    text = f"{path} is missing; give {allowed}. {hint}".rstrip()
+    return RequestError(text, path, "missing_required_parameter")

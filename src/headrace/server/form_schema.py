@@ -13,7 +13,7 @@ from pydantic import Field
 
 from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
 from headrace.core.structured_outputs import FORMS, StructuredOutputs
-from headrace.server.error_responses import worded
+from headrace.server.error_responses import worded, wrong_member
 from headrace.server.generation_schema import (
     GenerationFields,
     Strict,
@@ -105,7 +105,7 @@ def _read(
         return form, [name for name in more if name != f"{path}.type"]
     value = asked.get(nest)
     if not isinstance(value, dict):
-        raise InvalidParameter(f"{path}.{nest}", value, "an object with name and schema")
+        raise wrong_member(asked, nest, f"{path}.{nest}", "an object with name and schema")
     form, more = _read_json_schema(value, f"{path}.{nest}.")
     return form, unknown + more
 
@@ -115,7 +115,8 @@ def _read_kind(asked: Mapping[str, Any], path: str, schema_at: str) -> str:
     kind = asked.get("type")
     if kind not in ("text", "json_object", "json_schema"):
         hint = _PARTS if kind == "structural_tag" else ""
-        raise InvalidParameter(f"{path}.type", kind, "text, json_object or json_schema", hint)
+        kinds = "text, json_object or json_schema"
+        raise wrong_member(asked, "type", f"{path}.type", kinds, hint)
     for name in ("json_schema", "schema"):
         is_read = kind == "json_schema" and schema_at.startswith(name)
         if asked.get(name) is not None and not is_read:

@@ -242,7 +242,10 @@ def make_sampling(
     with worded(wire_names):
         least = 0 if is_prompt_read else 1
         if arguments.get("max_tokens", least) < least:
-            raise InvalidParameter("max_tokens", arguments["max_tokens"], f"{least} or more")
+            allowed = f"{least} or more"
+            if least and "echo" in type(fields).model_fields:
+                allowed += "; 0 together with echo"
+            raise InvalidParameter("max_tokens", arguments["max_tokens"], allowed)
         return SamplingParams(**with_seed(arguments))
 
 

@@ -48,7 +48,7 @@ def read_response_tools(
     """Raises: RequestError that names the tool or the choice at fault."""
     read, unknown = read_each(tools, _read_tool)
     mode, names, more = _read_choice(choice)
-    made = make_choice(read, mode, names, allows_parallel is not False)
+    made = make_choice(read, mode, names, allows_parallel is not False, choice)
     shown_choice = choice if isinstance(choice, str | Mapping) else "auto"
     return ResponseTools(
         tuple(read), made, [_show(tool) for tool in read], shown_choice, [*unknown, *more]

@@ -17,6 +17,7 @@ from pydantic import Field
 from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
 from headrace.core.frozen import frozen
 from headrace.core.message import Tool, ToolChoice
+from headrace.server.error_responses import wrong_member
 from headrace.server.generation_schema import Strict, allowed, unknown_names, validate
 
 MAX_TOOLS = 512
@@ -55,16 +56,19 @@ def read_tools(
     tools: Sequence[Any] | None, choice: object, allows_parallel: bool | None
 ) -> ToolsAsked:
     """Raises: RequestError that names the tool or the choice at fault."""
-    read, unknown = read_each(tools, _read_tool)
+    read, unknown = read_each(tools, _read_tool, "function.name")
     mode, names, more = _read_choice(choice)
-    made = make_choice(read, mode, names, allows_parallel is not False)
+    made = make_choice(read, mode, names, allows_parallel is not False, choice)
     return ToolsAsked(tuple(read), made, (*unknown, *more))
 
 
 def read_each(
-    tools: Sequence[Any] | None, read_tool: Callable[[object, str], tuple[Tool, list[str]]]
+    tools: Sequence[Any] | None,
+    read_tool: Callable[[object, str], tuple[Tool, list[str]]],
+    name_at: str = "name",
 ) -> tuple[list[Tool], list[str]]:
-    """The tools, each read in a dialect's way, and keys that nobody defines.
+    """The tools, each read in a dialect's way, and keys that nobody defines. Names are at `name_at`
+    of a tool.
 
     Raises: RequestError that names the tool at fault.
     """
@@ -73,7 +77,7 @@ def read_each(
         tool, keys = read_tool(value, f"tools[{index}]")
         read.append(tool)
         unknown += keys
-    check_tools(read)
+    check_tools(read, name_at)
     return read, unknown
 
 
@@ -87,25 +91,31 @@ def make_tool(fields: FunctionToolFields, path: str) -> Tool:
     return Tool(fields.name, fields.description, fields.parameters, bool(fields.strict))
 
 
-def check_tools(tools: Sequence[Tool]) -> None:
+def check_tools(tools: Sequence[Tool], name_at: str) -> None:
     """Raises: RequestError for too many tools, InvalidParameter for two of one name."""
     if len(tools) > MAX_TOOLS:
         raise RequestError(
             f"tools has {len(tools)} tools; allowed: at most {MAX_TOOLS}.", "tools", "invalid_value"
         )
-    names = [tool.name for tool in tools]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidParameter("tools", twice, "tools that have names of their own")
+    first: dict[str, int] = {}
+    for index, tool in enumerate(tools):
+        if tool.name in first:
+            path, hint = f"tools[{index}].{name_at}", f"tools[{first[tool.name]}] has this one."
+            raise InvalidParameter(path, tool.name, "a name that no other tool has", hint)
+        first[tool.name] = index
 
 
 def make_choice(
-    tools: Sequence[Tool], mode: Mode, names: Sequence[str] | None, allows_parallel: bool
+    tools: Sequence[Tool],
+    mode: Mode,
+    names: Sequence[str] | None,
+    allows_parallel: bool,
+    given: object,
 ) -> ToolChoice:
-    """Raises: InvalidParameter for a choice that the tools do not allow."""
+    """Raises: InvalidParameter for a choice, as it was `given`, that the tools do not allow."""
     known = [tool.name for tool in tools]
-    if mode == "required" and not known:
-        raise InvalidParameter("tool_choice", mode, "auto or none without tools")
+    if not known and (mode == "required" or names):
+        raise InvalidParameter("tool_choice", given, "auto or none without tools")
     for name in names or ():
         if name not in known:
             raise InvalidParameter("tool_choice", name, f"one of the tools: {', '.join(known)}")
@@ -129,7 +139,7 @@ def _read_tool(value: object, path: str) -> tuple[Tool, list[str]]:
         raise UnsupportedParameter(f"{path}.type", f"{kind!r} is not served. Use function.")
     function = value.get("function")
     if not isinstance(function, Mapping):
-        raise InvalidParameter(f"{path}.function", function, "an object with a name")
+        raise wrong_member(value, "function", f"{path}.function", "an object with a name")
     fields = validate(FunctionToolFields, function, f"{path}.function.")
     unknown = [f"{path}.{name}" for name in value if name not in ("type", "function")]
     unknown += unknown_names(fields, (), f"{path}.function.")
@@ -149,7 +159,7 @@ def _read_choice(choice: object) -> tuple[Mode, list[str] | None, list[str]]:
     path = "tool_choice.allowed_tools"
     inner = choice.get("allowed_tools")
     if not isinstance(inner, Mapping):
-        raise InvalidParameter(path, inner, "an object with mode and tools")
+        raise wrong_member(choice, "allowed_tools", path, "an object with mode and tools")
     fields = validate(AllowedToolsFields, inner, f"{path}.")
     names = [_read_name(tool, f"{path}.tools[{at}]") for at, tool in enumerate(fields.tools)]
     return fields.mode, list(dict.fromkeys(names)), unknown
@@ -165,13 +175,16 @@ def read_plain_choice(choice: object, allowed: str) -> Mode:
 
 
 def read_tool_name(value: object, path: str) -> str:
-    """The name in a tool or in its function. Raises: InvalidParameter."""
-    name = value.get("name") if isinstance(value, Mapping) else None
+    """The name in a tool or in its function. Raises: RequestError."""
+    if not isinstance(value, Mapping):
+        raise InvalidParameter(path, value, "an object with the name of one of the tools")
+    name = value.get("name")
     if not isinstance(name, str):
-        raise InvalidParameter(f"{path}.name", name, "the name of one of the tools")
+        raise wrong_member(value, "name", f"{path}.name", "the name of one of the tools")
     return name
 
 
 def _read_name(value: object, path: str) -> str:
-    function = value.get("function") if isinstance(value, Mapping) else None
-    return read_tool_name(function, f"{path}.function")
+    if not isinstance(value, Mapping):
+        raise InvalidParameter(path, value, "an object with the name of one of the tools")
+    return read_tool_name(value.get("function", {}), f"{path}.function")

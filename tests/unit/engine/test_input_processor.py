@@ -169,7 +169,7 @@ def test_a_prompt_is_cut_only_when_asked(processor: InputProcessor) -> None:
         ({"prompt": (1, 258)}, "prompt is 258; allowed: token ids of this model, 0 to 257"),
         ({"prompt": (-1,)}, "prompt is -1; allowed: token ids of this model, 0 to 257"),
         ({"prompt": (True,)}, "prompt is True; allowed: token ids of this model, 0 to 257"),
-        ({"logit_bias": {300: 1.0}}, "logit_bias is 300; allowed: token ids of this model"),
+        ({"logit_bias": {300: 1.0}}, r"logit_bias is {300: 1.0}; allowed: token ids of this model"),
         ({"allowed_token_ids": [1, 999]}, "allowed_token_ids is 999; allowed: token ids"),
         ({"stop_token_ids": [258]}, "stop_token_ids is 258; allowed: token ids of this model"),
     ],
