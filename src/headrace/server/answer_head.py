@@ -6,16 +6,16 @@ costs, the tier that served it, CORS. Knows no route.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from starlette.types import Message, Scope, Send
 
 from headrace.economics.metered import Metered
-from headrace.server.call_scope import HEADERS, IGNORED, METER, NOTES, REQUEST_ID, TRACE
+from headrace.server.call_scope import HEADERS, IGNORED, METER, NOTES, REQUEST_ID, TRACE, UNREAD
 from headrace.server.dialect import Dialect
 from headrace.server.http_metrics import HttpMetrics
 from headrace.server.origins import cors_headers
-from headrace.server.replies import WARNINGS
+from headrace.server.replies import WARNINGS, warning_headers
 from headrace.server.route_headers import route_headers
 from headrace.server.services import Services
 
@@ -37,7 +37,7 @@ class AnswerHead:
         """See starlette.types.Send."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            of_route: _Pairs = list(message.get("headers", ()))
+            of_route = _with_names(message.get("headers", ()), self._scope[UNREAD])
             self._scope[IGNORED] = _ignored_names(of_route)
             message["headers"] = [*of_route, *self._of_request(), *_encoded(self._of_call())]
         await self._send(message)
@@ -70,6 +70,17 @@ class AnswerHead:
             | route_headers(meter.route())
             | (scope[NOTES].cut_headers() if NOTES in scope else {})
         )
+
+
+def _with_names(headers: Iterable[tuple[bytes, bytes]], names: Sequence[str]) -> _Pairs:
+    """The headers of a route, which name those of the head too that had no effect."""
+    pairs = list(headers)
+    if not names:
+        return pairs
+    of_route = _ignored_names(pairs)
+    every = [*of_route.split(","), *names] if of_route else names
+    others = [pair for pair in pairs if pair[0] != _WARNINGS]
+    return others + _encoded(warning_headers(every))
 
 
 def _ignored_names(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -33,6 +33,8 @@ _TYPE_OF = {
 class AnthropicDialect:
     """See dialect.Dialect."""
 
+    # Sent with anthropic-beta by its client.
+    query_names: tuple[str, ...] = ("beta",)
     error_event: str | None = "error"
 
     def error_body(self, error: ErrorReply, request_id: str) -> bytes:

@@ -23,7 +23,16 @@ from headrace.server.auth import admit
 from headrace.server.batch_worker import BatchWorker
 from headrace.server.body_room import BodyShare
 from headrace.server.call_log import how_it_ended, request_fields
-from headrace.server.call_scope import CALLER, CLIENT_LEFT, HEADERS, METER, REQUEST_ID, ROOM, TRACE
+from headrace.server.call_scope import (
+    CALLER,
+    CLIENT_LEFT,
+    HEADERS,
+    METER,
+    REQUEST_ID,
+    ROOM,
+    TRACE,
+    UNREAD,
+)
 from headrace.server.error_responses import HttpRefusal, describe_error, is_our_fault
 from headrace.server.http_metrics import HttpMetrics
 from headrace.server.origins import check_host, preflight_headers
@@ -92,7 +101,9 @@ class HeadraceApp:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         begin_s = self._http.begin()
         headers = scope[HEADERS] = read_headers(scope)
-        request_id = header_request_id(headers.get("x-request-id"))
+        named = headers.get("x-request-id")
+        request_id = header_request_id(named)
+        scope[UNREAD] = ["x-request-id"] if named and named != request_id else []
         services = self.services
         scope[ROOM] = share = BodyShare(services.bodies, services.config, services.clock)
         scope[REQUEST_ID], scope[TRACE] = request_id, self._trace(headers)

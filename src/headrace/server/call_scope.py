@@ -17,5 +17,7 @@ TRACE = "headrace.trace"
 CLIENT_LEFT = "headrace.client_left"
 # The room of the body, until the answer is complete.
 ROOM = "headrace.room"
+# What of the head has no effect: names of the query, and of headers.
+UNREAD = "headrace.unread"
 # Fields that had no effect, as the head of the answer names them.
 IGNORED = "headrace.ignored"

@@ -16,6 +16,9 @@ from headrace.server.error_responses import ErrorReply
 class Dialect(Protocol):
     """How a family of routes words errors and headers."""
 
+    query_names: tuple[str, ...]
+    """Names in the query of its clients that mean nothing here."""
+
     @property
     def error_event(self) -> str | None:
         """Name of the event that ends a stream with an error; None: it has no name."""
@@ -36,6 +39,7 @@ class Dialect(Protocol):
 class OpenAIDialect:
     """The shared headers are OpenAI's."""
 
+    query_names: tuple[str, ...] = ()
     error_event: str | None = None
 
     def error_body(self, error: ErrorReply, request_id: str) -> bytes:

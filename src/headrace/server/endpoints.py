@@ -26,6 +26,7 @@ from headrace.server.call_scope import (
     REQUEST_ID,
     ROOM,
     TRACE,
+    UNREAD,
 )
 from headrace.server.dialect import Dialect
 from headrace.server.end_user_of import end_user_of
@@ -54,6 +55,7 @@ class ReportEndpoint:
         self._services, self._report = services, report
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[UNREAD] += _query_names(scope)
         await send_json(self._report(self._services), send)
 
 
@@ -113,6 +115,7 @@ class InferenceEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services = self._services
         headers = scope[HEADERS]
+        scope[UNREAD] += [n for n in _query_names(scope) if n not in self._dialect.query_names]
         name = read_name(headers, scope[CALLER], scope["path"])
         facts = CallFacts(
             scope[REQUEST_ID],
@@ -191,6 +194,11 @@ class InferenceEndpoint:
             if lifetime.is_closing:
                 raise stopping_error() from None
             raise
+
+
+def _query_names(scope: Scope) -> list[str]:
+    """Of a route that reads no query."""
+    return list(QueryParams(scope["query_string"]))
 
 
 async def _run_until_left(

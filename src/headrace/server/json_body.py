@@ -29,6 +29,7 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _HALF_PAIR = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?:[^\\]|\\[^u])")
 _HALF_PAIR_REASON = "JSON is malformed: unexpected end of escaped utf-16 surrogate pair"
 _TAIL_BYTES = 12
+_CHARSET = re.compile(r'(?:^|;)\s*charset\s*=\s*"?([^";\s]*)')
 _BOM = b"\xef\xbb\xbf"
 # Of objects as large as they come: biases of tokens.
 _NAMES_PER_OBJECT = 8
@@ -37,11 +38,12 @@ _EXCESS_FACTOR = 4
 
 
 def check_content_type(content_type: str | None) -> None:
-    """Accept JSON only: browsers may send other types across sites without asking.
+    """Accept JSON only, in UTF-8: browsers may send other types across sites without asking.
 
     Raises: HttpRefusal 415.
     """
-    kind = (content_type or "").split(";", 1)[0].strip().lower()
+    kind, _, parameters = (content_type or "").lower().partition(";")
+    kind = kind.strip()
     is_json = kind == "application/json" or (
         kind.startswith("application/") and kind.endswith("+json")
     )
@@ -49,6 +51,13 @@ def check_content_type(content_type: str | None) -> None:
         given = repr(kind[:100]) if kind else "missing"
         raise HttpRefusal(
             415, f"Content-Type is {given}; allowed: application/json. Send the body as JSON."
+        )
+
+    charset = next((found for found in _CHARSET.findall(parameters)), "utf-8")
+    if charset not in ("utf-8", "utf8", "us-ascii"):
+        raise HttpRefusal(
+            415,
+            f"The charset of Content-Type is {charset[:100]!r}; allowed: utf-8, as JSON has it.",
         )
 
 

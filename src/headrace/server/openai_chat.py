@@ -177,6 +177,9 @@ def _make_call(
     ignored += ["max_tokens"] if None not in lengths and lengths[0] != lengths[1] else []
     unknown = unknown_names(fields, CHAT_REFUSED) + unknown_in_messages + unknown_in_form
     unknown += [*asked.unknown, *unknown_in_prediction, *names_without_effect(fields, model)]
+    if structured_outputs is not None and asked.choice.mode == "required":
+        is_extra = fields.structured_outputs is not None
+        ignored.append("structured_outputs" if is_extra else "response_format")
     return chat, unknown + unknown_names(form.options, (), "stream_options.") + ignored
 
 

@@ -157,7 +157,18 @@ def parse_messages(
         fields = validate(MessageFields, body, prefix)
         unknown += unknown_names(fields, ("annotations",), prefix)
         parsed.append(_make_message(fields, prefix))
-    return tuple(parsed), unknown
+    return tuple(parsed), unknown + _answers_to_no_call(parsed)
+
+
+def _answers_to_no_call(messages: Sequence[Message]) -> list[str]:
+    """Results of tools that belong to no call before them; templates go by their order alone."""
+    known: set[str] = set()
+    names = []
+    for index, message in enumerate(messages):
+        if message.role == "tool" and message.tool_call_id not in known:
+            names.append(f"messages[{index}].tool_call_id")
+        known |= {call.id for call in message.tool_calls}
+    return names
 
 
 def parse_prediction(body: Mapping[str, Any] | None) -> tuple[str | None, list[str]]:

@@ -113,6 +113,9 @@ async def make_call(
         priority=fields.priority or 0,
         has_effects=body.store,
     )
+    form_at = ""
+    if text.structured_outputs is not None:
+        form_at = "text.format" if fields.structured_outputs is None else "structured_outputs"
     unknown = [
         *unknown_names(fields, RESPONSES_REFUSED),
         *names_without_effect(fields, model),
@@ -121,6 +124,7 @@ async def make_call(
         *unknown_names(options, (), "stream_options."),
         *(unread + unread_names(variables, model)),
         *(["store"] if fields.store and not body.store else []),
+        *([form_at] if form_at and asked.choice.mode == "required" else []),
     ]
     return ResponseCall(
         request=request,
