@@ -217,8 +217,8 @@ _NUMBER_RULES: tuple[_Rule, ...] = (
     ("n", f"1 to {MAX_N}", lambda v: 1 <= v <= MAX_N),
     ("logprobs", f"0 to {MAX_LOGPROBS}", lambda v: 0 <= v <= MAX_LOGPROBS),
     ("prompt_logprobs", f"0 to {MAX_LOGPROBS}", lambda v: 0 <= v <= MAX_LOGPROBS),
-    ("min_tokens", "0 or more", lambda v: v >= 0),
-    ("max_tokens", "0 or more", lambda v: v >= 0),
+    ("min_tokens", "a whole number, 0 or more", lambda v: v >= 0),
+    ("max_tokens", "a whole number, 0 or more", lambda v: v >= 0),
 )
 _INTEGERS = frozenset(
     {"seed", "logprobs", "prompt_logprobs", "max_tokens", "top_k", "n", "min_tokens"}
