@@ -157,7 +157,7 @@ BAD_COMMANDS = (
     usage(
         "--config",
         "{files}/picture.gguf",
-        message="config file is '{files}/picture.gguf'; allowed: YAML text. Byte 1 is not UTF-8.",
+        message="--config is '{files}/picture.gguf'; allowed: YAML text. Byte 1 is not UTF-8.",
     ),
     usage(
         "--config",
@@ -238,7 +238,7 @@ BAD_COMMANDS = (
     usage(
         "--config",
         "{files}/none.yaml",
-        message="config file is '{files}/none.yaml'; allowed: a readable YAML file. No such file or directory.",
+        message="--config is '{files}/none.yaml'; allowed: a readable YAML file. No such file or directory.",
     ),
     usage(
         "--config",

@@ -134,7 +134,7 @@ def test_stdout_on_a_full_disk(qwen05_path: Path) -> None:
         )
     assert result.returncode == 1
     assert result.stderr == (
-        "error: no space left on the disk. Free some, or set HEADRACE_HOME to another disk.\n"
+        "error: stdout cannot be written: no space left where it goes. Send it somewhere else.\n"
     )
 
 

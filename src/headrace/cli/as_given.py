@@ -25,9 +25,17 @@ from headrace.core.errors import (
 
 CONFIG_FLAG = "--config"
 # Flags that say something else than the value of their setting.
-_OTHER_FLAGS = ("--quiet", "--require-key", "--allow-runtime-adapters")
+_OTHER_FLAGS = ("--quiet", "--allow-runtime-adapters")
 # Commands whose help calls a model so.
 _NAMED_BY_NAME = {"pull", "rm"}
+# What help pages call the arguments.
+_ARGUMENTS = {
+    "name": "NAME",
+    "key": "NAME",
+    "budget": "ID",
+    "workload": "WORKLOAD",
+    "price file": "FILE",
+}
 _OF_ENGINES = {field.name for field in fields(EngineConfig)}
 _SHORT = {"--model": "-m"}
 _MODEL_FLAGS = {"--model": "--model", "-m": "--model", "--draft-model": "--draft-model"}
@@ -91,6 +99,10 @@ def _flag_of(param: str | None, arguments: Sequence[str]) -> str | None:
 
 def _written(field: str, arguments: Sequence[str], environ: Mapping[str, str]) -> str:
     """The flag or variable that gave a setting; its own name where there is none."""
+    if field == FILE_FIELD:
+        return CONFIG_FLAG if _is_given(CONFIG_FLAG, arguments) else env.CONFIG_FILE
+    if field in _ARGUMENTS:
+        return _ARGUMENTS[field]
     flag = flag_name(field)
     if _SETTING.fullmatch(field) and flag not in _OTHER_FLAGS and _is_given(flag, arguments):
         return flag

@@ -43,7 +43,7 @@ from headrace.cli.generation import (
     find_model,
 )
 from headrace.cli.interrupts import Interruptible
-from headrace.cli.prompt import not_utf8
+from headrace.cli.prompt import check_text, not_utf8
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.backend import Backend
 from headrace.core.config import DEFAULT_MODEL
@@ -140,6 +140,7 @@ def chat(
     sampling = SamplingParams(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
     )
+    check_text("--system", system or "")
     flags = {
         "engine.memory_bytes": memory,
         "engine.num_threads": threads,

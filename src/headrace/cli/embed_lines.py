@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, TextIO
 
-from headrace.cli.prompt import not_utf8
+from headrace.cli.prompt import check_text, not_utf8
 from headrace.core.errors import ConfigError
 from headrace.core.frozen import frozen
 
@@ -40,7 +40,9 @@ def read_inputs(
     while reading, for a line that is wrong or empty, and where there is none.
     """
     if texts:
-        return iter([_filled(InputLine(text, f"text {n}")) for n, text in enumerate(texts, 1)])
+        for number, text in enumerate(texts, 1):
+            check_text(f"TEXT {number}", text)
+        return iter([_filled(InputLine(text, f"TEXT {n}")) for n, text in enumerate(texts, 1)])
     if file is not None:
         try:
             source: IO[bytes] = file.open("rb")

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from headrace.core.config import Config
+from headrace.core.engine_config import MAX_CONTEXT_TOKENS
 from headrace.core.errors import ConfigError, ModelNotFound
 from headrace.hub.model_store import ModelStore
 
@@ -176,8 +177,9 @@ NoPullOption = Annotated[
 
 def check_max_tokens(max_tokens: int | None) -> None:
     """Raises: ConfigError."""
-    if max_tokens is not None and max_tokens < 1:
-        raise ConfigError("--max-tokens", max_tokens, "1 or more")
+    if max_tokens is not None and not 1 <= max_tokens <= MAX_CONTEXT_TOKENS:
+        allowed = "1 or more" if max_tokens < 1 else f"at most {MAX_CONTEXT_TOKENS}"
+        raise ConfigError("--max-tokens", max_tokens, allowed)
 
 
 def find_model(config: Config, model: str, *, may_pull: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _AS_THE_TEMPLATE = "leave it out: calls and reasoning are read as the model's template writes them"
 _NO_PIPELINE = "--tensor-parallel-size N divides a model over N GPUs of one machine"
+_ONE_DEVICE = "leave it out: a model is on one device as a whole"
 
 FLAGS = {
     "--api-key": "`headrace keys create NAME` makes a key, also while the server runs",
@@ -18,8 +19,17 @@ FLAGS = {
     "-m": "the model is an argument: headrace serve FILE",
     "-c": "--max-model-len N, for each request",
     "--ctx-size": "--max-model-len N, for each request",
-    "-n": "for -np N it is --max-num-seqs N",  # short flags are read one by one
+    "-n": "--default-max-tokens N",
+    "-np": "--max-num-seqs N",
     "--parallel": "--max-num-seqs N",
     "-t": "--threads N",
+    "-ngl": _ONE_DEVICE,
+    "--gpu-layers": _ONE_DEVICE,
+    "--n-gpu-layers": _ONE_DEVICE,
+    "--tp": "--tensor-parallel-size N",
+    "-tp": "--tensor-parallel-size N",
+    "--dtype": "leave it out: weights stay as their file has them",
+    "--trust-remote-code": "leave it out: a model's own code is never run",
+    "--enforce-eager": "engine.eager: true in the file of --config",
 }
 """What `headrace serve` has in their place; docs/guides/serve.md says so too."""

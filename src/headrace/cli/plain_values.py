@@ -9,6 +9,7 @@ is changed but that.
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -46,6 +47,27 @@ class _PlainValues:
                 parameter.get_runtime_param = lambda plain=plain: plain
         return parameters
 
+    def make_parser(self, ctx: Any) -> Any:
+        """The parser, which refuses a second value of a flag that has one: the first had no effect.
+
+        Raises: ConfigError, when it parses.
+        """
+        parser: Any = super().make_parser(ctx)  # type: ignore[misc]
+        parse = parser.parse_args
+
+        def parse_once(args: list[str]) -> Any:
+            found = parse(args)
+            for parameter, times in Counter(found[2]).items():
+                is_single = parameter.param_type_name == "option" and not parameter.multiple
+                if times > 1 and is_single and not parameter.is_flag:
+                    load = importlib.import_module("headrace.config.load")
+                    name = max(parameter.opts, key=len)
+                    raise load.SettingNameError(name, f"given {times} times", "one value")
+            return found
+
+        parser.parse_args = parse_once
+        return parser
+
 
 def _find_reader(kind: Any) -> _Reader | None:
     """What reads a plain type, an enumeration or a Literal of texts; None for other types."""
@@ -72,15 +94,19 @@ class ServeCommand(PlainCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Raises: the usage error of the library, with the way of headrace."""
+        words = [word.partition("=")[0] for word in args]
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
             flags = importlib.import_module("headrace.cli.other_servers").FLAGS
-            here = flags.get(getattr(error, "option_name", None))
+            named = getattr(error, "option_name", None) or "?"
+            if not named.startswith("--"):
+                # Short flags are read letter by letter, and others have longer ones.
+                named = next((w for w in words if w in flags and w.startswith(named)), named)
+            here = flags.get(named)
             if here is not None and hasattr(error, "possibilities"):
                 error.possibilities = None
-                text = f"No such option: {error.option_name}. Here: {here}."  # type: ignore[attr-defined]
-                error.message = text  # type: ignore[attr-defined]
+                error.message = f"No such option: {named}. Here: {here}."  # type: ignore[attr-defined]
             raise
 
 

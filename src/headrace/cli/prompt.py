@@ -39,12 +39,21 @@ def read_prompt(
         text = "" if stdin is None else _read_text(stdin)
     else:
         text = str(given)
+        check_text("PROMPT", text)
         piped = _read_piped(stdin, note, silence_s) if text.strip() else ""
         if piped.strip():
             text = f"{text}\n\n{piped}"
     if not text.strip():
         raise ConfigError("PROMPT", text, "a text that is not empty")
     return text
+
+
+def check_text(name: str, text: str) -> None:
+    """Raises: ConfigError for an argument whose bytes are no text."""
+    try:
+        os.fsencode(text).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise not_utf8(error, source=name) from None
 
 
 def not_utf8(error: UnicodeDecodeError, where: str = "", source: str = "stdin") -> ConfigError:

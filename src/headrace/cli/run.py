@@ -31,7 +31,7 @@ from headrace.cli.generation import (
     check_max_tokens,
     find_model,
 )
-from headrace.cli.prompt import read_prompt
+from headrace.cli.prompt import check_text, read_prompt
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_MODEL
 from headrace.core.request import SamplingParams
@@ -95,6 +95,8 @@ def run(
         seed=seed,
         stop=stop[0] if stop and len(stop) == 1 else tuple(stop or ()),  # as given, for errors
     )
+    for flag, given in (("--system", system), *(("--stop", each) for each in stop or ())):
+        check_text(flag, given or "")
     text = read_prompt(prompt, sys.stdin, _ignore if quiet else _note)
     flags = {
         "engine.memory_bytes": memory,

@@ -33,6 +33,7 @@ from headrace.config.env import read_secret
 from headrace.core.config import DEFAULT_MODEL, Config
 from headrace.core.errors import ConfigError, HeadraceError, ModelNotFound
 from headrace.core.process_name import SERVER, name_process
+from headrace.core.units import format_bytes
 from headrace.hub.model_store import ModelStore
 from headrace.launch.engine_start import start_engine
 from headrace.server.listener import listen
@@ -233,6 +234,7 @@ def serve(
     config = load_config(config_file, flags, is_server=True)
     models = _models_of(config, models or [])
     _check_keys(config)
+    _check_adapter_room(config)
     certificate = load_certificate(config.server)
     # The address is taken before anything slow, so that a port in use is known at once.
     listener = _listen(config, models, may_pull=not no_pull)
@@ -313,6 +315,20 @@ def _check_keys(config: Config) -> None:
     for upstream in config.routing.upstreams if config.routing is not None else ():
         if upstream.key_variable is not None:
             read_secret(upstream.key_variable, os.environ, f"upstreams.{upstream.name}.api_key")
+
+
+def _check_adapter_room(config: Config) -> None:
+    """Raises: ConfigError for memory that no adapter can come to use."""
+    engine = config.engine
+    has_adapters = config.server.allow_runtime_adapters or engine.adapters
+    if engine.adapter_memory_bytes and not has_adapters:
+        raise ConfigError(
+            "engine.adapter_memory_bytes",
+            format_bytes(engine.adapter_memory_bytes),
+            "nothing without adapters",
+            "Name one with --lora NAME=PATH, allow them with --allow-runtime-adapters, or leave "
+            "it out.",
+        )
 
 
 def _check_template(config: Config, models: list[str]) -> None:

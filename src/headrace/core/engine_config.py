@@ -33,6 +33,8 @@ QueuePolicy = Literal["fair", "fcfs", "priority"]
 MAX_RANKS = 64
 MIN_MEMORY_BYTES = 64 * 1024**2
 MAX_PAST_TOKENS = 2**22
+MAX_CONTEXT_TOKENS = 2**24
+"""More than any model has."""
 DEFAULT_ADAPTER_MEMORY_BYTES = 256 * 1024**2
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 
@@ -144,7 +146,9 @@ class EngineConfig:
         check_choice("engine.quantization", self.quantization, get_args(Quantization))
         check_choice("engine.encoder_dtype", self.encoder_dtype, get_args(EncoderDtype))
         check_choice("engine.block_size", self.block_size, (32, 64, 128))
-        check_integer("engine.max_model_len", self.max_model_len, 1, 2**24, is_optional=True)
+        check_integer(
+            "engine.max_model_len", self.max_model_len, 1, MAX_CONTEXT_TOKENS, is_optional=True
+        )
         check_integer("engine.max_num_seqs", self.max_num_seqs, 1, 4096)
         check_integer("engine.max_num_batched_tokens", self.max_num_batched_tokens, 1, 65536)
         mixed = self.max_mixed_prompt_tokens

@@ -114,4 +114,6 @@ def test_what_lies_inside_a_part_of_the_file_is_in_the_file(field: str, tmp_path
 
 def test_a_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
     error = ConfigError("config file", "gone.yaml", "a readable YAML file")
-    assert told(error, ["run", "--config", "gone.yaml"]) == error.message
+    words = "is 'gone.yaml'; allowed: a readable YAML file."
+    assert told(error, ["run", "--config", "gone.yaml"]) == f"--config {words}"
+    assert told(error, ["run"], HEADRACE_CONFIG="gone.yaml") == f"HEADRACE_CONFIG {words}"

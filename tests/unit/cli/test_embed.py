@@ -138,7 +138,7 @@ def test_an_empty_argument_is_named_before_a_model_is_loaded(folder: Path) -> No
     """As the server does."""
     done = embed(folder / "none", "cat", "")
     assert done.returncode == 2 and done.stdout == ""
-    assert "text 2 is ''; allowed: a text that is not empty. Leave it out" in done.stderr
+    assert "TEXT 2 is ''; allowed: a text that is not empty. Leave it out" in done.stderr
 
 
 def test_bytes_that_are_no_text() -> None:

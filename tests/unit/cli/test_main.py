@@ -130,7 +130,7 @@ def test_flags_of_other_servers_are_in_the_guide_and_not_our_own() -> None:
         (
             ["pull", "gemma3:270m", "--config", "/none.yaml"],
             2,
-            "error: config file is '/none.yaml'",
+            "error: --config is '/none.yaml'",
         ),
         (["rm", "--yes", "nonsense"], 1, "error: The model 'nonsense' does not exist here."),
         (["rm", "--yes", "gemma3:270m"], 1, "error: The model 'gemma3:270m' does not exist here."),
@@ -141,7 +141,27 @@ def test_flags_of_other_servers_are_in_the_guide_and_not_our_own() -> None:
         (["serve", "m", "--tensor-parallel-size", "2"], 2, "--tensor-parallel-size is 2; allowed"),
         (["serve", "--api-key", "x"], 2, "--api-key. Here: `headrace keys create NAME` makes a"),
         (["serve", "-c", "4096"], 2, "No such option: -c. Here: --max-model-len N, for each"),
-        (["serve", "-np", "2"], 2, "Here: for -np N it is --max-num-seqs N."),
+        (["serve", "-np", "2"], 2, "No such option: -np. Here: --max-num-seqs N."),
+        (["serve", "-ngl", "99"], 2, "No such option: -ngl. Here: leave it out: a model is on"),
+        (["serve", "--tp", "2"], 2, "No such option: --tp. Here: --tensor-parallel-size N."),
+        (["serve", "-n", "9"], 2, "No such option: -n. Here: --default-max-tokens N."),
+        (
+            ["serve", "--adapter-memory", "1GiB"],
+            2,
+            "--adapter-memory is '1.0 GiB'; allowed: no",
+        ),
+        (["serve", "--require-key"], 2, "--require-key is true; allowed: true once there is"),
+        (
+            ["run", "hi", "--seed", "1", "--seed=2"],
+            2,
+            "--seed is given 2 times; allowed: one va",
+        ),
+        (["run", "\udcff\udcfe"], 2, "PROMPT is '\\xff\\xfe'; allowed: text in UTF-8. Byte 0, "),
+        (["run", "hi", "--system", "a\udcff"], 2, "error: --system is 'a\\xff'; allowed: text in"),
+        (["embed", "a", "b\udcff"], 2, "error: TEXT 2 is 'b\\xff'; allowed: text in UTF-8."),
+        (["run", "hi", "--max-tokens", "9" * 20], 2, "--max-tokens is 99999999999999999999; allo"),
+        (["keys", "create", ""], 2, "error: NAME is ''; allowed: 1 to 64 printable characters"),
+        (["pull", "/dev/null"], 1, "/dev/null is neither a file nor a folder."),
     ],
 )
 def test_failures_are_one_line_and_an_exit_code(
