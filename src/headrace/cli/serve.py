@@ -153,6 +153,14 @@ def serve(
             "may be repeated. Default: none.",
         ),
     ] = None,
+    unknown_fields: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE",
+            help="What has no effect in a request, such as a misspelt field: warn names it in a "
+            "header, error refuses the request. Default: warn.",
+        ),
+    ] = None,
     log_format: Annotated[
         str | None,
         typer.Option(
@@ -208,6 +216,7 @@ def serve(
         "server.ssl_certfile": ssl_certfile,
         "server.ssl_keyfile": ssl_keyfile,
         "server.cors_origins": tuple(cors_origin) if cors_origin else None,
+        "server.unknown_fields": unknown_fields,
         "server.log_format": log_format,
         "server.otlp_endpoint": otlp_endpoint,
         "store.database_url": database,

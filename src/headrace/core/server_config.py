@@ -23,6 +23,7 @@ from headrace.core.frozen import frozen
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 UnreadParameters = Literal["error", "warn"]
+UnknownFields = Literal["warn", "error"]
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 _ENDPOINT = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?(?<!/v1/traces)")
@@ -47,6 +48,9 @@ class ServerConfig:
         unread_parameters: `reasoning_effort`, `verbosity` and `thinking`, where the model's chat
             template does not read them: `error` refuses the request; `warn` answers without, and
             names them in the header `x-headrace-warnings` and in the log.
+        unknown_fields: fields of a request that nobody defines or that have no effect, and names in
+            the query of a route that runs a model: `warn` names them in the header
+            `x-headrace-warnings` and in the log; `error` refuses the request.
         body_timeout_s: a request body that has not arrived by then is refused.
         request_timeout_s: an answer that is not complete by then is stopped.
         heartbeat_s: a stream that has nothing to say that long sends a comment line.
@@ -91,6 +95,7 @@ class ServerConfig:
     max_json_objects: int = 32_768
     max_prompts: int = 256
     unread_parameters: UnreadParameters = "error"
+    unknown_fields: UnknownFields = "warn"
     body_timeout_s: float = 30.0
     request_timeout_s: float = 3600.0
     heartbeat_s: float = 5.0
@@ -141,6 +146,7 @@ class ServerConfig:
         check_integer("server.max_prompts", self.max_prompts, 1, 2**16)
         unread = self.unread_parameters
         check_choice("server.unread_parameters", unread, get_args(UnreadParameters))
+        check_choice("server.unknown_fields", self.unknown_fields, get_args(UnknownFields))
         check_number("server.body_timeout_s", self.body_timeout_s, 0.1, 3600.0)
         check_number("server.request_timeout_s", self.request_timeout_s, 0.1, 2**24)
         check_number("server.heartbeat_s", self.heartbeat_s, 0.01, 3600.0)

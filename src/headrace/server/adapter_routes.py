@@ -25,7 +25,7 @@ from headrace.server.generation_schema import Strict, allowed, unknown_names, va
 from headrace.server.json_body import read_json_object
 from headrace.server.openai_models import describe_model
 from headrace.server.origins import check_page
-from headrace.server.replies import JsonReply, warning_headers
+from headrace.server.replies import JsonReply
 from headrace.server.services import Services, Visit
 
 _NAME = "a name of letters, digits and . _ : / -, which begins with a letter or digit"
@@ -62,6 +62,7 @@ async def load_adapter(services: Services, visit: Visit) -> JsonReply:
     control = _control(services, visit)
     body = await read_json_object(visit.receive, visit.headers, services.config, visit.share)
     fields = validate(LoadFields, body)
+    warnings = services.warned(unknown_names(fields, ()))
     name, base = fields.lora_name, fields.base_model_name
     if not ADAPTER_NAME.fullmatch(name):
         raise InvalidParameter("lora_name", name, _NAME)
@@ -79,7 +80,6 @@ async def load_adapter(services: Services, visit: Visit) -> JsonReply:
     except (ModelFileError, OutOfMemory) as error:
         code = "out_of_memory" if isinstance(error, OutOfMemory) else "invalid_adapter"
         raise RequestError(error.message, "lora_path", code) from None
-    warnings = warning_headers(unknown_names(fields, ()))
     return JsonReply(msgspec.json.encode(describe_model(services, name, info)), headers=warnings)
 
 
@@ -91,6 +91,7 @@ async def unload_adapter(services: Services, visit: Visit) -> JsonReply:
     control = _control(services, visit)
     body = await read_json_object(visit.receive, visit.headers, services.config, visit.share)
     fields = validate(UnloadFields, body)
+    warnings = services.warned(unknown_names(fields, ()))
     try:
         await control.unload_adapter(fields.lora_name)
     except ModelNotFound:
@@ -98,9 +99,7 @@ async def unload_adapter(services: Services, visit: Visit) -> JsonReply:
         known = [name for name, info in models.items() if info.parent is not None]
         raise _AdapterNotFound(fields.lora_name, known, fields.lora_name in models) from None
     removed = {"id": fields.lora_name, "object": "model", "deleted": True}
-    return JsonReply(
-        msgspec.json.encode(removed), headers=warning_headers(unknown_names(fields, ()))
-    )
+    return JsonReply(msgspec.json.encode(removed), headers=warnings)
 
 
 def _control(services: Services, visit: Visit) -> AdapterControl:

@@ -40,7 +40,7 @@ from headrace.server.error_responses import worded
 from headrace.server.generation_schema import refuse_unsupported, validate
 from headrace.server.openai_payloads import encode
 from headrace.server.output_merge import Batches, open_batches
-from headrace.server.replies import EventReply, JsonReply, warning_headers
+from headrace.server.replies import EventReply, JsonReply
 from headrace.server.request_ids import engine_request_id, message_id
 from headrace.server.services import Call, Services
 from headrace.server.sse import HEARTBEAT, named_frame
@@ -100,7 +100,7 @@ async def create_message(services: Services, call: Call) -> JsonReply | EventRep
     message = MessageCall(request, words, prompt.wire_names, call.notes)
     call.notes.begin("/v1/messages", call.body, [request], has_server_length=False)
     call.notes.keeps_tokens |= bool(fields.return_token_ids)
-    headers = warning_headers(prompt.ignored) | call.notes.headers(build)
+    headers = services.warned(prompt.ignored) | call.notes.headers(build)
     if fields.stream:
         return EventReply(_stream(services, message), headers)
     return JsonReply(encode(await _complete(services, message)), headers=headers)
@@ -118,7 +118,7 @@ async def count_message_tokens(services: Services, call: Call) -> JsonReply:
     request = _make_request("count", model, prompt, SamplingParams())
     with worded(prompt.wire_names):
         token_ids = await services.backend.text(model.name).encode(request)
-    headers = warning_headers(prompt.ignored)
+    headers = services.warned(prompt.ignored)
     return JsonReply(encode(TokenCount(len(token_ids))), headers=headers)
 
 

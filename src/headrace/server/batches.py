@@ -21,7 +21,7 @@ from headrace.server.files import check_expiry, encode_list, read_limit, unread_
 from headrace.server.generation_schema import Strict, allowed, unknown_names, validate
 from headrace.server.json_body import read_json_object
 from headrace.server.origins import check_page
-from headrace.server.replies import JsonReply, warning_headers
+from headrace.server.replies import JsonReply
 from headrace.server.services import Services, Visit
 
 WINDOW, WINDOW_S = "24h", 24 * 3600
@@ -111,6 +111,7 @@ class BatchRoutes:
         body = await read_json_object(visit.receive, visit.headers, services.config, visit.share)
         fields = validate(BatchFields, body)
         self._check(fields)
+        warnings = services.warned(unknown_names(fields, ()))
         new = NewBatch(
             tenant=visit.caller.tenant,
             key_id=visit.caller.key_id,
@@ -123,7 +124,7 @@ class BatchRoutes:
         batches = (await services.open_storage()).batches
         record = await asyncio.to_thread(batches.create, new, services.config.max_tenant_batches)
         services.batch_news.set()
-        return JsonReply(_encode(record), headers=warning_headers(unknown_names(fields, ())))
+        return JsonReply(_encode(record), headers=warnings)
 
     async def list(self, services: Services, visit: Visit) -> JsonReply:
         """The caller's batches, the newest first."""

@@ -115,7 +115,9 @@ class InferenceEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services = self._services
         headers = scope[HEADERS]
-        scope[UNREAD] += [n for n in _query_names(scope) if n not in self._dialect.query_names]
+        unread = [n for n in _query_names(scope) if n not in self._dialect.query_names]
+        services.warned(unread)
+        scope[UNREAD] += unread
         name = read_name(headers, scope[CALLER], scope["path"])
         facts = CallFacts(
             scope[REQUEST_ID],

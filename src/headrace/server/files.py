@@ -69,13 +69,13 @@ async def create_file(services: Services, visit: Visit) -> JsonReply:
         try:
             await read_upload(visit.receive, visit.headers, services.config, upload)
             new = _read_form(upload, visit.caller.tenant)
+            warnings = services.warned([name for name in upload.fields if name not in _KNOWN])
             record = await asyncio.to_thread(
                 files.add, upload.writer, new, services.config.max_tenant_file_bytes
             )
         finally:
             await asyncio.to_thread(upload.writer.discard)
-    unknown = [name for name in upload.fields if name not in _KNOWN]
-    return JsonReply(_encode(record), headers=warning_headers(unknown))
+    return JsonReply(_encode(record), headers=warnings)
 
 
 @contextmanager

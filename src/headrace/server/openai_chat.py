@@ -66,7 +66,7 @@ from headrace.server.openai_payloads import (
     make_usage,
 )
 from headrace.server.output_merge import Batches, open_batches
-from headrace.server.replies import EventReply, JsonReply, warning_headers
+from headrace.server.replies import EventReply, JsonReply
 from headrace.server.request_ids import engine_request_id
 from headrace.server.services import Call, Services
 from headrace.server.sse import DONE, HEARTBEAT, frame
@@ -122,7 +122,7 @@ async def create_chat_completion(services: Services, call: Call) -> JsonReply | 
     chat, unknown = _make_call(services, model, fields, call.notes)
     has_server_length = services.config.default_max_tokens is not None
     call.notes.begin("/v1/chat/completions", call.body, [chat.request], has_server_length)
-    headers = warning_headers(unknown) | call.notes.headers(chat.build)
+    headers = services.warned(unknown) | call.notes.headers(chat.build)
     if fields.stream:
         return EventReply(_stream(services, chat), headers)
     return JsonReply(encode(await _complete(services, chat)), headers=headers)

@@ -31,7 +31,7 @@ from headrace.server.openai_embeddings_schema import (
 )
 from headrace.server.openai_payloads import check_delta, encode
 from headrace.server.output_merge import open_batches
-from headrace.server.replies import JsonReply, warning_headers
+from headrace.server.replies import JsonReply
 from headrace.server.request_ids import engine_request_id, response_id
 from headrace.server.services import Call, Services
 
@@ -67,6 +67,7 @@ async def create_embeddings(services: Services, call: Call) -> JsonReply:
     refuse_unsupported(call.body, EMBEDDINGS_REFUSED, EMBEDDINGS_NEUTRAL)
     fields = validate(EmbeddingFields, call.body)
     model = services.find_model(fields.model)
+    headers = services.warned(unknown_names(fields, EMBEDDINGS_REFUSED))
     if model.vector_size:  # what gives no vectors says so itself
         check_dimensions(fields, model.vector_size)
     check_truncation_side(fields, model)
@@ -78,7 +79,6 @@ async def create_embeddings(services: Services, call: Call) -> JsonReply:
         data.append(EmbeddingBody(len(data), word_vector(vector, fields)))
         num_tokens += usage.input_tokens
     body = EmbeddingList(data, fields.model, EmbeddingUsage(num_tokens, num_tokens))
-    headers = warning_headers(unknown_names(fields, EMBEDDINGS_REFUSED))
     return JsonReply(encode(body), headers=headers)
 
 

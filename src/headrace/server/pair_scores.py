@@ -31,7 +31,7 @@ from headrace.server.pair_scores_schema import (
     read_pairs,
     score_names,
 )
-from headrace.server.replies import JsonReply, warning_headers
+from headrace.server.replies import JsonReply
 from headrace.server.request_ids import engine_request_id, response_id
 from headrace.server.services import Call, Services
 
@@ -99,6 +99,7 @@ async def create_scores(services: Services, call: Call) -> JsonReply:
     refuse_unsupported(call.body, PAIRS_REFUSED, {})
     fields = validate(ScoreFields, call.body)
     model = services.find_model(fields.model)
+    headers = services.warned(unknown_names(fields, PAIRS_REFUSED))
     pairs = read_pairs(fields)
     scores, usage = await _score(
         services, model, fields, _prompted(model, pairs), score_names(fields)
@@ -106,7 +107,7 @@ async def create_scores(services: Services, call: Call) -> JsonReply:
     data = [Score(index, score) for index, score in enumerate(scores)]
     created = int(services.clock.unix_s())
     body = ScoreList(response_id("score", None), created, fields.model, data, usage)
-    return _reply(body, fields)
+    return JsonReply(encode(body), headers=headers)
 
 
 async def create_ranking(services: Services, call: Call) -> JsonReply:
@@ -118,6 +119,7 @@ async def create_ranking(services: Services, call: Call) -> JsonReply:
     if not fields.query:
         raise RequestError("query is empty; give a text.", "query", "invalid_value")
     model = services.find_model(fields.model)
+    headers = services.warned(unknown_names(fields, PAIRS_REFUSED))
     documents = read_documents(fields.documents)
     pairs = [(fields.query, document) for document in documents]
     names = [("query", f"documents[{index}]") for index in range(len(documents))]
@@ -130,7 +132,8 @@ async def create_ranking(services: Services, call: Call) -> JsonReply:
         Rank(index, scores[index], Document(documents[index]) if shows else None)
         for index in order[: fields.top_n]
     ]
-    return _reply(Ranking(response_id("rerank", None), fields.model, usage, results), fields)
+    body = Ranking(response_id("rerank", None), fields.model, usage, results)
+    return JsonReply(encode(body), headers=headers)
 
 
 async def create_classes(services: Services, call: Call) -> JsonReply:
@@ -141,6 +144,7 @@ async def create_classes(services: Services, call: Call) -> JsonReply:
     refuse_unsupported(call.body, PAIRS_REFUSED, {})
     fields = validate(ClassifyFields, call.body)
     model = services.find_model(fields.model)
+    headers = services.warned(unknown_names(fields, PAIRS_REFUSED))
     if model.kind != "classify":
         hint = "The structured output choice of POST /v1/chat/completions lets a chat model choose."
         raise _unfit(model, "has no classes", hint)
@@ -154,7 +158,7 @@ async def create_classes(services: Services, call: Call) -> JsonReply:
         data.append(Classes(index, model.labels[best], scores, len(scores)))
     created = int(services.clock.unix_s())
     body = ClassList(response_id("classify", None), created, fields.model, data, usage)
-    return _reply(body, fields)
+    return JsonReply(encode(body), headers=headers)
 
 
 def _prompted(
@@ -256,7 +260,3 @@ def _cosine(first: Vector, second: Vector) -> float:
 
 def _unfit(model: ModelInfo, what: str, hint: str) -> RequestError:
     return RequestError(f"{model.name} {what}. {hint}", "model", "model_not_supported")
-
-
-def _reply(body: msgspec.Struct, fields: Fields) -> JsonReply:
-    return JsonReply(encode(body), headers=warning_headers(unknown_names(fields, PAIRS_REFUSED)))

@@ -37,7 +37,6 @@ from headrace.server.openai_responses_schema import (
     read_reasoning,
     read_text,
 )
-from headrace.server.replies import warning_headers
 from headrace.server.request_ids import engine_request_id
 from headrace.server.response_events import ResponseWriter, Shown
 from headrace.server.response_items import (
@@ -136,7 +135,7 @@ async def make_call(
         request_id=call.request_id,
         wire_names=names,
         notes=call.notes,
-        headers=warning_headers(unknown),
+        headers=services.warned(unknown),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from headrace.core.backend import Backend, ModelInfo
 from headrace.core.batches import BatchStore
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import ServerConfig
-from headrace.core.errors import CapacityError, ModelNotFound
+from headrace.core.errors import CapacityError, ModelNotFound, RequestError
 from headrace.core.files import FileStore
 from headrace.core.frozen import frozen
 from headrace.core.receipt import ModelBuild
@@ -32,6 +32,7 @@ from headrace.server.error_responses import HttpRefusal
 from headrace.server.first_answers import FirstAnswers
 from headrace.server.kept_responses import KeptResponses
 from headrace.server.lifetime import Lifetime
+from headrace.server.replies import warning_headers
 from headrace.server.response_runs import ResponseRuns
 
 NOT_READY_RETRY_AFTER_S = 5.0
@@ -114,6 +115,21 @@ class Services:
     first_answers: FirstAnswers = field(default_factory=FirstAnswers)
     facts: ServerFacts = field(default_factory=ServerFacts)
     bodies: BodyRoom = field(default_factory=BodyRoom)
+
+    def warned(self, names: Sequence[str]) -> dict[str, str]:
+        """The header that names what of a request has no effect.
+
+        Raises: RequestError where the setting `unknown_fields` is error.
+        """
+        if names and self.config.unknown_fields == "error":
+            name = names[0][:100]
+            raise RequestError(
+                f"{name} has no effect here; allowed: what is read, for unknown_fields of this "
+                "server is error. See how it is spelt, or leave it out.",
+                name,
+                "unknown_parameter",
+            )
+        return warning_headers(names)
 
     def models(self) -> dict[str, ModelInfo]:
         """Served names and their models, the default one first.

@@ -24,7 +24,7 @@ from headrace.server.generation_schema import (
     validate,
 )
 from headrace.server.openai_chat_schema import is_continuation, parse_messages
-from headrace.server.replies import JsonReply, warning_headers
+from headrace.server.replies import JsonReply
 from headrace.server.services import Call, Services
 from headrace.server.tool_schema import read_tools
 
@@ -73,11 +73,12 @@ async def tokenize(services: Services, call: Call) -> JsonReply:
     fields = validate(TokenizeFields, call.body)
     model = _find_model(services, fields.model)
     request, unknown = _make_request(fields, model)
+    headers = services.warned(unknown)
     text = services.backend.text(model.name)
     token_ids = await text.encode(request)
     token_texts = await text.token_texts(token_ids) if fields.return_token_strs else None
     body = Tokens(len(token_ids), model.max_model_len, token_ids, token_texts)
-    return JsonReply(msgspec.json.encode(body), headers=warning_headers(unknown))
+    return JsonReply(msgspec.json.encode(body), headers=headers)
 
 
 async def detokenize(services: Services, call: Call) -> JsonReply:
@@ -87,9 +88,9 @@ async def detokenize(services: Services, call: Call) -> JsonReply:
     """
     fields = validate(DetokenizeFields, call.body)
     model = _find_model(services, fields.model)
+    headers = services.warned(unknown_names(fields, ()))
     with worded({"token_ids": "tokens"}):
         text = await services.backend.text(model.name).decode(fields.tokens)
-    headers = warning_headers(unknown_names(fields, ()))
     return JsonReply(msgspec.json.encode({"prompt": text}), headers=headers)
 
 
