@@ -285,12 +285,18 @@ static ReadNext read_first(const AttentionArgs* args, const AttentionItem& item,
   return read_next(place, from, to);
 }
 
+// `next` follows, perhaps in the worker's next chunk. `is_first`: nothing has asked for the item's
+// first split, or a chunk before has, which does not show.
 static void attend_item(const AttentionArgs* args, const AttentionItem& item,
-                        const AttentionItem* next, const AttentionScratch& scratch) {
+                        const AttentionItem* next, bool is_first, const AttentionScratch& scratch) {
   const int num_rows = item.row_end - item.row_begin, size = scratch.padded_size;
   const bool is_whole = item.parts < 0;
   AttentionPlace place = item_place(args, item);
   begin_rows(num_rows);
+  if (is_first) {
+    const int begin = is_whole ? 0 : item.split_begin;
+    fetch_places(read_first(args, item, begin, begin + 1), 0);
+  }
   const VisibleKeys keys = load_rows(args, item, scratch);
   if (num_rows > kRowsThatWiden) {
     place.split_keys = scratch.keys;
@@ -330,8 +336,8 @@ static void attention(const AttentionArgs* args, const Work* work) {
   const int size = padded_head_size(args->layer.head_size);
   const AttentionScratch scratch = place_scratch(work->scratch, size);
   for (int64_t i = work->begin; i < work->end; i++) {
-    const AttentionItem* next = i + 1 < work->end ? &args->items[i + 1] : nullptr;
-    attend_item(args, args->items[i], next, scratch);
+    const AttentionItem* next = i + 1 < work->next_end ? &args->items[i + 1] : nullptr;
+    attend_item(args, args->items[i], next, i == work->begin, scratch);
   }
   end_attention();
 }
