@@ -138,7 +138,8 @@ def peers() -> str:
         [
             *lines,
             "",
-            f"Medians of rounds of pairs, with the lowest and the highest ratio. {where}Records: "
+            "Medians of rounds of pairs, with the lowest and the highest ratio; of a peer that "
+            f"ran in one round, that round. {where}Records: "
             f"{', '.join(f'`{name}`' for name in files)}; `make bench-peers` repeats it, "
             "[docs/guides/peers.md](docs/guides/peers.md) says how.",
         ]
@@ -146,11 +147,13 @@ def peers() -> str:
 
 
 def peer_columns(cell: dict[str, Any], num_rounds: int) -> str:
-    """Says in how many rounds the two met where it was not in all."""
+    """Says in how many rounds the two met where it was not in all; one has no median."""
     best = next(each for each in cell["standings"] if each["engine"] == cell["best"])
     spread = f"{best['lowest']:.2f} to {best['highest']:.2f}"
-    if best["rounds"] < num_rounds:
-        spread = f"{best['rounds']} of {num_rounds} rounds"
+    if best["rounds"] == 1 < num_rounds:
+        spread = "one round, no median"
+    elif best["rounds"] < num_rounds:
+        spread += f", {best['rounds']} of {num_rounds} rounds"
     return (
         f"{number(best['ours'])} | {number(best['theirs'])} {cell['best']} | {best['ratio']:.2f} "
         f"({spread})"

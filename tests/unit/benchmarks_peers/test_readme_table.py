@@ -42,6 +42,27 @@ def test_it_names_the_best_peer_of_each_cell_and_who_was_not_measured(
     assert "old" not in lines and (lines[0], lines[-1]) == ("before", "after")
 
 
+@pytest.mark.parametrize(
+    ("met", "shown"),
+    [(1, "2.00 (one round, no median)"), (2, "2.05 (2.00 to 2.10, 2 of 3 rounds)")],
+)
+def test_it_says_where_a_peer_was_not_in_every_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, met: int, shown: str
+) -> None:
+    found = Findings({"rounds": 3, "num_threads": 2}, facts={"0.5b": FACTS})
+    found.pairs = [
+        Pair("decode-0.5b", "vllm", number, 40.0, 20.0, ratio, ROOF)
+        for number, ratio in enumerate([2.0, 2.1][:met])
+    ]
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    (results / "2026-01-01-cpu-amx.jsonl").write_text(json.dumps(found.as_json()) + "\n")
+    table = load_script()
+    monkeypatch.setattr(table, "ROOT", tmp_path)
+    (row,) = [line for line in table.peers().splitlines() if line.startswith("| qwen")]
+    assert row.endswith(f"| {shown} |")
+
+
 def test_each_model_comes_from_its_newest_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ WRONG = {
     "--kv-cache-dtype": "fp7",
     "--canary": "shout",
     "--log-format": "xml",
+    "--unknown-fields": "drop",
     "--ledger": "maybe",
     "--cors-origin": "app.example.org",
 }
