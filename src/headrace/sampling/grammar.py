@@ -164,8 +164,10 @@ class GrammarRule:
         if self._matcher is None or token_id in self._compiler.end_token_ids:
             return
         self._token_ids.append(token_id)
-        is_taken = self._matcher.consume_token(token_id)
-        self.is_complete = is_taken and self._matcher.is_stopped()
+        if not self._matcher.consume_token(token_id) and self._matcher.is_error():
+            # Now, not with the next mask: of an answer that is complete there is none.
+            self._follow_again(self._matcher)
+        self.is_complete = self.error is None and self._matcher.is_stopped()
 
     def mask(self) -> UInt32:
         """See LogitsRule."""
@@ -192,15 +194,24 @@ class GrammarRule:
     def take_mask(self, mask: UInt32) -> bool:
         """The next mask was computed; False when it must be tried again."""
         if self._matcher is not None and self._matcher.is_error():
-            if self._is_apart:
-                reason = _reason(self._matcher, self._form)
-                self._fail(f"{self._form.param} could not be followed to its end: {reason}")
-                return True
-            self._is_apart, self._matcher = True, None
-            return False
+            return not self._goes_apart(self._matcher)
         if self._ignores_eos:
             mask = mask & ~self._compiler.end_words
         self._mask = mask[: self._compiler.num_words]
+        return True
+
+    def _follow_again(self, failed: LLMatcher) -> None:
+        matcher = self.start() if self._goes_apart(failed) else None
+        if matcher is not None and matcher.is_error():
+            self._goes_apart(matcher)
+
+    def _goes_apart(self, failed: LLMatcher) -> bool:
+        """Whether the answer is to be followed with a grammar of its own; else it has failed."""
+        if self._is_apart:
+            reason = _reason(failed, self._form)
+            self._fail(f"{self._form.param} could not be followed to its end: {reason}")
+            return False
+        self._is_apart, self._matcher = True, None
         return True
 
     def _fail(self, reason: str) -> None:

@@ -349,6 +349,45 @@ def test_a_limit_of_its_own_fails_an_answer(monkeypatch: pytest.MonkeyPatch) -> 
     assert allowed(rule) == set()
 
 
+def spoil(rule: LogitsRule) -> None:
+    """Have the matcher be at a limit before the next token, as its neighbours can bring it."""
+    matcher = rule._matcher  # type: ignore[attr-defined]
+    assert not matcher.consume_token(ord("!")) and matcher.is_error()
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+@pytest.mark.parametrize("at", range(4))
+def test_a_limit_that_a_token_meets_is_not_this_answers(
+    rules: LogitsRules, at: int, ignore_eos: bool
+) -> None:
+    rule = rules.open(StructuredOutputs(regex="a(b|c)dx"), ignore_eos)
+    for index, byte in enumerate(b"acdx"):
+        rules.begin([rule])
+        assert byte in allowed(rule)
+        if index == at:
+            spoil(rule)
+        rule.append(byte)
+        assert rule.error is None
+        assert rule.is_complete == (index == 3)
+
+
+@pytest.mark.parametrize("at", range(1, 4))
+def test_a_limit_of_its_own_that_a_token_meets_fails_an_answer(rules: LogitsRules, at: int) -> None:
+    rule = rules.open(StructuredOutputs(regex="abcd"))
+    for index, byte in enumerate(b"abcd"[: at + 1]):
+        rules.begin([rule])
+        assert byte in allowed(rule)
+        if index in (0, at):
+            spoil(rule)
+        rule.append(byte)
+    rules.begin([rule])
+    assert allowed(rule) == set()
+    assert not rule.is_complete
+    assert "structured_outputs.regex could not be followed to its end: " in (rule.error or "")
+    other = rules.open(StructuredOutputs(regex="ab"))
+    assert follow(rules, other, b"ab") and other.is_complete
+
+
 def test_what_is_kept_is_bounded() -> None:
     compiler = GrammarCompiler(byte_tokenizer(), VOCAB_SIZE)
     for index in range(grammar.MAX_KEPT + 9):
