@@ -312,3 +312,44 @@ async def test_a_load_that_finds_no_room_is_not_waited_for() -> None:
     adapters.take(AdapterLoaded(sent.load_id, "sha of a", 8, 9))  # type: ignore[union-attr]
     assert (await first).name == "a"
     assert not adapters.are_loading
+
+
+def test_one_file_under_two_names_outlives_the_engine_until_both_are_gone() -> None:
+    kept = KeptAdapters()
+    loads = [LoadAdapter(0, "/0"), LoadAdapter(1, "/0")]
+    for load in loads:
+        kept.send(load)
+        kept.take(AdapterLoaded(load.load_id, "x"))
+    # One name goes: nobody is told, and the next engine has the file.
+    for _ in range(2):
+        assert kept.start_again() == loads
+        for load in loads:
+            kept.take(AdapterLoaded(load.load_id, "x"))
+        assert kept.unloads(()) == []
+    # The other one goes too, and the engine before it has let go.
+    kept.send(UnloadAdapter("x"))
+    kept.start_again()
+    for load in loads:
+        kept.take(AdapterLoaded(load.load_id, "x"))
+    assert kept.unloads({"x"}) == []
+    assert kept.unloads(()) == [UnloadAdapter("x")]
+    kept.take(AdapterUnloaded("x"))
+    assert (kept.start_again(), kept.unloads(()), kept.failed()) == ([], [], [])
+
+
+def test_a_file_that_leaves_stays_for_a_name_that_comes() -> None:
+    kept = KeptAdapters()
+    kept.send(LoadAdapter(0, "/0"))
+    kept.take(AdapterLoaded(0, "x"))
+    kept.send(UnloadAdapter("x"))
+    kept.send(LoadAdapter(1, "/0"))
+    kept.take(AdapterLoaded(1, "x"))
+    assert kept.unloads(()) == []
+    assert LoadAdapter(1, "/0") in kept.start_again()
+    for load_id in range(2):
+        kept.take(AdapterLoaded(load_id, "x"))
+    assert kept.unloads(()) == []
+    kept.send(UnloadAdapter("x"))
+    assert kept.unloads(()) == [UnloadAdapter("x")]
+    kept.take(AdapterUnloaded("x"))
+    assert kept.start_again() == []
