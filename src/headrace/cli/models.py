@@ -18,6 +18,7 @@ from headrace.hub.model_store import ModelStore
 
 # With the other columns this fits 80; longer names are folded, never cut.
 MAX_NAME_COLUMNS = 28
+LEAST_TABLE_COLUMNS = 76
 
 
 @frozen(kw_only=True)
@@ -48,7 +49,12 @@ def models(
     if is_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    open_console().print(_make_table(rows))
+    console = open_console()
+    if console.width < LEAST_TABLE_COLUMNS:
+        for row in rows:
+            typer.echo(_in_lines(row))
+    else:
+        console.print(_make_table(rows))
     if any(row.is_base for row in rows):
         typer.echo("(base): continues text and does not chat; use headrace run --raw", err=True)
     typer.echo(f"Local models are in {config.hub.home / 'models'}", err=True)
@@ -92,6 +98,16 @@ def list_rows(store: ModelStore) -> list[ModelRow]:
 def _shown_name(row: ModelRow) -> str:
     mark = " (default)" if row.is_default else " (base)" if row.is_base else ""
     return row.name + mark
+
+
+def _in_lines(row: ModelRow) -> str:
+    """A model where there is no room for a table."""
+    facts = [format_count(row.num_parameters) if row.num_parameters else None, row.quantization]
+    facts += [format_bytes(row.size_bytes), row.licence, "local" if row.is_local else "not local"]
+    context = f"context {row.context_length}" if row.context_length else None
+    return "\n  ".join(
+        [_shown_name(row), *(fact for fact in [*facts[:3], context, *facts[3:]] if fact)]
+    )
 
 
 def _make_table(rows: list[ModelRow]) -> Table:

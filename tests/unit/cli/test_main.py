@@ -267,6 +267,30 @@ def test_names_stay_whole_on_80_columns(home: Path) -> None:
     os.close(theirs)
 
 
+def test_a_narrow_terminal_shows_every_fact_of_a_model(home: Path) -> None:
+    put_by_hand(home, "own")
+    ours, theirs = pty.openpty()
+    environ = {**os.environ, "HEADRACE_HOME": str(home), "COLUMNS": "40", "TERM": "xterm"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "headrace", "models"],
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        env=environ,
+    ) as process:
+        shown = ""
+        while process.poll() is None or select.select([ours], [], [], 0.05)[0]:
+            if select.select([ours], [], [], 0.05)[0]:
+                shown += os.read(ours, 65536).decode()
+    os.close(ours)
+    os.close(theirs)
+    lines = shown.splitlines()
+    assert "…" not in shown
+    assert max(map(len, lines)) <= 40
+    assert lines[0] == "qwen2.5-coder:0.5b (default)"
+    assert "  context 32768" in lines and "  not local" in lines
+    assert lines[-3:] == ["own", "  1004 B", "  local"]
+
+
 def test_a_base_model_is_refused_before_it_is_fetched(home: Path) -> None:
     result = headrace(home, "chat", "--model", "gemma3:270m")
     assert result.returncode == 2
