@@ -234,6 +234,10 @@ BAD_COMMANDS = (
         message="--kv-cache-dtype is 'fp8'; allowed: auto, bf16, int8 on device cpu. Keys and "
         "values as floats of 8 bits are for NVIDIA GPUs; int8 takes as little here.",
     ),
+    serve(
+        *("--port", "0", "--default-max-tokens", "999999", "--max-model-len", "1024"),
+        message="--default-max-tokens is 999999; allowed: less than 1024, the tokens of a prompt and its answer here. Leave it out for what the prompt leaves.",
+    ),
     usage("--threads", "0", message="--threads is 0; allowed: a whole number from 1 to 1024."),
     usage(
         "--config",
@@ -277,7 +281,7 @@ BAD_COMMANDS = (
     usage("--top-p", "0", message="--top-p is 0.0; allowed: more than 0, at most 1."),
     usage("--top-k", "-5", message="--top-k is -5; allowed: -1 or 0 (all), or 1 to 2147483647."),
     usage("--max-tokens", "0", message="--max-tokens is 0; allowed: 1 or more."),
-    usage("--stop", "", message="--stop is ''; allowed: a list of non-empty strings."),
+    usage("--stop", "", message="--stop is ''; allowed: a text that is not empty."),
     BadCommand(("run", "", "-m", "{model}"), "PROMPT is ''; allowed: a text that is not empty.", 2),
     BadCommand(
         ("run", "-m", "{model}"),

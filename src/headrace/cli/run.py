@@ -34,6 +34,7 @@ from headrace.cli.generation import (
 from headrace.cli.prompt import check_text, read_prompt
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.core.config import DEFAULT_MODEL
+from headrace.core.errors import ConfigError
 from headrace.core.request import SamplingParams
 from headrace.launch.backends import open_engine
 from headrace.weights.adapter_files import check_adapters
@@ -87,6 +88,8 @@ def run(
     not on this machine is fetched first.
     """
     check_max_tokens(max_tokens)
+    if "" in (stop or ()):
+        raise ConfigError("--stop", "", "a text that is not empty")
     sampling = SamplingParams(
         max_tokens=max_tokens,
         temperature=temperature,

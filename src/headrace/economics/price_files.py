@@ -67,7 +67,8 @@ def _decode_json(raw: bytes, where: str) -> Any:
     try:
         return json.loads(decode_text(raw), parse_float=Decimal, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ConfigError("price file", where, "JSON text", str(error)) from None
+        allowed = "JSON text; YAML where the name ends in .yaml or .yml"
+        raise ConfigError("price file", where, allowed, str(error)) from None
 
 
 def _refuse_constant(name: str) -> Any:

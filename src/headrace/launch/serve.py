@@ -118,6 +118,7 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
         share = importlib.import_module("headrace.launch.many_models").share_models
         pool, plans = share(config, models, open_engine, budget_bytes)
 
+    _check_default_length(config, pool)
     backend, close_tiers = _route(config, pool, sinks.first, accounts)
     watch.warn_of_unpriced(() if pool is None else pool.models())
 
@@ -152,6 +153,17 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
         build_of=lambda name: with_adapter(builds, pool, name) if pool is not None else None,
     )
     return Served(HeadraceApp(services, run_engines), pool, plans)
+
+
+def _check_default_length(config: Config, pool: ModelPool | None) -> None:
+    """Raises: ConfigError for a length of answers that no model here has room for."""
+    wanted = config.server.default_max_tokens
+    models = () if pool is None else pool.models()
+    longest = max((info.max_model_len for info in models if info.kind == "generate"), default=None)
+    if wanted is not None and longest is not None and wanted >= longest:
+        allowed = f"less than {longest}, the tokens of a prompt and its answer here"
+        hint = "Leave it out for what the prompt leaves."
+        raise ConfigError("server.default_max_tokens", wanted, allowed, hint)
 
 
 def _route(
