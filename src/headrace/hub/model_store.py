@@ -273,6 +273,10 @@ class ModelStore:
                 raise CapacityError(text)
             progress(PullProgress(name, "", "waiting", detail="another process pulls it"))
 
+        try:
+            self._locks.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:  # of /proc and the like
+            raise _wrong_home(self._config.home, "No folder can be made there.") from None
         with file_lock(self._locks / f"{folder.name}.lock", busy):
             yield
 
@@ -299,10 +303,14 @@ def _check_home(home: Path) -> None:
             return
         if not stat.S_ISDIR(kind):
             what = "It" if path == home else str(path)
-            raise ConfigError(
-                "hub.home (HEADRACE_HOME)",
-                str(home),
-                "a folder, or a place where one can be made",
-                f"{what} is a file. Name another folder, or leave it out for ~/.cache/headrace.",
-            )
+            raise _wrong_home(home, f"{what} is a file.")
         return
+
+
+def _wrong_home(home: Path, reason: str) -> ConfigError:
+    return ConfigError(
+        "hub.home (HEADRACE_HOME)",
+        str(home),
+        "a folder, or a place where one can be made",
+        f"{reason} Name another folder, or leave it out for ~/.cache/headrace.",
+    )

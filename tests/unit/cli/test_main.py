@@ -227,6 +227,16 @@ def test_a_home_that_cannot_be_used(tmp_path: Path) -> None:
         )
 
 
+def test_a_home_where_no_folder_can_be_made() -> None:
+    result = headrace(Path("/proc/nope"), "pull", "gemma3:270m", HEADRACE_OFFLINE="1")
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: hub.home (HEADRACE_HOME) is '/proc/nope'; allowed: a folder, or a place where one "
+        "can be made. No folder can be made there. Name another folder, or leave it out for "
+        "~/.cache/headrace.\n"
+    )
+
+
 def test_models_as_a_table_and_as_json(home: Path) -> None:
     path = put_by_hand(home, "own")
     table = headrace(home, "models")
