@@ -685,7 +685,7 @@ async def test_an_interactive_request_runs_as_if_there_were_no_batch(tmp_path: P
         with served.openai() as client:
             lines = [chat_line(str(i), "a batch", max_tokens=200) for i in range(12)]
             made = begin(client, lines)
-            eventually(lambda: len(running.runner.steps) > 20)
+            eventually(lambda: any(len(s.scheduled) > 3 for s in list(running.runner.steps)))
             client.chat.completions.create(
                 model="tiny",
                 messages=[{"role": "user", "content": "somebody waits"}],
@@ -695,7 +695,6 @@ async def test_an_interactive_request_runs_as_if_there_were_no_batch(tmp_path: P
             own = steps_of("mine")
             assert len(own) >= 60
             assert all(len(step.scheduled) == 1 for step in own)
-            assert max(len(step.scheduled) for step in running.runner.steps) > 3
             return wait_for(client, made.id)
 
     async with running_engine() as running:
