@@ -59,8 +59,10 @@ async def test_a_call_whose_name_was_read_stays_a_call() -> None:
     assert message["stop_reason"] == "stop_sequence"
 
 
-async def test_what_the_length_cuts_off_is_text() -> None:
-    answer = await post(CALL, "/v1/chat/completions", **CHAT, max_tokens=15)
+async def test_what_the_length_leaves_of_a_call_is_no_content() -> None:
+    answer = await post(f"I will. {CALL}", "/v1/chat/completions", **CHAT, max_tokens=23)
     (choice,) = answer["choices"]
-    assert choice["message"]["content"] == CALL[:15]
+    assert choice["message"]["content"].rstrip() == "I will."
+    assert "tool_calls" not in choice["message"]
     assert choice["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == 23

@@ -66,7 +66,8 @@ class Kept:
         return found
 
     def reproduce(self, name: str, *words: str) -> tuple[int, list[str]]:
-        arguments = ["reproduce", name, "--url", self.address, "--database"]
+        address = [] if "--url" in words else ["--url", self.address]
+        arguments = ["reproduce", name, *address, "--database"]
         arguments += [f"sqlite:///{self.database.path}", *words]
         result = CliRunner().invoke(build_app(arguments), arguments)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
