@@ -16,13 +16,14 @@ from headrace.ops.step_inputs import Int32, StepInputs
 def flatten(scheduled: Sequence[ScheduledRequest], block_size: int) -> StepInputs:
     """Lay the step's tokens end to end. Shapes: see StepInputs.
 
-    Lists first: a step of few tokens has a dozen calls of numpy's to wait for otherwise, each of
-    them cold behind the weights of a step.
+    Lists first: behind the weights of a step each call of numpy's is cold, and two dozen of them
+    took longer than all of this.
     """
     token_ids: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
-    query_start, seq_lens = [0], list[int]()
+    query_start = [0]
+    seq_lens: list[int] = []
     wanted: list[int] = []
     for request in scheduled:
         begin = request.num_computed_tokens

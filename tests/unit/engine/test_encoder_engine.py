@@ -287,6 +287,12 @@ async def test_the_most_urgent_come_first(
     assert ends == ["urgent", "plain", "batch"]
 
 
+async def note_end(backend: EngineBackend, name: str, ends: list[str]) -> None:
+    """Ask for a vector of the tenant that the name begins with. Mutates: ends."""
+    await answer(backend, ask(request_id=name, tenant=name[0]))
+    ends.append(name)
+
+
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [
@@ -303,14 +309,9 @@ async def test_a_tenant_with_many_texts_does_not_hold_up_another_one(
     await backend.start()
     await backend.pause("keep")
     ends: list[str] = []
-
-    async def note(name: str) -> None:
-        await answer(backend, ask(request_id=name, tenant=name[0]))
-        ends.append(name)
-
     tasks = []
     for number, name in enumerate(("a0", "a1", "a2", "a3", "b0", "b1"), 1):
-        tasks.append(asyncio.create_task(note(name)))
+        tasks.append(asyncio.create_task(note_end(backend, name, ends)))
         await open_requests(backend, number)
     await backend.resume()
     await asyncio.gather(*tasks)
@@ -326,14 +327,9 @@ async def test_what_a_tenant_takes_back_costs_it_nothing(
     await backend.start()
     await backend.pause("keep")
     ends: list[str] = []
-
-    async def note(name: str) -> None:
-        await answer(backend, ask(request_id=name, tenant=name[0]))
-        ends.append(name)
-
     gone = []
     for number in range(1, 4):
-        gone.append(asyncio.create_task(note("a-gone")))
+        gone.append(asyncio.create_task(note_end(backend, "a-gone", ends)))
         await open_requests(backend, number)
     for task in gone:
         task.cancel()
@@ -345,7 +341,7 @@ async def test_what_a_tenant_takes_back_costs_it_nothing(
     await backend.pause("keep")
     tasks = []
     for number, name in enumerate(("b0", "b1", "a0"), 1):
-        tasks.append(asyncio.create_task(note(name)))
+        tasks.append(asyncio.create_task(note_end(backend, name, ends)))
         await open_requests(backend, number)
     await backend.resume()
     await asyncio.gather(*tasks)
