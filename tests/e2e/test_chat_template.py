@@ -30,6 +30,9 @@ def test_a_template_takes_the_place_of_the_models(tmp_path: Path, is_setting: bo
         tokens = client.post("/tokenize", json=body | variables).json()["tokens"]
         shown = client.post("/detokenize", json={"tokens": tokens}).json()["prompt"]
         answer = client.post("/v1/chat/completions", json=body | variables | {"max_tokens": 1})
+        body["messages"] = [{"role": "user", "content": "hi", "name": "ann"}]
+        named = client.post("/v1/chat/completions", json=body | {"max_tokens": 1})
     assert shown == "[user|hi]!"
     assert answer.json()["usage"]["prompt_tokens"] == len(tokens)
     assert "x-headrace-warnings" not in answer.headers
+    assert named.headers["x-headrace-warnings"] == "messages[0].name"

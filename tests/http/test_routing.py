@@ -530,3 +530,29 @@ async def test_an_answer_is_given_again_to_its_tenant_for_nothing() -> None:
     assert wrong.status_code == unknown.status_code == 400
     assert wrong.json()["error"]["param"] == "cache.ttl"
     assert unknown.json()["error"]["param"] == "cache.max"
+
+
+async def test_names_of_messages_are_read_where_every_backend_of_a_tier_can(
+    near: RunningServer,
+) -> None:
+    openai = {"model": "tiny", "upstream": "near"}
+    claude = {"model": "other", "upstream": "claude"}
+    given = {
+        "upstreams": {
+            "near": far(f"{near.address}/v1"),
+            "claude": far(f"{near.address}/v1", kind="anthropic"),
+        },
+        "tiers": tiers(one=[openai], both=[openai, claude]),
+    }
+    messages = [{"role": "user", "content": "hi", "name": "ann"}]
+    found = []
+    with route(given) as (server, _rows):
+        async with client_of(server) as client:
+            for name in ("auto:one", "auto:both"):
+                body = {"model": name, "messages": messages}
+                reply = await client.post("/v1/chat/completions", json=body)
+                assert reply.status_code == 200, reply.text
+                found.append(reply.headers.get("x-headrace-warnings"))
+    assert found == [None, "messages[0].name"]
+    asked = [request.messages for request in near.backend.requests[-2:]]
+    assert [messages[0].name for messages in asked if messages] == ["ann", "ann"]

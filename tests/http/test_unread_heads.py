@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-from fakes.served_app import RunningServer
+from fakes.fake_backend import FakeBackend
+from fakes.served_app import RunningServer, run_server
+from headrace.core.config import ServerConfig
 
 CHAT = "/v1/chat/completions"
 ASK = {"role": "user", "content": "hi"}
@@ -106,3 +109,27 @@ def test_a_form_beside_forced_calls_is_named(
     body = {**asked, "tools": tools, **fields}
     assert names(post(server, path, body | {"tool_choice": "required"})) == [found]
     assert names(post(server, path, body | {"tool_choice": "auto"})) == []
+
+
+NAMED = [{"role": "system", "content": "s", "name": "boss"}, ASK, ASK | {"name": "ann"}]
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+@pytest.mark.parametrize("path", [CHAT, "/tokenize"])
+def test_names_of_messages_that_the_template_does_not_read_are_named(
+    path: str, is_read: bool
+) -> None:
+    backend = FakeBackend()
+    backend.info = replace(backend.info, reads_message_names=is_read)
+    with run_server(backend) as running:
+        found = names(post(running, path, BODY | {"messages": NAMED}))
+    assert found == ([] if is_read else ["messages[0].name", "messages[2].name"])
+
+
+def test_a_name_that_is_not_read_is_refused_where_all_of_them_are() -> None:
+    backend = FakeBackend()
+    backend.info = replace(backend.info, reads_message_names=False)
+    with run_server(backend, ServerConfig(port=0, unknown_fields="error")) as running:
+        answer = post(running, CHAT, BODY | {"messages": NAMED})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages[0].name")
+    assert not backend.requests

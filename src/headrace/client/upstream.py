@@ -142,6 +142,7 @@ class Upstream:
             created=int(self._clock.unix_s()),
             root=model,
             template_variables=frozenset({"reasoning_effort", "verbosity"} if is_openai else ()),
+            reads_message_names=is_openai,
             has_reasoning=True,
             provider=self.config.charged_as,
             max_retries=self.config.max_retries,

@@ -20,7 +20,8 @@ class ModelInfo:
     """A served model. Units: `created` unix seconds, `max_model_len` tokens.
 
     `created` of a model's file is when it was written: loading it again changes nothing.
-    `template_variables` are the names its chat template reads beside messages and tools.
+    `template_variables` are the names its chat template reads beside messages and tools;
+    `reads_message_names`: it may read the `name` of a message.
     `has_reasoning`: its chat template knows marks of reasoning. `vector_size` is the length of
     its hidden states. `provider` is whose prices hold for it; `local` is this machine. `kind`:
     it answers, makes vectors and nothing else, or classifies; `pooling` is what makes its
@@ -38,6 +39,7 @@ class ModelInfo:
     root: str
     has_chat_template: bool = True
     template_variables: frozenset[str] = frozenset()
+    reads_message_names: bool = True
     has_reasoning: bool = False
     vector_size: int = 0
     provider: str = "local"

@@ -145,6 +145,7 @@ def model_info(
         root=local.path.name,
         has_chat_template=template is not None,
         template_variables=template.variables if template else frozenset(),
+        reads_message_names=template is not None and template.reads_message_names,
         has_reasoning=template is not None and find_reasoning_marks(template.source) is not None,
         vector_size=vector_size,
         pooling=sentence.pooling,

@@ -243,6 +243,7 @@ class Router:
             max_model_len=max(info.max_model_len for info in infos),
             has_chat_template=all(info.has_chat_template for info in infos),
             template_variables=variables,
+            reads_message_names=all(info.reads_message_names for info in infos),
             vector_size=0,
             keeps_answers=self._kept is not None and self._kept.cache is not None,
         )

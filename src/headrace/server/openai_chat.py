@@ -171,7 +171,7 @@ def _make_call(
         notes=notes,
         build=services.build_of(model.name),
     )
-    ignored = unread + unread_names(variables, model)
+    ignored = unread + unread_names(variables, model, messages)
     ignored += ["store"] if fields.store else []
     lengths = fields.max_tokens, fields.max_completion_tokens
     ignored += ["max_tokens"] if None not in lengths and lengths[0] != lengths[1] else []

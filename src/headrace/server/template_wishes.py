@@ -1,4 +1,4 @@
-"""Wishes that only some chat templates read: how hard to think, how much to say.
+"""Wishes that only some chat templates read: how hard to think, how much to say, who speaks.
 
 In: fields of a body, whatever its dialect calls them. Out: variables of the model's template, and
 the names of fields that had no effect because the template does not read them.
@@ -6,13 +6,14 @@ the names of fields that had no effect because the template does not read them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from headrace.core.backend import ModelInfo
 from headrace.core.config import ServerConfig
 from headrace.core.errors import UnsupportedParameter
 from headrace.core.frozen import frozen
+from headrace.core.message import Message
 
 
 @frozen
@@ -48,7 +49,13 @@ def read_wishes(
     return variables, unread
 
 
-def unread_names(variables: Mapping[str, Any], model: ModelInfo) -> list[str]:
-    """Names of given template variables that the model's template does not read."""
+def unread_names(
+    variables: Mapping[str, Any], model: ModelInfo, messages: Sequence[Message] = ()
+) -> list[str]:
+    """Given template variables, and names of messages, that the model's template does not read."""
     unread = sorted(set(variables) - model.template_variables)
-    return [f"chat_template_kwargs.{name}" for name in unread]
+    named = [] if model.reads_message_names else [m.name is not None for m in messages]
+    return [
+        *(f"chat_template_kwargs.{name}" for name in unread),
+        *(f"messages[{index}].name" for index, has_name in enumerate(named) if has_name),
+    ]

@@ -26,6 +26,7 @@ from headrace.server.generation_schema import (
 from headrace.server.openai_chat_schema import is_continuation, parse_messages
 from headrace.server.replies import JsonReply
 from headrace.server.services import Call, Services
+from headrace.server.template_wishes import unread_names
 from headrace.server.tool_schema import read_tools
 
 _MODEL = "the name of a served model, as GET /v1/models lists them"
@@ -153,4 +154,5 @@ def _make_request(fields: TokenizeFields, model: ModelInfo) -> tuple[GenerateReq
         continue_final_message=is_continued,
         chat_template_kwargs=fields.chat_template_kwargs or {},
     )
-    return request, [*unknown, *unknown_in_messages, *asked.unknown]
+    unread = unread_names(request.chat_template_kwargs, model, messages)
+    return request, [*unknown, *unknown_in_messages, *asked.unknown, *unread]

@@ -106,6 +106,11 @@ class ChatTemplate:
         return self._names - known
 
     @property
+    def reads_message_names(self) -> bool:
+        """Whether the `name` of a message may make a difference."""
+        return self._environment.reads_message_names
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """Roles a message may have: those of every chat, and those the template compares with."""
         return tuple(dict.fromkeys((*ROLES, *_COMPARED_ROLE.findall(self.source))))

@@ -23,6 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from headrace.core.clock import Clock
+from headrace.text.message_names import reads_message_names
 from headrace.text.template_limits import ThreadSpending, check_size, check_whole, join_parts
 from headrace.text.template_operations import check_call, check_operator, limited
 
@@ -87,7 +88,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     """Sandbox that counts loop rounds, lookups, calls and operators of a rendering.
 
     `names_read`: by the templates that it has compiled, from what a rendering is given or from
-    `globals`.
+    `globals`. `reads_message_names`: whether one of them may read the name of a message.
     """
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
@@ -101,6 +102,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             finalize=_printable,
         )
         self.names_read: set[str] = set()
+        self.reads_message_names = False
         self._spent = ThreadSpending()
         self.filters["tojson"] = _tojson
         for name in _SLOW_FILTERS:
@@ -160,8 +162,11 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         # Found before any is changed, in one walk: each takes a millisecond or more.
-        for node in list(tree.find_all(_BOUNDED)):
-            _bound(node)
+        every = list(tree.find_all(nodes.Node))
+        self.reads_message_names |= reads_message_names(every)
+        for node in every:
+            if isinstance(node, _BOUNDED):
+                _bound(node)
         return tree
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:

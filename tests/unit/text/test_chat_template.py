@@ -441,6 +441,65 @@ def test_names_are_those_that_jinja_finds(source: str) -> None:
     assert ChatTemplate(source, {}).variables == wanted - {"messages", "tools"}
 
 
+@pytest.mark.parametrize(
+    ("source", "is_read"),
+    [
+        ("{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}", False),
+        ("{% for m in messages %}{{ m.name or m['role'] }}{% endfor %}", True),
+        ("{{ messages[0].get('name', 'x') }}", True),
+        ("{% set rest = messages[1:] %}{{ rest | map(attribute='name') | join }}", True),
+        ("{% set rest = messages[1:] | list %}{{ (rest | first)['name'] }}", True),
+        (
+            "{% set ns = namespace(last=none) %}{% set ns.last = messages[-1] %}{{ ns.last.name }}",
+            True,
+        ),
+        ("{% macro show(m) %}{{ m.name }}{% endmacro %}{{ show(messages[0]) }}", True),
+        ("{% macro show(m) %}{{ m.name }}{% endmacro %}{{ show(m=messages[0]) }}", True),
+        ("{% for m in messages %}{% if 'name' in m %}x{% endif %}{% endfor %}", True),
+        ("{% for m in messages %}{{ m | tojson }}{{ m.content }}{% endfor %}", True),
+        ("{% for m in messages %}{% for k, v in m.items() %}{{ v }}{% endfor %}{% endfor %}", True),
+        ("{% for m in messages %}{{ loop.previtem.name }}{% endfor %}", True),
+        ("{% for m in messages %}{{ m }}{% endfor %}", True),
+        # The names of calls and tools are others.
+        (
+            "{% for m in messages %}{% for c in m.tool_calls %}{{ c.name }}{% endfor %}"
+            "{% endfor %}",
+            False,
+        ),
+        (
+            "{% for m in messages %}{% set call = m['tool_calls'][0] %}"
+            "{% set call = call.function or call %}{{ call['name'] }}{{ call | tojson }}"
+            "{% endfor %}",
+            False,
+        ),
+        (
+            "{% for t in tools %}{{ t.function.name }}{{ t | tojson }}{% endfor %}{{ messages }}",
+            True,
+        ),
+        ("{% for t in tools %}{{ t.function.name }}{{ t | tojson }}{% endfor %}", False),
+        (
+            "{% for m in messages %}{{ m.content | tojson }}{{ m.get('content').name }}"
+            "{% endfor %}",
+            False,
+        ),
+        ("{% set last = (messages | length) - 1 %}{{ messages[last].content }}", False),
+        ("{% broken", False),
+    ],
+)
+def test_whether_the_names_of_messages_are_read(source: str, is_read: bool) -> None:
+    assert ChatTemplate(source, {}).reads_message_names is is_read
+
+
+def test_messages_that_go_through_too_many_hands_may_have_their_names_read() -> None:
+    hands = [f"{{% set m{at} = m{at + 1} %}}" for at in range(50)]
+    source = "".join([*hands, "{% set m50 = messages %}{{ m0[0].content }}"])
+    assert ChatTemplate(source, {}).reads_message_names
+
+
+def test_qwen_reads_no_names_of_messages(template: ChatTemplate) -> None:
+    assert not template.reads_message_names
+
+
 # As in the templates of Mistral 7B 0.3 and its successors.
 SHORT_IDS = """
 {%- for message in messages %}
