@@ -49,7 +49,7 @@ class ServerConfig:
             template does not read them: `error` refuses the request; `warn` answers without, and
             names them in the header `x-headrace-warnings` and in the log.
         unknown_fields: fields of a request that nobody defines or that have no effect, and names in
-            the query of a route that runs a model: `warn` names them in the header
+            a query that its route does not read: `warn` names them in the header
             `x-headrace-warnings` and in the log; `error` refuses the request.
         body_timeout_s: a request body that has not arrived by then is refused.
         request_timeout_s: an answer that is not complete by then is stopped.

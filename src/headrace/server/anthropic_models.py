@@ -5,14 +5,15 @@ Source: types of the `anthropic` client 2.12.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 import msgspec
 
 from headrace.core.backend import ModelInfo
 from headrace.core.errors import InvalidParameter
-from headrace.server.anthropic_dialect import check_version
-from headrace.server.files import read_limit, unread_query
+from headrace.server.anthropic_dialect import ANTHROPIC, check_version
+from headrace.server.files import read_limit
 from headrace.server.replies import JsonReply
 from headrace.server.services import Services, Visit
 
@@ -41,6 +42,7 @@ def list_models(services: Services, visit: Visit) -> JsonReply:
     Raises: InvalidParameter.
     """
     check_version(visit.headers)
+    headers = _warned(services, visit, _QUERY)
     names = list(services.models())
     limit = read_limit(visit.query, _LISTED, _MAX_LISTED)
     begin = _place(visit, "after_id", names, -1) + 1
@@ -57,7 +59,7 @@ def list_models(services: Services, visit: Visit) -> JsonReply:
         "first_id": page[0] if page else None,
         "last_id": page[-1] if page else None,
     }
-    return JsonReply(msgspec.json.encode(body), headers=unread_query(visit, _QUERY))
+    return JsonReply(msgspec.json.encode(body), headers=headers)
 
 
 def retrieve_model(services: Services, visit: Visit) -> JsonReply:
@@ -66,8 +68,15 @@ def retrieve_model(services: Services, visit: Visit) -> JsonReply:
     Raises: ModelNotFound, InvalidParameter.
     """
     check_version(visit.headers)
-    name = visit.path["name"]
-    return JsonReply(msgspec.json.encode(_describe(name, services.find_model(name))))
+    name, headers = visit.path["name"], _warned(services, visit, ())
+    body = _describe(name, services.find_model(name))
+    return JsonReply(msgspec.json.encode(body), headers=headers)
+
+
+def _warned(services: Services, visit: Visit, known: Collection[str]) -> dict[str, str]:
+    """The header that names what of the query has no effect. Raises: RequestError."""
+    known = (*known, *ANTHROPIC.query_names)
+    return services.warned([name for name in visit.query if name not in known])
 
 
 def _place(visit: Visit, field: str, names: list[str], absent: int) -> int:

@@ -17,7 +17,7 @@ from headrace.core.batches import BatchRecord, BatchStatus, LineError, NewBatch
 from headrace.core.errors import InvalidParameter, RequestError, UnsupportedParameter
 from headrace.core.usage import Usage
 from headrace.server.error_responses import HttpRefusal
-from headrace.server.files import check_expiry, encode_list, read_limit, unread_query
+from headrace.server.files import check_expiry, encode_list, read_limit
 from headrace.server.generation_schema import Strict, allowed, unknown_names, validate
 from headrace.server.json_body import read_json_object
 from headrace.server.origins import check_page
@@ -27,6 +27,8 @@ from headrace.server.services import Services, Visit
 WINDOW, WINDOW_S = "24h", 24 * 3600
 MAX_METADATA, MAX_KEY_LENGTH, MAX_VALUE_LENGTH = 16, 64, 512
 _DEFAULT_LISTED, _MAX_LISTED = 20, 100
+# Of the query of a list.
+BATCHES_NAMES = ("limit", "after")
 _CANCELLABLE: tuple[BatchStatus, ...] = ("validating", "in_progress")
 
 _METADATA = (
@@ -134,7 +136,7 @@ class BatchRoutes:
             batches.list, visit.caller.tenant, limit, visit.query.get("after")
         )
         body = encode_list([_describe(record) for record in records], has_more)
-        return JsonReply(body, headers=unread_query(visit, ("limit", "after")))
+        return JsonReply(body)
 
     async def retrieve(self, services: Services, visit: Visit) -> JsonReply:
         """Raises: HttpRefusal 404."""

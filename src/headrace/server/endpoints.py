@@ -8,12 +8,13 @@ gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
+from headrace.core.frozen import frozen
 from headrace.economics.call_progress import CallFacts
 from headrace.economics.metered import Metered
 from headrace.server.cache_control import read_cache_control
@@ -48,6 +49,14 @@ Inference = Callable[[Services, Call], Awaitable[JsonReply | EventReply]]
 Resource = Callable[[Services, Visit], Awaitable[JsonReply | EventReply | BytesReply]]
 
 
+@frozen
+class QueryReader:
+    """A resource whose query may have `names`; with None it looks at every name itself."""
+
+    answer: Resource
+    names: Collection[str] | None = None
+
+
 class ReportEndpoint:
     """A route that answers at once from what is known."""
 
@@ -55,16 +64,19 @@ class ReportEndpoint:
         self._services, self._report = services, report
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[UNREAD] += _query_names(scope)
+        _name_unread(self._services, scope, ())
         await send_json(self._report(self._services), send)
 
 
 class ResourceEndpoint:
     """A route about something that has a name of its own: read, made, changed or removed."""
 
-    def __init__(self, services: Services, by_method: Mapping[str, Resource]) -> None:
+    def __init__(self, services: Services, by_method: Mapping[str, Resource | QueryReader]) -> None:
         self._services = services
-        self._by_method = by_method
+        self._by_method = {
+            method: found if isinstance(found, QueryReader) else QueryReader(found, ())
+            for method, found in by_method.items()
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services = self._services
@@ -82,7 +94,10 @@ class ResourceEndpoint:
             raise HttpRefusal(404, "Nothing has a name with a NUL character (%00).")
         # Starlette lets HEAD in wherever there is GET; uvicorn leaves the body out.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        reply = await self._by_method[method](services, visit)
+        resource = self._by_method[method]
+        if resource.names is not None:
+            _name_unread(services, scope, resource.names)
+        reply = await resource.answer(services, visit)
         if isinstance(reply, JsonReply):
             await send_json(reply, send)
             return
@@ -115,9 +130,7 @@ class InferenceEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services = self._services
         headers = scope[HEADERS]
-        unread = [n for n in _query_names(scope) if n not in self._dialect.query_names]
-        services.warned(unread)
-        scope[UNREAD] += unread
+        _name_unread(services, scope, self._dialect.query_names)
         name = read_name(headers, scope[CALLER], scope["path"])
         facts = CallFacts(
             scope[REQUEST_ID],
@@ -198,9 +211,14 @@ class InferenceEndpoint:
             raise
 
 
-def _query_names(scope: Scope) -> list[str]:
-    """Of a route that reads no query."""
-    return list(QueryParams(scope["query_string"]))
+def _name_unread(services: Services, scope: Scope, known: Collection[str]) -> None:
+    """Have the answer name what of the query nobody reads.
+
+    Raises: RequestError where the setting `unknown_fields` is error.
+    """
+    unread = [name for name in QueryParams(scope["query_string"]) if name not in known]
+    services.warned(unread)
+    scope[UNREAD] += unread
 
 
 async def _run_until_left(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import BinaryIO, Literal
 from urllib.parse import quote
@@ -29,7 +29,7 @@ from headrace.core.units import format_bytes
 from headrace.server.error_responses import HttpRefusal
 from headrace.server.multipart_body import FILE, Upload, read_upload
 from headrace.server.origins import check_page
-from headrace.server.replies import BytesReply, JsonReply, warning_headers
+from headrace.server.replies import BytesReply, JsonReply
 from headrace.server.services import Services, Visit
 
 MAX_BATCH_BYTES = 200 * 1024**2
@@ -38,6 +38,8 @@ MAX_UPLOADS = 4
 MIN_EXPIRY_S, MAX_EXPIRY_S = 3600, 30 * 24 * 3600
 # OpenAI keeps files of this purpose for 30 days; others until they are deleted.
 DEFAULT_EXPIRY_S = {"batch": MAX_EXPIRY_S}
+# Of the query of a list.
+FILES_NAMES = ("order", "purpose", "limit", "after")
 _MAX_FILENAME_LENGTH = 255
 _MAX_LISTED = 10_000
 _CHUNK_BYTES = 256 * 1024
@@ -115,7 +117,7 @@ async def list_files(services: Services, visit: Visit) -> JsonReply:
     )
     records, has_more = await asyncio.to_thread(files.list, visit.caller.tenant, page)
     body = encode_list([_describe(record) for record in records], has_more)
-    return JsonReply(body, headers=unread_query(visit, ("order", "purpose", "limit", "after")))
+    return JsonReply(body)
 
 
 async def retrieve_file(services: Services, visit: Visit) -> JsonReply:
@@ -225,11 +227,6 @@ def read_limit(query: QueryParams, default: int, highest: int) -> int:
     if not _WHOLE_NUMBER.fullmatch(text) or not 1 <= int(text) <= highest:
         raise InvalidParameter("limit", text, f"a whole number from 1 to {highest}")
     return int(text)
-
-
-def unread_query(visit: Visit, known: Collection[str]) -> dict[str, str]:
-    """The header that names what of a query had no effect."""
-    return warning_headers([name for name in dict(visit.query) if name not in known])
 
 
 def encode_list(objects: list[msgspec.Struct], has_more: bool) -> bytes:

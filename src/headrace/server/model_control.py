@@ -12,7 +12,7 @@ from headrace.core.errors import InvalidParameter
 from headrace.server.error_responses import HttpRefusal
 from headrace.server.operator_query import check_order, check_query
 from headrace.server.origins import check_page
-from headrace.server.replies import JsonReply, warning_headers
+from headrace.server.replies import JsonReply
 from headrace.server.services import Services, Visit
 
 _LEVELS = ("1", "2")
@@ -42,8 +42,9 @@ async def wake_up(services: Services, visit: Visit) -> JsonReply:
     """
     control = _control(services, visit)
     await check_order(visit, ("model", "tags"))
+    headers = services.warned(["tags"] if "tags" in visit.query else [])
     await control.load(_named(services, visit))
-    return JsonReply(b"{}", headers=warning_headers(["tags"] if "tags" in visit.query else []))
+    return JsonReply(b"{}", headers=headers)
 
 
 async def is_sleeping(services: Services, visit: Visit) -> JsonReply:

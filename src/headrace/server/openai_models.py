@@ -32,8 +32,9 @@ async def list_models(services: Services, visit: Visit) -> JsonReply:
     """
     if VERSION_HEADER in visit.headers:
         return anthropic_models.list_models(services, visit)
+    headers = services.warned(list(visit.query))
     models = [describe_model(services, name, info) for name, info in services.models().items()]
-    return JsonReply(msgspec.json.encode({"object": "list", "data": models}))
+    return JsonReply(msgspec.json.encode({"object": "list", "data": models}), headers=headers)
 
 
 async def retrieve_model(services: Services, visit: Visit) -> JsonReply:
@@ -43,8 +44,9 @@ async def retrieve_model(services: Services, visit: Visit) -> JsonReply:
     """
     if VERSION_HEADER in visit.headers:
         return anthropic_models.retrieve_model(services, visit)
-    name = visit.path["name"]
-    return JsonReply(msgspec.json.encode(describe_model(services, name, services.find_model(name))))
+    name, headers = visit.path["name"], services.warned(list(visit.query))
+    body = describe_model(services, name, services.find_model(name))
+    return JsonReply(msgspec.json.encode(body), headers=headers)
 
 
 def describe_model(services: Services, name: str, info: ModelInfo) -> ModelBody:

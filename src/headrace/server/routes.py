@@ -12,12 +12,13 @@ from starlette.routing import Route
 from headrace.server.adapter_routes import load_adapter, unload_adapter
 from headrace.server.anthropic_dialect import ANTHROPIC, VERSION_HEADER
 from headrace.server.anthropic_messages import count_message_tokens, create_message
-from headrace.server.batches import BatchRoutes
+from headrace.server.batches import BATCHES_NAMES, BatchRoutes
 from headrace.server.debug_requests import report_requests
 from headrace.server.dialect import OPENAI, Dialect
 from headrace.server.endpoints import (
     Inference,
     InferenceEndpoint,
+    QueryReader,
     Report,
     ReportEndpoint,
     Resource,
@@ -25,6 +26,7 @@ from headrace.server.endpoints import (
 )
 from headrace.server.engine_control import is_paused, pause, reset_prefix_cache, resume
 from headrace.server.files import (
+    FILES_NAMES,
     create_file,
     delete_file,
     list_files,
@@ -43,6 +45,8 @@ from headrace.server.pair_scores import create_classes, create_ranking, create_s
 from headrace.server.server_info import report_server
 from headrace.server.services import Services
 from headrace.server.stored_responses import (
+    ITEMS_NAMES,
+    RESPONSE_NAMES,
     cancel_response,
     delete_response,
     list_input_items,
@@ -84,30 +88,35 @@ def make_routes(services: Services) -> list[Route]:
         ("/v1/responses", create_response),
         ("/v1/responses/input_tokens", count_input_tokens),
     )
+    # Those who look at every name of their query: of orders, and in the words of two dialects.
+    orders: tuple[tuple[str, str, Resource], ...] = (
+        ("/sleep", "POST", sleep),
+        ("/wake_up", "POST", wake_up),
+        ("/is_sleeping", "GET", is_sleeping),
+        ("/pause", "POST", pause),
+        ("/resume", "POST", resume),
+        ("/is_paused", "GET", is_paused),
+        ("/reset_prefix_cache", "POST", reset_prefix_cache),
+        ("/server_info", "GET", report_server),
+        ("/debug/requests", "GET", report_requests),
+        ("/v1/models", "GET", list_models),
+        ("/v1/models/{name:path}", "GET", retrieve_model),
+        ("/v1/models/{name:path}/reload", "POST", reload_model),
+    )
     # By method: what is kept under a name, and what begins work without waiting for it.
     batches = BatchRoutes(BATCH_ENDPOINTS)
-    resources: tuple[tuple[str, Mapping[str, Resource]], ...] = (
-        ("/v1/responses/{id}", {"GET": retrieve_response, "DELETE": delete_response}),
+    response = QueryReader(retrieve_response, RESPONSE_NAMES)
+    resources: tuple[tuple[str, Mapping[str, Resource | QueryReader]], ...] = (
+        *((path, {method: QueryReader(answer)}) for path, method, answer in orders),
+        ("/v1/responses/{id}", {"GET": response, "DELETE": delete_response}),
         ("/v1/responses/{id}/cancel", {"POST": cancel_response}),
-        ("/v1/responses/{id}/input_items", {"GET": list_input_items}),
-        ("/sleep", {"POST": sleep}),
-        ("/wake_up", {"POST": wake_up}),
-        ("/is_sleeping", {"GET": is_sleeping}),
-        ("/pause", {"POST": pause}),
-        ("/resume", {"POST": resume}),
-        ("/is_paused", {"GET": is_paused}),
-        ("/reset_prefix_cache", {"POST": reset_prefix_cache}),
-        ("/server_info", {"GET": report_server}),
-        ("/debug/requests", {"GET": report_requests}),
-        ("/v1/models", {"GET": list_models}),
-        ("/v1/models/{name:path}", {"GET": retrieve_model}),
-        ("/v1/models/{name:path}/reload", {"POST": reload_model}),
+        ("/v1/responses/{id}/input_items", {"GET": QueryReader(list_input_items, ITEMS_NAMES)}),
         ("/v1/load_lora_adapter", {"POST": load_adapter}),
         ("/v1/unload_lora_adapter", {"POST": unload_adapter}),
-        ("/v1/files", {"GET": list_files, "POST": create_file}),
+        ("/v1/files", {"GET": QueryReader(list_files, FILES_NAMES), "POST": create_file}),
         ("/v1/files/{id}", {"GET": retrieve_file, "DELETE": delete_file}),
         ("/v1/files/{id}/content", {"GET": retrieve_content}),
-        ("/v1/batches", {"GET": batches.list, "POST": batches.create}),
+        ("/v1/batches", {"GET": QueryReader(batches.list, BATCHES_NAMES), "POST": batches.create}),
         ("/v1/batches/{id}", {"GET": batches.retrieve}),
         ("/v1/batches/{id}/cancel", {"POST": batches.cancel}),
     )

@@ -13,7 +13,6 @@ import msgspec
 from headrace.core.errors import InvalidParameter, RequestError
 from headrace.core.responses import RUNNING, StoredResponse
 from headrace.server.error_responses import HttpRefusal
-from headrace.server.files import unread_query
 from headrace.server.kept_responses import end_items
 from headrace.server.openai_payloads import encode
 from headrace.server.openai_responses_schema import INCLUDABLE
@@ -26,8 +25,8 @@ from headrace.server.services import Services, Visit
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
-_RETRIEVE_NAMES = ("stream", "starting_after", "include", "include[]", "include_obfuscation")
-_LIST_NAMES = ("limit", "order", "after", "include", "include[]")
+RESPONSE_NAMES = ("stream", "starting_after", "include", "include[]", "include_obfuscation")
+ITEMS_NAMES = ("limit", "order", "after", "include", "include[]")
 
 
 async def retrieve_response(services: Services, visit: Visit) -> JsonReply | EventReply:
@@ -35,7 +34,7 @@ async def retrieve_response(services: Services, visit: Visit) -> JsonReply | Eve
 
     Raises: HttpRefusal 404, RequestError, StoreError.
     """
-    headers = _check_query(visit, _RETRIEVE_NAMES)
+    _check_included(visit)
     is_streamed = _read_switch(visit, "stream")
     _read_switch(visit, "include_obfuscation")
     after = _read_integer(visit, "starting_after", 0, 2**53)
@@ -44,13 +43,13 @@ async def retrieve_response(services: Services, visit: Visit) -> JsonReply | Eve
     begin = 0 if after is None else after + 1
     run = _find_run(services, visit)
     if run is not None and not is_streamed:
-        return JsonReply(encode(run.writer.snapshot()), headers=headers)
+        return JsonReply(encode(run.writer.snapshot()))
     if run is not None and run.keeps_log:
         reader = Reader(run, begin, services.config.heartbeat_s)
-        return EventReply(reader.frames(), headers, reader.last_words)
+        return EventReply(reader.frames(), failed=reader.last_words)
     stored = await _find(services, visit)
     if not is_streamed:
-        return JsonReply(stored.body, headers=headers)
+        return JsonReply(stored.body)
     if stored.events is None:
         raise InvalidParameter(
             "stream",
@@ -60,7 +59,7 @@ async def retrieve_response(services: Services, visit: Visit) -> JsonReply | Eve
         )
     return JsonReply(
         replay(stored.events, begin),
-        headers={**headers, "cache-control": "no-cache"},
+        headers={"cache-control": "no-cache"},
         content_type="text/event-stream; charset=utf-8",
     )
 
@@ -113,7 +112,7 @@ async def list_input_items(services: Services, visit: Visit) -> JsonReply:
 
     Raises: HttpRefusal 404, RequestError, StoreError.
     """
-    headers = _check_query(visit, _LIST_NAMES)
+    _check_included(visit)
     limit = _read_integer(visit, "limit", 1, MAX_LIMIT) or DEFAULT_LIMIT
     order = visit.query.get("order", "desc")
     if order not in ("asc", "desc"):
@@ -133,7 +132,7 @@ async def list_input_items(services: Services, visit: Visit) -> JsonReply:
         "last_id": page[-1]["id"] if page else "",
         "has_more": has_more,
     }
-    return JsonReply(encode(body), headers=headers)
+    return JsonReply(encode(body))
 
 
 def _page(items: list[Item], after: str | None, limit: int) -> tuple[list[Item], bool]:
@@ -168,12 +167,11 @@ def _unknown(name: str) -> HttpRefusal:
     )
 
 
-def _check_query(visit: Visit, known: tuple[str, ...]) -> dict[str, str]:
-    """Raises: InvalidParameter for what cannot be included. Returns the header of warnings."""
+def _check_included(visit: Visit) -> None:
+    """Raises: InvalidParameter for what cannot be included."""
     for name in (*visit.query.getlist("include"), *visit.query.getlist("include[]")):
         if name not in INCLUDABLE:
             raise InvalidParameter("include", name, f"{' and '.join(INCLUDABLE)}")
-    return unread_query(visit, known)
 
 
 def _read_switch(visit: Visit, name: str) -> bool:
