@@ -359,6 +359,18 @@ BAD_COMMANDS = (
         "--database is 'sqlite:///{files}/nope/a.db'; allowed: a file in a folder that exists. {files}/nope does not exist: create it, or check --database and HEADRACE_DATABASE.",
         code=2,
     ),
+    BadCommand(
+        (
+            "serve",
+            "{files}/cut.gguf",
+            "--port",
+            "0",
+            "--database",
+            "sqlite:///{files}/cut.gguf/a.db",
+        ),
+        "--database is 'sqlite:///{files}/cut.gguf/a.db'; allowed: a file in a folder that exists. {files}/cut.gguf is a file: name another place, or check --database and HEADRACE_DATABASE.",
+        code=2,
+    ),
     # templates that are none, before the model is loaded
     *(
         serve(

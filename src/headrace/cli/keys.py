@@ -98,7 +98,8 @@ def list_(
         typer.echo(json.dumps(rows, indent=2))
         return
     open_console().print(_make_table(keys))
-    typer.echo(f"Keys are in {place}", err=True)
+    told = f"Keys are in {place}" if store is not None else f"{place} does not exist yet"
+    typer.echo(told, err=True)
 
 
 def revoke(

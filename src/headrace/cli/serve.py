@@ -352,11 +352,10 @@ def _check_template(config: Config, models: list[str]) -> None:
 
 
 def _check_database(config: Config) -> None:
-    """Raises: ConfigError for a named file in a folder that is not there."""
+    """Raises: ConfigError for a named file that is none and cannot be made."""
     url = config.store.database_url or ""
-    path = Path(url.removeprefix("sqlite:///").partition("?")[0])
     # What the store imports would hold up the engine of a server that is all right.
-    if url.startswith("sqlite:///") and not path.parent.is_dir():
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
         importlib.import_module("headrace.store.database").open_database(url, config.hub.home)
 
 

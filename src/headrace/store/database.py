@@ -6,6 +6,7 @@ knows. Everything that goes wrong is a StoreError without the password. Knows no
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,8 @@ _DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgres": "postgresql+psycopg",
 }
+# A file cannot be made where there is no folder, or none that may be written to.
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 _ALLOWED = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
 
 _versions = Table(
@@ -61,20 +64,16 @@ class Database:
     def __init__(self, url: str, *, is_named: bool = False) -> None:
         """`is_named`: the user's words, of which one may be mistyped; no folder is made for them.
 
-        Raises: ConfigError for a URL of no known kind, a missing driver, or a folder that a named
-        file should be in and that does not exist.
+        Raises: ConfigError for a URL of no known kind, a missing driver, and a file that is none
+        and cannot be made.
         """
         parsed = _parse(url)
         self.shown = parsed.render_as_string(hide_password=True).replace("+pysqlite", "")
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self.path = Path(parsed.database or "") if self.is_sqlite else None
         self._is_named = is_named
-        if is_named and self.path is not None and not self.path.parent.is_dir():
-            folder = self.path.absolute().parent
-            hint = f"{folder} does not exist: create it, or check --database and HEADRACE_DATABASE."
-            raise ConfigError(
-                "store.database_url", self.shown, "a file in a folder that exists", hint
-            )
+        if self.path is not None:
+            _check_place(self.path.absolute(), self.shown, is_named)
         self._inode: int | None = None
         try:
             self.engine = _make_engine(parsed)
@@ -89,7 +88,7 @@ class Database:
     def create_file(self) -> None:
         """Make the folder and an empty file that only this user may read; a named one is told.
 
-        Raises: StoreError.
+        Raises: StoreError, ConfigError for a named one that cannot be made there.
         """
         if self.path is None or self.path.exists():
             return
@@ -97,6 +96,8 @@ class Database:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
         except OSError as error:
+            if self._is_named and error.errno in _NOT_THERE:
+                raise _wrong_place(self.shown, f"{error.strerror}: name another place") from None
             raise StoreError(self.shown, f"{error.strerror or error}.") from None
         if self._is_named:
             logger.warning("There was no database at %s: a new one is made", self.path.absolute())
@@ -190,6 +191,33 @@ def default_url(home: Path) -> str:
     return f"sqlite:///{home / 'headrace.db'}"
 
 
+def _check_place(path: Path, shown: str, is_named: bool) -> None:
+    """Raises: ConfigError for a place that has no file and where none can be made."""
+    if os.path.isfile(path):
+        return
+    if os.path.exists(path):
+        raise _wrong_place(shown, f"{path} is a folder: add the name of a file")
+    found = next(folder for folder in path.parents if os.path.exists(folder))
+    if is_named and not os.path.isdir(found):
+        raise _wrong_place(shown, f"{found} is a file: name another place")
+    if is_named and found != path.parent:
+        raise _wrong_place(shown, f"{path.parent} does not exist: create it")
+    if is_named and not os.access(found, os.W_OK | os.X_OK):
+        raise _wrong_place(shown, f"{found} may not be written to: name another place")
+    if not os.path.isdir(found):
+        raise ConfigError(
+            "hub.home (HEADRACE_HOME)",
+            str(path.parent),
+            "a folder, or a place where one can be made",
+            f"{found} is a file. Name another folder, or leave it out for ~/.cache/headrace.",
+        )
+
+
+def _wrong_place(shown: str, reason: str) -> ConfigError:
+    hint = f"{reason}, or check --database and HEADRACE_DATABASE."
+    return ConfigError("store.database_url", shown, "a file in a folder that exists", hint)
+
+
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
@@ -197,9 +225,11 @@ def _parse(url: str) -> URL:
         # What was given may hold a password, so it is not shown.
         raise ConfigError("store.database_url", "no database URL", _ALLOWED) from None
     kind = parsed.drivername.partition("+")[0]
-    if kind not in _DRIVERS or (kind == "sqlite" and not parsed.database):
-        shown = parsed.render_as_string(hide_password=True)
+    shown = parsed.render_as_string(hide_password=True)
+    if kind not in _DRIVERS or (kind == "sqlite" and parsed.database in (None, "", ":memory:")):
         raise ConfigError("store.database_url", shown, _ALLOWED)
+    if kind == "sqlite" and parsed.query:
+        raise ConfigError("store.database_url", shown, _ALLOWED, "A file has nothing behind a ?.")
     return parsed.set(drivername=_DRIVERS[kind])
 
 

@@ -74,8 +74,17 @@ def test_a_folder_that_is_not_there_is_an_error(
     assert list(home.iterdir()) == []
 
 
+def test_a_file_in_the_place_of_a_folder_is_an_error(home: Path) -> None:
+    (home / "file").touch()
+    for words in (("create", "ci"), ("list",), ("revoke", "ci")):
+        error = keys(*words, "--database", f"sqlite:///{home}/file/a.db").exception
+        assert isinstance(error, ConfigError)
+        assert f"{home}/file is a file: name another place" in error.message
+
+
 def test_looking_makes_no_database(home: Path) -> None:
     assert json.loads(keys("list", "--json").stdout) == []
+    assert keys("list").stderr == f"sqlite:///{home}/headrace.db does not exist yet\n"
     revoked = keys("revoke", "ci")
     assert isinstance(revoked.exception, HeadraceError)
     assert "There is no key" in revoked.exception.message

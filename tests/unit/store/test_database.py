@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, func, select
 
 from headrace.core.errors import ConfigError, StoreError
-from headrace.store.database import Database, default_url
+from headrace.store.database import Database, default_url, open_database
 
 numbers = Table("numbers", MetaData(), Column("n", Integer, primary_key=True))
 
@@ -121,8 +122,56 @@ def test_what_is_no_database_is_an_error_that_names_it(tmp_path: Path) -> None:
     database.close()
 
 
-@pytest.mark.parametrize("url", ["mysql://u:secret@h/d", "nothing", "sqlite://", "http://[x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("mysql://u:secret@h/d", "nothing", "sqlite://", "http://[x"),
+        *("sqlite:///:memory:", "sqlite:///a.db?mode=ro"),
+    ],
+)
 def test_urls_of_no_known_kind(url: str) -> None:
     with pytest.raises(ConfigError, match="sqlite:///FILE or postgresql://") as caught:
         Database(url)
     assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("file/a.db", "{}/file is a file: name another place"),
+        ("file/deeper/a.db", "{}/file is a file: name another place"),
+        ("folder", "{}/folder is a folder: add the name of a file"),
+        ("none/a.db", "{}/none does not exist: create it"),
+    ],
+)
+def test_a_place_where_no_file_can_be(tmp_path: Path, place: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    url = f"sqlite:///{tmp_path / place}"
+    with pytest.raises(ConfigError) as caught:
+        open_database(url, tmp_path)
+    assert caught.value.message == (
+        f"store.database_url is {url!r}; allowed: a file in a folder that exists. "
+        f"{reason.format(tmp_path)}, or check --database and HEADRACE_DATABASE."
+    )
+
+
+def test_a_home_where_no_folder_can_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"hub\.home \(HEADRACE_HOME\).*/file is a file\."):
+        open_database(None, tmp_path / "file" / "home")
+    assert not open_database(None, tmp_path / "new" / "home").exists()
+
+
+def test_a_folder_that_takes_no_files() -> None:
+    database = open_database("sqlite:////proc/a.db", Path("/proc"))
+    with pytest.raises(ConfigError, match=r"/proc/a\.db'.*No such file or directory: name another"):
+        database.create_file()
+    database.close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_others_write_to(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match="may not be written to: name another place"):
+        open_database(f"sqlite:///{tmp_path}/a.db", tmp_path)
