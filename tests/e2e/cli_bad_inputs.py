@@ -371,6 +371,11 @@ BAD_COMMANDS = (
         "--database is 'sqlite:///{files}/cut.gguf/a.db'; allowed: a file in a folder that exists. {files}/cut.gguf is a file: name another place, or check --database and HEADRACE_DATABASE.",
         code=2,
     ),
+    BadCommand(
+        ("serve", "{model}", "{model}", "--port", "0", "--database", "sqlite:///{files}/new.db"),
+        "MODEL is '{model} {model}'; allowed: each model once.",
+        code=2,
+    ),
     # templates that are none, before the model is loaded
     *(
         serve(

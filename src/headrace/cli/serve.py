@@ -36,6 +36,7 @@ from headrace.core.process_name import SERVER, name_process
 from headrace.core.units import format_bytes
 from headrace.hub.model_store import ModelStore
 from headrace.launch.engine_start import start_engine
+from headrace.launch.several_models import check_several
 from headrace.server.listener import listen
 from headrace.server.tls import load_certificate
 from headrace.weights.adapter_files import check_adapters
@@ -242,6 +243,7 @@ def serve(
     name_process(SERVER)
     config = load_config(config_file, flags, is_server=True)
     models = _models_of(config, models or [])
+    check_several(config, models)
     _check_keys(config)
     _check_adapter_room(config)
     certificate = load_certificate(config.server)

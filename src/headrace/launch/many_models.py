@@ -18,14 +18,12 @@ from headrace.config.resolve import resolve_engine
 from headrace.core.backend import ModelInfo
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config, EngineConfig
-from headrace.core.errors import ConfigError
 from headrace.core.units import format_bytes
 from headrace.engine.encoder_model import read_encoder
 from headrace.engine.model_text import load_text
 from headrace.executor.load import read_config
 from headrace.executor.memory import FREE_SHARE, plan_capacity
 from headrace.hub.model_store import LocalModel, ModelStore
-from headrace.launch.draft_choice import refuse_draft, refuse_ranks
 from headrace.launch.encoder_backend import encoder_info
 from headrace.launch.engine_backend import EngineBackend, model_info
 from headrace.launch.engine_start import start_engine
@@ -91,27 +89,11 @@ def share_models(
 ) -> tuple[ModelPool, tuple[str, ...]]:
     """A pool of models within the budget, and a line on each one's memory.
 
+    They are those that `check_several` lets pass.
     Raises: ModelNotFound, ModelFileError, OutOfMemory, ConfigError.
     """
-    if config.server.served_model_names:
-        raise ConfigError(
-            "server.served_model_names",
-            ", ".join(config.server.served_model_names),
-            "nothing where several models are served: each goes by its own name",
-        )
-    why = "Serve each model with a draft model by a server of its own."
-    refuse_draft(config.engine, "several models", why)
-    refuse_ranks(config.engine, "several models", "Serve each by a server of its own.")
-    if config.engine.adapters:
-        raise ConfigError(
-            "engine.adapters",
-            ", ".join(config.engine.adapters),
-            "nothing where several models are served: load them later, with base_model_name",
-        )
     engine_config = replace(resolve_engine(config.engine, detect_machine()), memory_bytes=None)
     found = [ModelStore(config.hub).resolve(name) for name in names]
-    if len({local.name for local in found}) < len(found):
-        raise ConfigError("MODEL", " ".join(names), "each model once")
     cache_dir = config.hub.home / "tokenizers"
     planned = [plan_model(local, engine_config, budget_bytes, cache_dir) for local in found]
     shares = share_memory([plan for plan, _ in planned], budget_bytes)

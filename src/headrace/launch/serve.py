@@ -30,6 +30,7 @@ from headrace.launch.model_pool import ModelPool
 from headrace.launch.open_traces import open_traces
 from headrace.launch.pooled_model import PooledModel
 from headrace.launch.response_door import ResponseDoor
+from headrace.launch.several_models import check_several
 from headrace.launch.supervised_engine import OpenEngine, finish_engine
 from headrace.observe.prometheus import PrometheusMetrics
 from headrace.server.app import HeadraceApp
@@ -80,6 +81,7 @@ def build(config: Config, models: Sequence[str], starting: Starting | None = Non
     if config.routing is not None and config.server.served_model_names:
         names = ", ".join(config.server.served_model_names)
         raise ConfigError("server.served_model_names", names, "none where there are tiers")
+    check_several(config, models)
     watch = AccountsWatch(config)
     accounts = watch.open()
     door = ResponseDoor(config)
