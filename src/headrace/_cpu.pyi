@@ -107,6 +107,9 @@ class KVLayer:
     @property
     def num_bytes(self) -> int: ...
 
+def copy_blocks(ops: CpuOps, layer: KVLayer, pairs: NDArray[np.int32]) -> None:
+    """Copy blocks whole, one pair (from, to) after the other. Raises: IndexError."""
+
 def kv_block_bytes(
     num_kv_heads: int,
     block_size: int,

@@ -172,7 +172,8 @@ async def test_answers_go_on_after_a_kill_and_after_a_stall(
     """Equal to the bit: texts, logprobs, ends, usage; and a row of usage each, without an error."""
     server, database = faulty
     with server.client() as client:
-        ask(client, server, {**ASKS["greedy"], "max_tokens": 1})  # fills the prefix cache
+        for each in ASKS.values():  # fills the prefix cache
+            ask(client, server, {"prompt": each["prompt"], "max_tokens": 1}).raise_for_status()
         text = ask(client, server, ASKS["stop"]).json()["choices"][0]["text"]
     stop = next(text[i : i + 5] for i in range(35, 55) if text.find(text[i : i + 5]) == i)
     asks = {**ASKS, "stop": {**ASKS["stop"], "stop": [stop, "nothing"]}}
@@ -203,6 +204,9 @@ async def test_the_real_model_goes_on_too(served: ServedModel) -> None:
         "greedy": {"prompt": COUNT, "temperature": 0, "max_tokens": 20},
         "sampled": {"prompt": "Rivers are", "temperature": 1.1, "seed": 8, "max_tokens": 20},
     }
+    with served.client() as client:
+        for each in asks.values():  # fills the prefix cache
+            ask(client, served, {"prompt": each["prompt"], "max_tokens": 1}).raise_for_status()
     undisturbed = {name: Collected() for name in asks}
     await run_all(served, asks, undisturbed)
     _, collected = await run_disturbed(served, asks, signal.SIGKILL)

@@ -86,13 +86,13 @@ def test_a_prompt_again_is_read_from_the_cache(served: ServedModel) -> None:
     hits = served.metric("vllm:prefix_cache_hits_total")
     with served.openai() as client:
         first, again = (client.completions.create(**ask, logprobs=1) for _ in range(2))
-    assert first.usage.prompt_tokens_details.cached_tokens == 0
+    assert first.usage.prompt_tokens_details.cached_tokens < 32
     cached = again.usage.prompt_tokens_details.cached_tokens
-    assert cached > 0 and cached % 32 == 0
-    assert first.usage.prompt_tokens - cached <= 33
+    assert cached == first.usage.prompt_tokens - 1
     assert again.choices[0].text == first.choices[0].text
     assert again.choices[0].logprobs == first.choices[0].logprobs
-    assert served.metric("vllm:prefix_cache_hits_total") - hits == cached
+    both = cached + first.usage.prompt_tokens_details.cached_tokens
+    assert served.metric("vllm:prefix_cache_hits_total") - hits == both
 
 
 def test_a_seed_repeats_and_another_differs(served: ServedModel) -> None:

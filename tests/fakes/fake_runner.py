@@ -72,6 +72,8 @@ class FakeRunner:
             raise self.failure
         for request_id in output.finished_request_ids:
             del self.known[request_id]
+        for source, block_id in output.block_copies:
+            self._copy(source, block_id)
         for new in output.new_requests:
             assert new.request_id not in self.known
             self.known[new.request_id] = new
@@ -82,6 +84,14 @@ class FakeRunner:
 
     def collect(self) -> ModelRunnerOutput:
         return self._results.pop(0)
+
+    def _copy(self, source: int, block_id: int) -> None:
+        for place in range(self.block_size):
+            held = self.slots.get(source * self.block_size + place)
+            if held is None:
+                self.slots.pop(block_id * self.block_size + place, None)
+            else:
+                self.slots[block_id * self.block_size + place] = held
 
     def _slot(self, row: ScheduledRequest, position: int) -> int:
         block_id = row.block_ids[position // self.block_size]

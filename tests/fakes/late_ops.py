@@ -7,14 +7,14 @@ apart at once, so a step that looks at anything the host changes later gives a w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from headrace.core.errors import InvalidLogits
-from headrace.ops.protocol import ForwardLogits, PendingTokens
+from headrace.ops.protocol import ForwardLogits, KVCache, PendingTokens
 from headrace.ops.reference.reference_ops import ReferenceOps
 from headrace.ops.step_inputs import Int32, SampleInputs, StepInputs
 
@@ -32,6 +32,11 @@ class LateOps(ReferenceOps):
     def record_choices(self, forward: ForwardLogits) -> LateSteps:
         self.steps.append(LateSteps(self, forward))
         return self.steps[-1]
+
+    def copy_blocks(self, cache: KVCache, pairs: Sequence[tuple[int, int]]) -> None:
+        for steps in self.steps:
+            steps.finish()
+        super().copy_blocks(cache, pairs)
 
 
 @dataclass
@@ -65,6 +70,11 @@ class LateSteps:
             return late.tokens
 
         return read
+
+    def finish(self) -> None:
+        """Run what was started."""
+        while self._queue:
+            self._run(self._queue.popleft())
 
     def _run(self, late: Late) -> None:
         token_ids = late.step.token_ids.copy()

@@ -8,7 +8,7 @@ from typing import Any
 
 from fakes.fake_clock import FakeClock
 from fakes.fake_device import FakeDevice
-from fakes.fake_runner import FakeRunner
+from fakes.fake_runner import FakeRunner, expected_output
 from headrace.cache.kv_cache_manager import KVCacheManager
 from headrace.core.request import SamplingParams
 from headrace.core.step import StepReport, TokenLogprobs
@@ -133,3 +133,8 @@ class Bench:
         assert self.kv_cache.usage == 0.0
         assert not self.runner.known
         return self.answers
+
+
+def right(bench: Bench, name: str, prompt: tuple[int, ...], max_tokens: int = 8) -> bool:
+    """Whether a request of `make_spec` got what an unlimited engine would answer."""
+    return bench.answers[name].token_ids == expected_output(prompt, 7, max_tokens, 1000)

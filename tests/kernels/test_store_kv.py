@@ -44,6 +44,38 @@ def test_order_of_writing_does_not_matter(ops: Ops, rng: np.random.Generator) ->
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_a_copied_block_has_the_same_bits(
+    ops: Ops, dtype: KVCacheDtype, rng: np.random.Generator
+) -> None:
+    """Blocks of a sequence move to others, one of them to where another one was; they are read
+    there, after noise is written to where they were."""
+    inputs = attention_inputs(AttentionCase("copy", SPEC, ((90, 3),)), rng)
+    cache = ops.allocate_kv([SPEC, SPEC], inputs.num_blocks, inputs.block_size, dtype)
+    for layer in cache.layers:
+        ops.store_kv(inputs.past_qkv, layer, inputs.past_slots, SPEC)
+        ops.store_kv(inputs.qkv, layer, inputs.step.slot_mapping, SPEC)
+    before = attend_last(ops, inputs, cache.layers[1])
+    used = inputs.step.block_table[0, :3].tolist()
+    spare = sorted(set(range(inputs.num_blocks)) - set(used))
+    pairs = [(used[0], spare[0]), (used[1], used[0]), (used[2], spare[1])]
+    ops.copy_blocks(cache, pairs)
+    noise = np.full_like(inputs.past_qkv[:32], 7.0)
+    slots = (used[2] * inputs.block_size + np.arange(32)).astype(np.int32)
+    ops.store_kv(noise, cache.layers[1], slots, SPEC)
+    table = inputs.step.block_table.copy()
+    table[0, :3] = [to for _, to in pairs]
+    inputs = replace(inputs, step=replace(inputs.step, block_table=table))
+    assert attend_last(ops, inputs, cache.layers[1]).tobytes() == before.tobytes()
+
+
+def test_blocks_that_are_not_there_are_not_copied(cpu_ops: Ops) -> None:
+    cache = cpu_ops.allocate_kv([SPEC], 4, 32)
+    for pair in ((4, 0), (0, -1)):
+        with pytest.raises(IndexError):
+            cpu_ops.copy_blocks(cache, [pair])
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
 def test_shifted_keys_give_the_same_attention(
     ops: Ops, dtype: KVCacheDtype, rng: np.random.Generator
 ) -> None:

@@ -136,3 +136,11 @@ def test_most_steps_are_planned_ahead() -> None:
     assert bench.device is not None
     assert bench.device.num_ahead > 0.7 * len(bench.runner.steps)
     assert bench.device.num_unknown > 10
+
+
+def test_beginnings_of_blocks_are_copied_ahead() -> None:
+    """So that the first test is one of copies too."""
+    arrivals = [Arrival(i, 6, (i % 3,), 12, 0, (), (), None, False, i, None) for i in range(6)]
+    bench = Bench(vocab_size=VOCAB_SIZE, is_ahead=True)
+    run(bench, arrivals)
+    assert sum(len(step.block_copies) for step in bench.runner.steps) >= 4

@@ -148,6 +148,16 @@ void checked_store_kv(CpuOps& ops, In<float, 2> qkv, const KVStorage& cache,
   store_kv(ops, args, num_rows);
 }
 
+void copy_blocks(CpuOps& ops, KVStorage& cache, In<int32_t, 2> pairs) {
+  require((int64_t)pairs.shape(1) == 2, "pairs must be [n, 2]");
+  const auto num_pairs = (int64_t)pairs.shape(0);
+  require_range(pairs.data(), 2 * num_pairs, 0, cache.layer().num_blocks, "block");
+  Running running(ops);
+  for (int64_t i = 0; i < num_pairs; i++)
+    if (pairs.data()[2 * i] != pairs.data()[2 * i + 1])
+      cache.copy_block(pairs.data()[2 * i], pairs.data()[2 * i + 1]);
+}
+
 void checked_attention(CpuOps& ops, In<float, 2> qkv, const KVStorage& cache,
                        In<int32_t, 1> positions, In<int32_t, 1> query_start,
                        In<int32_t, 1> seq_lens, In<int32_t, 2> block_table, int32_t num_heads,
@@ -192,6 +202,7 @@ void bind_forward(nb::module_& m) {
       .def(nb::init<int64_t, int32_t, int32_t, int32_t, KVFormat, KVFormat>(), "num_blocks"_a,
            "num_kv_heads"_a, "block_size"_a, "head_size"_a, "key_format"_a, "value_format"_a)
       .def_prop_ro("num_bytes", &KVStorage::num_bytes);
+  m.def("copy_blocks", &copy_blocks, "ops"_a, "layer"_a, "pairs"_a);
   m.def("kv_block_bytes", &KVStorage::block_bytes, "num_kv_heads"_a, "block_size"_a, "head_size"_a,
         "key_format"_a, "value_format"_a);
   m.def("can_embed", &can_embed, "ops"_a, "ggml_type"_a);

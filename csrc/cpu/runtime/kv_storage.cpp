@@ -44,6 +44,14 @@ size_t KVStorage::block_bytes(int32_t num_kv_heads, int32_t block_size, int32_t 
          half_bytes(num_kv_heads, block_size, head_size, value_format);
 }
 
+void KVStorage::copy_block(int64_t source, int64_t block) {
+  const size_t key_bytes = key_bytes_ / (size_t)layer_.num_blocks;
+  const size_t value_bytes = value_bytes_ / (size_t)layer_.num_blocks;
+  std::memcpy(keys_ + (size_t)block * key_bytes, keys_ + (size_t)source * key_bytes, key_bytes);
+  std::memcpy(values_ + (size_t)block * value_bytes, values_ + (size_t)source * value_bytes,
+              value_bytes);
+}
+
 KVStorage::KVStorage(int64_t num_blocks, int32_t num_kv_heads, int32_t block_size,
                      int32_t head_size, KVFormat key_format, KVFormat value_format)
     : key_bytes_(half_bytes(num_kv_heads, block_size, head_size, key_format) *

@@ -15,6 +15,9 @@ class KVStorage {
   const KVLayer& layer() const { return layer_; }
   size_t num_bytes() const { return key_bytes_ + value_bytes_; }
 
+  // Copies a block over another one. Both are there.
+  void copy_block(int64_t source, int64_t block);
+
   // Bytes of a block: keys and values, head size padded to 32, and scales of int8.
   static size_t block_bytes(int32_t num_kv_heads, int32_t block_size, int32_t head_size,
                             KVFormat key_format, KVFormat value_format);

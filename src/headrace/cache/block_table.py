@@ -13,6 +13,8 @@ class BlockTable:
     block_hashes   | h0 | h1 | h2 |        grows as tokens become known; kept when blocks are freed
                    |----|                  num_registered: findable by others, or shared from them
                    |---------|             num_claimed: announced as being computed
+    end_hash                      |-|      tokens known when it was looked up, behind full blocks:
+                                           `num_end_tokens` in all; announced while has_claimed_end
     """
 
     root: bytes
@@ -20,3 +22,6 @@ class BlockTable:
     block_hashes: list[bytes] = field(default_factory=list)
     num_registered: int = 0
     num_claimed: int = 0
+    end_hash: bytes = b""
+    num_end_tokens: int = 0
+    has_claimed_end: bool = False

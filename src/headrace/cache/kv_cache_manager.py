@@ -2,7 +2,8 @@
 
 Owns the block pool, the prefix cache and every block table's content. In: token ids and numbers of
 tokens. Out: block ids. A block is announced (claimed) while it is being computed and findable
-(registered) once it is. Knows nothing of requests, steps or arrays.
+(registered) once it is. Full blocks are shared; of others, and of those that go on differently, the
+beginning is copied. Knows nothing of requests, steps or arrays.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 from headrace.cache.block_pool import BlockPool
 from headrace.cache.block_table import BlockTable
+from headrace.cache.continuations import PartialBlock
 from headrace.cache.prefix_cache import PrefixCache, block_hash, root_hash
 
 
@@ -58,10 +60,30 @@ class KVCacheManager:
             return []
         num_blocks = (len(token_ids) - 1) // self.block_size
         self._extend_hashes(table, token_ids, num_blocks)
+        if table.num_end_tokens != len(token_ids):
+            end = token_ids[num_blocks * self.block_size :]
+            table.end_hash = block_hash(_hash_before(table, num_blocks), end)
+            table.num_end_tokens = len(token_ids)
         return self._prefixes.lookup(table.block_hashes[:num_blocks])
 
+    def lookup_part(
+        self, table: BlockTable, token_ids: Sequence[int], num_prefix_blocks: int
+    ) -> PartialBlock | None:
+        """Find a block that begins like the next one after those that `lookup` found.
+
+        Again one token is left to compute. What is found may be copied; the block is another's.
+        """
+        start = num_prefix_blocks * self.block_size
+        wanted = token_ids[start : min(start + self.block_size, len(token_ids) - 1)]
+        if not self.has_prefix_cache or not wanted:
+            return None
+        return self._prefixes.find_part(_hash_before(table, num_prefix_blocks), wanted)
+
     def is_being_computed(self, table: BlockTable, num_prefix_blocks: int) -> bool:
-        """Tell whether another sequence is computing the block after this cached beginning."""
+        """Tell whether another sequence is computing what comes after this cached beginning: a full
+        block, or all that is left."""
+        if num_prefix_blocks == (table.num_end_tokens - 1) // self.block_size:
+            return table.end_hash in self._claims
         is_known = num_prefix_blocks < len(table.block_hashes)
         return is_known and table.block_hashes[num_prefix_blocks] in self._claims
 
@@ -94,26 +116,43 @@ class KVCacheManager:
     def register(
         self, table: BlockTable, token_ids: Sequence[int], num_computed_tokens: int
     ) -> None:
-        """Make the full blocks among the computed tokens findable. Mutates: table."""
+        """Make the full blocks among the computed tokens findable, and the end that was announced.
+
+        Mutates: table.
+        """
         num_full = num_computed_tokens // self.block_size
-        if not self.has_prefix_cache or num_full <= table.num_registered:
-            return
-        self._extend_hashes(table, token_ids, num_full)
-        for index in range(table.num_registered, num_full):
-            name, block_id = table.block_hashes[index], table.block_ids[index]
-            if index < table.num_claimed:
-                self._release(name)
-            if self._prefixes.insert(name, block_id):
-                self.pool.mark_cached(block_id)
-        table.num_registered = num_full
+        if self.has_prefix_cache and num_full > table.num_registered:
+            self._extend_hashes(table, token_ids, num_full)
+            for index in range(table.num_registered, num_full):
+                if index < table.num_claimed:
+                    self._release(table.block_hashes[index])
+                self._insert(table, index, token_ids)
+            table.num_registered = num_full
+        if table.has_claimed_end and num_computed_tokens >= table.num_end_tokens:
+            self._release(table.end_hash)
+            table.has_claimed_end = False
+            self.register_end(table, token_ids[: table.num_end_tokens])
+
+    def register_end(self, table: BlockTable, computed_token_ids: Sequence[int]) -> None:
+        """Make the last block of a computed beginning findable too, where it is not full.
+
+        Others copy from it. Its sequence may go on in it: what it holds already stays.
+        Mutates: table's hash chain.
+        """
+        index = len(computed_token_ids) // self.block_size
+        is_full = index * self.block_size == len(computed_token_ids)
+        if self.has_prefix_cache and table.block_ids and not is_full:
+            self._extend_hashes(table, computed_token_ids, index)
+            self._insert(table, index, computed_token_ids)
 
     def free(self, table: BlockTable) -> None:
         """Give all blocks back; cached ones stay findable until reclaimed. Mutates: table."""
-        for name in table.block_hashes[table.num_registered : table.num_claimed]:
+        for name in self._claimed(table):
             self._release(name)
         self.pool.free(table.block_ids)
         table.block_ids.clear()
         table.num_registered = table.num_claimed = 0
+        table.has_claimed_end = False
 
     def forget_prefixes(self) -> None:
         """Compute everything anew from now on. Raises: RuntimeError while a block is used."""
@@ -131,7 +170,7 @@ class KVCacheManager:
         for table in tables:
             for block_id in table.block_ids:
                 users[block_id] += 1
-            for name in table.block_hashes[table.num_registered : table.num_claimed]:
+            for name in self._claimed(table):
                 claims[name] = claims.get(name, 0) + 1
         if claims != self._claims:
             raise RuntimeError(f"{len(self._claims)} claims kept, {len(claims)} held by tables.")
@@ -149,8 +188,20 @@ class KVCacheManager:
         table.block_ids.extend(prefix)
         table.num_registered = len(prefix)
         table.num_claimed = max(len(table.block_hashes), len(prefix))
-        for name in table.block_hashes[len(prefix) :]:
+        table.has_claimed_end = bool(table.end_hash)
+        for name in self._claimed(table):
             self._claims[name] = self._claims.get(name, 0) + 1
+
+    def _claimed(self, table: BlockTable) -> list[bytes]:
+        claimed = table.block_hashes[table.num_registered : table.num_claimed]
+        return [*claimed, table.end_hash] if table.has_claimed_end else claimed
+
+    def _insert(self, table: BlockTable, index: int, token_ids: Sequence[int]) -> None:
+        """Make a block findable by those of the tokens that are in it."""
+        start, block_id = index * self.block_size, table.block_ids[index]
+        content = token_ids[start : start + self.block_size]
+        if self._prefixes.insert(block_id, _hash_before(table, index), content):
+            self.pool.mark_cached(block_id)
 
     def _release(self, name: bytes) -> None:
         self._claims[name] -= 1
@@ -159,8 +210,11 @@ class KVCacheManager:
 
     def _extend_hashes(self, table: BlockTable, token_ids: Sequence[int], num_blocks: int) -> None:
         for index in range(len(table.block_hashes), num_blocks):
-            parent = table.block_hashes[-1] if index else table.root
             start = index * self.block_size
-            table.block_hashes.append(
-                block_hash(parent, token_ids[start : start + self.block_size])
-            )
+            content = token_ids[start : start + self.block_size]
+            table.block_hashes.append(block_hash(_hash_before(table, index), content))
+
+
+def _hash_before(table: BlockTable, index: int) -> bytes:
+    """Name what is before a block."""
+    return table.block_hashes[index - 1] if index else table.root

@@ -2,7 +2,9 @@
 
 In: token ids, tenant and salt. Out: block ids. A hash is SHA-256 over parent hash and tokens, and
 the chain starts from the tenant, so equal hashes mean equal content of the same tenant; nobody
-can find or measure another tenant's prompts. Knows nothing of users of a block or of requests.
+can find or measure another tenant's prompts. A block that is not full has the hash of the tokens
+it holds; it is found, as any other, by tokens that begin like its own. Knows nothing of users of a
+block or of requests.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from hashlib import sha256
+
+from headrace.cache.continuations import Continuations, PartialBlock
 
 
 def root_hash(tenant: str, cache_salt: str = "", adapter: str = "") -> bytes:
@@ -26,16 +30,17 @@ def root_hash(tenant: str, cache_salt: str = "", adapter: str = "") -> bytes:
 
 
 def block_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
-    """Name the content of a full block: everything before it and its own tokens."""
+    """Name the content of a block: everything before it and its own tokens."""
     return sha256(parent + array("I", token_ids).tobytes()).digest()
 
 
 class PrefixCache:
-    """Two maps that are each other's inverse: hash -> block and block -> hash."""
+    """Two maps that are each other's inverse, hash -> block and block -> hash, and contents."""
 
     def __init__(self) -> None:
         self._block_of: dict[bytes, int] = {}
         self._hash_of: dict[int, bytes] = {}
+        self._continuations = Continuations()
 
     def __len__(self) -> int:
         return len(self._block_of)
@@ -53,18 +58,27 @@ class PrefixCache:
             block_ids.append(block_id)
         return block_ids
 
-    def insert(self, name: bytes, block_id: int) -> bool:
-        """Remember a block's content; False when another block already holds the same."""
+    def find_part(self, parent: bytes, token_ids: Sequence[int]) -> PartialBlock | None:
+        """Find the block behind `parent` that begins like the tokens for the longest."""
+        return self._continuations.find(parent, token_ids)
+
+    def insert(self, block_id: int, parent: bytes, token_ids: Sequence[int]) -> bool:
+        """Remember a block's content, in place of the less it held before; False when another
+        block already holds the same."""
+        name = block_hash(parent, token_ids)
         if name in self._block_of:
             return self._block_of[name] == block_id
+        self.forget([block_id])
         self._block_of[name] = block_id
         self._hash_of[block_id] = name
+        self._continuations.put(parent, token_ids, block_id)
         return True
 
     def clear(self) -> None:
         """Forget every block."""
         self._block_of.clear()
         self._hash_of.clear()
+        self._continuations.clear()
 
     def forget(self, block_ids: Sequence[int]) -> None:
         """Drop blocks that get new content. Blocks without an entry are fine."""
@@ -72,3 +86,4 @@ class PrefixCache:
             name = self._hash_of.pop(block_id, None)
             if name is not None:
                 del self._block_of[name]
+                self._continuations.drop(block_id)

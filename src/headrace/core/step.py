@@ -89,12 +89,16 @@ class ScheduledRequest(NamedTuple):
 
 @frozen
 class SchedulerOutput:
-    """One step's work. Finished requests are those the executor may forget before it."""
+    """One step's work. Finished requests are those the executor may forget before it.
+
+    `block_copies` are made before anything else, one after the other: whole KV blocks, (from, to).
+    """
 
     step_id: int
     scheduled: tuple[ScheduledRequest, ...]
     new_requests: tuple[NewRequest, ...] = ()
     finished_request_ids: tuple[str, ...] = ()
+    block_copies: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_scheduled_tokens(self) -> int:

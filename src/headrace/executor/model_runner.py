@@ -141,6 +141,8 @@ class ModelRunner:
         for request_id in output.finished_request_ids:
             self._rows.pop(request_id, None)
             self._pooling.forget(request_id)
+        if output.block_copies:
+            self.ops.copy_blocks(self.cache, output.block_copies)
         for new in output.new_requests:
             rule = self._open_rule(new)
             self._rows[new.request_id] = make_row(new, self.model.config.vocab_size, rule)

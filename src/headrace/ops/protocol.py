@@ -233,6 +233,13 @@ class Ops(Protocol):
         """
         ...
 
+    def copy_blocks(self, cache: KVCache, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy blocks whole in every layer, (from, to) in order; none reads what another wrote.
+
+        Comes behind the steps that were started before it. Mutates: cache.
+        """
+        ...
+
     # -- forward -------------------------------------------------------------------------------
 
     def embed(self, token_ids: Int32, table: PackedTable, scale: float = 1.0) -> Array:

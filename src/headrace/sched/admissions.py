@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from headrace.cache.continuations import PartialBlock
 from headrace.cache.kv_cache_manager import KVCacheManager
 from headrace.core.activity import AnswerActivity, WaitReason
 from headrace.sched.inspection import describe_requests
@@ -31,6 +32,7 @@ class Admissions:
         # Why the last step admitted no more, and who waits for another one's prefix.
         self._stop: WaitReason = "step"
         self._held_ids: frozenset[str] = frozenset()
+        self._block_copies: list[tuple[int, int]] = []
 
     @property
     def can_move(self) -> bool:
@@ -103,24 +105,29 @@ class Admissions:
                 self._stop = "interactive"
                 held.append(request)
                 break
-            prefix = self._lookup(request)
-            table = request.block_table
-            if self._kv_cache.is_being_computed(table, len(prefix)) and (
-                is_background or not self._is_background_behind
-            ):
+            prefix, part = self._lookup(request)
+            num_cached = len(prefix) * self._kv_cache.block_size + (part.num_tokens if part else 0)
+            if self._should_wait(request, len(prefix), num_cached):
                 held.append(request)
                 held_ids.add(request.request_id)
                 continue
-            num_spare = self.num_spare_blocks
+            table, num_spare = request.block_table, self.num_spare_blocks
             if not self._kv_cache.allocate(table, request.num_tokens, prefix, num_spare):
                 self._stop = "kv_blocks"
                 held.append(request)
                 break
-            self._places.admit(request, len(prefix) * self._kv_cache.block_size, now_s)
+            if part is not None:
+                self._copy(part.block_id, table.block_ids[len(prefix)])
+            self._places.admit(request, num_cached, now_s)
             plan.append((request, budget.take(request.num_pending_tokens, is_background)))
         self._held_ids = frozenset(held_ids)
         for request in held:
             self._places.waiting.restore(request)
+
+    def take_block_copies(self) -> tuple[tuple[int, int], ...]:
+        """What those that were started since the last call begin with: (from, to), in order."""
+        copies, self._block_copies = tuple(self._block_copies), []
+        return copies
 
     def inspect(self) -> tuple[AnswerActivity, ...]:
         """What runs and what waits, and why."""
@@ -147,8 +154,23 @@ class Admissions:
         running = self._places.running
         return any(r.spec.is_background and r.num_pending_tokens > 1 for r in running)
 
-    def _lookup(self, request: RequestState) -> Sequence[int]:
-        """Find cached blocks. Prompt logprobs and a mean need every position, so none then."""
+    def _lookup(self, request: RequestState) -> tuple[Sequence[int], PartialBlock | None]:
+        """Find cached blocks, and one to copy the beginning of the next from. Prompt logprobs and a
+        mean need every position, so none then."""
         if request.needs_every_position:
-            return ()
-        return self._kv_cache.lookup(request.block_table, request.token_ids)
+            return (), None
+        table, token_ids = request.block_table, request.token_ids
+        prefix = self._kv_cache.lookup(table, token_ids)
+        return prefix, self._kv_cache.lookup_part(table, token_ids, len(prefix))
+
+    def _should_wait(self, request: RequestState, num_blocks: int, num_cached: int) -> bool:
+        """Whether another request computes what this one would compute next."""
+        if num_cached == request.num_tokens - 1:
+            return False
+        is_computed = self._kv_cache.is_being_computed(request.block_table, num_blocks)
+        return is_computed and (request.spec.is_background or not self._is_background_behind)
+
+    def _copy(self, source: int, block_id: int) -> None:
+        """The source may be nobody's by now, and be the very block that was given."""
+        if source != block_id:
+            self._block_copies.append((source, block_id))

@@ -104,6 +104,7 @@ class RequestPlaces:
     def preempt(self, request: RequestState) -> None:
         """One that runs goes back into the queue, without its blocks. Mutates: request."""
         remove_ranked(self.running, request)
+        self._keep_end(request)
         preempt(request, self._kv_cache)
         self.waiting.restore(request)
         self.counters.num_preemptions += 1
@@ -136,9 +137,15 @@ class RequestPlaces:
             self._let_go(request)
 
     def _let_go(self, request: RequestState) -> None:
+        self._keep_end(request)
         self._kv_cache.free(request.block_table)
         if request.is_known_to_runner:
             self._forgotten_ids.append(request.request_id)
+
+    def _keep_end(self, request: RequestState) -> None:
+        """What was computed of a request can be found for as long as nobody needs the blocks."""
+        computed = request.token_ids[: request.num_computed_tokens]
+        self._kv_cache.register_end(request.block_table, computed)
 
     def take_forgotten(self) -> tuple[str, ...]:
         """Requests that have ended since the last call and that the executor knows."""

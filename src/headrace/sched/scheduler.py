@@ -175,6 +175,7 @@ class Scheduler:
             scheduled=tuple(to_scheduled(request, num_tokens) for request, num_tokens in plan),
             new_requests=introduce(plan),
             finished_request_ids=self._places.take_forgotten(),
+            block_copies=self._admissions.take_block_copies(),
         )
 
     def _fill(self, plan: Plan, now_s: float) -> None:

@@ -296,14 +296,14 @@ def test_the_executor_is_told_which_tokens_end_a_request() -> None:
     assert bench.runner.steps[0].new_requests[0].stop_token_ids == (5, 7, 9)
 
 
-def test_a_repeated_prompt_computes_one_block_at_most() -> None:
+def test_a_repeated_prompt_computes_one_token() -> None:
     bench = Bench(block_size=4)
     prompt = tuple(range(18))
     bench.add(make_spec("a", prompt, 1))
     bench.run()
     bench.add(make_spec("b", prompt, 1), make_spec("c", prompt, 1, tenant="other"))
     answers = bench.run()
-    assert [answers[name].num_cached_tokens for name in "abc"] == [0, 16, 0]
+    assert [answers[name].num_cached_tokens for name in "abc"] == [0, 17, 0]
     assert answers["b"].token_ids == answers["a"].token_ids == answers["c"].token_ids
 
 
@@ -483,7 +483,7 @@ def test_reports_carry_gauges_counters_and_times() -> None:
 
 @pytest.mark.parametrize("is_together", [False, True])
 def test_a_long_shared_beginning_is_computed_once(is_together: bool) -> None:
-    """32 requests with 1,000 tokens in common: 31 compute a part block and their question."""
+    """32 requests with 1,000 tokens in common, 31 blocks and 8: 31 compute their question."""
     bench = Bench(
         num_blocks=200, block_size=32, max_num_batched_tokens=512, max_num_seqs=32,
         max_model_len=2000,
@@ -505,5 +505,5 @@ def test_a_long_shared_beginning_is_computed_once(is_together: bool) -> None:
             bench.run()
     answers = bench.run()
     cached = [answers[f"r{index}"].num_cached_tokens for index in range(32)]
-    assert cached == [0, *[992] * 31]
-    assert num_scheduled == 1003 + 31 * 11
+    assert cached == [0, *[1000] * 31]
+    assert num_scheduled == 1003 + 31 * 3

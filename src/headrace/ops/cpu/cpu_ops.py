@@ -133,6 +133,9 @@ class CpuOps:
     ) -> KVCache:
         return forward.allocate_kv(specs, num_blocks, block_size, dtype)
 
+    def copy_blocks(self, cache: KVCache, pairs: Sequence[tuple[int, int]]) -> None:
+        forward.copy_blocks(self._kernels, cache, pairs)
+
     # -- forward -------------------------------------------------------------------------------
 
     def embed(self, token_ids: Int32, table: QuantTensor, scale: float = 1.0) -> Float32:

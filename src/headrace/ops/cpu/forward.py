@@ -111,6 +111,13 @@ def allocate_kv(
     return KVCache(layers, num_blocks, block_size, num_bytes)
 
 
+def copy_blocks(ops: _cpu.CpuOps, cache: KVCache, pairs: Sequence[tuple[int, int]]) -> None:
+    """Copy blocks (from, to) whole, in all layers. Mutates: cache. Raises: IndexError."""
+    blocks = np.array(pairs, dtype=np.int32)
+    for layer in cache.layers:
+        _cpu.copy_blocks(ops, layer, blocks)
+
+
 def attention(
     ops: _cpu.CpuOps, qkv: Float32, layer: _cpu.KVLayer, step: StepInputs, spec: AttentionSpec
 ) -> Float32:

@@ -190,6 +190,9 @@ class CudaOps:
         where = self.dtype, dtype, self.device, is_known
         return store_kv.allocate_kv(specs, num_blocks, block_size, *where)
 
+    def copy_blocks(self, cache: KVCache, pairs: Sequence[tuple[int, int]]) -> None:
+        store_kv.copy_blocks(cache, pairs)
+
     def pack_adapter(self, linears: Sequence[AdaptedLinear]) -> PackedAdapter:
         """Not written. Raises: UnsupportedFormat."""
         raise UnsupportedFormat(f"adapters do not run on {self.name}.")

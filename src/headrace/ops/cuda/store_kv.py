@@ -82,6 +82,18 @@ def allocate_kv(
     return KVCache(tuple(layers), num_blocks, block_size, num_bytes)
 
 
+def copy_blocks(cache: KVCache, pairs: Sequence[tuple[int, int]]) -> None:
+    """Copy blocks (from, to) whole, in all layers. Mutates: cache."""
+    halves = [half for layer in cache.layers for half in (layer.k, layer.v)]
+    where = torch.tensor(pairs, dtype=torch.int64).T.to(halves[0].data.device)
+    for half in halves:
+        for part in (half.data, half.scales):
+            if part is not None:
+                # Not every device indexes floats of 8 bits.
+                plain = part.view(torch.uint8) if part.element_size() == 1 else part
+                plain.index_copy_(0, where[1], plain.index_select(0, where[0]))
+
+
 def _dtypes(spec: AttentionSpec, kv_dtype: KVCacheDtype) -> tuple[KVCacheDtype, KVCacheDtype]:
     """Of keys and of values. Floats of 8 bits hold uneven keys: their error is relative."""
     is_wide = kv_dtype == "int8" and spec.has_uneven_keys

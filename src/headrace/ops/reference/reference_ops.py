@@ -125,6 +125,10 @@ class ReferenceOps:
     ) -> KVCache:
         return store_kv.allocate_kv(specs, num_blocks, block_size, self.dtype, dtype)
 
+    def copy_blocks(self, cache: KVCache, pairs: Sequence[tuple[int, int]]) -> None:
+        for layer in cache.layers:
+            layer.copy_blocks(pairs)
+
     # -- forward -------------------------------------------------------------------------------
 
     def embed(self, token_ids: Int32, table: QuantTensor, scale: float = 1.0) -> Floats:

@@ -113,6 +113,14 @@ class KVLayer:
         num_blocks, num_kv_heads, block_size, head_size = self.k.data.shape
         return num_blocks, num_kv_heads, block_size, head_size
 
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Blocks (from, to), whole. Mutates: self."""
+        for half in (self.k, self.v):
+            parts = (half.data,) if isinstance(half, FloatHeads) else (half.data, half.scales)
+            for source, block in pairs:
+                for part in parts:
+                    part[block] = part[source]
+
 
 def kv_bytes_per_block(
     specs: Sequence[AttentionSpec], block_size: int, dtype: DTypeLike, kv_dtype: KVCacheDtype
