@@ -111,8 +111,8 @@ def _written(field: str, arguments: Sequence[str], environ: Mapping[str, str]) -
 
 
 def _is_given(flag: str, arguments: Sequence[str]) -> bool:
-    words = [word.partition("=")[0] for word in _before_dashes(arguments)]
-    return flag in words or _SHORT.get(flag) in words
+    names = [_split(word)[0] for word in _before_dashes(arguments)]
+    return flag in names or _SHORT.get(flag) in names
 
 
 def _before_dashes(arguments: Sequence[str]) -> Sequence[str]:
@@ -131,8 +131,17 @@ def _config_file(arguments: Sequence[str], environ: Mapping[str, str]) -> Path |
 def _named_values(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Words with what is behind their `=`, or else with the next word."""
     for word, after in itertools.pairwise([*_before_dashes(arguments), ""]):
-        name, mark, value = word.partition("=")
-        yield name, value if mark else after
+        name, value = _split(word)
+        yield name, after if value is None else value
+
+
+def _split(word: str) -> tuple[str, str | None]:
+    """A flag and the value that is written in one word with it: `--model=M`, `-mM`."""
+    for short in _SHORT.values():
+        if word.startswith(short) and word != short:
+            return short, word.removeprefix(short)
+    name, mark, value = word.partition("=")
+    return name, value if mark else None
 
 
 def _has(file: Path, field: str) -> bool:

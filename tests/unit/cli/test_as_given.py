@@ -86,6 +86,8 @@ def test_what_is_not_supported_is_named_by_its_flag() -> None:
     [
         (["run", "-m", "nope"], "--model: "),
         (["run", "--model=nope"], "--model: "),
+        (["run", "-mnope"], "--model: "),
+        (["run", "-mother", "nope"], ""),
         (["serve", "small", "--draft-model", "nope"], "--draft-model: "),
         (["serve", "nope"], ""),
         (["run", "--system", "nope"], ""),
