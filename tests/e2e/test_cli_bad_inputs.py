@@ -87,7 +87,7 @@ def test_a_port_in_use_and_an_unknown_model_are_told_at_once(tmp_path: Path) -> 
     """Else the second is told when the first is mended."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ask = ("serve", "qwen2.5-coder:0.6b", "qwen2.5-coder:0.6b", "--port", str(port))
+        ask = ("serve", "qwen2.5-coder:0.6b", "--port", str(port))
         result = headrace(*ask, HEADRACE_HOME=str(tmp_path))
     assert (result.code, result.stdout) == (2, "")
     assert result.stderr.startswith(f"error: --port is {port}; allowed: a free port. ")
