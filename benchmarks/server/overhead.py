@@ -85,7 +85,9 @@ class ScriptedBackend:
                 (delta,),
                 Usage(16, 0, step + 1),
                 is_finished=is_last,
-                times=RequestTimes(0.0, 0.0, step * PACE_S) if is_last else None,
+                times=RequestTimes(0.0, 0.0, step * PACE_S, 0.0, step * PACE_S)
+                if is_last
+                else None,
             )
 
 

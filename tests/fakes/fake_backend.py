@@ -151,7 +151,7 @@ class FakeBackend:
                     output_tokens=(step + 1) * sampling.n,
                 ),
                 is_finished=is_last,
-                times=RequestTimes(0.001, 0.002, 0.003) if is_last else None,
+                times=RequestTimes(0.001, 0.002, 0.003, 0.0005, 0.0015) if is_last else None,
                 resolved=ResolvedRequest(self.resolved_max_tokens or limit) if is_last else None,
             )
             yield self._with_prompt(output, request, prompt_ids) if step == 0 else output

@@ -116,6 +116,7 @@ def test_a_whole_answer(tmp_path: Path) -> None:
     assert row["request_id"] == answer.headers["x-request-id"]
     assert (row["operation"], row["model"]) == (CHAT, "tiny")
     assert (row["queue_s"], row["prefill_s"], row["decode_s"]) == (0.001, 0.002, 0.003)
+    assert (row["prefill_compute_s"], row["decode_compute_s"]) == (0.0005, 0.0015)
     assert 0 < row["first_token_s"] <= row["duration_s"] < 60
     assert row["row_id"][:12] == f"{row['accepted_at_ms']:012x}"
     assert (row["reasoning_tokens"], row["rejected_draft_tokens"]) == (0, 0)

@@ -62,11 +62,17 @@ class CompletionDelta:
 
 @frozen
 class RequestTimes:
-    """Units: seconds. Queue until first scheduled; prefill until first token; decode after it."""
+    """Units: seconds. Queue until first scheduled; prefill until first token; decode after it.
+
+    Others are computed meanwhile. The request's share of the engine's steps, each divided among its
+    tokens, is `prefill_compute_s` for its prompt and `decode_compute_s` for its answers.
+    """
 
     queue_s: float
     prefill_s: float
     decode_s: float
+    prefill_compute_s: float
+    decode_compute_s: float
     num_preemptions: int = 0
 
 

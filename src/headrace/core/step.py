@@ -155,7 +155,7 @@ class RequestProgress(NamedTuple):
     Times are `Clock.monotonic_s`; `finish_reason` set means it is over. `is_complete`: it ended
     with its form, so the last token is part of the answer and no stop token. Draft tokens are
     counted from its start: those that were computed, and of them those that the answer got.
-    `is_callers_fault`: the caller can mend the `error`.
+    `is_callers_fault`: the caller can mend the `error`. Of `..._compute_s` see RequestTimes.
     """
 
     request_id: str
@@ -174,6 +174,8 @@ class RequestProgress(NamedTuple):
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
     is_callers_fault: bool = False
+    prefill_compute_s: float = 0.0
+    decode_compute_s: float = 0.0
 
 
 @frozen

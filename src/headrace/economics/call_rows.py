@@ -20,6 +20,7 @@ from headrace.economics.prices import LOCAL
 from headrace.economics.usage_row import UsageRow, UsageSource, new_row_id
 
 _Columns = dict[str, Any]
+_TIMES = ("queue_s", "prefill_s", "decode_s", "prefill_compute_s", "decode_compute_s")
 
 
 @frozen
@@ -92,9 +93,9 @@ def _of_end(progress: CallProgress, outcome: CallOutcome) -> _Columns:
     times = [attempt.times for attempt in progress.attempts if attempt.times is not None]
     first_s = progress.first_output_s
     return {
-        "queue_s": sum(spent.queue_s for spent in times) if times else None,
-        "prefill_s": sum(spent.prefill_s for spent in times) if times else None,
-        "decode_s": sum(spent.decode_s for spent in times) if times else None,
+        **{
+            name: sum(getattr(spent, name) for spent in times) if times else None for name in _TIMES
+        },
         "first_token_s": None if first_s is None else first_s - progress.begin_s,
         "duration_s": outcome.ended_s - progress.begin_s,
         "finish_reason": progress.finish_reason,

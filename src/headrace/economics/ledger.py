@@ -128,6 +128,8 @@ class UsageLedger:
             columns.decode_s,
             columns.input_tokens - columns.cached_input_tokens,
             columns.output_tokens,
+            columns.prefill_compute_s,
+            columns.decode_compute_s,
         ).where(columns.model == model, columns.prefill_s.is_not(None))
         if since_ms is not None:
             query = query.where(columns.accepted_at_ms >= since_ms)

@@ -59,7 +59,11 @@ def _rates(machine: MeasuredMachine, utilization: Decimal) -> Rates:
 
 
 class ServedCall(NamedTuple):
-    """A call that the engine finished. Units: seconds; tokens that were computed."""
+    """A call that the engine finished. Units: seconds; tokens that were computed.
+
+    `prefill_s` and `decode_s` are time that passed, for other calls too. The call's own share of it
+    is in `..._compute_s`; None: nobody told.
+    """
 
     accepted_at_s: float
     queue_s: float
@@ -67,6 +71,8 @@ class ServedCall(NamedTuple):
     decode_s: float
     input_tokens: int
     output_tokens: int
+    prefill_compute_s: float | None = None
+    decode_compute_s: float | None = None
 
 
 @frozen
@@ -92,15 +98,25 @@ class MachineWork:
 def measure_work(calls: Iterable[ServedCall], begin_s: float, end_s: float) -> MachineWork | None:
     """Add up calls; None when too little was computed to say anything.
 
-    The busy time is when at least one call was computed. It is split between prompts and answers as
-    the calls' own times are: a machine that serves many at once does both in each step.
+    The busy time is when at least one call was computed. It is split between prompts and answers by
+    the time that the engine spent on each: where calls overlap, the times that passed for each of
+    them say nothing of it, as an answer that takes ten seconds beside 31 others takes a third of
+    one for itself.
     """
-    spans, prefill_s, decode_s, num_input, num_output = [], 0.0, 0.0, 0, 0
+    spans, passed_s, prefill_s, decode_s, num_input, num_output = [], 0.0, 0.0, 0.0, 0, 0
+    untold = []
     for call in calls:
-        start_s = call.accepted_at_s + call.queue_s
-        spans.append((start_s, start_s + call.prefill_s + call.decode_s))
-        prefill_s, decode_s = prefill_s + call.prefill_s, decode_s + call.decode_s
+        start_s, call_s = call.accepted_at_s + call.queue_s, call.prefill_s + call.decode_s
+        spans.append((start_s, start_s + call_s))
+        passed_s += call_s
         num_input, num_output = num_input + call.input_tokens, num_output + call.output_tokens
+        if call.prefill_compute_s is None or call.decode_compute_s is None:
+            untold.append(call)
+        else:
+            prefill_s += call.prefill_compute_s
+            decode_s += call.decode_compute_s
+    guessed_prefill_s, guessed_decode_s = _split(untold)
+    prefill_s, decode_s = prefill_s + guessed_prefill_s, decode_s + guessed_decode_s
     busy_s = _covered_s(spans)
     if not num_input or not num_output or prefill_s <= 0 or decode_s <= 0 or end_s <= begin_s:
         return None
@@ -111,8 +127,37 @@ def measure_work(calls: Iterable[ServedCall], begin_s: float, end_s: float) -> M
         span_s=max(end_s - begin_s, busy_s),
         input_tokens_per_s=num_input / (busy_s * prefill_s / work_s),
         output_tokens_per_s=num_output / (busy_s * decode_s / work_s),
-        concurrency=work_s / busy_s,
+        concurrency=passed_s / busy_s,
     )
+
+
+def _split(calls: Iterable[ServedCall]) -> tuple[float, float]:
+    """Seconds of prompts and of answers, where nobody told what was computed when.
+
+    A prompt and an answer are taken to be computed at an even pace from their beginning to their
+    end; at each moment the machine's time is divided by the tokens of both.
+    """
+    changes: list[tuple[float, int, float, int]] = []
+    for call in calls:
+        begin_s = call.accepted_at_s + call.queue_s
+        first_s = begin_s + call.prefill_s
+        prompt = begin_s, first_s, call.input_tokens
+        answer = first_s, first_s + call.decode_s, call.output_tokens
+        for kind, (since_s, until_s, num_tokens) in enumerate((prompt, answer)):
+            if num_tokens and until_s > since_s:
+                pace = num_tokens / (until_s - since_s)
+                changes += [(since_s, kind, pace, 1), (until_s, kind, -pace, -1)]
+    spent_s, paces, counts, last_s = [0.0, 0.0], [0.0, 0.0], [0, 0], 0.0
+    for at_s, kind, pace, count in sorted(changes):
+        if any(counts):
+            # What is left of a sum of paces when nobody is there is rounding.
+            now = [each if there else 0.0 for each, there in zip(paces, counts, strict=True)]
+            for place in (0, 1):
+                spent_s[place] += (at_s - last_s) * now[place] / sum(now)
+        paces[kind] += pace
+        counts[kind] += count
+        last_s = at_s
+    return spent_s[0], spent_s[1]
 
 
 def _covered_s(spans: list[tuple[float, float]]) -> float:

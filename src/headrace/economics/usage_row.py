@@ -28,6 +28,8 @@ class UsageRow(NamedTuple):
         estimated_input_tokens: by length, for prompts whose tokens were never reported.
         rejected_draft_tokens: computed, in no answer.
         first_token_s, duration_s: from arrival at the server; the other times are the engine's.
+        prefill_compute_s, decode_compute_s: the call's share of the engine's steps; prefill_s and
+            decode_s are time that passed, for other calls too.
         finish_reason: of every answer of the call, joined by a comma; `abort` for one cut off.
         error: the code or kind of what ended the call; `client_disconnected` when the client left.
         http_status: None when the client left before there was one.
@@ -93,6 +95,8 @@ class UsageRow(NamedTuple):
     user_digest: str | None = None
     safety_digest: str | None = None
     cache_key_digest: str | None = None
+    prefill_compute_s: float | None = None
+    decode_compute_s: float | None = None
 
 
 class Ledger(Protocol):

@@ -75,14 +75,17 @@ USAGE_ROWS = Table(
     Column("user_digest", String),
     Column("safety_digest", String),
     Column("cache_key_digest", String),
+    Column("prefill_compute_s", Double),
+    Column("decode_compute_s", Double),
     Index("usage_rows_by_time", "accepted_at_ms"),
     Index("usage_rows_by_request", "request_id"),
     sqlite_with_rowid=False,
 )
 
 _ADD = add_missing_columns(USAGE_ROWS)
-# One for each version: the table, then what costs need, then routing, then for whom a caller asks.
-STEPS = (USAGE_ROWS.create, _ADD, _ADD, _ADD)
+# One for each version: the table, then what costs need, then routing, then for whom a caller asks,
+# then what calls were computed for.
+STEPS = (USAGE_ROWS.create, _ADD, _ADD, _ADD, _ADD)
 # What else was paid for a call, and comparisons, for which nobody called.
 IS_PART = USAGE_ROWS.c.is_part.is_not(None) | (USAGE_ROWS.c.operation == SHADOW)
 NUM_CALLS = func.coalesce(func.sum(case((IS_PART, 0), else_=1)), 0)

@@ -209,6 +209,8 @@ class EncoderEngine:
                 queue_s=job.begun_at_s - job.arrived_at_s,
                 prefill_s=job.ended_at_s - job.begun_at_s,
                 decode_s=0.0,
+                prefill_compute_s=job.compute_s,
+                decode_compute_s=0.0,
             ),
             vector=vector,
         )
@@ -342,8 +344,10 @@ class EncoderEngine:
         else:
             rows = self._model.runner.vectors(sequences, [job.pooling for job in jobs])
         ended_at_s = self._clock.monotonic_s()
+        token_s = (ended_at_s - begun_at_s) / max(1, sum(len(each.token_ids) for each in sequences))
         for job in jobs:
             job.ended_at_s = ended_at_s
+            job.compute_s = len(job.sequence.token_ids) * token_s
         damaged = BackendError(NOT_NUMBERS)
         return [tuple(row) if is_finite(row) else damaged for row in rows.tolist()]
 

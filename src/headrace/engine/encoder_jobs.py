@@ -23,7 +23,10 @@ Result = tuple[float, ...]
 
 @dataclass(eq=False, slots=True)
 class EncoderJob:
-    """A request whose vector somebody waits for. Units: seconds of the clock."""
+    """A request whose vector somebody waits for. Units: seconds of the clock.
+
+    `compute_s`: its share of the pass, by tokens.
+    """
 
     request: GenerateRequest
     sequence: EncoderSequence
@@ -33,6 +36,7 @@ class EncoderJob:
     arrived_at_s: float
     begun_at_s: float = 0.0
     ended_at_s: float = 0.0
+    compute_s: float = 0.0
 
 
 def describe(job: EncoderJob, now_s: float, is_paused: bool) -> RequestActivity:

@@ -39,6 +39,7 @@ class OpenRequest:
         self._num_cached_tokens = 0
         self._num_preemptions: dict[str, int] = {}
         self._drafts: dict[str, tuple[int, int]] = {}
+        self._compute_s: dict[str, tuple[float, float]] = {}
         self._queued_at_s: float | None = None
         self._scheduled_at_s: float | None = None
         self._has_output = False
@@ -62,6 +63,8 @@ class OpenRequest:
         if self.answers[progress.request_id].index == 0:
             self._num_cached_tokens = progress.num_cached_tokens
         self._num_preemptions[progress.request_id] = progress.num_preemptions
+        compute_s = progress.prefill_compute_s, progress.decode_compute_s
+        self._compute_s[progress.request_id] = compute_s
         if progress.num_draft_tokens:
             drafts = progress.num_draft_tokens, progress.num_accepted_tokens
             self._drafts[progress.request_id] = drafts
@@ -143,6 +146,8 @@ class OpenRequest:
             queue_s=max(0.0, scheduled_at_s - queued_at_s),
             prefill_s=max(0.0, first_token_at_s - scheduled_at_s),
             decode_s=max(0.0, now_s - first_token_at_s),
+            prefill_compute_s=sum(prefill_s for prefill_s, _ in self._compute_s.values()),
+            decode_compute_s=sum(decode_s for _, decode_s in self._compute_s.values()),
             num_preemptions=self.num_preemptions,
         )
 

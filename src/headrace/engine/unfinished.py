@@ -169,6 +169,8 @@ def _continued(before: RequestProgress, now: RequestProgress) -> RequestProgress
         num_preemptions=before.num_preemptions + now.num_preemptions,
         num_draft_tokens=before.num_draft_tokens + now.num_draft_tokens,
         num_accepted_tokens=before.num_accepted_tokens + now.num_accepted_tokens,
+        prefill_compute_s=before.prefill_compute_s + now.prefill_compute_s,
+        decode_compute_s=before.decode_compute_s + now.decode_compute_s,
         queued_at_s=before.queued_at_s,
     )
     if before.scheduled_at_s is None:

@@ -31,7 +31,8 @@ class Answer:
     """One request and what came of it. Units: seconds from sending on.
 
     `key` names what was asked. `marks` are pairs of output tokens and characters so far; none where
-    the backend does not count as it goes. `prefill_s` and `decode_s` are those of the engine.
+    the backend does not count as it goes. `prefill_s` and `decode_s` are those of the engine, as
+    are `..._compute_s`, its own share of them: None of an engine elsewhere.
     `error` stands in for a text that never came.
     """
 
@@ -50,6 +51,8 @@ class Answer:
     answered_unix_s: float
     marks: tuple[tuple[int, int], ...] = ()
     error: str | None = None
+    prefill_compute_s: float | None = None
+    decode_compute_s: float | None = None
 
 
 class Journal:

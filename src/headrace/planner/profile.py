@@ -88,6 +88,8 @@ class Profile:
                 answer.decode_s,
                 answer.usage.input_tokens - answer.usage.cached_input_tokens,
                 answer.usage.output_tokens,
+                answer.prefill_compute_s,
+                answer.decode_compute_s,
             )
             for answer in answers.values()
             if answer.error is None

@@ -20,7 +20,7 @@ from headrace.core.backend import Backend
 from headrace.core.errors import BackendError, CapacityError, RequestError
 from headrace.core.frozen import frozen
 from headrace.core.message import Message
-from headrace.core.output import RequestOutput
+from headrace.core.output import RequestOutput, RequestTimes
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.usage import Usage
 from headrace.planner.journal import Answer, Journal, form_of, messages_of, request_key
@@ -137,6 +137,7 @@ class Profiler:
             error = f"{type(raised).__name__}: {raised.message}"
         if error is None and not heard.usage.output_tokens:
             error = "the answer came without token counts (usage)"
+        times = heard.times
         return Answer(
             key=request_key(ask.call, self.tier, ask.sample),
             call=ask.call.name,
@@ -146,13 +147,15 @@ class Profiler:
             usage=heard.usage,
             ttft_s=heard.ttft_s,
             e2e_s=heard.e2e_s,
-            prefill_s=heard.times[0],
-            decode_s=heard.times[1],
+            prefill_s=heard.ttft_s if times is None else times.prefill_s,
+            decode_s=heard.e2e_s - heard.ttft_s if times is None else times.decode_s,
             finish_reason=heard.finish_reason,
             concurrency=self.concurrency,
             answered_unix_s=round(time.time(), 3),
             marks=tuple(heard.marks),
             error=error,
+            prefill_compute_s=None if times is None else times.prefill_compute_s,
+            decode_compute_s=None if times is None else times.decode_compute_s,
         )
 
     def _request(self, messages: tuple[Message, ...], sampling: SamplingParams) -> GenerateRequest:
@@ -176,7 +179,8 @@ class _Heard:
         self.text = ""
         self.usage = Usage()
         self.ttft_s = self.e2e_s = 0.0
-        self._times: tuple[float, float] | None = None
+        # Of the engine, where it tells them.
+        self.times: RequestTimes | None = None
         self.finish_reason: str | None = None
         self.marks: list[tuple[int, int]] = []
 
@@ -192,10 +196,4 @@ class _Heard:
         self.usage = output.usage
         for delta in output.deltas:
             self.finish_reason = delta.finish_reason or self.finish_reason
-        if output.times is not None:
-            self._times = (output.times.prefill_s, output.times.decode_s)
-
-    @property
-    def times(self) -> tuple[float, float]:
-        """Of prompt and answer; the engine's where it tells them."""
-        return self._times or (self.ttft_s, self.e2e_s - self.ttft_s)
+        self.times = output.times or self.times

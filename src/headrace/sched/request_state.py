@@ -65,6 +65,7 @@ class RequestState:
 
     __slots__ = (
         "block_table",
+        "decode_compute_s",
         "draft_token_ids",
         "ending_token_ids",
         "is_known_to_runner",
@@ -78,6 +79,7 @@ class RequestState:
         "num_preemptions",
         "num_prompt_logprobs",
         "num_prompt_tokens",
+        "prefill_compute_s",
         "queued_at_s",
         "rank",
         "scheduled_at_s",
@@ -108,6 +110,7 @@ class RequestState:
         self.ending_token_ids = frozenset((*spec.eos_token_ids, *spec.sampling.stop_token_ids))
         self.draft_token_ids: tuple[int, ...] = ()
         self.num_draft_tokens = self.num_accepted_tokens = 0
+        self.prefill_compute_s = self.decode_compute_s = 0.0
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.num_preemptions = 0

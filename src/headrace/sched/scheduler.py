@@ -203,10 +203,13 @@ class Scheduler:
             raise RuntimeError(f"Result of step {result.step_id} came for step {output.step_id}.")
         self._take_over(output)
         progress, self._ended = self._ended, []
+        step_s = self._clock.monotonic_s() - self._step_started_at_s
+        token_s = step_s / max(1, output.num_scheduled_tokens)
         for row in output.scheduled:
             request = self._places.find(row.request_id)
             if request is None:  # aborted while the step was computed
                 continue
+            _share(request, row, token_s)
             found = result.rows[row.request_id]
             if found.error is not None:
                 self._places.end(request)
@@ -359,6 +362,14 @@ class Scheduler:
         )
         self._step_started_at_s = now_s
         return StepReport(output.step_id, tuple(progress), stats, ended_at_s=now_s)
+
+
+def _share(request: RequestState, row: ScheduledRequest, token_s: float) -> None:
+    """Count a step's time for a request: each token of the step takes an equal part of it."""
+    num_tokens = len(row.token_ids)
+    num_prompt = min(num_tokens, max(0, request.num_prompt_tokens - row.num_computed_tokens))
+    request.prefill_compute_s += num_prompt * token_s
+    request.decode_compute_s += (num_tokens - num_prompt) * token_s
 
 
 def _append(

@@ -64,6 +64,8 @@ def to_progress(
         vector=found.vector,
         num_draft_tokens=request.num_draft_tokens,
         num_accepted_tokens=request.num_accepted_tokens,
+        prefill_compute_s=request.prefill_compute_s,
+        decode_compute_s=request.decode_compute_s,
     )
 
 

@@ -280,3 +280,25 @@ def test_work_of_a_machine_that_serves_two_at_once() -> None:
     assert work.input_tokens_per_s == pytest.approx(800 / 2.0)
     assert work.output_tokens_per_s == pytest.approx(160 / 8.0)
     assert measure_work([], 0.0, 1.0) is None
+
+
+def test_time_that_passed_for_others_is_no_price_of_answers() -> None:
+    """Four calls at once: prompts of 1 s in turns, each in time that passed for the others too."""
+    calls = [
+        ServedCall(100.0, 0.0, 1.0 + turn, 13.0 - turn, 500, 100, 1.0, 2.5) for turn in range(4)
+    ]
+    work = measure_work(calls, 100.0, 114.0)
+    assert work is not None
+    assert (work.busy_s, work.concurrency, work.utilization) == (14.0, 4.0, 1.0)
+    assert work.input_tokens_per_s == pytest.approx(2000 / 4.0)
+    assert work.output_tokens_per_s == pytest.approx(400 / 10.0)
+
+
+def test_calls_whose_engine_told_nothing_are_split_by_their_tokens() -> None:
+    """A prompt of 100 tokens in 1 s, then an answer of a token a second, beside which another
+    prompt is computed for 1 s of its 10: as many tokens as the answer has go with it."""
+    calls = [ServedCall(0.0, 0.0, 1.0, 10.0, 100, 10), ServedCall(5.0, 0.0, 1.0, 5.0, 99, 5)]
+    work = measure_work(calls, 0.0, 11.0)
+    assert work is not None
+    assert 199 / work.input_tokens_per_s == pytest.approx(1.0 + 0.99)
+    assert 15 / work.output_tokens_per_s == pytest.approx(11.0 - 1.99)

@@ -124,14 +124,14 @@ async def test_one_request_that_cannot_become_text_does_not_harm_others() -> Non
 
 async def test_times_split_at_first_step_and_first_token() -> None:
     bench = Bench()
-    times = {"queued_at_s": 1.0, "scheduled_at_s": 3.0}
+    times = {"queued_at_s": 1.0, "scheduled_at_s": 3.0, "prefill_compute_s": 2.5}
     await bench.apply(gained(0, "a", **times), ended_at_s=7.0)
-    await bench.apply(
-        gained(0, "b", finish_reason="length", num_preemptions=2, **times), ended_at_s=15.0
-    )
+    ended = {"finish_reason": "length", "num_preemptions": 2, "decode_compute_s": 1.5}
+    await bench.apply(gained(0, "b", **times, **ended), ended_at_s=15.0)
     found = bench.take().times
     assert found is not None
     assert (found.queue_s, found.prefill_s, found.decode_s) == (2.0, 4.0, 8.0)
+    assert (found.prefill_compute_s, found.decode_compute_s) == (2.5, 1.5)
     assert found.num_preemptions == 2
 
 

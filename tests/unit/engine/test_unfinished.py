@@ -90,10 +90,11 @@ def test_numbers_are_those_of_the_first_engine(engines: Engines) -> None:
 
 def test_guesses_of_both_engines_are_counted(engines: Engines) -> None:
     engines.submit("a")
-    engines.gain("a", 7, num_draft_tokens=5, num_accepted_tokens=2)
+    engines.gain("a", 7, num_draft_tokens=5, num_accepted_tokens=2, prefill_compute_s=1.0)
     engines.die()
-    now = engines.gain("a", 8, num_draft_tokens=3, num_accepted_tokens=3)
+    now = engines.gain("a", 8, num_draft_tokens=3, num_accepted_tokens=3, prefill_compute_s=0.5)
     assert (now.num_draft_tokens, now.num_accepted_tokens) == (8, 5)
+    assert now.prefill_compute_s == 1.5
 
 
 def test_a_request_nothing_is_known_of_was_queued_when_it_was_sent(engines: Engines) -> None:

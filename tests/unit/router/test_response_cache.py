@@ -26,7 +26,7 @@ def outputs(*texts: str, **last: object) -> list[RequestOutput]:
         RequestOutput("old", (delta,), Usage(3, output_tokens=n + 1), n == len(deltas) - 1)
         for n, delta in enumerate(deltas)
     ]
-    return [*steps[:-1], replace(steps[-1], times=RequestTimes(0.1, 0.2, 0.3))]
+    return [*steps[:-1], replace(steps[-1], times=RequestTimes(0.1, 0.2, 0.3, 0.1, 0.1))]
 
 
 def keep(cache: ResponseCache, request: GenerateRequest, *texts: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from fakes.fake_runner import expected_output
 from fakes.scheduling import Answer, Bench, make_spec
 from headrace.core.errors import CapacityError, ContextTooLong, InvalidParameter
-from headrace.core.step import RowOutput, SchedulerOutput
+from headrace.core.step import RowOutput, SchedulerOutput, StepReport
 from headrace.sched.request_state import RequestSpec
 
 
@@ -507,3 +507,26 @@ def test_a_long_shared_beginning_is_computed_once(is_together: bool) -> None:
     cached = [answers[f"r{index}"].num_cached_tokens for index in range(32)]
     assert cached == [0, *[1000] * 31]
     assert num_scheduled == 1003 + 31 * 3
+
+
+def slow_step(bench: Bench, seconds: float) -> StepReport:
+    output = bench.scheduler.schedule()
+    bench.runner.submit(output)
+    bench.clock.advance(seconds)
+    return bench.scheduler.update(output, bench.runner.collect())
+
+
+def test_the_tokens_of_a_step_share_its_time() -> None:
+    """A step of 3 s with a prompt; then 8 s with an answer beside another prompt of 7."""
+    bench = Bench(max_num_batched_tokens=32)
+    bench.add(make_spec("a", (1, 2, 3), 2))
+    ended = [slow_step(bench, 3.0)]
+    bench.add(make_spec("b", tuple(range(10, 17)), 2))
+    ended += [slow_step(bench, 8.0), slow_step(bench, 2.0)]
+    found = {
+        each.request_id: (each.prefill_compute_s, each.decode_compute_s)
+        for report in ended
+        for each in report.progress
+        if each.finish_reason is not None
+    }
+    assert found == {"a": (3.0, 1.0), "b": (7.0, 2.0)}
