@@ -115,8 +115,8 @@ def _rates(rates: Rates) -> dict[str, Decimal]:
 
 def _comments(plan: WorkloadPlan, workload: Workload, calls: Mapping[str, Option]) -> Iterator[str]:
     saving = saving_text(plan, Assignment(tuple(calls.values())))
-    yield f"# {_plain(workload.name)}, {_plain(plan.scenario.name)}: {saving}, by\n"
-    yield f"# `headrace plan` at prices of {plan.day}, workload {workload.digest}.\n"
+    yield f"# {_plain(workload.name)}, {_plain(plan.scenario.name)}: {saving}.\n"
+    yield f"# Made by `headrace plan` at prices of {plan.day}, workload {workload.digest}.\n"
     yield "# headrace serve --config THIS_FILE; a call names its task: model auto/TASK.\n"
     for option in calls.values():
         for move in option.moves:
