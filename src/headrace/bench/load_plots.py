@@ -12,6 +12,7 @@ from headrace.bench.load_table import in_ms
 from headrace.bench.percentile import percentiles
 from headrace.bench.svg_plot import Axis, Plot, Point, axis_for
 from headrace.core.frozen import frozen
+from headrace.core.units import format_number
 
 MS = 1e3
 _CURVES = (
@@ -55,7 +56,7 @@ def _curves(report: Mapping[str, Any]) -> Iterator[Figure]:
         plot = Plot(f"{heading}, share of {what}", Axis("ms", 0.0, high_ms), y)
         # The longest gap is limited, not the usual one, so the curve of gaps shows no limit.
         if name in limits_s and name != "itl":
-            plot.limit(limits_s[name] * MS, f"limit {limits_s[name] * MS:g} ms")
+            plot.limit(limits_s[name] * MS, f"limit {format_number(limits_s[name] * MS, 6)} ms")
         plot.line([point for point in points if point[0] <= high_ms], "first")
         for percent in (50, 90, 99):
             plot.mark(found[f"p{percent}"] * MS, percent)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.core.units import format_seconds
+from headrace.core.units import format_number, format_seconds
 
 LATENCY_HEADINGS = ("ms", "mean", "p50", "p90", "p99", "max")
 MEASURES = (
@@ -122,11 +122,12 @@ def _per_request(found: Mapping[str, float] | None) -> str:
 
 
 def _goodput(found: Mapping[str, Any]) -> str:
-    limits = ", ".join(f"{name} <= {limit * 1e3:g} ms" for name, limit in found["slo_s"].items())
+    limits = ", ".join(
+        f"{name} <= {format_number(limit * 1e3, 6)} ms" for name, limit in found["slo_s"].items()
+    )
     return f"{found['requests_per_s']:.3f} requests/s, {found['share']:.1%} of all ({limits})"
 
 
 def in_ms(seconds: float) -> str:
     """Milliseconds with three digits, more where they stand before the point."""
-    milliseconds = seconds * 1e3
-    return f"{milliseconds:.0f}" if milliseconds >= 1000 else f"{milliseconds:.3g}"
+    return format_number(seconds * 1e3)

@@ -16,6 +16,7 @@ from headrace.bench.measure import PromptSource, run_together
 from headrace.core.backend import Backend
 from headrace.core.frozen import frozen
 from headrace.core.machine import Roof
+from headrace.core.units import format_number
 from headrace.engine.build import WorkPerToken
 
 TOPS = 1e12
@@ -144,5 +145,6 @@ def table_rows(report: BenchReport) -> Sequence[tuple[str, str, str, str]]:
     for title, name, share, of_what in shown:
         low, high = report.spread(name)
         part = f"{report.median(share):.0%} of {of_what}" if share else ""
-        rows.append((title, f"{report.median(name):.3g}", f"{low:.3g} to {high:.3g}", part))
+        middle = format_number(report.median(name))
+        rows.append((title, middle, f"{format_number(low)} to {format_number(high)}", part))
     return rows

@@ -7,6 +7,7 @@ names the field that an error is about.
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 from headrace.core.errors import ConfigError
 
@@ -96,3 +97,10 @@ def format_count(count: int) -> str:
     sign = "-" if count < 0 else ""
     text = f"{size:.1f}".removesuffix(".0")
     return f"{sign}{text}{suffixes[index]}"
+
+
+def format_number(value: float, num_digits: int = 3) -> str:
+    """Write a number with so many digits, all those before the point, and no exponent: `1334`."""
+    if abs(value) >= 10**num_digits - 0.5:
+        return f"{value:.0f}"
+    return format(Decimal(f"{value:.{num_digits}g}"), "f")

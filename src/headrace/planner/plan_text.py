@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
-from headrace.core.units import format_seconds
+from headrace.core.units import format_number, format_seconds
 from headrace.economics.prices import format_usd
 from headrace.planner.agreement import Agreement
 from headrace.planner.bounds import Bound
@@ -360,7 +360,7 @@ def _tier_text(tier: Tier, plan: WorkloadPlan, profile: Profile) -> str:
 
 
 def _rate(nano_usd: int | None) -> str:
-    return "?" if nano_usd is None else f"{nano_usd / 1e9:.4g}"
+    return "?" if nano_usd is None else format_number(nano_usd / 1e9, 4)
 
 
 def samples_text(option: Option) -> str:
@@ -380,7 +380,7 @@ def dollars(nano_usd: int | None) -> str:
     if nano_usd is None:
         return "unpriced"
     usd = nano_usd / 1e9
-    return f"{usd:,.2f}" if usd >= 1 or not usd else f"{usd:.3g}"
+    return f"{usd:,.2f}" if usd >= 1 or not usd else format_number(usd)
 
 
 def interval_text(found: Interval | None, is_signed: bool = False) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from headrace.core.frozen import frozen
+from headrace.core.units import format_number
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 640, 66, 20, 18, 46
 ROW, GAP = 17, 12
@@ -134,4 +135,4 @@ def _svg(title: str, height: float, parts: Sequence[str]) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if value >= 1000 else format_number(value, 4)

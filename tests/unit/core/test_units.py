@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core.errors import ConfigError
-from headrace.core.units import format_bytes, format_count, format_seconds, parse_bytes
+from headrace.core.units import (
+    format_bytes,
+    format_count,
+    format_number,
+    format_seconds,
+    parse_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -111,3 +117,25 @@ def test_format_seconds(seconds: float, text: str) -> None:
 )
 def test_format_count(count: int, text: str) -> None:
     assert format_count(count) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.0000123, "0.0000123"),
+        (0.5, "0.5"),
+        (44.04, "44"),
+        (-12.34, "-12.3"),
+        (999.4, "999"),
+        (999.6, "1000"),
+        (1334.2, "1334"),
+        (23456.0, "23456"),
+    ],
+)
+def test_a_number_has_no_exponent(value: float, text: str) -> None:
+    assert format_number(value) == text
+
+
+def test_a_price_has_four_digits() -> None:
+    assert format_number(0.00012346, 4) == "0.0001235"
