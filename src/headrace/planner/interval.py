@@ -26,16 +26,21 @@ _SEED = 20040
 # Counts that are drawn at a time, so that many samples take no more memory than some.
 _MOST_DRAWN = 4_000_000
 _EQUAL = 1e-12
+WORST_SCORE, WORST_DIFFERENCE = 0.0, -1.0
 
 
 @frozen
 class Interval:
-    """A score and where it lies with the confidence asked for. `count` samples."""
+    """A score and where it lies with the confidence asked for. `count` samples.
+
+    `is_flat`: they all score the same, so that they show nothing of how others may differ.
+    """
 
     mean: float
     low: float
     high: float
     count: int
+    is_flat: bool = False
 
 
 def drawn_together(rows: Rows, names: Sequence[str]) -> Rows:
@@ -53,7 +58,7 @@ def drawn_together(rows: Rows, names: Sequence[str]) -> Rows:
 def interval(rows: Rows, combine: Combine, confidence: float) -> Interval:
     """Of one tier. Shapes: rows [n, k]."""
     mean = float(combine(rows.sum(axis=0)))
-    return _around(mean, combine(_resampled(rows)), 0.0, len(rows), confidence)
+    return _around(mean, combine(_resampled(rows)), WORST_SCORE, len(rows), confidence)
 
 
 def paired_difference(rows: Rows, other: Rows, combine: Combine, confidence: float) -> Interval:
@@ -65,7 +70,21 @@ def paired_difference(rows: Rows, other: Rows, combine: Combine, confidence: flo
     mean = float(combine(rows.sum(axis=0)) - combine(other.sum(axis=0)))
     sums = _resampled(np.hstack([rows, other]))
     scores = combine(sums[:, :width]) - combine(sums[:, width:])
-    return _around(mean, scores, -1.0, len(rows), confidence)
+    return _around(mean, scores, WORST_DIFFERENCE, len(rows), confidence)
+
+
+def count_to_show(found: Interval, floor: float, worst: float, confidence: float) -> int | None:
+    """How many samples that score like these would have an interval above a floor; about.
+
+    `worst`: what others might score. None: no number would, as their mean is not above it.
+    """
+    slack = found.mean - floor
+    if slack < _EQUAL:
+        return None
+    if found.is_flat:
+        return math.ceil(_most_others(confidence) * (found.mean - worst) / slack)
+    # Four times as many have an interval half as wide.
+    return math.ceil(found.count * ((found.mean - found.low) / slack) ** 2)
 
 
 def _around(mean: float, scores: Rows, least: float, count: int, confidence: float) -> Interval:
@@ -75,11 +94,15 @@ def _around(mean: float, scores: Rows, least: float, count: int, confidence: flo
     room for ln(2/a)/n others (Hanley and Lippman-Hand 1983).
     """
     if np.ptp(scores) < _EQUAL:
-        room = min(1.0, math.log(2 / (1 - confidence)) / count)
-        return Interval(mean, mean - (mean - least) * room, mean + (1 - mean) * room, count)
+        room = min(1.0, _most_others(confidence) / count)
+        return Interval(mean, mean - (mean - least) * room, mean + (1 - mean) * room, count, True)
     tail = expanded_tail((1 - confidence) / 2, count)
     low, high = np.quantile(scores, (tail, 1 - tail))
     return Interval(mean, float(low), float(high), count)
+
+
+def _most_others(confidence: float) -> float:
+    return math.log(2 / (1 - confidence))
 
 
 def expanded_tail(tail: float, count: int) -> float:

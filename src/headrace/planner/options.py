@@ -16,7 +16,15 @@ import numpy as np
 from headrace.core.config import EngineConfig
 from headrace.core.frozen import frozen
 from headrace.core.usage import Usage
-from headrace.planner.interval import Interval, drawn_together, interval, paired_difference
+from headrace.planner.interval import (
+    WORST_DIFFERENCE,
+    WORST_SCORE,
+    Interval,
+    count_to_show,
+    drawn_together,
+    interval,
+    paired_difference,
+)
 from headrace.planner.journal import messages_of
 from headrace.planner.profile import Measured, Profile
 from headrace.planner.tier_price import TierPrice, with_cached_prefix
@@ -62,11 +70,16 @@ class Move:
 
 @frozen
 class TaskQuality:
-    """A task's score under an option. `difference` is to the baseline, on the same samples."""
+    """A task's score under an option. `difference` is to the baseline, on the same samples.
+
+    `unproved` is how many samples show too little and how many that score alike would show the
+    floor; None for these where no number would, and for all that is no matter of samples.
+    """
 
     score: Interval | None
     difference: Interval | None
     verdict: Verdict
+    unproved: tuple[int, int | None] | None = None
 
 
 @frozen
@@ -257,7 +270,10 @@ class OptionMaker:
                 difference = paired_difference(a, b, metric.combine, workload.confidence)
         is_today = measured is today
         verdict = judge_floor(task.floor, score, difference, is_today, workload.evidence)
-        return TaskQuality(score, difference, verdict)
+        if verdict != "unproved":
+            return TaskQuality(score, difference, verdict)
+        unproved = _unproved(task.floor, score, None if is_today else difference, workload)
+        return TaskQuality(score, difference, verdict, unproved)
 
 
 def judge_floor(
@@ -286,6 +302,19 @@ def _compare(found: Interval, least: float, evidence: Evidence) -> Verdict:
     if found.low >= least:
         return "holds"
     return "fails" if found.high < least else "unproved"
+
+
+def _unproved(
+    floor: Floor, score: Interval, difference: Interval | None, workload: Workload
+) -> tuple[int, int | None]:
+    """How many samples leave a floor open, and how many that score alike would show it."""
+    bars = [] if floor.least is None else [(score, floor.least, WORST_SCORE)]
+    if floor.within is not None and difference is not None:
+        bars.append((difference, -floor.within, WORST_DIFFERENCE))
+    bars = [(found, least, worst) for found, least, worst in bars if found.low < least]
+    needed = [count_to_show(*bar, workload.confidence) for bar in bars]
+    known = [count for count in needed if count is not None]
+    return min(found.count for found, _, _ in bars), max(known) if known == needed else None
 
 
 def _mean(counts: Sequence[int]) -> float | None:
@@ -329,13 +358,21 @@ def _why_not(
     if cost is None:
         yield "unpriced"
     words = {
-        "unproved": "is not shown to hold its floor",
         "fails": "is below its floor",
         "unmeasured": "has no score yet",
     }
     for task, found in quality.items():
-        if found.verdict in words:
+        if found.unproved is not None:
+            yield f"{task} {_not_shown(*found.unproved)}"
+        elif found.verdict in words:
             yield f"{task} {words[found.verdict]}"
     for task, times in latency.items():
         if times.verdict == "fails":
             yield f"{task} is too slow"
+
+
+def _not_shown(count: int, needed: int | None) -> str:
+    text = f"is not shown to hold its floor by {count} {'sample' if count == 1 else 'samples'}"
+    if needed is None:
+        return f"{text}, whose mean is not above it"
+    return f"{text} (about {needed:,} that score alike would show it)"

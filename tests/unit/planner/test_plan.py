@@ -10,6 +10,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from headrace.economics.price_files import open_price_book
 from headrace.economics.price_yaml import read_price_yaml
 from headrace.economics.prices import PriceBook
 from headrace.planner.bounds import TaskTokens, bounds
-from headrace.planner.interval import Interval
+from headrace.planner.interval import Interval, count_to_show, interval, paired_difference
 from headrace.planner.journal import Journal
 from headrace.planner.judge import TIE, WIN, beside_reference
 from headrace.planner.optimizer import cheapest, fewest_moves
@@ -291,6 +292,45 @@ def test_what_is_not_shown_is_not_taken_but_a_mean_may_decide(tmp_path: Path) ->
     bold, _ = planned(second, wrong, evidence="mean")
     assert bold.cheapest is not None
     assert {o.call: o.tier for o in bold.cheapest.options}["label"] == "small"
+
+
+def test_equal_answers_to_few_samples_say_how_many_would_show_it(tmp_path: Path) -> None:
+    """Eight that agree leave room for ln(2/0.05)/8 of others; 37 leave a tenth."""
+    tree = workload_tree()
+    tree["tasks"]["summarize"]["floor"] = {"least": 0.5, "within": 0}
+    workload = read_workload(write_workload(tmp_path, tree))
+    journal = Journal(tmp_path / "p.jsonl")
+    for tier in ("large", "small"):
+        fill(journal, workload, tier, ["{label}"], "{summary}")
+    plan = make_plan(Profile(workload, journal), workload.scenarios[0], price_book(), DAY)
+    reasons = {o.call: o.why_not for o in plan.options if o.tier == "small" and not o.is_batch}
+    assert reasons["label"][-1] == (
+        "label is not shown to hold its floor by 8 samples (about 37 that score alike would show "
+        "it)"
+    )
+    # It leaves no room at all.
+    assert reasons["summarize"][-1] == (
+        "summarize is not shown to hold its floor by 8 samples, whose mean is not above it"
+    )
+
+
+@pytest.mark.parametrize(("count", "is_enough"), [(36, False), (37, True)])
+def test_as_many_equal_samples_as_were_named_show_a_floor(count: int, is_enough: bool) -> None:
+    rows = np.ones((count, 2))
+    found = paired_difference(rows, rows, lambda sums: sums[..., 0] / sums[..., 1], 0.95)
+    assert (found.low >= -0.1) is is_enough
+    assert count_to_show(found, -0.1, -1.0, 0.95) == 37
+
+
+def test_as_many_samples_that_differ_as_were_named_about_show_a_floor() -> None:
+    def score(count: int) -> Interval:
+        rows = np.stack([np.arange(count) % 5 > 0, np.ones(count)], axis=1).astype(float)
+        return interval(rows, lambda sums: sums[..., 0] / sums[..., 1], 0.95)
+
+    needed = count_to_show(score(50), 0.75, 0.0, 0.95)
+    assert needed is not None
+    assert score(needed * 4 // 5).low < 0.75 <= score(needed * 5 // 4).low
+    assert count_to_show(score(50), 0.8, 0.0, 0.95) is None
 
 
 def test_a_floor_that_today_breaks_is_said(tmp_path: Path) -> None:
