@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from served_model import serve
+import httpx
+import pytest
+from served_model import ServedModel, serve
+
+from fakes.random_model import write_random_model
 
 PROMPT = "1, 2, 3,"
 
@@ -39,3 +45,54 @@ def test_two_models_in_one_server(qwen05_path: Path, gemma_path: Path, tmp_path:
         text = http.get("/metrics").text
         for name in names:
             assert f'vllm:generation_tokens_total{{engine="0",model_name="{name}"}} 12.0' in text
+
+
+@pytest.fixture(scope="module")
+def two_small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
+    folder = tmp_path_factory.mktemp("two")
+    first, second = (write_random_model(folder / name, 2) for name in ("alpha", "beta"))
+    options = (str(second), "--memory", "1GiB", "--max-model-len", "512", "--max-num-seqs", "4")
+    with serve(first, folder, *options) as server:
+        yield server
+
+
+def small_answers(http: httpx.Client) -> list[str]:
+    body = {"prompt": "A river", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+    asked = [http.post("/v1/completions", json=body | {"model": n}) for n in ("alpha", "beta")]
+    return [str(answer.json()["choices"][0]["text"]) for answer in asked]
+
+
+def test_orders_in_any_order_at_once_leave_two_models_that_answer(two_small: ServedModel) -> None:
+    """Each beside each, while engines come and go."""
+    server = two_small
+    with server.client() as http, ThreadPoolExecutor(3) as threads:
+
+        def give(path: str, **query: str) -> Callable[[], httpx.Response]:
+            def send() -> httpx.Response:
+                with server.client() as client:
+                    return client.post(path, params=query)
+
+            return send
+
+        comings = (
+            give("/sleep", model="alpha"),
+            give("/wake_up", model="alpha"),
+            give("/v1/models/beta/reload"),
+        )
+        orders = (
+            give("/pause", mode="wait"),
+            give("/pause", model="beta", mode="abort"),
+            give("/reset_prefix_cache"),
+            give("/resume"),
+        )
+        expected = small_answers(http)
+        for come_or_go in comings:
+            for place, order in enumerate(orders):
+                given = (come_or_go, order, orders[place - 1])
+                answers = [threads.submit(send) for send in given]
+                for answer in answers:
+                    assert answer.result().status_code == 200, answer.result().text
+                assert http.post("/resume").json() == {"status": "resumed"}
+        assert http.get("/is_paused").json() == {"is_paused": False}
+        assert small_answers(http) == expected
+        assert http.get("/health").status_code == 200

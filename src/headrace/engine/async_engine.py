@@ -291,4 +291,4 @@ class AsyncEngine:
                 error = EngineDied(self._detail, retryable=True)
             self._output.fail_all(error)
             self._adapters.end(error)
-            self._orders.end(error)
+            self._orders.end(None if reason is None else error)

@@ -111,7 +111,9 @@ class EncoderEngine:
 
     def pause(self, mode: PauseMode, *, clear_cache: bool = True) -> Awaitable[bool]:
         """See core.backend.EngineControl. There is no cache; a pass that runs is finished."""
-        self._may_run.clear()
+        # One that is being stopped has to see its end.
+        if self._state != "dead":
+            self._may_run.clear()
         if mode == "abort":
             with self._lock:
                 jobs = list(self._jobs)
@@ -323,7 +325,7 @@ class EncoderEngine:
     def _wait_for_pass(self) -> bool:
         """Wait until none runs that began before a pause; whether it is paused still."""
         with self._passing:
-            return not self._may_run.is_set()
+            return self._state == "dead" or not self._may_run.is_set()
 
     def _receive(self) -> bool:
         """Wait for a job, take all that are there. False at the end."""

@@ -36,7 +36,8 @@ class GivenOrders:
         self._open: dict[int, Future[bool]] = {}
         # Between the last reply and the engine's end.
         self._lock = Lock()
-        self._end: HeadraceError | None = None
+        self._has_ended = False
+        self._error: HeadraceError | None = None
         self.is_paused = False
 
     def pause(self, keeps_running: bool, clears_cache: bool) -> Awaitable[bool]:
@@ -61,21 +62,27 @@ class GivenOrders:
         if future is not None and future.set_running_or_notify_cancel():
             future.set_result(reply.is_done)
 
-    def end(self, error: HeadraceError) -> None:
-        """No engine will ever answer."""
+    def end(self, error: HeadraceError | None) -> None:
+        """No engine will ever answer.
+
+        Without an error it was told to stop, as one that is replaced is: nothing moves in it and
+        nothing is cached, which is what orders are for.
+        """
         with self._lock:
-            self._end = error
+            self._has_ended, self._error = True, error
             waiting = list(self._open.values())
             self._open.clear()
         for future in waiting:
             if future.set_running_or_notify_cancel():
-                future.set_exception(error)
+                self._settle(future)
 
     def _give(self, order: EngineOrder) -> Awaitable[bool]:
         future: Future[bool] = Future()
         with self._lock:
-            if self._end is not None:
-                raise self._end
+            if self._has_ended:
+                # Who waits finds out: other engines are given the same order.
+                self._settle(future)
+                return asyncio.wrap_future(future)
             self._open[order.order_id] = future
         try:
             self._send(order)
@@ -83,3 +90,10 @@ class GivenOrders:
             self._open.pop(order.order_id, None)
             raise
         return asyncio.wrap_future(future)
+
+    def _settle(self, future: Future[bool]) -> None:
+        """Say what becomes of an order once the engine has ended."""
+        if self._error is None:
+            future.set_result(True)
+        else:
+            future.set_exception(self._error)

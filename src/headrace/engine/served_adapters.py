@@ -107,7 +107,7 @@ class ServedAdapters:
     async def unload(self, name: str) -> None:
         """Serve a name no longer, and wait until its adapter is gone.
 
-        Raises: ModelNotFound, EngineDied.
+        Raises: ModelNotFound.
         """
         with self._lock:
             served = self._served.pop(name, None)
@@ -136,15 +136,13 @@ class ServedAdapters:
                 future.set_result(reply)
 
     def end(self, error: HeadraceError) -> None:
-        """No engine will ever answer."""
+        """No engine will ever answer: what was to be unloaded is gone with it."""
         with self._lock:
             self._end = error
-            waiting: list[Future[AdapterLoaded] | Future[None]] = [
-                *self._loading.values(),
-                *self._leaving.values(),
-            ]
+            waiting = list(self._loading.values())
             self._loading.clear()
-            self._leaving.clear()
+            for sha256 in list(self._leaving):
+                self._resolve(sha256)
         for future in waiting:
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)

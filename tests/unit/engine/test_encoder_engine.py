@@ -176,6 +176,13 @@ async def test_a_paused_encoder_can_be_stopped(backend: EngineBackend) -> None:
         await waiting
 
 
+async def test_nothing_moves_in_an_encoder_that_is_stopped(backend: EngineBackend) -> None:
+    pausing = backend.pause("wait")
+    await backend.stop()
+    assert await pausing
+    assert await backend.pause("abort")
+
+
 async def test_stopped_while_texts_are_tokenized(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from headrace.engine.messages import (
     ResetPrefixes,
     ResumeEngine,
 )
+from headrace.launch.pool_pauses import PoolPauses
 
 ANSWER = "0123456789abcdef"
 
@@ -147,6 +148,40 @@ async def test_an_engine_that_ended_takes_no_orders_and_answers_those_it_had() -
             await text_of(stream)
         with pytest.raises(BackendError, match="bad kernel"):
             await running.backend.resume()
+
+
+async def test_nothing_moves_in_an_engine_that_was_stopped() -> None:
+    """Orders reach one that is being replaced before, while and after it ends."""
+    async with running_engine(script(ANSWER)) as running:
+        backend, stream = running.backend, await begun(running)
+        before = asyncio.ensure_future(backend.pause("wait"))
+        stopping = asyncio.create_task(backend.stop())
+        await asyncio.sleep(0)
+        meanwhile = asyncio.ensure_future(backend.pause("wait"))
+        running.runner.gate.set()
+        await stopping
+        with pytest.raises(BackendError, match="was stopped"):
+            await text_of(stream)
+        assert await before and await meanwhile
+        assert await backend.pause("keep")
+        assert await backend.resume()
+        assert await backend.reset_prefix_cache()
+
+
+async def test_an_order_to_all_reaches_those_behind_one_that_died() -> None:
+    async with running_engine(script(ANSWER)) as dead, running_engine(script(ANSWER)) as living:
+        stream = await begun(dead)
+        dead.runner.failure = ValueError("bad kernel")
+        dead.runner.gate.set()
+        with pytest.raises(BackendError, match="bad kernel"):
+            await text_of(stream)
+        pauses = PoolPauses()
+        with pytest.raises(BackendError, match="bad kernel"):
+            await pauses.pause(["a", "b"], [dead.backend, living.backend], "wait", True)
+        assert living.backend.health().status == "paused"
+        with pytest.raises(BackendError, match="bad kernel"):
+            await pauses.resume(["a", "b"], [dead.backend, living.backend])
+        assert living.backend.health().status == "ready"
 
 
 async def test_an_order_that_finds_no_room_leaves_nothing_behind() -> None:

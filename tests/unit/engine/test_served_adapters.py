@@ -125,6 +125,17 @@ async def test_who_waits_is_told_when_the_engine_ends() -> None:
         await engine.adapters.load("other", "/1")
 
 
+async def test_an_adapter_is_gone_with_its_engine() -> None:
+    engine = Engine()
+    await engine.adapters.load("sql", "/1")
+    engine.is_silent = True
+    waiting = asyncio.create_task(engine.adapters.unload("sql"))
+    while len(engine.sent) < 2:
+        await asyncio.sleep(0)
+    engine.adapters.end(EngineDied("over"))
+    await waiting
+
+
 async def test_another_engine_process_may_find_other_files() -> None:
     engine = Engine()
     await engine.adapters.load("changed", "/1")
