@@ -251,7 +251,7 @@ def test_a_server_that_is_stopped(tmp_path: Path) -> None:
             read_until(raw, b"shutting down")
         (row,) = served.rows(1)
     assert counts(row) == ("measured", 2, 0, 2)
-    assert ending(row) == ("error", "CapacityError", 200)
+    assert ending(row) == ("abort", "server_stopped", 200)
 
 
 def test_who_has_no_key_leaves_no_row(served: Served) -> None:

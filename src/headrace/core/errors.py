@@ -9,8 +9,10 @@ HeadraceError
 |   |-- TooManyAnswers     num_answers, max_num_answers
 |   |-- NotAuthenticated, NotPermitted
 |   |-- RateLimited        retry_after_s
-|   `-- BudgetExceeded     budget
+|   |-- BudgetExceeded     budget
+|   `-- BatchStopped       the batch of a line was cancelled, or its time is up
 |-- CapacityError          full, draining, waking up: retry_after_s
+|   `-- ServerStopping     the server ends
 |-- ModelFileError         UnsupportedFormat, MissingTensor, DigestMismatch, QualityDrift
 |-- ModelSourceError       a model could not be fetched: every source and why
 |-- DiskFull               a download would not fit: needed and free bytes
@@ -223,6 +225,13 @@ class BudgetExceeded(RequestError):
         super().__init__(message, None, "insufficient_quota")
 
 
+class BatchStopped(RequestError):
+    """A line of a batch that was cancelled, or has expired, while it was answered."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(f"The batch was {how} while this line was answered.", None, f"batch_{how}")
+
+
 class CapacityError(HeadraceError):
     """Full, draining or not ready yet. Units: seconds. `is_full`: the queue is, no more.
 
@@ -239,6 +248,12 @@ class CapacityError(HeadraceError):
         self.retry_after_s, self.is_full = retry_after_s, is_full
         self.is_impatience = is_impatience
         super().__init__(message)
+
+
+class ServerStopping(CapacityError):
+    """The server ends: it takes no more requests, and cuts off those that take too long."""
+
+    code = "server_stopped"
 
 
 class ModelFileError(HeadraceError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
+from headrace.core.errors import BatchStopped, ServerStopping
 from headrace.core.frozen import frozen
 from headrace.core.output import RequestOutput, RequestTimes
 from headrace.core.request import GenerateRequest
@@ -92,7 +93,8 @@ class CallProgress:
         """Of every answer, joined by a comma; `abort` or `error` for what was cut off."""
         reasons = {reason for attempt in self.attempts for reason in attempt.finish_reasons}
         if any(not attempt.is_finished for attempt in self.attempts):
-            reasons.add("abort" if self.error is None else "error")
+            is_fault = not isinstance(self.error, BatchStopped | ServerStopping | None)
+            reasons.add("error" if is_fault else "abort")
         return ",".join(sorted(reasons)) or None
 
     def routes(self) -> list[Route]:

@@ -31,7 +31,8 @@ class UsageRow(NamedTuple):
         prefill_compute_s, decode_compute_s: the call's share of the engine's steps; prefill_s and
             decode_s are time that passed, for other calls too.
         finish_reason: of every answer of the call, joined by a comma; `abort` for one cut off.
-        error: the code or kind of what ended the call; `client_disconnected` when the client left.
+        error: the code or kind of what ended the call; `client_disconnected` when the client left,
+            `server_stopped` when the server ended.
         http_status: None when the client left before there was one.
         cache_write_tokens, cache_write_1h_tokens: of the input, written to a provider's cache.
         provider: whose model it is; `local` here.

@@ -17,6 +17,7 @@ import msgspec
 from headrace.core.batches import BatchRecord
 from headrace.core.errors import (
     BackendError,
+    BatchStopped,
     CapacityError,
     InvalidParameter,
     RateLimited,
@@ -50,11 +51,14 @@ _log = logging.getLogger(__name__)
 
 @frozen
 class Outcome:
-    """A finished line: what its file gets, and what the ledger does."""
+    """A line that was asked: what its file gets, and what the ledger does.
+
+    `output` is None where the answer was cut off, or is asked for again: it has used something.
+    """
 
     number: int
     is_error: bool
-    output: bytes
+    output: bytes | None
     row: UsageRow
 
 
@@ -74,10 +78,22 @@ class _Rows:
 
 
 class BatchCall:
-    """Answers the lines of one batch."""
+    """Answers the lines of one batch.
 
-    def __init__(self, services: Services, route: Route, record: BatchRecord) -> None:
+    `spend` gets what was used without a result; `reason` says why lines are cut off, None where
+    the server ends.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        route: Route,
+        record: BatchRecord,
+        spend: Callable[[Outcome], None],
+        reason: Callable[[], str | None],
+    ) -> None:
         self._services, self._route, self._record = services, route, record
+        self._spend, self._reason = spend, reason
 
     async def answer(self, line: BatchLine) -> Outcome:
         """Ask until there is a result. Cancelling it leaves a row and no result."""
@@ -97,9 +113,9 @@ class BatchCall:
                 if not _is_passing(error) or num_failures >= MAX_ENGINE_FAILURES:
                     return _make_failure(line, request_id, error, rows)
                 # Each attempt has used what it has used.
-                self._pass_on(rows)
+                self._pass_on(line, rows)
             except asyncio.CancelledError:
-                self._pass_on(rows)
+                self._pass_on(line, rows)
                 raise
             except Exception as error:
                 if is_our_fault(error):
@@ -108,11 +124,10 @@ class BatchCall:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LAST_WAIT_S)
 
-    def _pass_on(self, rows: _Rows) -> None:
+    def _pass_on(self, line: BatchLine, rows: _Rows) -> None:
         # A call that never reached the engine is asked again and was none.
-        ledger, row = self._services.accounts.ledger, rows.row
-        if ledger is not None and row is not None and row.usage_source != "none":
-            ledger.append(row)
+        if rows.row is not None and rows.row.usage_source != "none":
+            self._spend(Outcome(line.number, True, None, rows.row))
 
     async def _ask(self, line: BatchLine, request_id: str, rows: _Rows) -> JsonReply:
         record, services = self._record, self._services
@@ -139,7 +154,8 @@ class BatchCall:
             keep_request(services, call)
             return reply
         except asyncio.CancelledError:
-            meter.note_error(stopping_error())
+            reason = self._reason()
+            meter.note_error(stopping_error() if reason is None else BatchStopped(reason))
             raise
         except Exception as error:
             meter.note_error(error)

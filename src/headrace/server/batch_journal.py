@@ -1,8 +1,8 @@
 """What is finished of a batch: entries of its journal, and the one task that writes them.
 
 In: outcomes, as they come. Out: entries on the disk, several with one sync, then their usage
-rows in the ledger. A batch that goes on after a crash hands rows in again; the ledger takes each
-once.
+rows in the ledger. What was used without a result is an entry too: the batch's usage is what its
+rows say. A batch that goes on after a crash hands rows in again; the ledger takes each once.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ _log = logging.getLogger(__name__)
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A line of the journal."""
+    """A line of the journal. Not `is_finished`: its line has a row of usage, and no result."""
 
     number: int
     is_error: bool
     row: dict[str, Any]
     output: msgspec.Raw
+    is_finished: bool = True
 
 
 @dataclass(slots=True)
 class Progress:
-    """Which lines are finished, and what they used."""
+    """Which lines are finished, and what all of them used, also those that were cut off."""
 
     done: set[int] = field(default_factory=set)
     num_failed: int = 0
@@ -50,6 +51,10 @@ class Progress:
         """Count a line."""
         self.done.add(number)
         self.num_failed += is_error
+        self.spend(row)
+
+    def spend(self, row: UsageRow) -> None:
+        """Count what was used."""
         self.usage += Usage(
             row.input_tokens or 0,
             row.cached_input_tokens or 0,
@@ -60,11 +65,13 @@ class Progress:
 
 
 def read_entries(journal: Journal) -> Iterator[Entry]:
-    """Every entry, each line once."""
+    """Every entry; each finished line once."""
     decoder, seen = msgspec.json.Decoder(Entry), set[int]()
     for data in journal.read():
         entry = decoder.decode(data)
-        if entry.number not in seen:
+        if not entry.is_finished:
+            yield entry
+        elif entry.number not in seen:
             seen.add(entry.number)
             yield entry
 
@@ -74,7 +81,10 @@ def read_progress(journal: Journal) -> tuple[Progress, list[UsageRow]]:
     progress, rows = Progress(), []
     for entry in read_entries(journal):
         row = UsageRow(**entry.row)
-        progress.add(entry.number, entry.is_error, row)
+        if entry.is_finished:
+            progress.add(entry.number, entry.is_error, row)
+        else:
+            progress.spend(row)
         rows.append(row)
     return progress, rows
 
@@ -87,7 +97,7 @@ class JournalWriter:
     ) -> None:
         """Mutates: progress."""
         self._journal, self._progress, self._ledger = journal, progress, ledger
-        self._waiting: list[tuple[Outcome, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[Outcome, asyncio.Future[None] | None]] = []
         self._news, self._is_closing = asyncio.Event(), False
         self._task = asyncio.create_task(self._run())
 
@@ -97,6 +107,11 @@ class JournalWriter:
         self._waiting.append((outcome, written))
         self._news.set()
         await written
+
+    def add(self, outcome: Outcome) -> None:
+        """Write an outcome that nobody waits for."""
+        self._waiting.append((outcome, None))
+        self._news.set()
 
     async def close(self) -> None:
         """Write what waits; what cannot be written now is not finished."""
@@ -118,6 +133,8 @@ class JournalWriter:
             except StoreError as error:
                 _log.error("results of a batch wait: %s", error)
                 if self._is_closing:
+                    # What lines that are asked again have used is used all the same.
+                    self._note([one for one in group if one[0].output is None])
                     return
                 self._waiting = group + self._waiting
                 await self._pause(wait_s)
@@ -133,17 +150,20 @@ class JournalWriter:
             await asyncio.sleep(0.1)
         self._news.set()
 
-    def _note(self, group: Sequence[tuple[Outcome, asyncio.Future[None]]]) -> None:
+    def _note(self, group: Sequence[tuple[Outcome, asyncio.Future[None] | None]]) -> None:
         ledger = self._ledger()
         for outcome, written in group:
-            self._progress.add(outcome.number, outcome.is_error, outcome.row)
+            if outcome.output is None:
+                self._progress.spend(outcome.row)
+            else:
+                self._progress.add(outcome.number, outcome.is_error, outcome.row)
             if ledger is not None:
                 ledger.append(outcome.row)
-            if not written.done():
+            if written is not None and not written.done():
                 written.set_result(None)
 
 
 def _encode(outcome: Outcome) -> bytes:
     row = outcome.row._asdict()
-    output = msgspec.Raw(outcome.output)
-    return msgspec.json.encode(Entry(outcome.number, outcome.is_error, row, output))
+    output, is_finished = msgspec.Raw(outcome.output or b"null"), outcome.output is not None
+    return msgspec.json.encode(Entry(outcome.number, outcome.is_error, row, output, is_finished))

@@ -64,7 +64,7 @@ def finish_batch(
     output, error = _Results(storage.files), _Results(storage.files)
     try:
         with closing(storage.batches.open_journal(record.id)) as journal:
-            for entry in read_entries(journal):
+            for entry in filter(lambda entry: entry.is_finished, read_entries(journal)):
                 (error if entry.is_error else output).add(bytes(entry.output))
         for line in _unanswered(record, after, progress, storage):
             error.add(line)

@@ -159,7 +159,8 @@ class BatchRun:
                 await asyncio.gather(noting, return_exceptions=True)
 
     async def _ask_lines(self, file: BinaryIO, writer: JournalWriter) -> None:
-        call = BatchCall(self._services, self._route, self.record)
+        services, route, record = self._services, self._route, self.record
+        call = BatchCall(services, route, record, writer.add, lambda: self._reason)
 
         async def answer(line: BatchLine) -> None:
             outcome = await call.answer(line)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from headrace.core.errors import CapacityError
+from headrace.core.errors import ServerStopping
 
 DRAIN_RETRY_AFTER_S = 5.0
 
@@ -43,7 +43,7 @@ class Lifetime:
                 self._idle.set()
 
     def check_open(self) -> None:
-        """Raises: CapacityError once the server drains."""
+        """Raises: ServerStopping once the server drains."""
         if self.is_draining:
             raise stopping_error()
 
@@ -65,9 +65,9 @@ class Lifetime:
             task.cancel()
 
 
-def stopping_error() -> CapacityError:
+def stopping_error() -> ServerStopping:
     """Say that the server is going away."""
-    return CapacityError(
+    return ServerStopping(
         "The server is shutting down. Send the request again later.",
         DRAIN_RETRY_AFTER_S,
         is_full=False,

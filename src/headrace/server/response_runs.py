@@ -208,6 +208,7 @@ class Run:
             self._last = self._make_last([])
         except asyncio.CancelledError:
             if lifetime.is_closing:
+                self._meter.note_error(stopping_error())
                 self.fail(describe_error(stopping_error(), self._request_id))
             else:
                 self._last = self._make_last(self.writer.cancel())
