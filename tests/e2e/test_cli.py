@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("qwen05_path")
 QUESTION = "What is 2 + 2? Answer with the number only."
 SUMMARY = re.compile(
     r"(?P<input>\d+) prompt tokens, (?P<output>\d+) generated, first token after \d+\.\d\d s"
-    r"(, \d+\.\d tokens/s)?(, cut at the length limit)?\n"
+    r"(, \d+\.\d tokens/s( over \d+)?)?(, cut at the length limit)?\n"
 )
 
 

@@ -18,8 +18,8 @@ from headrace.core.output import FinishReason
 from headrace.core.request import GenerateRequest, SamplingParams
 from headrace.core.usage import Usage
 
-# Speed is said of answers that are long enough to have one.
-LEAST_TIMED_TOKENS = 16
+# The speed of fewer says little, so it is said of how many it is.
+FEW_TIMED_TOKENS = 16
 
 
 @dataclass(slots=True)
@@ -91,14 +91,16 @@ def print_text(text: str) -> None:
 
 
 def summarize(answer: Answer) -> str:
-    """One line: tokens, time to the first token, speed where there are enough tokens for one."""
+    """One line: tokens, time to the first token, speed from the second one on."""
     usage = answer.usage
     cached = f" ({usage.cached_input_tokens} cached)" if usage.cached_input_tokens else ""
     parts = [f"{usage.input_tokens} prompt tokens{cached}", f"{usage.output_tokens} generated"]
     if answer.ttft_s is not None:
         parts.append(f"first token after {answer.ttft_s:.2f} s")
-    if answer.tokens_per_s is not None and usage.output_tokens >= LEAST_TIMED_TOKENS:
-        parts.append(f"{answer.tokens_per_s:.1f} tokens/s")
+    if answer.tokens_per_s is not None:
+        num_timed = usage.output_tokens - 1
+        of_few = f" over {num_timed}" if num_timed < FEW_TIMED_TOKENS else ""
+        parts.append(f"{answer.tokens_per_s:.1f} tokens/s{of_few}")
     if answer.finish_reason == "length":
         parts.append("cut at the length limit")
     return ", ".join(parts)

@@ -127,9 +127,15 @@ def test_summaries() -> None:
         "40 prompt tokens (32 cached), 21 generated, first token after 0.50 s, 20.0 tokens/s, "
         "cut at the length limit"
     )
-    # Eight tokens have no speed to speak of.
+    # Few tokens have a speed that says little.
     few = Answer("x", Usage(40, 0, 8), "stop", ttft_s=0.5, total_s=0.7)
-    assert summarize(few) == "40 prompt tokens, 8 generated, first token after 0.50 s"
+    assert summarize(few) == (
+        "40 prompt tokens, 8 generated, first token after 0.50 s, 35.0 tokens/s over 7"
+    )
+    one = Answer("x", Usage(40, 0, 1), "length", ttft_s=0.5, total_s=0.5)
+    assert summarize(one) == (
+        "40 prompt tokens, 1 generated, first token after 0.50 s, cut at the length limit"
+    )
     assert summarize(Answer("", Usage(4))) == "4 prompt tokens, 0 generated"
     assert Answer("x", Usage(4, 0, 1), "stop", 0.5, 0.5).tokens_per_s is None
 
