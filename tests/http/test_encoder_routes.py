@@ -128,6 +128,19 @@ def test_what_cannot_be_is_named(client: httpx.Client, fields: dict[str, Any], p
     assert refusal(post(client, fields.pop("input", "rain"), **fields))["param"] == param
 
 
+def test_tokens_of_messages_are_refused_in_words_that_say_what_is_read(
+    client: httpx.Client,
+) -> None:
+    messages = [{"role": "user", "content": "the cat"}]
+    refused = client.post("/tokenize", json={"messages": messages})
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["param"], error["code"]) == ("messages", "unsupported_parameter")
+    assert error["message"] == (
+        "This model is an encoder: it reads a text, not messages. Send the text as prompt."
+    )
+
+
 def test_an_encoder_does_not_answer(client: httpx.Client) -> None:
     messages = [{"role": "user", "content": "hi"}]
     for path, body in (

@@ -104,8 +104,9 @@ async def check_reply(reply: HttpReply, content_type: str) -> None:
     """
     if reply.status != 200:
         where = reply.headers.get("location")
-        said = _error_message(await reply.text()) + (f" (to {where})" if where else "")
-        raise RequestFailed(f"http_{reply.status}", said or "no message")
+        text = await reply.text()
+        said = _error_message(text) + (f" (to {where})" if where else "")
+        raise RequestFailed(f"http_{reply.status}", said or "no message", _error_code(text))
     given = reply.headers.get("content-type", "none").partition(";")[0].strip().lower()
     if given != content_type:
         said = cut(await reply.text(_MAX_SHOWN))
@@ -203,6 +204,14 @@ def _error_message(text: str) -> str:
         return cut(str(error["message"] if isinstance(error, dict) else error))
     except (ValueError, KeyError, TypeError, RecursionError):
         return cut(text.strip())
+
+
+def _error_code(text: str) -> str | None:
+    try:
+        code = json.loads(text)["error"]["code"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return code if isinstance(code, str) else None
 
 
 def cut(text: str) -> str:

@@ -12,10 +12,13 @@ from headrace.core.frozen import frozen
 
 
 class RequestFailed(Exception):
-    """A request that a target could not finish. `kind` is a short name that reports count by."""
+    """A request that a target could not finish. `kind` is a short name that reports count by.
 
-    def __init__(self, kind: str, message: str) -> None:
-        self.kind, self.message = kind, message
+    `code` is the server's own name of what is wrong, where it has one.
+    """
+
+    def __init__(self, kind: str, message: str, code: str | None = None) -> None:
+        self.kind, self.message, self.code = kind, message, code
         super().__init__(f"{kind}: {message}")
 
 

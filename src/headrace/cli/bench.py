@@ -12,7 +12,7 @@ import typer
 
 from headrace.cli.bench_load import latency, serve, throughput
 from headrace.cli.bench_roof import roof
-from headrace.cli.plain_values import PlainCommand, PlainGroup
+from headrace.cli.plain_values import BenchCommand, PlainGroup
 
 _DEFAULT = "roof"
 
@@ -35,4 +35,4 @@ def _group() -> None:
 bench = typer.Typer(cls=_BenchGroup, rich_markup_mode=None, add_completion=False)
 bench.callback()(_group)
 for _command in (roof, latency, throughput, serve):
-    bench.command(_command.__name__, cls=PlainCommand)(_command)
+    bench.command(_command.__name__, cls=BenchCommand)(_command)

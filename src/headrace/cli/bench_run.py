@@ -65,6 +65,10 @@ _HINTS = {
     "http_401": "Name the variable that holds the key with --api-key-env.",
     "http_404": "See that --url ends where the API begins, mostly in /v1, and that MODEL is right.",
 }
+_HINTS_BY_CODE = {
+    "model_not_supported": "A load is made of answers, so it needs a language model; `headrace "
+    "embed --model NAME --file FILE` says how many texts a second an encoder here takes.",
+}
 FilePrompts = tuple[FilePrompt, ...]
 
 
@@ -135,7 +139,12 @@ async def _run_server(
         async with asyncio.timeout(settings.timeout_s):
             name = model or await _only_model(endpoint, api_key)
             target = HttpTarget(endpoint, name, flags.api, settings.ignore_eos, extra_body, api_key)
-            maker, known = await _prompts_for(target, flags, settings, prompts)
+            try:
+                maker, known = await _prompts_for(target, flags, settings, prompts)
+            except RequestFailed as error:
+                if error.kind == "http_404":
+                    await _check_model(name, endpoint, api_key)
+                raise
     described = {
         "kind": "http",
         "url": endpoint.url,
@@ -174,9 +183,23 @@ async def _only_model(endpoint: Endpoint, api_key: str | None) -> str:
     """
     names = await list_models(endpoint, api_key)
     if len(names) != 1:
-        shown = ", ".join(names[:20]) or "none"
-        raise ConfigError("MODEL", None, f"one of those served at {endpoint.url}: {shown}")
+        raise _not_served(None, names, endpoint)
     return names[0]
+
+
+async def _check_model(name: str, endpoint: Endpoint, api_key: str | None) -> None:
+    """Raises: ConfigError for a model that a server, which says what it has, does not have."""
+    try:
+        names = await list_models(endpoint, api_key)
+    except RequestFailed:
+        return
+    if name not in names:
+        raise _not_served(name, names, endpoint)
+
+
+def _not_served(name: str | None, names: list[str], endpoint: Endpoint) -> ConfigError:
+    shown = ", ".join(names[:20]) or "none"
+    return ConfigError("MODEL", name, f"one of those served at {endpoint.url}: {shown}")
 
 
 @contextmanager
@@ -188,7 +211,7 @@ def _first_answer(where: str, timeout_s: float) -> Iterator[None]:
     try:
         yield
     except RequestFailed as error:
-        hint = _HINTS.get(error.kind, "")
+        hint = _HINTS_BY_CODE.get(error.code or "") or _HINTS.get(error.kind, "")
         text = f"{where} failed the request before the load ({error.kind}): {error.message}"
         raise BackendError(f"{text.rstrip('.')}. {hint}".rstrip()) from None
     except TimeoutError:

@@ -1,4 +1,7 @@
-"""Flags of vLLM and llama-server, and what does the same here. Loaded when one of them is typed."""
+"""Flags of vLLM, its benchmarks and llama-server, and what does the same here.
+
+Loaded when one of them is typed.
+"""
 
 from __future__ import annotations
 
@@ -33,3 +36,26 @@ FLAGS = {
     "--enforce-eager": "engine.eager: true in the file of --config",
 }
 """What `headrace serve` has in their place; docs/guides/serve.md says so too."""
+
+_URL = "--url URL, such as http://127.0.0.1:8000/v1"
+_LENGTHS = "LENGTHS, such as 128 or log:32..512"
+BENCH_FLAGS = {
+    "--model": "the model is an argument, as in `headrace bench serve MODEL`",
+    "-m": "the model is an argument, as in `headrace bench serve MODEL`",
+    "--base-url": _URL,
+    "--host": _URL,
+    "--port": _URL,
+    "--endpoint": "--api chat or --api completions",
+    "--num-prompts": "--num-requests N",
+    "--request-rate": "--rate R, of bench serve",
+    "--max-concurrency": "--concurrency N, of bench throughput",
+    "--input-len": f"--prompt-tokens {_LENGTHS}",
+    "--random-input-len": f"--prompt-tokens {_LENGTHS}",
+    "--output-len": f"--output-tokens {_LENGTHS}",
+    "--random-output-len": f"--output-tokens {_LENGTHS}",
+    "--dataset-path": '--prompts FILE, of lines {"prompt": ...}',
+    "--goodput": "--slo LIMITS, such as ttft=500ms,tpot=50ms",
+    "--save-result": "--save-json FILE",
+    "--extra-body": "--body JSON",
+}
+"""What `headrace bench` has in the place of flags of `vllm bench`."""

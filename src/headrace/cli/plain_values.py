@@ -92,13 +92,16 @@ class PlainCommand(_PlainValues, TyperCommand):
 class ServeCommand(PlainCommand):
     """`serve`, typed by those who know other servers: their flags are told what they are here."""
 
+    elsewhere = "FLAGS"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Raises: the usage error of the library, with the way of headrace."""
         words = [word.partition("=")[0] for word in args]
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            flags = importlib.import_module("headrace.cli.other_servers").FLAGS
+            others = importlib.import_module("headrace.cli.other_servers")
+            flags = getattr(others, self.elsewhere)
             named = getattr(error, "option_name", None) or "?"
             if not named.startswith("--"):
                 # Short flags are read letter by letter, and others have longer ones.
@@ -108,6 +111,12 @@ class ServeCommand(PlainCommand):
                 error.possibilities = None
                 error.message = f"No such option: {named}. Here: {here}."  # type: ignore[attr-defined]
             raise
+
+
+class BenchCommand(ServeCommand):
+    """A measurement, typed by those who know vLLM's."""
+
+    elsewhere = "BENCH_FLAGS"
 
 
 class PlainGroup(_PlainValues, TyperGroup):

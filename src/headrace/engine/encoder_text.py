@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headrace.core.backend import TokenizerInfo
-from headrace.core.errors import InvalidParameter
+from headrace.core.errors import RequestError
 from headrace.core.request import GenerateRequest
 from headrace.engine.encoder_model import EncoderModel
 from headrace.engine.text_threads import TextThreads
@@ -23,7 +23,11 @@ class EncoderText:
     async def encode(self, request: GenerateRequest) -> tuple[int, ...]:
         """See core.backend.ModelText."""
         if not isinstance(request.prompt, str):
-            raise InvalidParameter("messages", None, "nothing: an encoder reads a prompt")
+            raise RequestError(
+                "This model is an encoder: it reads a text, not messages. Send the text as prompt.",
+                "messages",
+                "unsupported_parameter",
+            )
         return await self._threads.run(self._encode, request.prompt, request.add_special_tokens)
 
     async def decode(self, token_ids: Sequence[int]) -> str:

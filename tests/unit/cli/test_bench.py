@@ -16,7 +16,14 @@ from pathlib import Path
 import pytest
 from rich.progress import TimeElapsedColumn
 
-from fakes.completion_server import CompletionServer, Exchange, Script, answer, completion_server
+from fakes.completion_server import (
+    CompletionServer,
+    Exchange,
+    Script,
+    answer,
+    completion_server,
+    dump,
+)
 from headrace.bench.outcome import Failure, Outcome
 from headrace.cli.bench_progress import LoadView
 from headrace.cli.main import main
@@ -215,6 +222,35 @@ def test_a_server_that_refuses_is_known_before_the_load(
         assert capsys.readouterr().err == shown
     assert bench("serve", "--url", server.url) == 1
     assert "Start the server, or give its address with --url." in capsys.readouterr().err
+
+
+def refusing(status: str, code: str, message: str) -> Script:
+    async def refuse(exchange: Exchange) -> None:
+        await exchange.reply(status, dump({"error": {"message": message, "code": code}}))
+
+    return refuse
+
+
+def test_a_model_that_a_server_does_not_have_is_told_which_it_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with served(refusing("404 Not Found", "model_not_found", "No.")) as server:
+        server.models = ("a", "b")
+        assert bench("serve", "c", "--url", server.url) == 2
+        shown = f"error: MODEL is 'c'; allowed: one of those served at {server.url}: a, b.\n"
+        assert capsys.readouterr().err == shown
+        # What it has and does not answer with: another route, another path.
+        assert bench("serve", "a", "--url", server.url) == 1
+        assert "(http_404): No. See that --url ends" in capsys.readouterr().err
+
+
+def test_an_encoder_is_told_what_measures_it(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "m makes vectors of texts and does nothing else."
+    with served(refusing("400 Bad Request", "model_not_supported", said)) as server:
+        assert bench("serve", "--url", server.url) == 1
+    assert f"{said} A load is made of answers, so it needs a language model; `headrace embed" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_key_is_sent_and_not_written(

@@ -145,6 +145,8 @@ def test_flags_of_other_servers_are_in_the_guide_and_not_our_own() -> None:
         (["serve", "-ngl", "99"], 2, "No such option: -ngl. Here: leave it out: a model is on"),
         (["serve", "--tp", "2"], 2, "No such option: --tp. Here: --tensor-parallel-size N."),
         (["serve", "-n", "9"], 2, "No such option: -n. Here: --default-max-tokens N."),
+        (["bench", "serve", "--model", "x"], 2, "--model. Here: the model is an argument, as in"),
+        (["bench", "serve", "--num-prompts=9"], 2, "--num-prompts. Here: --num-requests N."),
         (
             ["serve", "--adapter-memory", "1GiB"],
             2,
