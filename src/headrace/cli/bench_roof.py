@@ -22,14 +22,24 @@ def roof(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Model to measure.")
     ] = DEFAULT_MODEL,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; engine and roof alternate.")] = 3,
-    prompt_tokens: Annotated[int, typer.Option(min=16, help="Prompt of the prefill run.")] = 512,
-    decode_tokens: Annotated[int, typer.Option(min=2, help="Answer of the single stream.")] = 64,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 32,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the kernels.")] = None,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Rounds; engine and roof alternate.")
+    ] = 3,
+    prompt_tokens: Annotated[
+        int, typer.Option(metavar="N", min=16, help="Prompt of the prefill run.")
+    ] = 512,
+    decode_tokens: Annotated[
+        int, typer.Option(metavar="N", min=2, help="Answer of the single stream.")
+    ] = 64,
+    concurrency: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Requests that run at once.")
+    ] = 32,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Threads of the kernels.")
+    ] = None,
     isa: IsaOption = None,
     kv_cache_dtype: KVCacheDtypeOption = None,
-    memory: Annotated[str | None, typer.Option(help="Limit, such as 2GiB.")] = None,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Limit, such as 2GiB.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     config: ConfigOption = None,
 ) -> None:

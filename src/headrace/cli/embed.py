@@ -31,7 +31,7 @@ OutputFormat = Literal["jsonl", "json", "npy"]
 def embed(
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TEXT...", help="Texts. Without any, and without --file: stdin."),
+        typer.Argument(metavar="TEXT", help="Texts. Without any, and without --file: stdin."),
     ] = None,
     model: ModelOption = DEFAULT_ENCODER,
     file: Annotated[

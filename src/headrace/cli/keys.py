@@ -59,7 +59,7 @@ def create(
     ] = None,
     priority: Annotated[
         int,
-        typer.Option(metavar="N", help="Whose requests run first: lower ones. Default: 0."),
+        typer.Option(metavar="N", help="Whose requests run first: lower ones."),
     ] = 0,
     database: DatabaseOption = None,
     config_file: ConfigOption = None,

@@ -27,7 +27,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 FilesArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[FILE]...", help="Files or folders of records. Default: those of the settings."
+        metavar="FILE", help="Files or folders of records. Default: those of the settings."
     ),
 ]
 
@@ -96,7 +96,7 @@ def pairs(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILE]...",
+            metavar="FILE",
             help="Labelled pairs as JSON lines. Default: those that come along.",
         ),
     ] = None,

@@ -54,7 +54,7 @@ def serve(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="MODEL...",
+            metavar="MODEL",
             help="Name from `headrace models`, GGUF file or Hugging Face folder; several share the "
             "memory and are loaded when asked for, the first at the start. "
             f"[default: {DEFAULT_MODEL}]",
@@ -62,10 +62,11 @@ def serve(
         ),
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")
+        str | None, typer.Option(metavar="HOST", help="Address to listen on. Default: 127.0.0.1.")
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="Port to listen on; 0 takes a free one. Default: 8000.")
+        int | None,
+        typer.Option(metavar="PORT", help="Port to listen on; 0 takes a free one. Default: 8000."),
     ] = None,
     served_model_name: Annotated[
         list[str] | None,

@@ -97,6 +97,26 @@ def test_version(home: Path) -> None:
     assert result.stdout.startswith("headrace ")
 
 
+def help_pages(*words: str) -> Iterator[tuple[str, str]]:
+    """Of a command and those in it."""
+    page = CliRunner().invoke(build_app([*words]), [*words, "--help"]).output
+    yield " ".join(words), page
+    _, _, inner = page.partition("\nCommands:\n")
+    for name in re.findall(r"^  ([a-z-]+)", inner, re.MULTILINE):
+        yield from help_pages(*words, name)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_has_neither_two_dots_nor_two_defaults(name: str) -> None:
+    for words, page in help_pages(name):
+        usage, _, rest = page.partition("\n\n")
+        assert "Usage: " in usage, words
+        assert not re.search(r"\[\[|\.\.\.\]", usage), usage
+        for entry in re.split(r"\n(?=  \S)", rest):
+            text = " ".join(entry.split())
+            assert len(re.findall(r"[Dd]efault: ", text)) < 2, text
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_the_table_names_functions_with_words(name: str) -> None:
     module_name, _, function_name = COMMANDS[name].target.partition(":")
