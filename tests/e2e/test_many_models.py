@@ -8,7 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from served_model import ServedModel, serve
+from programs import eventually
+from served_model import ServedModel, engine_of, serve
 
 from fakes.random_model import write_random_model
 
@@ -41,7 +42,9 @@ def test_two_models_in_one_server(qwen05_path: Path, gemma_path: Path, tmp_path:
         assert [is_asleep(name) for name in names] == [True, False]
         assert http.post(f"/v1/models/{names[1]}/reload").status_code == 200
         assert [ask(name) for name in names] == first
-        assert http.get("/v1/models").json()["data"] == cards
+        assert [card.pop("status") for card in cards] == ["ready", "unloaded"]
+        again = http.get("/v1/models").json()["data"]
+        assert again == [card | {"status": "ready"} for card in cards]
         text = http.get("/metrics").text
         for name in names:
             assert f'vllm:generation_tokens_total{{engine="0",model_name="{name}"}} 12.0' in text
@@ -95,4 +98,52 @@ def test_orders_in_any_order_at_once_leave_two_models_that_answer(two_small: Ser
                 assert http.post("/resume").json() == {"status": "resumed"}
         assert http.get("/is_paused").json() == {"is_paused": False}
         assert small_answers(http) == expected
+        assert http.get("/health").status_code == 200
+
+
+def test_each_model_has_a_health_of_its_own(two_small: ServedModel) -> None:
+    server = two_small
+    with server.client() as http:
+
+        def health(**query: str) -> tuple[int, str]:
+            answer = http.get("/health", params=query)
+            body = answer.json()
+            return answer.status_code, body.get("status") or body["error"]["message"]
+
+        def statuses() -> dict[str, str]:
+            return {card["id"]: card["status"] for card in http.get("/v1/models").json()["data"]}
+
+        small_answers(http)
+        ready = (200, "ready")
+        assert (health(model="alpha"), health(model="beta"), health()) == (ready,) * 3
+        assert http.post("/pause", params={"model": "beta"}).status_code == 200
+        status, text = health(model="beta")
+        assert (status, text.startswith("The model beta is paused: ")) == (503, True)
+        assert (health(model="alpha"), health()) == (ready, ready)
+        assert statuses() == {"alpha": "ready", "beta": "paused"}
+        assert http.get("/v1/models/beta").json()["status"] == "paused"
+        assert http.get("/ping", params={"model": "beta"}).status_code == 503
+        # Paused it stays, also without an engine; then a request would have it loaded.
+        assert http.post("/sleep", params={"model": "beta"}).status_code == 200
+        assert health(model="beta")[0] == 503
+        assert http.post("/resume").status_code == 200
+        assert (health(model="beta"), statuses()["beta"]) == (ready, "unloaded")
+        status, text = health(model="bet")
+        assert (status, "Did you mean beta?" in text) == (404, True)
+        assert http.get("/health?model=alpha&model=beta").status_code == 400
+
+
+def test_a_model_whose_engine_is_given_up_is_seen_beside_another(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("engine: {max_restarts: 0}\n")
+    first, second = (write_random_model(tmp_path / name, 2) for name in ("alpha", "beta"))
+    options = (str(second), "--memory", "1GiB", "--config", str(tmp_path / "settings.yaml"))
+    with serve(first, tmp_path, *options) as server, server.client() as http:
+        engine_of(server).kill()
+        eventually(
+            lambda: http.get("/health", params={"model": "alpha"}).status_code == 503, "seen"
+        )
+        assert http.post("/wake_up", params={"model": "beta"}).status_code == 200
+        found = [http.get("/health", params={"model": name}) for name in ("alpha", "beta")]
+        assert [answer.status_code for answer in found] == [503, 200]
+        assert "The model alpha is dead" in found[0].text
         assert http.get("/health").status_code == 200

@@ -83,6 +83,18 @@ def test_every_route_is_behind_the_gate(keys: Keys) -> None:
             assert right.status_code not in (401, 403), (method, path)
 
 
+def test_a_probe_without_a_key_is_not_told_what_is_served(keys: Keys) -> None:
+    with run_server(accounts=keys.accounts) as server, server.client() as client:
+        open_answer = client.get("/health", params={"model": "tinny"})
+        keys.make("first")
+        closed = client.get("/health", params={"model": "tinny"})
+        assert client.get("/health", params={"model": "tiny"}).status_code == 200
+    assert (open_answer.status_code, closed.status_code) == (404, 404)
+    assert "Did you mean tiny?" in open_answer.json()["error"]["message"]
+    text = "The model 'tinny' does not exist here. GET /v1/models lists them, with a key."
+    assert closed.json()["error"]["message"] == text
+
+
 def test_a_key_opens_what_its_scopes_name(keys: Keys) -> None:
     scopes = ("inference", "metrics", "admin")
     secrets = {scope: keys.make(scope, scope) for scope in scopes}

@@ -368,6 +368,41 @@ async def test_a_tier_of_another_kind_is_the_fallback(near: RunningServer) -> No
     assert (row.tier, part.tier, part.usage_source) == ("premium", "cheap", "estimated")
 
 
+async def test_a_destination_is_as_well_as_its_best_backend(near: RunningServer) -> None:
+    async with scripted(hang_up) as flaky:
+        given = {
+            "upstreams": {
+                "flaky": far(flaky.url, breaker_failures=1),
+                "near": far(f"{near.address}/v1"),
+            },
+            "tiers": {
+                "cheap": {
+                    "backends": [{"model": "tiny", "upstream": "flaky"}],
+                    "fallback": "premium",
+                },
+                "premium": {"backends": [{"model": "tiny", "upstream": "near"}]},
+                "alone": {"backends": [{"model": "tiny", "upstream": "flaky"}]},
+            },
+        }
+        with route(given) as (server, _):
+            async with client_of(server) as client:
+                names = ["auto", "auto:cheap", "auto:premium", "auto:alone"]
+                before = {n: await client.get("/health", params={"model": n}) for n in names}
+                reply = await client.post("/v1/chat/completions", json=chat())
+                after = {n: await client.get("/health", params={"model": n}) for n in names}
+                cards = (await client.get("/v1/models")).json()["data"]
+                health = await client.get("/health")
+    assert {answer.status_code for answer in before.values()} == {200}
+    assert reply.headers["x-headrace-selected-tier"] == "premium"
+    assert [after[name].status_code for name in names] == [200, 200, 200, 503]
+    assert "The model auto:alone is stalled: flaky failed" in after["auto:alone"].text
+    assert {card["id"]: card["status"] for card in cards} == {
+        **dict.fromkeys(names, "ready"),
+        "auto:alone": "stalled",
+    }
+    assert health.status_code == 200
+
+
 async def test_a_client_that_leaves_stops_the_work_and_pays_for_it(near: RunningServer) -> None:
     async with scripted(stall_after(2)) as flaky:
         with front(flaky, near) as (server, rows):

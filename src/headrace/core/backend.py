@@ -122,6 +122,20 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class ModelHealths(Protocol):
+    """A Backend that knows how each of its models is, and not only whether one of them answers."""
+
+    def health_of(self, name: str) -> Health | None:
+        """None while it is not in memory: the next request has it loaded. Raises: ModelNotFound."""
+        ...
+
+
+def health_of(backend: Backend, name: str) -> Health | None:
+    """See ModelHealths. A backend that does not tell them apart is as each of its models is."""
+    return backend.health_of(name) if isinstance(backend, ModelHealths) else backend.health()
+
+
+@runtime_checkable
 class ModelControl(Protocol):
     """A Backend whose models are loaded and unloaded while it runs. All raise ModelNotFound."""
 

@@ -120,6 +120,18 @@ class ModelPool:
         unloaded = Health("paused", PAUSED, is_recovering=True) if is_paused else Health("ready")
         return found.get("ready") or next(iter(found.values()), unloaded)
 
+    def health_of(self, name: str) -> Health | None:
+        """See core.backend.ModelHealths."""
+        base = self._adapters.base_of(name)
+        self._find(base)
+        if self._is_over:
+            return self.health()
+        resident = self._residents.get(base)
+        if resident is not None:
+            return resident.engine.health()
+        is_paused = self._pauses.are_paused([base])
+        return Health("paused", PAUSED, is_recovering=True) if is_paused else None
+
     async def start(self) -> None:
         """Load the first model, so that what is wrong with it is known at once.
 

@@ -21,6 +21,7 @@ from headrace.core.backend import (
     ModelInfo,
     ModelText,
     PauseMode,
+    health_of,
 )
 from headrace.core.clock import Clock
 from headrace.core.errors import InvalidParameter, ModelNotFound, UnsupportedParameter
@@ -95,12 +96,19 @@ class Router:
 
     def health(self) -> Health:
         """Ready while one backend is: what comes finds it."""
-        found = [m.backend.health() for tier in self._tiers.values() for m in tier.members]
-        for status in ("ready", "starting"):
-            for health in found:
-                if health.status == status:
-                    return health
-        return next((health for health in found if health.is_recovering), found[0])
+        return _best([m.backend.health() for tier in self._tiers.values() for m in tier.members])
+
+    def health_of(self, name: str) -> Health | None:
+        """See core.backend.ModelHealths. A destination is as the best that may serve it."""
+        if name not in self._names:
+            return health_of(self._need_local(name), name)
+        tiers = [self._tiers[tier] for tier in self._policy.tiers_of(name)]
+        for tier in tiers:
+            after = tier.config.fallback
+            if after is not None and self._tiers[after] not in tiers:
+                tiers.append(self._tiers[after])
+        members = [member for tier in tiers for member in tier.members]
+        return _best([health_of(m.backend, m.model) or Health("ready") for m in members])
 
     def text(self, model: str) -> ModelText:
         """The text side of a model that runs here, or of a tier whose first one does.
@@ -284,3 +292,12 @@ def _prompt_of(request: GenerateRequest) -> GenerateRequest:
     """What costs no less than reading the prompt of a request."""
     sampling = replace(request.sampling, max_tokens=1, min_tokens=0, n=1)
     return replace(request, sampling=sampling)
+
+
+def _best(found: Sequence[Health]) -> Health:
+    """Of backends that stand for each other."""
+    for status in ("ready", "starting"):
+        for health in found:
+            if health.status == status:
+                return health
+    return next((health for health in found if health.is_recovering), found[0])

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import msgspec
 
+from headrace.core.errors import ModelNotFound, RequestError
 from headrace.server.replies import JsonReply
-from headrace.server.services import Services
+from headrace.server.services import Services, Visit
+
+HEALTH_NAMES = ("model",)
 
 
-def report_health(services: Services) -> JsonReply:
-    """200 when tokens can move.
+async def report_health(services: Services, visit: Visit) -> JsonReply:
+    """200 when tokens can move: of the model that `?model=` names, else of any.
 
-    Raises: CapacityError, which is a 503, while starting, draining, stalled or dead.
+    Raises: CapacityError, which is a 503, while starting, draining, stalled or dead; ModelNotFound.
     """
-    services.check_ready()
+    names = visit.query.getlist("model")
+    if len(names) > 1:
+        raise RequestError("The query has model twice; give it once.", "model", "invalid_value")
+    try:
+        services.check_ready(model=names[0] if names else None)
+    except ModelNotFound as error:
+        if services.accounts.keys.is_open and not services.config.require_key:
+            raise
+        # Probes carry no keys, and who has none is not told what is served.
+        raise ModelNotFound(error.model, hint="GET /v1/models lists them, with a key.") from None
     return JsonReply(msgspec.json.encode({"status": "ready"}))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from headrace.core.backend import ModelInfo
+from headrace.core.backend import ModelInfo, health_of
 from headrace.server import anthropic_models
 from headrace.server.anthropic_dialect import VERSION_HEADER
 from headrace.server.replies import JsonReply
@@ -15,10 +15,13 @@ from headrace.server.services import Services, Visit
 
 
 class ModelBody(msgspec.Struct, frozen=True):
+    """`status` is that of `/health?model=`; `unloaded`: the next request has it loaded."""
+
     id: str
     created: int
     root: str
     max_model_len: int
+    status: str
     object: str = "model"
     owned_by: str = "headrace"
     parent: str | None = None
@@ -51,8 +54,10 @@ async def retrieve_model(services: Services, visit: Visit) -> JsonReply:
 
 def describe_model(services: Services, name: str, info: ModelInfo) -> ModelBody:
     """A model under the name that clients use; an adapter with that of its model."""
+    health = health_of(services.backend, info.name)
     return ModelBody(
         id=name,
+        status="unloaded" if health is None else health.status,
         created=info.created,
         root=info.root,
         max_model_len=info.max_model_len,

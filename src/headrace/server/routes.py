@@ -33,7 +33,13 @@ from headrace.server.files import (
     retrieve_content,
     retrieve_file,
 )
-from headrace.server.health import report_health, report_load, report_metrics, report_version
+from headrace.server.health import (
+    HEALTH_NAMES,
+    report_health,
+    report_load,
+    report_metrics,
+    report_version,
+)
 from headrace.server.http_metrics import NamedRoute
 from headrace.server.model_control import is_sleeping, reload_model, sleep, wake_up
 from headrace.server.openai_chat import create_chat_completion
@@ -67,7 +73,6 @@ BATCH_ENDPOINTS: dict[str, Inference] = {
 def make_routes(services: Services) -> list[Route]:
     """Every route."""
     reports: tuple[tuple[str, Report], ...] = (
-        ("/health", report_health),
         ("/version", report_version),
         ("/load", report_load),
         ("/metrics", report_metrics),
@@ -106,7 +111,10 @@ def make_routes(services: Services) -> list[Route]:
     # By method: what is kept under a name, and what begins work without waiting for it.
     batches = BatchRoutes(BATCH_ENDPOINTS)
     response = QueryReader(retrieve_response, RESPONSE_NAMES)
+    health = QueryReader(report_health, HEALTH_NAMES)
     resources: tuple[tuple[str, Mapping[str, Resource | QueryReader]], ...] = (
+        ("/health", {"GET": health}),
+        ("/ping", {"GET": health, "POST": health}),
         *((path, {method: QueryReader(answer)}) for path, method, answer in orders),
         ("/v1/responses/{id}", {"GET": response, "DELETE": delete_response}),
         ("/v1/responses/{id}/cancel", {"POST": cancel_response}),
@@ -130,7 +138,6 @@ def make_routes(services: Services) -> list[Route]:
             NamedRoute(path, ReportEndpoint(services, report), methods=["GET"])
             for path, report in reports
         ),
-        NamedRoute("/ping", ReportEndpoint(services, report_health), methods=["GET", "POST"]),
         *(
             NamedRoute(path, ResourceEndpoint(services, by_method), methods=list(by_method))
             for path, by_method in resources

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from starlette.datastructures import QueryParams
 from starlette.types import Receive
 
-from headrace.core.backend import Backend, ModelInfo
+from headrace.core.backend import Backend, Health, ModelInfo, health_of
 from headrace.core.batches import BatchStore
 from headrace.core.clock import Clock, SystemClock
 from headrace.core.config import ServerConfig
@@ -149,17 +149,21 @@ class Services:
             raise ModelNotFound(name, tuple(models))
         return models[name]
 
-    def check_ready(self, may_wait: bool = False) -> None:
-        """See that tokens can move; with `may_wait`, that they will soon.
+    def check_ready(self, may_wait: bool = False, model: str | None = None) -> None:
+        """See that tokens can move, of a served name or of any; with `may_wait`, that they will
+        soon. A model that is not loaded is loaded when it is asked for.
 
-        Raises: CapacityError.
+        Raises: CapacityError, ModelNotFound.
         """
         self.lifetime.check_open()
-        health = self.backend.health()
+        health, what = self.backend.health(), "The server"
+        if model is not None:
+            health = health_of(self.backend, self.find_model(model).name) or Health("ready")
+            what = f"The model {model}"
         if health.status != "ready" and not (may_wait and health.is_recovering):
             detail = f": {health.detail.rstrip('.')}" if health.detail else ""
             raise CapacityError(
-                f"The server is {health.status}{detail}. Send the request again later.",
+                f"{what} is {health.status}{detail}. Send the request again later.",
                 NOT_READY_RETRY_AFTER_S,
                 is_full=False,
             )
