@@ -121,26 +121,30 @@ def check(
 ) -> None:
     """Read a price file and show what it would change; nothing is kept.
 
-    It may be YAML of headrace, the JSON of genai-prices or of LiteLLM. To use it, name it in
-    `economics.price_files`.
+    It may be YAML of headrace, the JSON of genai-prices or of LiteLLM. Changes are those of a file
+    that is named first in `economics.price_files`, in dollars per million tokens.
     """
     book, on = _open(config_file), read_price_day(day)
     table = read_price_file(file.expanduser())
     new = PriceBook([table.prices], book.stale_after_days)
-    num_valid = num_same = 0
+    num_new = num_changed = num_same = 0
     for price in _valid(new, on):
-        num_valid += 1
         known = book.find(price.provider, price.model, on)
         if known is not None and known.standard == price.standard and known.batch == price.batch:
             num_same += 1
             continue
-        before = "unpriced" if known is None else _brief(known.standard.rates)
-        typer.echo(f"{price.provider}/{price.model}: {before} -> {_brief(price.standard.rates)}")
+        num_new += known is None
+        num_changed += known is not None
+        before = "unpriced" if known is None else _all_rates(known)
+        typer.echo(f"{price.provider}/{price.model}: {before} -> {_all_rates(price)}")
     typer.echo(
-        f"{file}: {_counted(len(table.prices))}; {num_valid} of them in force on {on}, of which "
-        f"{num_same} would change nothing",
-        err=True,
+        f"{file}: {_in_force(len(table.prices), num_new + num_changed + num_same, on)}", err=True
     )
+    if num_new or num_changed:
+        counts = f"{num_new} new, {num_changed} changed, {num_same} as before"
+        typer.echo(f"If it is named first in economics.price_files: {counts}.", err=True)
+    else:
+        typer.echo("It would change nothing.", err=True)
     for note in table.notes:
         typer.echo(f"note: {note}", err=True)
 
@@ -203,8 +207,11 @@ def measure(
     typer.echo("\n".join(_machine_lines(model, usd_per_hour, work, datetime.now(UTC).date())))
 
 
-def _counted(count: int) -> str:
-    return "1 price" if count == 1 else f"{count} prices"
+def _in_force(count: int, num_valid: int, day: date) -> str:
+    if not count:
+        return "no prices"
+    counted = "1 price" if count == 1 else f"{count} prices"
+    return f"{counted}, {num_valid or 'none'} in force on {day}"
 
 
 def _instant(unix_s: float) -> str:
@@ -275,6 +282,20 @@ def _schedule_lines(title: str, schedule: Schedule) -> Iterator[str]:
     yield f"  {title}: {_brief(schedule.rates)}"
     for tier in schedule.tiers:
         yield f"    prompts above {tier.above_input_tokens} tokens: {_brief(tier.rates)}"
+
+
+def _all_rates(price: Price) -> str:
+    """On one line, so that two prices which differ look different."""
+    schedules = (("", price.standard), ("in batches ", price.batch))
+    return "; ".join(
+        f"{when}{above}{_brief(rates)}"
+        for when, schedule in schedules
+        if schedule is not None
+        for above, rates in (
+            ("", schedule.rates),
+            *((f"above {t.above_input_tokens} tokens ", t.rates) for t in schedule.tiers),
+        )
+    )
 
 
 def _brief(rates: Rates) -> str:

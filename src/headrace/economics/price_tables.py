@@ -205,7 +205,8 @@ def read_litellm(tree: Any, where: str) -> PriceTable:
             )
         )
     if num_without:
-        table.notes.append(f"{where}: {num_without} models have no price of tokens.")
+        models = "1 model has" if num_without == 1 else f"{num_without} models have"
+        table.notes.append(f"{where}: {models} no price of tokens.")
     return table
 
 

@@ -110,12 +110,47 @@ def test_check_shows_what_a_file_would_change(home: Path) -> None:
     file.write_text(json.dumps(tree))
     checked = prices("check", str(file), "--day", "2026-11-22")
     assert checked.exit_code == 0, checked.output
-    assert "openai/gpt-4o: input 2.50, cached input 1.25, output 10.00 -> input 1.00" in (
-        checked.stdout
+    assert checked.stdout == (
+        "openai/gpt-4o: input 2.50, cached input 1.25, output 10.00; "
+        "in batches input 1.25, cached input 1.25, output 5.00 -> input 1.00, output 10.00\n"
+        "openai/new-1: unpriced -> input 1.00\n"
     )
-    assert "openai/new-1: unpriced -> input 1.00" in checked.stdout
-    said = f"{file}: 2 prices; 2 of them in force on 2026-11-22, of which 0 would change nothing"
-    assert said in checked.stderr
+    assert checked.stderr == (
+        f"{file}: 2 prices, 2 in force on 2026-11-22\n"
+        "If it is named first in economics.price_files: 1 new, 1 changed, 0 as before.\n"
+    )
+
+
+def test_check_of_what_changes_nothing_says_so(home: Path) -> None:
+    file, config = home / "own.yaml", home / "config.yaml"
+    config.write_text(f"economics:\n  price_files: [{file}]\n")
+    one = "prices:\n  - {provider: x, model: m, input_per_1m: 1, effective_until: 2026-06-01}\n"
+    for text, day, said in (
+        (one, "2026-05-31", "1 price, 1 in force on 2026-05-31"),
+        (one, "2026-06-01", "1 price, none in force on 2026-06-01"),
+        ("prices: []\n", "2026-06-01", "no prices"),
+    ):
+        file.write_text(text)
+        checked = prices("check", str(file), "--config", str(config), "--day", day)
+        assert checked.stdout == ""
+        assert checked.stderr == f"{file}: {said}\nIt would change nothing.\n"
+
+
+def test_check_shows_prices_of_batches_and_of_long_prompts(home: Path) -> None:
+    """All that differs is seen: else a change looks like none."""
+    file, config = home / "own.yaml", home / "config.yaml"
+    config.write_text(f"economics:\n  price_files: [{file}]\n")
+    start = "prices:\n  - {provider: x, model: m, input_per_1m: 2"
+    file.write_text(f"{start}}}\n")
+    other = home / "other.yaml"
+    other.write_text(
+        f"{start}, batch_factor: 0.5, above: [{{input_tokens: 1000, input_per_1m: 3}}]}}\n"
+    )
+    checked = prices("check", str(other), "--config", str(config), "--day", "2026-11-22")
+    assert checked.stdout == (
+        "x/m: input 2.00 -> input 2.00; above 1000 tokens input 3.00; "
+        "in batches input 1.00; in batches above 1000 tokens input 1.50\n"
+    )
 
 
 def test_an_own_machine_is_measured_from_the_ledger(home: Path) -> None:

@@ -187,7 +187,7 @@ def test_litellm_prices_per_token(tmp_path: Path) -> None:
     assert price.standard.rates_for(200_001).input == 300_000_000
     assert price.batch is not None
     assert price.batch.rates == usd(input="0.075", cached_input="0.075", output="0.3")
-    assert table.notes == ["litellm.json: 1 models have no price of tokens."]
+    assert table.notes == ["litellm.json: 1 model has no price of tokens."]
 
 
 @pytest.mark.parametrize("is_cheap_first", [False, True])
