@@ -88,7 +88,7 @@ def test_a_name_that_is_there_twice(client: httpx.Client, path: str) -> None:
     ("method", "path", "status", "message", "allow"),
     [
         ("GET", "/v1/nothing", 404, "There is no route '/v1/nothing'.", None),
-        ("POST", "/", 404, "There is no route '/'.", None),
+        ("POST", "/", 405, "GET, HEAD", "GET, HEAD"),
         ("GET", "/v1/chat/completions", 405, "POST", "POST"),
         ("PUT", "/v1/completions", 405, "POST", "POST"),
         ("TRACE", "/v1/models", 405, "GET, HEAD", "GET, HEAD"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from headrace.store.keys import KeyStore
 
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
-OPEN = {"/health", "/ping", "/version", "/metrics"}
+OPEN = {"/", "/health", "/ping", "/version", "/metrics"}
 
 
 @dataclass
@@ -63,7 +63,9 @@ def every_route(server: RunningServer) -> list[tuple[str, str]]:
         for route in routes
         for method in sorted(route.methods or ())
     ]
-    strange = ["/", "/v1", "/health/", "//health", "/v1/chat/completions/", "/docs", "/debug/x"]
+    # Without its server httpx would take it for the name of one, and ask for "/".
+    double = f"{server.address}//health"
+    strange = ["/v1", "/health/", double, "/v1/chat/completions/", "/docs", "/debug/x"]
     return [*pairs, *(("GET", path) for path in strange), ("TRACE", CHAT), ("OPTIONS", CHAT)]
 
 
@@ -93,6 +95,28 @@ def test_a_probe_without_a_key_is_not_told_what_is_served(keys: Keys) -> None:
     assert "Did you mean tiny?" in open_answer.json()["error"]["message"]
     text = "The model 'tinny' does not exist here. GET /v1/models lists them, with a key."
     assert closed.json()["error"]["message"] == text
+
+
+def test_a_person_with_a_browser_sees_where_to_go(keys: Keys) -> None:
+    """And what is served, where nobody needs a key to ask for it."""
+    info = replace(FakeBackend().info, name="<b>tiny</b>")
+    with run_server(FakeBackend(info=info), accounts=keys.accounts) as server:
+        with server.client() as client:
+            plain = client.get("/")
+            away = client.get("/", headers={"host": 'here"<i>'})
+            refused = client.get("/", headers={"host": "rebound.example.org"})
+            keys.make("first")
+            closed = client.get("/")
+            assert client.head("/").status_code == 200
+        assert plain.status_code == closed.status_code == 200
+        assert plain.headers["content-type"] == "text/html; charset=utf-8"
+        assert "default-src 'none'" in plain.headers["content-security-policy"]
+        assert f"<code>{server.address}/v1</code>" in plain.text
+        assert "No key is needed." in plain.text and "Authorization" not in plain.text
+        assert "<code>&lt;b&gt;tiny&lt;/b&gt;</code> ready" in plain.text
+        assert refused.status_code == 403
+        assert "<i>" not in away.text
+        assert "tiny" not in closed.text and "Authorization: Bearer KEY" in closed.text
 
 
 def test_a_key_opens_what_its_scopes_name(keys: Keys) -> None:

@@ -27,7 +27,8 @@ _ADMIN_PATHS = frozenset(
 
 def needed_scope(path: str, config: ServerConfig) -> Scope | None:
     """The scope that a path needs once there are keys; None needs no key."""
-    if path in OPEN_PATHS or (path == "/metrics" and not config.protect_metrics):
+    # A browser has no key to send; the page says that one is needed.
+    if path in OPEN_PATHS or path == "/" or (path == "/metrics" and not config.protect_metrics):
         return None
     if path in _METRICS_PATHS:
         return "metrics"

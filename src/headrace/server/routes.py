@@ -33,6 +33,7 @@ from headrace.server.files import (
     retrieve_content,
     retrieve_file,
 )
+from headrace.server.front_page import report_front_page
 from headrace.server.health import (
     HEALTH_NAMES,
     report_health,
@@ -113,6 +114,7 @@ def make_routes(services: Services) -> list[Route]:
     response = QueryReader(retrieve_response, RESPONSE_NAMES)
     health = QueryReader(report_health, HEALTH_NAMES)
     resources: tuple[tuple[str, Mapping[str, Resource | QueryReader]], ...] = (
+        ("/", {"GET": report_front_page}),
         ("/health", {"GET": health}),
         ("/ping", {"GET": health, "POST": health}),
         *((path, {method: QueryReader(answer)}) for path, method, answer in orders),
