@@ -367,9 +367,12 @@ class Scheduler:
 def _share(request: RequestState, row: ScheduledRequest, token_s: float) -> None:
     """Count a step's time for a request: each token of the step takes an equal part of it."""
     num_tokens = len(row.token_ids)
-    num_prompt = min(num_tokens, max(0, request.num_prompt_tokens - row.num_computed_tokens))
-    request.prefill_compute_s += num_prompt * token_s
-    request.decode_compute_s += (num_tokens - num_prompt) * token_s
+    num_prompt = request.num_prompt_tokens - row.num_computed_tokens
+    if num_prompt > 0:
+        num_prompt = min(num_tokens, num_prompt)
+        request.prefill_compute_s += num_prompt * token_s
+        num_tokens -= num_prompt
+    request.decode_compute_s += num_tokens * token_s
 
 
 def _append(
