@@ -189,9 +189,7 @@ def measure(
     begin_s = calls[0].accepted_at_s if calls else end_s
     work = measure_work(calls, begin_s, end_s)
     if work is None:
-        raise HeadraceError(
-            f"The usage ledger has no finished calls of {model} in that time: {opened.shown}."
-        )
+        raise HeadraceError(_why_unmeasured(model, len(calls), opened.shown))
     typer.echo(
         f"{work.num_calls} calls, {work.busy_s:.0f} s of work in {work.span_s:.0f} s: since the "
         f"first call at {_instant(begin_s)}",
@@ -205,6 +203,17 @@ def measure(
             err=True,
         )
     typer.echo("\n".join(_machine_lines(model, usd_per_hour, work, datetime.now(UTC).date())))
+
+
+def _why_unmeasured(model: str, num_calls: int, database: str) -> str:
+    if not num_calls:
+        return f"The usage ledger has no finished calls of {model} in that time: {database}."
+    calls = "1 call" if num_calls == 1 else f"{num_calls} calls"
+    return (
+        f"The {calls} of {model} in that time computed no prompt, or no answer, and a machine's "
+        "price needs the speed of both. Encoders have no answers; a prompt that is cached is not "
+        "computed."
+    )
 
 
 def _in_force(count: int, num_valid: int, day: date) -> str:

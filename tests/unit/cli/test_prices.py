@@ -216,6 +216,19 @@ def test_days_before_the_first_call_are_no_idle_time(home: Path) -> None:
     assert "warning" not in measured.stderr
 
 
+def test_calls_without_an_answer_give_no_price_and_say_why(home: Path) -> None:
+    """An encoder's."""
+    database = open_database(home)
+    times = {"queue_s": 0.0, "prefill_s": 2.0, "decode_s": 0.0}
+    tokens = {"input_tokens": 500, "output_tokens": 0}
+    UsageLedger(database).append([make_row(model="mini", **times, **tokens)])
+    database.close()
+    failed = prices("measure", "mini", "--usd-per-hour", "1").exception
+    assert isinstance(failed, HeadraceError)
+    assert "The 1 call of mini in that time computed no prompt, or no answer" in failed.message
+    assert "Encoders have no answers" in failed.message
+
+
 def test_bad_words(home: Path) -> None:
     assert isinstance(prices("list", "--day", "soon").exception, ConfigError)
     assert isinstance(prices("check", str(home / "no.yaml")).exception, ConfigError)
