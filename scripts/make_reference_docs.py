@@ -38,19 +38,8 @@ from headrace.core.routing_options import (
     ShadowConfig,
 )
 from headrace.core.upstreams import UpstreamConfig
-from headrace.server.anthropic_schema import MESSAGES_REFUSED, MessageFields
-from headrace.server.openai_chat_schema import CHAT_REFUSED, ChatCompletionFields
+from headrace.server.body_schemas import BODIES
 from headrace.server.openai_completions import DEFAULT_MAX_TOKENS
-from headrace.server.openai_completions_schema import COMPLETIONS_REFUSED, CompletionFields
-from headrace.server.openai_embeddings_schema import EMBEDDINGS_REFUSED, EmbeddingFields
-from headrace.server.openai_responses_schema import RESPONSES_REFUSED, ResponsesFields
-from headrace.server.pair_scores_schema import (
-    PAIRS_REFUSED,
-    ClassifyFields,
-    RerankFields,
-    ScoreFields,
-)
-from headrace.server.vllm_tokenizer import TOKENIZE_REFUSED, DetokenizeFields, TokenizeFields
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 ROUTING: tuple[tuple[str, type[Any]], ...] = (
@@ -194,18 +183,14 @@ def http_fields_page() -> str:
     lines += ["out or null has its default. `-` is none: a required field must be given, and what"]
     lines += ["any other asks for is not done unless it is.", ""]
     routes = (
-        ("/v1/chat/completions", ChatCompletionFields, CHAT_REFUSED, "what the context leaves"),
-        ("/v1/completions", CompletionFields, COMPLETIONS_REFUSED, f"`{DEFAULT_MAX_TOKENS}`"),
-        ("/v1/embeddings", EmbeddingFields, EMBEDDINGS_REFUSED, "-"),
-        ("/v1/score", ScoreFields, PAIRS_REFUSED, "-"),
-        ("/v1/rerank", RerankFields, PAIRS_REFUSED, "-"),
-        ("/classify", ClassifyFields, PAIRS_REFUSED, "-"),
-        ("/v1/messages", MessageFields, MESSAGES_REFUSED, "-"),
-        ("/tokenize", TokenizeFields, TOKENIZE_REFUSED, "-"),
-        ("/detokenize", DetokenizeFields, {}, "-"),
-        ("/v1/responses", ResponsesFields, RESPONSES_REFUSED, "what the context leaves"),
+        ("/v1/chat/completions", "what the context leaves"),
+        ("/v1/completions", f"`{DEFAULT_MAX_TOKENS}`"),
+        *((path, "-") for path in ("/v1/embeddings", "/v1/score", "/v1/rerank", "/classify")),
+        *((path, "-") for path in ("/v1/messages", "/tokenize", "/detokenize")),
+        ("/v1/responses", "what the context leaves"),
     )
-    for route, schema, refused, default_length in routes:
+    for route, default_length in routes:
+        schema, refused = BODIES[route]
         lines += [f"## POST {route}", "", "| field | allowed | default |", "|---|---|---|"]
         length = f"`server.default_max_tokens`, else {default_length}"
         for name, field in schema.model_fields.items():

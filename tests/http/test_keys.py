@@ -97,6 +97,18 @@ def test_a_probe_without_a_key_is_not_told_what_is_served(keys: Keys) -> None:
     assert closed.json()["error"]["message"] == text
 
 
+def test_the_document_of_routes_says_which_need_a_key(keys: Keys) -> None:
+    secret = keys.make("first")
+    config = ServerConfig(port=0, protect_metrics=True)
+    with run_server(config=config, accounts=keys.accounts) as server, server.client() as client:
+        paths = client.get("/openapi.json", headers=bearer(secret)).json()["paths"]
+        for path, by_method in paths.items():
+            for method, operation in by_method.items():
+                if "{" not in path:
+                    answer = call(client, method.upper(), path)
+                    assert bool(operation["security"]) == (answer.status_code == 401), path
+
+
 def test_a_person_with_a_browser_sees_where_to_go(keys: Keys) -> None:
     """And what is served, where nobody needs a key to ask for it."""
     info = replace(FakeBackend().info, name="<b>tiny</b>")

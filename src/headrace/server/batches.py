@@ -139,7 +139,7 @@ class BatchRoutes:
         return JsonReply(body)
 
     async def retrieve(self, services: Services, visit: Visit) -> JsonReply:
-        """Raises: HttpRefusal 404."""
+        """How far a batch is. Raises: HttpRefusal 404."""
         return JsonReply(_encode(await _find(services, visit)))
 
     async def cancel(self, services: Services, visit: Visit) -> JsonReply:

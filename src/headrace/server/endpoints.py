@@ -8,8 +8,9 @@ gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
@@ -57,6 +58,15 @@ class QueryReader:
     names: Collection[str] | None = None
 
 
+@runtime_checkable
+class Described(Protocol):
+    """An endpoint that says what it does."""
+
+    def describe(self) -> Mapping[str, tuple[str, Sequence[str]]]:
+        """By method: the handler's words, and the names that its query may have."""
+        ...
+
+
 class ReportEndpoint:
     """A route that answers at once from what is known."""
 
@@ -66,6 +76,10 @@ class ReportEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         _name_unread(self._services, scope, ())
         await send_json(self._report(self._services), send)
+
+    def describe(self) -> Mapping[str, tuple[str, Sequence[str]]]:
+        """See Described."""
+        return {"GET": (self._report.__doc__ or "", ())}
 
 
 class ResourceEndpoint:
@@ -104,6 +118,13 @@ class ResourceEndpoint:
         work = asyncio.create_task(self._send(reply, visit, send))
         with services.lifetime.track(work):
             scope[CLIENT_LEFT] = not await _run_until_left(work, receive)
+
+    def describe(self) -> Mapping[str, tuple[str, Sequence[str]]]:
+        """See Described."""
+        return {
+            method: (found.answer.__doc__ or "", sorted(found.names or ()))
+            for method, found in self._by_method.items()
+        }
 
     async def _send(self, reply: EventReply | BytesReply, visit: Visit, send: Send) -> None:
         lifetime = self._services.lifetime
@@ -157,6 +178,10 @@ class InferenceEndpoint:
             await self._finish(scope, call, work, receive)
         else:
             await self._answer_once(name, scope, call, receive, send)
+
+    def describe(self) -> Mapping[str, tuple[str, Sequence[str]]]:
+        """See Described."""
+        return {"POST": (self._answer.__doc__ or "", ())}
 
     async def _answer_once(
         self, name: Name, scope: Scope, call: Call, receive: Receive, send: Send

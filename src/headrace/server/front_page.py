@@ -29,7 +29,8 @@ _PAGE = """<!doctype html>
 Anthropic's <code>{address}</code>.</p>
 <p>{access}</p>
 {models}<p><a href="v1/models">v1/models</a>, <a href="health">health</a>,
-<a href="metrics">metrics</a>, <a href="version">version</a>. Every route, field and error is in
+<a href="metrics">metrics</a>, <a href="version">version</a>,
+<a href="openapi.json">openapi.json</a>. Every route, field and error is in
 <code>docs/reference/http-api.md</code> of the sources, which <code>docs/index.md</code> begins.</p>
 </html>
 """

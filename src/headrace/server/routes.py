@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 
+import msgspec
 from starlette.routing import Route
 
 from headrace.server.adapter_routes import load_adapter, unload_adapter
@@ -48,7 +49,9 @@ from headrace.server.openai_completions import create_completion
 from headrace.server.openai_embeddings import create_embeddings
 from headrace.server.openai_models import list_models, retrieve_model
 from headrace.server.openai_responses import count_input_tokens, create_response
+from headrace.server.openapi import describe_routes
 from headrace.server.pair_scores import create_classes, create_ranking, create_scores
+from headrace.server.replies import JsonReply
 from headrace.server.server_info import report_server
 from headrace.server.services import Services
 from headrace.server.stored_responses import (
@@ -131,7 +134,7 @@ def make_routes(services: Services) -> list[Route]:
         ("/v1/batches/{id}/cancel", {"POST": batches.cancel}),
     )
     # The router asks one after the other: those of models first.
-    return [
+    routes: list[Route] = [
         *(
             NamedRoute(path, InferenceEndpoint(services, make, dialect_of(path)), methods=["POST"])
             for path, make in inference
@@ -145,6 +148,14 @@ def make_routes(services: Services) -> list[Route]:
             for path, by_method in resources
         ),
     ]
+
+    def report_routes(services: Services) -> JsonReply:
+        """This document."""
+        return JsonReply(msgspec.json.encode(describe_routes(services, routes)))
+
+    document = ReportEndpoint(services, report_routes)
+    routes.append(NamedRoute("/openapi.json", document, methods=["GET"]))
+    return routes
 
 
 def dialect_of(path: str, headers: Container[str] = ()) -> Dialect:
