@@ -147,3 +147,12 @@ def test_a_model_whose_engine_is_given_up_is_seen_beside_another(tmp_path: Path)
         assert [answer.status_code for answer in found] == [503, 200]
         assert "The model alpha is dead" in found[0].text
         assert http.get("/health").status_code == 200
+        # An order to all reaches the other one, and the dead one can be replaced.
+        refused = http.post("/pause", params={"mode": "wait"})
+        assert (refused.status_code, "SIGKILL" in refused.text) == (503, True)
+        assert http.get("/health", params={"model": "beta"}).status_code == 503
+        assert http.post("/resume", params={"model": "beta"}).status_code == 200
+        assert http.post("/v1/models/alpha/reload").status_code == 200
+        assert http.post("/resume").status_code == 200
+        assert len(small_answers(http)) == 2
+        assert http.get("/health", params={"model": "alpha"}).status_code == 200
