@@ -131,7 +131,8 @@ class FakeBackend:
             return
         if not texts:
             ends = (CompletionDelta(i, finish_reason="length") for i in range(sampling.n))
-            end = RequestOutput(request.request_id, tuple(ends), Usage(len(prompt_ids)), True)
+            usage, seed = Usage(len(prompt_ids)), sampling.seed
+            end = RequestOutput(request.request_id, tuple(ends), usage, True, seed=seed)
             yield self._with_prompt(end, request, prompt_ids)
         for step, text in enumerate(texts):
             if self.before_step is not None:
@@ -153,6 +154,7 @@ class FakeBackend:
                 is_finished=is_last,
                 times=RequestTimes(0.001, 0.002, 0.003, 0.0005, 0.0015) if is_last else None,
                 resolved=ResolvedRequest(self.resolved_max_tokens or limit) if is_last else None,
+                seed=sampling.seed,
             )
             yield self._with_prompt(output, request, prompt_ids) if step == 0 else output
 

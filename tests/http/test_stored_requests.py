@@ -269,6 +269,17 @@ def test_what_cannot_be_run_again_says_why(
         assert "stored without" in failing(kept, ["secret", "--tenant", "beta"], capsys)
 
 
+def test_an_answer_whose_seed_nobody_knows_cannot_be_had_again(
+    kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept.post("made")
+    made = kept.find("made")
+    (entry,) = made.receipt["requests"]
+    receipt = made.receipt | {"requests": [entry | {"seed": None}]}
+    kept.store.append([replace(made, request_id="elsewhere", receipt=receipt)])
+    assert "seed of elsewhere is not known" in failing(kept, ["elsewhere"], capsys)
+
+
 def test_a_server_that_refuses_is_quoted(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
     kept.post("asked")
     kept.find("asked")

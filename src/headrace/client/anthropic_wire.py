@@ -94,8 +94,8 @@ class AnthropicWire:
         refuse_fields(body, config)
         return body
 
-    def reader(self, request: GenerateRequest) -> AnthropicReader:
-        """See WireFormat."""
+    def reader(self, request: GenerateRequest, seed: int | None = None) -> AnthropicReader:
+        """See WireFormat. This API takes no seed."""
         return AnthropicReader(request)
 
 

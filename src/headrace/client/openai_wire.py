@@ -61,16 +61,16 @@ class OpenAIWire:
         """See WireFormat."""
         return make_body(request, config)
 
-    def reader(self, request: GenerateRequest) -> OpenAIReader:
+    def reader(self, request: GenerateRequest, seed: int | None = None) -> OpenAIReader:
         """See WireFormat."""
-        return OpenAIReader(request)
+        return OpenAIReader(request, seed)
 
 
 class OpenAIReader:
     """See AnswerReader."""
 
-    def __init__(self, request: GenerateRequest) -> None:
-        self._request, self._answer = request, AnswerSoFar(request)
+    def __init__(self, request: GenerateRequest, seed: int | None = None) -> None:
+        self._request, self._answer = request, AnswerSoFar(request, seed)
         self._usage = StreamUsage("openai_chat")
         self.is_over = False
 

@@ -63,6 +63,7 @@ class _Question:
     request: GenerateRequest
     path: str
     body: bytes
+    seed: int | None
 
 
 class Upstream:
@@ -129,7 +130,8 @@ class Upstream:
             raise ModelNotFound(request.model, self.config.models)
         body = self._wire.body(request, self.config)
         raw = json.dumps(body, separators=(",", ":"), allow_nan=False)
-        question = _Question(request, self._wire.path(request), raw.encode("ascii"))
+        path, seed = self._wire.path(request), body.get("seed")
+        question = _Question(request, path, raw.encode("ascii"), seed)
         asking = _Asking(self, question)
         await asking.begin()
         return asking
@@ -237,9 +239,9 @@ class Upstream:
         _log.info("%s; trying again in %.2f s", error.message, wait_s)
         await self._sleep(wait_s)
 
-    def reader(self, request: GenerateRequest) -> AnswerReader:
-        """What reads the answer to a request."""
-        return self._wire.reader(request)
+    def reader(self, question: _Question) -> AnswerReader:
+        """What reads the answer to a question."""
+        return self._wire.reader(question.request, question.seed)
 
 
 class _Asking(PassingStream, Retried):
@@ -277,7 +279,7 @@ class _Asking(PassingStream, Retried):
         upstream, exchange = self._upstream, self._exchange
         while True:
             num_tokens: int | None = None
-            reader = upstream.reader(self._question.request)
+            reader = upstream.reader(self._question)
             try:
                 # None only for who never began.
                 if exchange is not None:

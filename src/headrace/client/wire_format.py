@@ -67,14 +67,16 @@ class WireFormat(Protocol):
         """Raises: UnsupportedParameter for what the API cannot be asked for."""
         ...
 
-    def reader(self, request: GenerateRequest) -> AnswerReader: ...
+    def reader(self, request: GenerateRequest, seed: int | None = None) -> AnswerReader:
+        """What reads the answer. `seed`: the one that was sent, if any."""
+        ...
 
 
 class AnswerSoFar:
     """What every reader keeps: what was heard, and how each answer ended."""
 
-    def __init__(self, request: GenerateRequest) -> None:
-        self._request = request
+    def __init__(self, request: GenerateRequest, seed: int | None = None) -> None:
+        self._request, self._seed = request, seed
         self._num_heard = self._num_bytes = 0
         self._endings: dict[int, tuple[FinishReason, str | int | None]] = {}
 
@@ -97,7 +99,7 @@ class AnswerSoFar:
             usage = self._estimate()
         elif usage.output_tokens < self._num_heard:
             usage = replace(usage, output_tokens=self._num_output_tokens(), is_estimated=True)
-        return RequestOutput(self._request.request_id, told, usage)
+        return RequestOutput(self._request.request_id, told, usage, seed=self._seed)
 
     def last(self, usage: Usage | None) -> RequestOutput:
         """Raises: Malformed when an answer has not ended."""
@@ -108,7 +110,11 @@ class AnswerSoFar:
             for index, (reason, stop) in sorted(self._endings.items())
         )
         return RequestOutput(
-            self._request.request_id, deltas, usage or self._estimate(), is_finished=True
+            self._request.request_id,
+            deltas,
+            usage or self._estimate(),
+            is_finished=True,
+            seed=self._seed,
         )
 
     def _estimate(self) -> Usage:

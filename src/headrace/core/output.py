@@ -82,7 +82,8 @@ class RequestOutput:
 
     `usage` is the running total over all answers. Prompt fields come with the first output:
     `prompt_text` and `prompt_tokens` (the text of each token) when `return_prompt_text` asks.
-    `resolved` comes with the first and the last; `times` and, where pooling asks for it, `vector`
+    `seed` is what its tokens were drawn with; None: nobody here knows. `resolved` comes with the
+    first and the last; `times` and, where pooling asks for it, `vector`
     with the last, when `is_finished`.
     """
 
@@ -97,6 +98,7 @@ class RequestOutput:
     prompt_tokens: tuple[str, ...] | None = None
     vector: tuple[float, ...] | None = None
     resolved: ResolvedRequest | None = None
+    seed: int | None = None
 
 
 def join_calls(deltas: Sequence[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:

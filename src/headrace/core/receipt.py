@@ -65,11 +65,12 @@ class RequestReceipt:
     `truncated_tokens` is 0 unless the body asked for a cut, and `dropped_items` unless it let old
     items of a conversation go. Of the tokens that were guessed, `accepted_draft_tokens` are part of
     the output, `rejected_draft_tokens` of no total. `draft_acceptance` is `rejection` where the
-    seed does not give the same tokens again, else None. Answer i of n has a seed derived of this
-    one; answer 0 has it as it is.
+    seed does not give the same tokens again, else None. `seed` is that of whoever computed the
+    answer, None where that is not known. Answer i of n has a seed derived of this one; answer 0
+    has it as it is.
     """
 
-    seed: Parameter
+    seed: Parameter | None
     max_tokens: Parameter
     truncated_tokens: int | None
     dropped_items: int

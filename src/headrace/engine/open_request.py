@@ -44,6 +44,9 @@ class OpenRequest:
         self._scheduled_at_s: float | None = None
         self._has_output = False
         self._vector: tuple[float, ...] | None = None
+        # As it was given; a drawn one as it was drawn.
+        given = prepared.sampling.seed
+        self._seed = prepared.specs[0].seed if given is None else given
         wants_prompt_logprobs = prepared.sampling.prompt_logprobs is not None
         self._scored: list[PositionLogprobs | None] | None = (
             [None] if wants_prompt_logprobs else None
@@ -101,6 +104,7 @@ class OpenRequest:
             prompt_tokens=tuple(map(self._token_text, prompt_ids)) if shows_text else None,
             vector=self._vector,
             resolved=self._resolved() if is_first or is_finished else None,
+            seed=self._seed,
         )
 
     def _resolved(self) -> ResolvedRequest:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import secrets
 from hashlib import sha256
 
+from headrace.core.receipt import SEED_BITS
+
 
 def resolve_seed(seed: int | None) -> int:
-    """Make a seed unsigned 64 bit; draw one when none is given."""
-    return secrets.randbits(64) if seed is None else seed % 2**64
+    """Make a seed unsigned 64 bit; draw one that can be given again when none is given."""
+    return secrets.randbits(SEED_BITS) if seed is None else seed % 2**64
 
 
 def derive_seed(seed: int, index: int) -> int:

@@ -119,6 +119,11 @@ def bodies(stored: StoredRequest, model: str | None = None) -> list[dict[str, An
     shared |= {"receipt": True, "return_token_ids": True}
     shared |= {"store": False} if stored.operation == "/v1/responses" else {}
     shared |= {} if model is None else {"model": model}
+    if any(entry["seed"] is None for entry in stored.receipt["requests"]):
+        raise HeadraceError(
+            f"The seed of {stored.request_id} is not known, so it cannot be run again: an upstream "
+            "that was sent none answered it, or the kept answer to another question did."
+        )
     seeds = [entry["seed"]["value"] for entry in stored.receipt["requests"]]
     if "prompt" not in shared:
         return [shared | {"seed": seeds[0]}]
@@ -216,7 +221,7 @@ def _compare_receipts(
     ]
     known += [(f"{where}{name}", old[name], new[name]) for name in _REQUEST_FACTS]
     known += [
-        (f"{where}{name}", old[name]["value"], new[name]["value"])
+        (f"{where}{name}", (old[name] or {}).get("value"), (new[name] or {}).get("value"))
         for name in ("max_tokens", "seed")
     ]
     # What either side does not know is no difference.

@@ -106,7 +106,8 @@ class SemanticCache:
             answer = self._cache.find(key, request)
             if answer is not None:
                 self._questions.move_to_end(key)
-                return answer, similarity
+                # With that seed this question would have another answer.
+                return replace(answer, seed=None), similarity
             if not self._cache.has(key):
                 self._drop(key)
         return None

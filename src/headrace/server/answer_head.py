@@ -62,13 +62,15 @@ class AnswerHead:
         headers = load | self._dialect.headers(scope[REQUEST_ID], levels, unix_s)
         if meter is None:
             return headers
+        route = meter.route()
+        notes = scope.get(NOTES) if self.status == 200 else None
         return (
             meter.limit_headers()
             | headers
             | meter.cost_headers()
             | meter.budget_headers()
-            | route_headers(meter.route())
-            | (scope[NOTES].cut_headers() if NOTES in scope else {})
+            | route_headers(route)
+            | ({} if notes is None else notes.cut_headers() | notes.seed_headers(route is not None))
         )
 
 

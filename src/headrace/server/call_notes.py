@@ -49,10 +49,14 @@ class NotedRequest:
     resolved: ResolvedRequest | None = None
     prompt_token_ids: Sequence[int] | None = None
     num_dropped_items: int = 0
+    has_output: bool = False
+    seed: int | None = None
     token_ids: list[list[int]] = field(default_factory=list)
     finish_reasons: list[str | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        # Until somebody answers, who may have another or none.
+        self.seed = self.request.sampling.seed
         num_answers = self.request.sampling.n
         self.token_ids = [[] for _ in range(num_answers)]
         self.finish_reasons = [None] * num_answers
@@ -87,6 +91,7 @@ class CallNotes:
     def note(self, index: int, output: RequestOutput) -> None:
         """Keep what an output of request `index` says."""
         noted = self.requests[index]
+        noted.has_output, noted.seed = True, output.seed
         noted.usage = output.usage
         noted.times = output.times or noted.times
         noted.resolved = output.resolved or noted.resolved
@@ -129,11 +134,20 @@ class CallNotes:
         num_cut = sum(resolved.num_truncated_tokens for resolved in known)
         return {"x-headrace-truncated-tokens": str(num_cut)} if num_cut else {}
 
+    def seed_headers(self, is_routed: bool) -> dict[str, str]:
+        """The seed of the answer to one prompt, as far as it is known.
+
+        `is_routed`: before it answers nobody knows who will.
+        """
+        if len(self.requests) != 1:
+            return {}
+        (noted,) = self.requests
+        is_known = noted.seed is not None and (noted.has_output or not is_routed)
+        return {"x-headrace-seed": str(noted.seed)} if is_known else {}
+
     def headers(self, build: ModelBuild | None) -> dict[str, str]:
         """What is known before the first byte."""
         headers = {}
-        if len(self.requests) == 1:
-            headers["x-headrace-seed"] = str(self.requests[0].request.sampling.seed)
         if build is not None:
             engine = f"{build.version} {build.kernels} kv-{build.kv_cache_dtype}"
             headers["x-headrace-engine"] = engine
@@ -147,7 +161,7 @@ class CallNotes:
         usage, times, resolved = noted.usage, noted.times, noted.resolved
         seed_source: ParameterSource = "request" if self._names("seed") else "drawn"
         return RequestReceipt(
-            seed=Parameter(noted.request.sampling.seed, seed_source),
+            seed=None if noted.seed is None else Parameter(noted.seed, seed_source),
             max_tokens=self._max_tokens(noted),
             truncated_tokens=resolved.num_truncated_tokens if resolved else None,
             dropped_items=noted.num_dropped_items,

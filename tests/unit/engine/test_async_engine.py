@@ -90,6 +90,9 @@ async def test_drawn_seeds_differ() -> None:
     async with running_engine() as running:
         outputs = [await collect(running.backend, ask(seed=None)) for _ in range(2)]
         assert outputs[0].deltas[0].token_ids != outputs[1].deltas[0].token_ids
+        again = await collect(running.backend, ask(seed=outputs[0].seed))
+        assert again.deltas[0].token_ids == outputs[0].deltas[0].token_ids
+        assert (await collect(running.backend, ask(seed=-3))).seed == -3
 
 
 def hold_steps(running: Running) -> None:

@@ -56,7 +56,7 @@ class Kept:
         assert question is not None
         assert key is not None
         delta = CompletionDelta(0, text, finish_reason="stop")
-        self.answers.keep(key, request, [RequestOutput("r", (delta,), Usage(), True)])
+        self.answers.keep(key, request, [RequestOutput("r", (delta,), Usage(), True, seed=4)])
         self.cache.keep(question, key)
 
     async def find(self, request: GenerateRequest) -> str | None:
@@ -73,6 +73,7 @@ async def test_a_question_that_means_the_same_gets_the_answer() -> None:
     found = kept.cache.find(question, replace(ask(), request_id="r2"))
     assert found is not None
     assert found[0].request_id == "r2"
+    assert found[0].seed is None
     assert found[1] == pytest.approx(np.sqrt(6 / 7), abs=1e-6)
     assert await kept.find(ask("how much is the fish today")) is None
 
