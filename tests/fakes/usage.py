@@ -85,16 +85,28 @@ def open_ledger(folder: Path, **limits: int) -> Iterator[Ledger]:
 @contextmanager
 def full_disk(database: Database) -> Iterator[None]:
     """SQLite's own refusal to grow: its error is the one of a full disk."""
+    with _pragma(database, "max_page_count = 1"):
+        yield
 
-    def forbid_growth(connection: Any, _: object) -> None:
-        connection.execute("PRAGMA max_page_count = 1").fetchall()
 
-    event.listen(database.engine, "connect", forbid_growth)
+@contextmanager
+def refused_writes(database: Database) -> Iterator[None]:
+    """Every write fails, also one that needs no room; reads go on."""
+    with _pragma(database, "query_only = 1"):
+        yield
+
+
+@contextmanager
+def _pragma(database: Database, pragma: str) -> Iterator[None]:
+    def execute(connection: Any, _: object) -> None:
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+
+    event.listen(database.engine, "connect", execute)
     database.close()
     try:
         yield
     finally:
-        event.remove(database.engine, "connect", forbid_growth)
+        event.remove(database.engine, "connect", execute)
         database.close()
 
 

@@ -15,7 +15,7 @@ from test_responses import ASK, TEXT, TEXT_EVENTS, post, read_events, read_frame
 from fakes.fake_backend import FakeBackend
 from fakes.fake_clock import FakeClock
 from fakes.served_app import RunningServer, run_server
-from fakes.usage import eventually, full_disk, open_database, open_ledger
+from fakes.usage import eventually, open_database, open_ledger, refused_writes
 from headrace.core.clock import SystemClock
 from headrace.core.errors import CapacityError, EngineDied
 from headrace.core.request import GenerateRequest
@@ -249,9 +249,14 @@ def test_a_database_that_is_away_for_a_while_costs_no_response(tmp_path: Path, g
         server.app.services.runs.tend_every_s = 0.05
         response_id = post(server, background=True).json()["id"]
         assert gate.reached.wait(60)
-        with full_disk(database):
+        with refused_writes(database):
             gate.open(server)
             assert wait_for(server, response_id, "completed").output_text == TEXT
+            server.backend.before_step = None
+            # What a caller sees as ended can be continued, wherever it is kept as yet.
+            assert post(server, previous_response_id=response_id, store=False).status_code == 200
+            said = [message.content for message in server.backend.requests[-1].messages]
+            assert said == ["hi", TEXT, "hi"]
         runs = server.app.services.runs
         eventually(lambda: runs.find("default", response_id) is None)
         assert wait_for(server, response_id, "completed").output_text == TEXT

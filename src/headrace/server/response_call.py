@@ -7,7 +7,7 @@ Asks no engine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any
 
 import msgspec
@@ -28,6 +28,7 @@ from headrace.server.generation_schema import (
     read_stream_options,
     unknown_names,
 )
+from headrace.server.openai_payloads import encode
 from headrace.server.openai_responses_schema import (
     ENCRYPTED_REASONING,
     RESPONSES_REFUSED,
@@ -215,9 +216,15 @@ async def read_history(
         raise missing_response(response_id)
     # What a tenant keeps is more than one call may hold in memory.
     most = 4 * services.config.max_body_bytes
-    chain = await services.kept.ask(lambda store: store.history(tenant, response_id, most))
-    if not chain or chain[0].previous_id is not None:
-        raise missing_response((chain[0].previous_id or "") if chain else response_id)
+    run = services.runs.find(tenant, response_id)
+    stored = await services.kept.ask(lambda store: store.history(tenant, response_id, most))
+    if not stored or stored[0].previous_id is not None:
+        raise missing_response((stored[0].previous_id or "") if stored else response_id)
+    chain = list(stored)
+    if run is not None and run.writer.status not in RUNNING:
+        # Its caller has seen the end already; the store may learn of it later.
+        body = encode(run.writer.snapshot())
+        chain[-1] = replace(chain[-1], status=run.writer.status, body=body)
     if chain[-1].status in RUNNING and not chain[-1].is_lost:
         raise InvalidParameter(
             "previous_response_id",
