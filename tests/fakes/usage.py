@@ -98,15 +98,20 @@ def refused_writes(database: Database) -> Iterator[None]:
 
 @contextmanager
 def _pragma(database: Database, pragma: str) -> Iterator[None]:
+    # The listener stays: taking it away while another thread connects breaks that thread's walk
+    # through the listeners.
+    is_on = True
+
     def execute(connection: Any, _: object) -> None:
-        connection.execute(f"PRAGMA {pragma}").fetchall()
+        if is_on:
+            connection.execute(f"PRAGMA {pragma}").fetchall()
 
     event.listen(database.engine, "connect", execute)
     database.close()
     try:
         yield
     finally:
-        event.remove(database.engine, "connect", execute)
+        is_on = False
         database.close()
 
 

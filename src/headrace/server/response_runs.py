@@ -82,9 +82,11 @@ class ResponseRuns:
                 await self._renew()
                 await self._write_again()
                 is_failing = False
-            except HeadraceError as error:
+            except Exception as error:  # leases hang on this task: nothing but their end ends it
                 if not is_failing:
-                    _log.error("Responses in the background cannot be written: %s", error)
+                    trace = None if isinstance(error, HeadraceError) else error
+                    said = "Responses in the background cannot be written: %s"
+                    _log.error(said, error, exc_info=trace)
                 is_failing = True
 
     async def _renew(self) -> None:
