@@ -39,14 +39,15 @@ def load_certificate(config: ServerConfig) -> ssl.SSLContext | None:
 
 def _say_which(certificate: Path, key: Path | None, error: OSError) -> ConfigError:
     """OpenSSL has the same words for a file that is no certificate and one that is no key."""
-    if key is None:
-        allowed = "a certificate chain and its private key in PEM"
-        return ConfigError("server.ssl_certfile", str(certificate), allowed, f"{error}.")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(certificate)
-    except (ssl.SSLError, OSError) as wrong:
-        allowed = "a certificate chain in PEM"
-        return ConfigError("server.ssl_certfile", str(certificate), allowed, f"{wrong}.")
+    except (ssl.SSLError, OSError):
+        allowed, hint = "a certificate chain in PEM", "No certificate can be read in it."
+        return ConfigError("server.ssl_certfile", str(certificate), allowed, hint)
+    if key is None:
+        allowed = "a certificate chain and its private key in PEM"
+        hint = "Put the key into this file, or name the file that holds it in server.ssl_keyfile."
+        return ConfigError("server.ssl_certfile", str(certificate), allowed, hint)
     allowed = "the private key in PEM of the certificate in server.ssl_certfile"
     return ConfigError("server.ssl_keyfile", str(key), allowed, f"{error}.")
 

@@ -43,7 +43,8 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         ((certificate, certificate), "server.ssl_keyfile", "the private key in PEM of the cert"),
         ((prose, other), "server.ssl_certfile", "a certificate chain in PEM"),
         ((other, other), "server.ssl_certfile", "a certificate chain in PEM"),
-        ((certificate, None), "server.ssl_certfile", "chain and its private key"),
+        ((certificate, None), "server.ssl_certfile", r"holds it in server\.ssl_keyfile"),
+        ((prose, None), "server.ssl_certfile", "No certificate can be read in it"),
         ((locked, locked.with_suffix(".key")), "server.ssl_keyfile", "without a password"),
     ):
         config = ServerConfig(ssl_certfile=files[0], ssl_keyfile=files[1])
