@@ -23,13 +23,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 from headrace.core.config import HubConfig
 from headrace.core.units import format_bytes
+from headrace.hub.model_name import is_trusted
 from headrace.hub.model_source import HttpsFile, ModelFile, ReportBytes, SourceFailed
 
 CHUNK_BYTES = 1024**2
 MAX_REDIRECTS = 5
 MAX_FRUITLESS_TRIES = 3
 READ_TIMEOUT_S = 30.0
-_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _LENGTH = re.compile(r"[0-9]{1,15}")
 # A strong validator that may be sent back. Source: RFC 9110, section 8.8.3, ASCII alone.
 _STRONG_ETAG = re.compile(r'"[!#-~]*"')
@@ -209,10 +209,8 @@ class _StrictRedirects(urllib.request.HTTPRedirectHandler):
 
 def check_scheme(url: str) -> None:
     """Raises: SourceFailed unless the address is https, or http on this machine."""
-    parts = urlsplit(url)
-    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOCAL_HOSTS):
-        return
-    raise SourceFailed(f"{public_url(url)} is not https; other addresses are not trusted")
+    if not is_trusted(url):
+        raise SourceFailed(f"{public_url(url)} is not https; other addresses are not trusted")
 
 
 def check_reachable(url: str, timeout_s: float) -> None:

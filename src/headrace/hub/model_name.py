@@ -16,6 +16,7 @@ from headrace.core.frozen import frozen
 from headrace.hub.catalogue import Catalogue, CatalogueEntry
 from headrace.hub.model_source import HubFile
 
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _ALLOWED = "a catalogue name, owner/repo, owner/repo/file.gguf, an https URL, or a path"
 _SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _HUB = re.compile(rf"(?P<repo>{_SEGMENT}/{_SEGMENT})(?:/(?P<file>{_SEGMENT}(?:/{_SEGMENT})*))?")
@@ -91,9 +92,18 @@ def _parse_url(text: str, catalogue: Catalogue) -> ModelName:
         return ModelName("path", unquote(parts.path), path=Path(unquote(parts.path)))
     if parts.scheme not in ("https", "http") or not parts.hostname:
         raise InvalidParameter("model", text, _ALLOWED)
+    if not is_trusted(text):
+        allowed = "an https URL, or http on this machine"
+        raise InvalidParameter("model", text, allowed, "Others on the way could change the file.")
     digest = _SHA256_FRAGMENT.fullmatch(parts.fragment)
     sha256 = digest[1].lower() if digest else None
     return ModelName("url", urlunsplit(parts._replace(fragment="")), sha256=sha256)
+
+
+def is_trusted(url: str) -> bool:
+    """Whether the address is https, or http on this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOCAL_HOSTS)
 
 
 def url_file_name(url: str) -> str:

@@ -143,7 +143,11 @@ def test_flags_of_other_servers_are_in_the_guide_and_not_our_own() -> None:
         (["pull", "nonsense"], 1, "error: The model 'nonsense' does not exist here."),
         (["pull", ""], 2, "error: NAME is ''"),
         (["pull", "ftp://example.com/x.gguf"], 2, "error: NAME is 'ftp://"),
-        (["pull", "http://example.com/x.gguf"], 1, "is not https"),
+        (
+            ["pull", "http://example.com/x.gguf"],
+            2,
+            "allowed: an https URL, or http on this machine.",
+        ),
         (["pull", "https://example.com/x.zip"], 2, "ends in the name of a .gguf file"),
         (["pull", "/no/such.gguf"], 1, "There is no file or folder /no/such.gguf."),
         (["rm", "nonsense"], 1, "does not exist here. On this machine: no model yet."),
