@@ -12,12 +12,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from headrace.cli.moments import read_moment, show_moment
 from headrace.cli.plain_values import PlainCommand, PlainGroup
 from headrace.cli.settings import ConfigOption, load_config
 from headrace.cli.tables import open_console
 from headrace.core.clock import SystemClock
 from headrace.core.config import Config
-from headrace.core.errors import HeadraceError
+from headrace.core.errors import ConfigError, HeadraceError
 from headrace.core.stores import ApiKey, KeyLimits
 from headrace.store.database import Database, open_database
 from headrace.store.keys import KeyStore
@@ -61,6 +62,14 @@ def create(
         int,
         typer.Option(metavar="N", help="Whose requests run first: lower ones."),
     ] = 0,
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="When servers begin to refuse it: 12h, 30d, 8w, or a day of UTC such as "
+            "2027-01-31. Default: never.",
+        ),
+    ] = None,
     database: DatabaseOption = None,
     config_file: ConfigOption = None,
 ) -> None:
@@ -75,12 +84,14 @@ def create(
         output_tokens_per_minute=output_tokens_per_minute,
         max_concurrent_requests=max_concurrent_requests,
     )
+    until_s = None if expires is None else read_moment("--expires", expires, time.time())
     with _open_store(database, config_file) as (store, place):
         if store is None:
             raise HeadraceError(f"{place} was removed while the key was being made.")
-        key, secret = store.create(name, tenant, scope or ["inference"], limits, priority)
+        key, secret = store.create(name, tenant, scope or ["inference"], limits, priority, until_s)
     scopes = ", ".join(key.scopes)
-    typer.echo(f"key {key.name} for tenant {key.tenant} ({scopes}) in {place}", err=True)
+    until = "" if key.expires_at_s is None else f", until {show_moment(key.expires_at_s)}"
+    typer.echo(f"key {key.name} for tenant {key.tenant} ({scopes}){until} in {place}", err=True)
     typer.echo("It is not shown again:", err=True)
     typer.echo(secret)
 
@@ -90,7 +101,7 @@ def list_(
     database: DatabaseOption = None,
     config_file: ConfigOption = None,
 ) -> None:
-    """List keys, revoked ones too; of a secret only its beginning."""
+    """List keys, ended ones too; of a secret only its beginning."""
     with _open_store(database, config_file, may_create=False) as (store, place):
         keys = store.list() if store is not None else ()
     if is_json:
@@ -114,7 +125,7 @@ def revoke(
         if store is None:
             raise HeadraceError(f"There is no key: {place} does not exist.")
         key = store.revoke(name)
-        is_last = store.ring().are_all_revoked
+        is_last = store.ring().are_all_ended
     typer.echo(f"key {key.name} ({key.prefix}) is revoked")
     if is_last:
         typer.echo(
@@ -129,17 +140,28 @@ def change(
         str, typer.Argument(metavar="NAME", help="Name or prefix of a key, as the list shows it.")
     ],
     priority: Annotated[
-        int, typer.Option(metavar="N", help="Whose requests run first: lower ones.")
-    ],
+        int | None, typer.Option(metavar="N", help="Whose requests run first: lower ones.")
+    ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="When it ends: 12h, 30d, 8w, a day of UTC, or never."),
+    ] = None,
     database: DatabaseOption = None,
     config_file: ConfigOption = None,
 ) -> None:
-    """Give a key another priority; servers follow within seconds."""
+    """Give a key another priority or another end; servers follow within seconds."""
+    if priority is None and expires is None:
+        raise ConfigError("--priority", None, "a number, here or a moment in --expires")
+    is_endless = expires is not None and expires.strip().lower() == "never"
+    until_s = None
+    if expires is not None and not is_endless:
+        until_s = read_moment("--expires", expires, time.time())
     with _open_store(database, config_file, may_create=False) as (store, place):
         if store is None:
             raise HeadraceError(f"There is no key: {place} does not exist.")
-        key = store.change(name, priority)
-    typer.echo(f"key {key.name} ({key.prefix}) has priority {key.priority}")
+        key = store.change(name, priority=priority, expires_at_s=until_s, never_expires=is_endless)
+    end = "never expires" if key.expires_at_s is None else f"ends {show_moment(key.expires_at_s)}"
+    typer.echo(f"key {key.name} ({key.prefix}) has priority {key.priority} and {end}")
 
 
 def database_of(config: Config) -> Database:
@@ -167,6 +189,7 @@ def _make_table(keys: Sequence[ApiKey]) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     for title in ("NAME", "PREFIX", "TENANT", "SCOPES", "LIMITS", "PRIORITY", "CREATED", "STATE"):
         table.add_column(title, overflow="fold")
+    now_s = time.time()
     for key in keys:
         table.add_row(
             key.name,
@@ -176,7 +199,7 @@ def _make_table(keys: Sequence[ApiKey]) -> Table:
             _show_limits(key.limits),
             str(key.priority),
             _show_day(key.created_at_s),
-            "in use" if key.revoked_at_s is None else f"revoked {_show_day(key.revoked_at_s)}",
+            _show_state(key, now_s),
         )
     return table
 
@@ -186,6 +209,15 @@ def _show_limits(limits: KeyLimits) -> str:
     values = [getattr(limits, field.name) for field in fields(limits)]
     shown = [f"{value} {unit}" for value, unit in zip(values, units, strict=True) if value]
     return ", ".join(shown) or "none"
+
+
+def _show_state(key: ApiKey, now_s: float) -> str:
+    if key.revoked_at_s is not None:
+        return f"revoked {_show_day(key.revoked_at_s)}"
+    if key.expires_at_s is None:
+        return "in use"
+    is_over = key.has_expired(now_s)
+    return f"{'expired' if is_over else 'in use until'} {show_moment(key.expires_at_s)}"
 
 
 def _show_day(unix_s: float) -> str:

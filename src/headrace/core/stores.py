@@ -33,7 +33,10 @@ NO_LIMITS = KeyLimits()
 
 @frozen(kw_only=True)
 class ApiKey:
-    """A key without its secret. Units: seconds of Unix. `priority`: lower runs earlier."""
+    """A key without its secret. Units: seconds of Unix. `priority`: lower runs earlier.
+
+    One without `expires_at_s` is in use until it is revoked.
+    """
 
     id: str
     name: str
@@ -43,6 +46,15 @@ class ApiKey:
     priority: int = 0
     created_at_s: float = 0.0
     revoked_at_s: float | None = None
+    expires_at_s: float | None = None
+
+    def is_in_use(self, now_s: float) -> bool:
+        """Neither revoked nor past its last moment."""
+        return self.revoked_at_s is None and not self.has_expired(now_s)
+
+    def has_expired(self, now_s: float) -> bool:
+        """Whether its time is over, revoked or not."""
+        return self.expires_at_s is not None and now_s >= self.expires_at_s
 
     @property
     def prefix(self) -> str:
@@ -77,12 +89,12 @@ class KeyRing(Protocol):
         ...
 
     @property
-    def are_all_revoked(self) -> bool:
+    def are_all_ended(self) -> bool:
         """There were keys, and none is in use: nobody gets in."""
         ...
 
     def find(self, secret: str) -> ApiKey | None:
-        """The key of a secret; None when it is unknown or revoked. Takes constant time."""
+        """The key of a secret; None when it is unknown or not in use. Takes constant time."""
         ...
 
 
@@ -90,7 +102,7 @@ class NoKeys:
     """The ring of a server that has no keys."""
 
     is_open = True
-    are_all_revoked = False
+    are_all_ended = False
 
     def find(self, secret: str) -> ApiKey | None:
         """No secret is known."""

@@ -94,6 +94,7 @@ class AccountsWatch:
         self._prices: PriceBook | None = None
         self._stamp: object = None
         self._has_budgets = False
+        self._were_ended = False
         self._refreshed_at_s = time.monotonic()
         self._is_failing = False
         self._closing = threading.Event()
@@ -180,22 +181,25 @@ class AccountsWatch:
             self._stored = getattr(importlib.import_module(module), name)(self._config)
         stamp = self._stored.stamp()
         if stamp != self._stamp:
-            self._take_keys(self._stored.ring())
+            self.accounts.keys = self._stored.ring()
             self._has_budgets = self._stored.has_budgets()
             self._stored.renew_budgets()
             self._stamp = stamp
+        self._tell_of_ended_keys()
         self._open_ledger()
         if time.monotonic() - self._refreshed_at_s > REFRESH_S:
             self._stored.refresh_budgets()
             self._refreshed_at_s = time.monotonic()
 
-    def _take_keys(self, keys: KeyRing) -> None:
-        if keys.are_all_revoked and not self.accounts.keys.are_all_revoked:
+    def _tell_of_ended_keys(self) -> None:
+        """Say once that nobody gets in, whether the last key was revoked or its time is over."""
+        are_ended = self.accounts.keys.are_all_ended
+        if are_ended and not self._were_ended:
             logger.warning(
-                "Every API key is revoked, so this server answers nobody but probes. It does not "
-                "open again: `headrace keys create NAME` makes a key."
+                "Every API key is revoked or has expired, so this server answers nobody but "
+                "probes. It does not open again: `headrace keys create NAME` makes a key."
             )
-        self.accounts.keys = keys
+        self._were_ended = are_ended
 
     def _run(self) -> None:
         while not self._closing.wait(self._poll_s):

@@ -48,7 +48,8 @@ def admit(path: str, headers: Mapping[str, str], keys: KeyRing, config: ServerCo
     key = keys.find(_read_secret(headers))
     if key is None:
         raise NotAuthenticated(
-            "The API key is unknown or was revoked. `headrace keys list` shows those in use.",
+            "The API key is unknown, has expired or was revoked. `headrace keys list` shows those "
+            "in use.",
             None,
             "invalid_api_key",
         )

@@ -11,6 +11,7 @@ import hmac
 import secrets
 from collections.abc import Iterable
 
+from headrace.core.clock import Clock, SystemClock
 from headrace.core.frozen import frozen
 from headrace.core.stores import ApiKey
 
@@ -40,13 +41,21 @@ def hash_secret(secret: str) -> bytes:
 
 
 class StoredKeys:
-    """A KeyRing over the keys that were read last. Frozen; a change makes a new one."""
+    """A KeyRing over the keys that were read last. A change makes a new one; time passes in it."""
 
-    def __init__(self, keys: Iterable[StoredKey]) -> None:
+    def __init__(self, keys: Iterable[StoredKey], clock: Clock | None = None) -> None:
         stored = list(keys)
         self.is_open = not stored
+        self._clock = clock or SystemClock()
         self._keys = {entry.key.id: entry for entry in stored if entry.key.revoked_at_s is None}
-        self.are_all_revoked = bool(stored) and not self._keys
+
+    @property
+    def are_all_ended(self) -> bool:
+        """See core.stores.KeyRing."""
+        now_s = self._clock.unix_s()
+        return not self.is_open and not any(
+            entry.key.is_in_use(now_s) for entry in self._keys.values()
+        )
 
     def find(self, secret: str) -> ApiKey | None:
         """See core.stores.KeyRing."""
@@ -55,4 +64,6 @@ class StoredKeys:
         is_right = hmac.compare_digest(
             hash_secret(secret), entry.digest if entry is not None else _NO_DIGEST
         )
-        return entry.key if entry is not None and is_right else None
+        if entry is None or not is_right or not entry.key.is_in_use(self._clock.unix_s()):
+            return None
+        return entry.key

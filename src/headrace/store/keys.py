@@ -1,7 +1,8 @@
 """KeyStore: API keys in the database.
 
 In: what a person wants of a key. Out: its secret, once, and records without secrets. A key is made
-and revoked, never deleted: usage rows name it. Of one in use only the priority changes.
+and revoked, never deleted: usage rows name it. Of one in use only the priority and the moment at
+which it expires change.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     func,
+    or_,
     select,
     update,
 )
@@ -55,10 +57,11 @@ _keys = Table(
     Column("revoked_at_ms", BigInteger),
     Column("priority", Integer, nullable=False, server_default="0"),
     Column("num_changes", Integer, nullable=False, server_default="0"),
+    Column("expires_at_ms", BigInteger),
 )
 
-# One for each version: the table, then priorities.
-_STEPS = (_keys.create, add_missing_columns(_keys))
+# One for each version: the table, then priorities, then the moment at which a key expires.
+_STEPS = (_keys.create, add_missing_columns(_keys), add_missing_columns(_keys))
 
 
 class KeyStore:
@@ -76,8 +79,11 @@ class KeyStore:
         scopes: Sequence[str],
         limits: KeyLimits,
         priority: int = 0,
+        expires_at_s: float | None = None,
     ) -> tuple[ApiKey, str]:
         """Make a key; its secret is returned here and nowhere else. The tenant is the name's.
+
+        One that has expired leaves its name free.
 
         Raises: ConfigError, StoreError.
         """
@@ -96,6 +102,7 @@ class KeyStore:
             limits=limits,
             priority=priority,
             created_at_s=created_at_ms / 1000,
+            expires_at_s=None if expires_at_s is None else int(expires_at_s * 1000) / 1000,
         )
         row = {
             "id": key.id,
@@ -105,10 +112,15 @@ class KeyStore:
             "scopes": " ".join(key.scopes),
             "created_at_ms": created_at_ms,
             "priority": priority,
+            "expires_at_ms": _to_ms(expires_at_s),
             **{limit: getattr(limits, limit) for limit in _LIMIT_NAMES},
         }
         with self._database.writing() as connection:
-            active = select(_keys.c.id).where(_keys.c.name == name, _keys.c.revoked_at_ms.is_(None))
+            active = select(_keys.c.id).where(
+                _keys.c.name == name,
+                _keys.c.revoked_at_ms.is_(None),
+                or_(_keys.c.expires_at_ms.is_(None), _keys.c.expires_at_ms > created_at_ms),
+            )
             if connection.execute(active).first() is not None:
                 raise ConfigError("name", name, "a name that no key in use has", "Revoke it first.")
             connection.execute(_keys.insert().values(row))
@@ -130,21 +142,38 @@ class KeyStore:
             connection.execute(row.values(revoked_at_ms=revoked_at_ms))
         return key
 
-    def change(self, name: str, priority: int) -> ApiKey:
-        """Give a key another priority; servers see it within seconds.
+    def change(
+        self,
+        name: str,
+        *,
+        priority: int | None = None,
+        expires_at_s: float | None = None,
+        never_expires: bool = False,
+    ) -> ApiKey:
+        """Give a key another priority, or another moment to expire; servers see it within seconds.
 
+        What is not given stays as it was.
         Raises: ConfigError when no key in use has that name; StoreError.
         """
-        _check_priority(priority)
+        if priority is not None:
+            _check_priority(priority)
         key = self._find_in_use(name)
+        key = replace(
+            key,
+            priority=key.priority if priority is None else priority,
+            expires_at_s=key.expires_at_s if expires_at_s is None else expires_at_s,
+        )
+        if never_expires:
+            key = replace(key, expires_at_s=None)
+        changed = {"priority": key.priority, "expires_at_ms": _to_ms(key.expires_at_s)}
         with self._database.writing() as connection:
             row = update(_keys).where(_keys.c.id == key.id)
-            connection.execute(row.values(priority=priority, num_changes=_keys.c.num_changes + 1))
-        return replace(key, priority=priority)
+            connection.execute(row.values(**changed, num_changes=_keys.c.num_changes + 1))
+        return key
 
     def ring(self) -> StoredKeys:
         """The keys as they are now. Raises: StoreError."""
-        return StoredKeys(self._read())
+        return StoredKeys(self._read(), self._clock)
 
     def stamp(self) -> tuple[int, ...]:
         """Numbers that change whenever a key does. Raises: StoreError."""
@@ -160,7 +189,8 @@ class KeyStore:
 
     def _find_in_use(self, name: str) -> ApiKey:
         """Raises: ConfigError, StoreError."""
-        in_use = [stored.key for stored in self._read() if stored.key.revoked_at_s is None]
+        now_s = self._clock.unix_s()
+        in_use = [stored.key for stored in self._read() if stored.key.is_in_use(now_s)]
         for key in in_use:
             if name in (key.name, key.id, key.prefix):
                 return key
@@ -184,8 +214,13 @@ def _to_key(row: Row[tuple[object, ...]]) -> StoredKey:
         priority=row.priority,
         created_at_s=row.created_at_ms / 1000,
         revoked_at_s=None if row.revoked_at_ms is None else row.revoked_at_ms / 1000,
+        expires_at_s=None if row.expires_at_ms is None else row.expires_at_ms / 1000,
     )
     return StoredKey(key, bytes(row.digest))
+
+
+def _to_ms(unix_s: float | None) -> int | None:
+    return None if unix_s is None else int(unix_s * 1000)
 
 
 def _read_scopes(names: Sequence[str]) -> tuple[Scope, ...]:

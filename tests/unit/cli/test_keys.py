@@ -56,6 +56,20 @@ def test_revoking_the_last_key_says_that_nobody_gets_in(home: Path) -> None:
     assert last.stdout.endswith("is revoked\n")
 
 
+def test_a_key_may_have_an_end(home: Path) -> None:
+    made = keys("create", "guest", "--expires", "2h")
+    assert made.exit_code == 0, made.output
+    (row,) = json.loads(keys("list", "--json").stdout)
+    assert row["expires_at_s"] == pytest.approx(row["created_at_s"] + 7200, abs=60)
+    assert "in use until 2" in " ".join(keys("list").stdout.split())
+    assert "until 2" in made.stderr
+    moved = keys("change", "guest", "--expires", "2999-12-31")
+    assert moved.stdout.endswith("ends 2999-12-31 00:00 UTC\n")
+    endless = keys("change", "guest", "--expires", "never", "--priority", "4")
+    assert endless.stdout.endswith("has priority 4 and never expires\n")
+    assert json.loads(keys("list", "--json").stdout)[0]["expires_at_s"] is None
+
+
 def test_the_database_can_be_named(home: Path) -> None:
     made = keys("create", "ci", "--database", f"sqlite:///{home / 'other.db'}")
     assert made.exit_code == 0, made.output
@@ -98,6 +112,11 @@ def test_looking_makes_no_database(home: Path) -> None:
         (("create", "ci", "--requests-per-minute", "0"), "--requests-per-minute"),
         (("create", "ci", "--input-tokens-per-minute", "many"), "--input-tokens-per-minute"),
         (("create", " "), "name"),
+        (("create", "ci", "--expires", "soon"), "--expires"),
+        (("create", "ci", "--expires", "0d"), "--expires"),
+        (("create", "ci", "--expires", "2001-01-01"), "--expires"),
+        (("change", "ci", "--expires", "9999-13-01"), "--expires"),
+        (("change", "ci"), "--priority"),
         (("list", "--database", "mysql://u:pw@h/d"), "store.database_url"),
         (("list", "--database", "nothing"), "--database"),
     ],

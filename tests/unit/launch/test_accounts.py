@@ -133,6 +133,17 @@ def test_keys_made_and_revoked_while_it_runs(tmp_path: Path) -> None:
         assert not accounts.keys.is_open
 
 
+def test_a_server_says_that_its_last_key_has_expired(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with watching(config_of(tmp_path)) as watch, keys_in(tmp_path) as store:
+        until_s = SystemClock().unix_s() + 0.5
+        _, secret = store.create("a", None, ["inference"], NO_LIMITS, expires_at_s=until_s)
+        eventually(lambda: not watch.accounts.keys.is_open)
+        eventually(lambda: watch.accounts.keys.find(secret) is None)
+        eventually(lambda: "Every API key is revoked or has expired" in caplog.text)
+
+
 def test_a_server_says_that_every_key_is_revoked(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -143,10 +154,10 @@ def test_a_server_says_that_every_key_is_revoked(
         eventually(lambda: not watch.accounts.keys.is_open)
         store.revoke("a")
         store.revoke("b")
-        eventually(lambda: watch.accounts.keys.are_all_revoked)
+        eventually(lambda: watch.accounts.keys.are_all_ended)
         eventually(lambda: warning in caplog.text)
         store.create("c", None, ["inference"], NO_LIMITS)
-        eventually(lambda: not watch.accounts.keys.are_all_revoked)
+        eventually(lambda: not watch.accounts.keys.are_all_ended)
         store.revoke("c")
         eventually(lambda: caplog.text.count(warning) == 2)
     caplog.clear()

@@ -58,18 +58,18 @@ def test_a_priority_is_kept_and_changed_and_the_stamp_tells(store: KeyStore) -> 
     stamp = store.stamp()
     assert store.ring().find(secret) == key
     assert key.priority == -3
-    changed = store.change(key.prefix, 5)
+    changed = store.change(key.prefix, priority=5)
     assert store.ring().find(secret) == changed
     assert (changed.priority, changed.id) == (5, key.id)
     assert store.stamp() != stamp
     second = store.stamp()
-    store.change("ci", 5)
+    store.change("ci", priority=5)
     assert store.stamp() != second
     for wrong in (10**7, -(10**7)):
         with pytest.raises(ConfigError, match="--priority"):
-            store.change("ci", wrong)
+            store.change("ci", priority=wrong)
     with pytest.raises(ConfigError, match="key in use"):
-        store.change("nobody", 1)
+        store.change("nobody", priority=1)
 
 
 def test_keys_of_an_older_database_have_the_usual_priority(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_keys_of_an_older_database_have_the_usual_priority(tmp_path: Path) -> No
     store = KeyStore(database, FakeClock())
     (key,) = store.list()
     assert (key.name, key.priority) == ("ci", 0)
-    assert store.change("ci", 2).priority == 2
+    assert store.change("ci", priority=2).priority == 2
     store.create("new", None, ["inference"], NO_LIMITS, 1)
     assert [key.priority for key in store.list()] == [2, 1]
     database.close()
@@ -173,6 +173,42 @@ def test_what_a_key_cannot_be(store: KeyStore, changes: dict[str, object], field
         store.create(**(values | changes))  # type: ignore[arg-type]
     assert caught.value.field == field
     assert store.list() == []
+
+
+def test_a_key_expires_by_the_clock_alone(tmp_path: Path) -> None:
+    """No one has to read the database again: the ring that a server has refuses it."""
+    database, clock = Database(default_url(tmp_path)), FakeClock(1000.0)
+    database.create_file()
+    store = KeyStore(database, clock)
+    key, secret = store.create("ci", None, ["inference"], NO_LIMITS, expires_at_s=1060.0)
+    ring = store.ring()
+    assert ring.find(secret) == key == store.list()[0]
+    clock.now_s = 1059.9
+    assert (ring.find(secret), ring.are_all_ended) == (key, False)
+    clock.now_s = 1060.0
+    assert (ring.find(secret), ring.are_all_ended, ring.is_open) == (None, True, False)
+    for change in (store.revoke, lambda name: store.change(name, never_expires=True)):
+        with pytest.raises(ConfigError, match="key in use: there is none"):
+            change("ci")
+    second, _ = store.create("ci", None, ["inference"], NO_LIMITS)
+    assert store.revoke("ci").id == second.id
+    database.close()
+
+
+def test_the_end_of_a_key_is_moved_and_taken_away(store: KeyStore) -> None:
+    until_s = FakeClock().unix_s() + 60
+    key, secret = store.create("ci", None, ["inference"], NO_LIMITS, 2, until_s)
+    stamps = [store.stamp()]
+    later = store.change("ci", expires_at_s=until_s + 60)
+    assert store.ring().find(secret) == later
+    assert (later.expires_at_s, later.priority) == (until_s + 60, 2)
+    stamps.append(store.stamp())
+    assert store.change("ci", priority=3).expires_at_s == until_s + 60
+    assert store.change("ci", never_expires=True).expires_at_s is None
+    stamps.append(store.stamp())
+    assert len(set(stamps)) == 3
+    assert [known.expires_at_s for known in store.list()] == [None]
+    assert key.id == later.id
 
 
 def test_two_keys_in_use_do_not_share_a_name(store: KeyStore) -> None:

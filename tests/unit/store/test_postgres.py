@@ -187,7 +187,10 @@ def test_tables_of_an_older_program_become_the_newest(database: Database) -> Non
     """A program of the version before that still runs goes on, and cannot be started again."""
     KeyStore(database, FakeClock()).create("ci", "acme", ["inference"], LIMITS)
     UsageLedger(database).append([make_row(1)])
-    older = {"api_keys": ("priority", "num_changes"), "usage_rows": tuple(COST_COLUMNS)}
+    older = {
+        "api_keys": ("priority", "num_changes", "expires_at_ms"),
+        "usage_rows": tuple(COST_COLUMNS),
+    }
     with database.writing() as connection:
         for table, columns in older.items():
             for column in columns:
@@ -195,7 +198,7 @@ def test_tables_of_an_older_program_become_the_newest(database: Database) -> Non
         connection.execute(text("UPDATE schema_versions SET version = 1"))
     store, ledger = KeyStore(database, FakeClock()), UsageLedger(database)
     assert [key.priority for key in store.list()] == [0]
-    assert store.change("ci", 3).priority == 3
+    assert store.change("ci", priority=3).priority == 3
     old = {k: value for k, value in make_row(2)._asdict().items() if k not in COST_COLUMNS}
     with database.writing() as connection:
         connection.execute(USAGE_ROWS.insert().values(old))
