@@ -125,9 +125,8 @@ def peers() -> str:
     where = "".join(
         f"{name}: {cpu}, {threads} threads. "
         + "".join(
-            measured_beside(model, record)
+            measured_beside(model, records)
             for model, records in sorted(used[name, cpu, threads].items())
-            for record in records
         )
         for name, cpu, threads in machines
     )
@@ -160,14 +159,18 @@ def peer_columns(cell: dict[str, Any], num_rounds: int) -> str:
     )
 
 
-def measured_beside(model: str, record: dict[str, Any]) -> str:
+def measured_beside(model: str, records: list[dict[str, Any]]) -> str:
     """Who was measured on a model and who was not, when, in how many rounds."""
-    others = sorted(set(record["engines"].get(model, {})) - {"headrace"})
-    absent = sorted(record["failures"].get(model, {}))
+    others: set[str] = set()
+    absent: set[str] = set()
+    when: set[str] = set()
+    for record in records:
+        others |= set(record["engines"].get(model, {})) - {"headrace"}
+        absent |= set(record["failures"].get(model, {}))
+        when.add(f"{record['date']}, {record['settings']['rounds']} rounds")
     return (
-        f"Beside the {model} ({record['date']}, {record['settings']['rounds']} rounds): "
-        f"{', '.join(others)}"
-        + (f"; not everywhere, the record says why: {', '.join(absent)}" if absent else "")
+        f"Beside the {model} ({'; '.join(sorted(when))}): {', '.join(sorted(others))}"
+        + (f"; not everywhere, the record says why: {', '.join(sorted(absent))}" if absent else "")
         + ". "
     )
 
