@@ -247,7 +247,7 @@ BAD_COMMANDS = (
     usage(
         "--config",
         "{files}/typo.yaml",
-        message="{files}/typo.yaml: engine.num_thread is no setting; allowed: engine.device, engine.tensor_parallel_size, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.quantization, engine.encoder_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_mixed_prompt_tokens, engine.max_mixed_background_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.eager, engine.policy, engine.speculative, engine.draft_model, engine.lookup_past_tokens, engine.draft_acceptance, engine.chat_template, engine.adapters, engine.adapter_memory_bytes, engine.canary, engine.stall_timeout_s, engine.max_restarts. Did you mean engine.num_threads?",
+        message="{files}/typo.yaml: engine.num_thread is no setting. Did you mean engine.num_threads? Allowed: engine.device, engine.tensor_parallel_size, engine.isa, engine.num_threads, engine.memory_bytes, engine.kv_cache_dtype, engine.quantization, engine.encoder_dtype, engine.block_size, engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_mixed_prompt_tokens, engine.max_mixed_background_tokens, engine.max_waiting_requests, engine.enable_prefix_caching, engine.eager, engine.policy, engine.speculative, engine.draft_model, engine.lookup_past_tokens, engine.draft_acceptance, engine.chat_template, engine.adapters, engine.adapter_memory_bytes, engine.canary, engine.stall_timeout_s, engine.max_restarts.",
     ),
     usage(
         environ={"HEADRACE_MEMORY": "1MiB"},
@@ -264,7 +264,7 @@ BAD_COMMANDS = (
     ),
     usage(
         environ={"HEADRACE_CONFIG": "{files}/section.yaml"},
-        message="{files}/section.yaml: engin is no section; allowed: engine, hub, server, store, economics, upstreams, tiers, routing. Did you mean engine?",
+        message="{files}/section.yaml: engin is no section. Did you mean engine? Allowed: engine, hub, server, store, economics, upstreams, tiers, routing.",
     ),
     usage(
         environ={"HEADRACE_CONFIG": "{files}/twice.yaml"},

@@ -61,6 +61,16 @@ class SettingNameError(ConfigError):
         self.args = (f"{name} is {problem}; allowed: {allowed}. {hint}".rstrip(),)
 
 
+class UnknownNameError(SettingNameError):
+    """A key that names no setting. Near names go before the many that there are."""
+
+    def __init__(self, name: str, kind: str, known: list[str]) -> None:
+        near = did_you_mean(name, known)
+        super().__init__(name, f"no {kind}", ", ".join(known), near)
+        if near:
+            self.args = (f"{name} is no {kind}. {near} Allowed: {self.allowed}.",)
+
+
 def load_settings(path: Path) -> dict[str, object]:
     """Read a YAML file into dotted settings: `{"engine.num_threads": 4}`.
 
@@ -121,7 +131,7 @@ def flatten(tree: object) -> dict[str, object]:
         if section in ROUTING_SECTIONS:
             continue
         if section not in SECTIONS:
-            raise _unknown(str(section), list(ALL_SECTIONS), "section")
+            raise UnknownNameError(str(section), "section", list(ALL_SECTIONS))
         if values is None:
             continue
         if not isinstance(values, Mapping):
@@ -137,10 +147,10 @@ def check_name(setting: str) -> None:
     """Raises: ConfigError, with near names, unless `setting` is `section.field`."""
     section, _, name = setting.partition(".")
     if section not in SECTIONS:
-        raise _unknown(section, list(SECTIONS), "section")
+        raise UnknownNameError(section, "section", list(SECTIONS))
     names = [field.name for field in fields(SECTIONS[section])]
     if name not in names:
-        raise _unknown(setting, [f"{section}.{known}" for known in names], "setting")
+        raise UnknownNameError(setting, "setting", [f"{section}.{known}" for known in names])
 
 
 def convert(setting: str, value: object, shown_as: str | None = None) -> object:
@@ -258,12 +268,3 @@ _TO_PLAIN: dict[type, Any] = {
     str: _to_text,
     Path: _to_path,
 }
-
-
-def unknown_setting(name: str, known: list[str]) -> ConfigError:
-    """The error of a key that nobody reads."""
-    return _unknown(name, known, "setting")
-
-
-def _unknown(name: str, known: list[str], kind: str) -> ConfigError:
-    return SettingNameError(name, f"no {kind}", ", ".join(known), did_you_mean(name, known))

@@ -64,10 +64,14 @@ def test_refuses_files(tmp_path: Path, text: str, field: str, hint: str) -> None
     [
         (
             "engin: {}\n",
-            "engin is no section; allowed: engine, hub, server, store, economics, upstreams, "
-            "tiers, routing. Did you mean engine?",
+            "engin is no section. Did you mean engine? Allowed: engine, hub, server, store, "
+            "economics, upstreams, tiers, routing.",
         ),
-        ("engine:\n  memory: 4GiB\n", "engine.memory is no setting; allowed: engine.device, "),
+        (
+            "engine:\n  memory: 4GiB\n",
+            "engine.memory is no setting. Did you mean engine.memory_bytes or ",
+        ),
+        ("hub:\n  xyzzy: 1\n", "hub.xyzzy is no setting; allowed: hub.home, "),
         ("hub: {}\nhub: {}\n", "hub is given twice; allowed: each key once. See line 2."),
     ],
 )
