@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 
-from headrace.core.backend import Backend, ModelInfo
+from headrace.core.backend import Backend, ModelInfo, health_of
+from headrace.core.errors import ModelNotFound
 from headrace.core.frozen import frozen
 from headrace.core.routing_config import TierConfig
 from headrace.router.health import HealthBook
@@ -33,8 +34,13 @@ class Member:
 
     @property
     def can_answer(self) -> bool:
-        """Whether its backend says that it would answer now, or soon."""
-        return self.backend.health().status in ("ready", "starting")
+        """Whether its backend says that the model would answer now, or soon."""
+        try:
+            health = health_of(self.backend, self.model)
+        except ModelNotFound:  # an adapter that was unloaded
+            return False
+        # One that is not in memory is loaded by the request.
+        return health is None or health.status in ("ready", "starting")
 
 
 @frozen

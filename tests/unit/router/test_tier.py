@@ -7,6 +7,7 @@ import pytest
 from fakes.fake_backend import FakeBackend
 from fakes.fake_clock import FakeClock
 from headrace.core.backend import Health
+from headrace.core.errors import ModelNotFound
 from headrace.core.routing_config import TierBackendConfig, TierConfig
 from headrace.router.health import HealthBook
 from headrace.router.tier import MAX_AHEAD, Member, Tier
@@ -69,3 +70,28 @@ def test_a_key_with_many_requests_is_spread_after_all() -> None:
 def test_an_order_that_is_listed_is_kept() -> None:
     replicas = Replicas("first")
     assert {tuple(replicas.names(key)) for key in KEYS} == {("a", "b", "c")}
+
+
+class Pool(FakeBackend):
+    """Models in one backend, each with a health of its own."""
+
+    def __init__(self, healths: dict[str, Health | None]) -> None:
+        super().__init__()
+        self.healths = healths
+
+    def health_of(self, name: str) -> Health | None:
+        if name not in self.healths:
+            raise ModelNotFound(name)
+        return self.healths[name]
+
+
+def test_a_model_that_is_away_is_last_although_another_of_its_backend_answers() -> None:
+    paused = Health("paused", is_recovering=True)
+    pool = Pool({"paused": paused, "ready": Health("ready"), "unloaded": None})
+    assert pool.health().status == "ready"
+    models = ("paused", "gone", "unloaded", "ready")
+    members = tuple(Member(name, pool, name) for name in models)
+    configs = tuple(TierBackendConfig(model=name) for name in models)
+    tier = Tier(TierConfig(name="t", backends=configs, order="first"), members)
+    names = [member.name for member in tier.in_order(HealthBook(FakeClock()))]
+    assert names == ["unloaded", "ready", "paused", "gone"]
