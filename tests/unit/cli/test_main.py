@@ -150,6 +150,7 @@ def test_flags_of_other_servers_are_in_the_guide_and_not_our_own() -> None:
         ),
         (["pull", "https://example.com/x.zip"], 2, "ends in the name of a .gguf file"),
         (["pull", "/no/such.gguf"], 1, "There is no file or folder /no/such.gguf."),
+        (["pull", __file__], 1, "begins with the text"),
         (["rm", "nonsense"], 1, "does not exist here. On this machine: no model yet."),
         (
             ["pull", "gemma3:270m", "--config", "/none.yaml"],
