@@ -152,7 +152,10 @@ def list_(
 
 def remove(
     budget_id: Annotated[
-        str, typer.Argument(metavar="ID", help="The budget's id, as the list shows it.")
+        str,
+        typer.Argument(
+            metavar="ID", help="The budget's id, as the list shows it; of a key, its name does too."
+        ),
     ],
     database: DatabaseOption = None,
     config_file: ConfigOption = None,
@@ -161,6 +164,7 @@ def remove(
     with _open(database, config_file, may_create=False) as opened:
         if opened is None:
             raise ConfigError("budget", budget_id, "the id of a budget: there is none")
+        budget_id = _with_key_id(opened, budget_id)
         BudgetStore(opened, SystemClock()).remove(budget_id)
     typer.echo(f"budget {budget_id} is removed")
 
@@ -197,6 +201,17 @@ def _find_key(database: Database, name: str) -> str:
             return key.id
     names = ", ".join(key.name for key in keys) or "there is none"
     raise ConfigError("--key", name, f"the name or prefix of a key: {names}")
+
+
+def _with_key_id(database: Database, budget_id: str) -> str:
+    """`key:NAME:PERIOD` with the id of that key, as `budgets set` has it."""
+    scope, _, rest = budget_id.partition(":")
+    name, _, period = rest.rpartition(":")
+    if scope != "key" or not name:
+        return budget_id
+    keys = KeyStore(database, SystemClock()).list()
+    found = next((key.id for key in reversed(keys) if name in (key.name, key.prefix)), name)
+    return f"key:{found}:{period}"
 
 
 def _read_usd(flag: str, text: str | None) -> int | None:

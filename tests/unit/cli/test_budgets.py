@@ -264,3 +264,18 @@ def test_prices_that_cannot_be_read_do_not_fail_the_budget(home: Path) -> None:
     done = run("budgets", "set", "--stop", "1", "--config", str(home / "c.yaml"))
     assert (done.exit_code, len(listed())) == (0, 1)
     assert done.stderr.startswith("warning: price file is '/not/there.yaml'; allowed: a readable")
+
+
+def test_a_budget_of_a_key_is_removed_by_the_name_it_was_set_with() -> None:
+    assert run("keys", "create", "robot").exit_code == 0
+    for _ in range(2):
+        made = run("budgets", "set", "--key", "robot", "--stop", "10")
+        assert made.exit_code == 0, made.output
+        (row,) = listed()
+        assert row["name"] != "robot"
+        removed = run("budgets", "remove", "key:robot:month")
+        assert removed.stdout == f"budget {row['id']} is removed\n"
+        assert listed() == []
+    again = run("budgets", "remove", "key:robot:month")
+    assert isinstance(again.exception, ConfigError)
+    assert again.exception.allowed == "the id of a budget: there is none"
