@@ -268,7 +268,7 @@ BAD_COMMANDS = (
     ),
     usage(
         environ={"HEADRACE_CONFIG": "{files}/twice.yaml"},
-        message="{files}/twice.yaml: num_threads is given twice; allowed: each key once. See line 1.",
+        message="{files}/twice.yaml: num_threads is given twice, again in line 1; allowed: each key once.",
     ),
     # a key that is not there, before a model that cannot be loaded
     BadCommand(

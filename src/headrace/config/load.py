@@ -54,21 +54,12 @@ _BOOLEAN_TEXTS |= {"0": False, "false": False, "no": False, "off": False}
 
 
 class SettingNameError(ConfigError):
-    """A key that names no setting, or names one twice."""
+    """A key that names no setting, or names one twice. `hint`: what was meant, before the rest."""
 
     def __init__(self, name: str, problem: str, allowed: str, hint: str = "") -> None:
         super().__init__(name, problem, allowed, hint)
-        self.args = (f"{name} is {problem}; allowed: {allowed}. {hint}".rstrip(),)
-
-
-class UnknownNameError(SettingNameError):
-    """A key that names no setting. Near names go before the many that there are."""
-
-    def __init__(self, name: str, kind: str, known: list[str]) -> None:
-        near = did_you_mean(name, known)
-        super().__init__(name, f"no {kind}", ", ".join(known), near)
-        if near:
-            self.args = (f"{name} is no {kind}. {near} Allowed: {self.allowed}.",)
+        after = f". {hint} Allowed" if hint else "; allowed"
+        self.args = (f"{name} is {problem}{after}: {allowed}.",)
 
 
 def load_settings(path: Path) -> dict[str, object]:
@@ -131,7 +122,7 @@ def flatten(tree: object) -> dict[str, object]:
         if section in ROUTING_SECTIONS:
             continue
         if section not in SECTIONS:
-            raise UnknownNameError(str(section), "section", list(ALL_SECTIONS))
+            raise unknown_name(str(section), "section", list(ALL_SECTIONS))
         if values is None:
             continue
         if not isinstance(values, Mapping):
@@ -147,10 +138,10 @@ def check_name(setting: str) -> None:
     """Raises: ConfigError, with near names, unless `setting` is `section.field`."""
     section, _, name = setting.partition(".")
     if section not in SECTIONS:
-        raise UnknownNameError(section, "section", list(SECTIONS))
+        raise unknown_name(section, "section", list(SECTIONS))
     names = [field.name for field in fields(SECTIONS[section])]
     if name not in names:
-        raise UnknownNameError(setting, "setting", [f"{section}.{known}" for known in names])
+        raise unknown_name(setting, "setting", [f"{section}.{known}" for known in names])
 
 
 def convert(setting: str, value: object, shown_as: str | None = None) -> object:
@@ -268,3 +259,8 @@ _TO_PLAIN: dict[type, Any] = {
     str: _to_text,
     Path: _to_path,
 }
+
+
+def unknown_name(name: str, kind: str, known: list[str]) -> SettingNameError:
+    """The error of a key that nobody reads."""
+    return SettingNameError(name, f"no {kind}", ", ".join(known), did_you_mean(name, known))

@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from headrace.config.load import UnknownNameError, convert_to
+from headrace.config.load import convert_to, unknown_name
 from headrace.config.yaml_text import read_yaml
 from headrace.core.errors import ConfigError, InWords
 from headrace.core.routing_config import (
@@ -146,7 +146,7 @@ def _make(kind: type[Record], value: object, where: str, **made: Any) -> Record:
         if key not in known:
             every = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
             shown_keys = [name for name in every if name in known or name in _READ_APART]
-            raise UnknownNameError(
+            raise unknown_name(
                 f"{where}.{key}", "setting", [f"{where}.{name}" for name in shown_keys]
             )
         shown = f"{where}.{key}"

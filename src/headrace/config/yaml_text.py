@@ -22,7 +22,7 @@ class _StrictLoader(yaml.SafeLoader):
             if shown in seen:
                 line = key_node.start_mark.line + 1
                 raise SettingNameError(
-                    str(shown), "given twice", "each key once", f"See line {line}."
+                    str(shown), f"given twice, again in line {line}", "each key once"
                 )
             seen.add(shown)
         return super().construct_mapping(node, deep)

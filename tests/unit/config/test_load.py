@@ -56,7 +56,7 @@ def test_refuses_files(tmp_path: Path, text: str, field: str, hint: str) -> None
     with pytest.raises(ConfigError) as failure:
         load_settings(write(tmp_path, text))
     assert failure.value.field == field
-    assert hint in failure.value.hint
+    assert hint in failure.value.message
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_refuses_files(tmp_path: Path, text: str, field: str, hint: str) -> None
             "engine.memory is no setting. Did you mean engine.memory_bytes or ",
         ),
         ("hub:\n  xyzzy: 1\n", "hub.xyzzy is no setting; allowed: hub.home, "),
-        ("hub: {}\nhub: {}\n", "hub is given twice; allowed: each key once. See line 2."),
+        ("hub: {}\nhub: {}\n", "hub is given twice, again in line 2; allowed: each key once."),
     ],
 )
 def test_a_name_is_not_worded_as_a_value(tmp_path: Path, text: str, message: str) -> None:
